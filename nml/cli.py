@@ -1,0 +1,128 @@
+"""Command lines that behave alike: config files, dotted overrides, one-line errors.
+
+Every command of the project builds a :class:`Parser` and ends with :func:`run`::
+
+    def main(argv: list[str] | None = None) -> None:
+        arguments = build_parser().parse_args(argv)
+        ...
+
+    if __name__ == "__main__":
+        run(main)
+
+jsonargparse gives ``--config FILE``, dotted overrides such as ``--recipe.optimizer.lr 0.1`` and
+``--print_config``. This module adds what it leaves out: a mistake is one line that names the
+field, the value found, the values possible and the mend, and exits with status 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import jsonargparse
+
+from nml.errors import UserError
+
+USER_ERROR_STATUS = 2
+
+_TYPE_MESSAGE = re.compile(
+    r'(?:Parser key|Key) "(?P<key>[^"]+)"(?P<element>[^:]*):\s*(?P<rest>.*)', re.DOTALL
+)
+_LITERAL = re.compile(r"Literal\[(?P<values>[^\]]*)\]")
+_CLASS = re.compile(r"<class '(?:\w+\.)*(?P<name>\w+)'>")
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """An argument parser with ``--config``, ``--print_config`` and one-line errors.
+
+    Args:
+        prog: The command as a user types it, for example ``python -m shards.write``.
+        description: What the command does, first sentence first; shown by ``--help``.
+        epilog: Examples, shown verbatim at the end of ``--help``.
+        config: Whether to add ``--config``; a parser that only holds subcommands leaves it to them.
+    """
+
+    def __init__(self, prog: str, description: str, *, epilog: str = "", config: bool = True) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog or None,
+            formatter_class=_HelpFormatter,
+            # An abbreviation that works today breaks the day a longer flag joins.
+            allow_abbrev=False,
+        )
+        if config:
+            self.add_argument("--config", action="config", help="YAML file with any of the options below")
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print one line that names the field, the value and the mend, and exit with status 2."""
+        fail(_one_line(message, self._flags()) + f"; see: {self.prog} --help")
+
+    def _flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings]
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Keep the line breaks of descriptions and examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in text.strip().splitlines())
+
+
+def _one_line(message: str, flags: list[str]) -> str:
+    """Rewrite a message of jsonargparse as field, value found, values possible."""
+    if message.startswith("unrecognized arguments:"):
+        found = message.split(":", 1)[1].split()
+        near = difflib.get_close_matches(found[0].split("=")[0], flags, n=1, cutoff=0.6) if found else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"unknown option {' '.join(found)}{hint}"
+    match = _TYPE_MESSAGE.search(message)
+    if not match:
+        return " ".join(message.split())
+    flag = "--" + match["key"]
+    rest = " ".join(match["rest"].split())
+    rest = rest.removesuffix(".") if rest.count(".") == 1 else rest
+    expected, separator, value = rest.partition("Got value:")
+    if not separator:
+        return f"{flag}: {rest}"
+    expected = expected.replace("Expected a ", "").replace("Expected an ", "").strip().rstrip(".")
+    literal = _LITERAL.search(expected)
+    possible = literal["values"].replace("'", "") if literal else _CLASS.sub(r"\g<name>", expected)
+    return f"{flag} {value.strip()}: not a possible value; possible: {possible}"
+
+
+def fail(message: str) -> NoReturn:
+    """Print ``error: message`` as one line on standard error and exit with status 2."""
+    print("error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
+    sys.exit(USER_ERROR_STATUS)
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Call ``main`` and turn a user's mistake into one line, an interrupt into silence.
+
+    Exit statuses: what ``main`` returns (None is 0), 2 for a user's mistake, 130 after Ctrl-C,
+    141 when the reader of a pipe went away. Anything else is a bug and keeps its traceback.
+    """
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The interpreter would flush standard output once more on exit and complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def is_interactive() -> bool:
+    """Whether progress bars make sense: standard error is a terminal."""
+    return sys.stderr.isatty()

@@ -1,0 +1,51 @@
+"""Errors that are the user's to mend, told in one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for, or in what a file of theirs holds.
+
+    Command lines print the message as one line, ``error: ...``, and exit with status 2; no
+    traceback is shown. Library callers can catch it as any other exception.
+
+    Args:
+        what: The thing that is wrong and the value found, for example ``--noise 1.2``.
+        possible: The values that would have been right, as prose; may be empty.
+        mend: What to do about it, in the imperative; may be empty.
+    """
+
+    def __init__(self, what: str, *, possible: str = "", mend: str = "") -> None:
+        self.what = what
+        self.possible = possible
+        self.mend = mend
+        parts = [what]
+        if possible:
+            parts.append(f"possible: {possible}")
+        if mend:
+            parts.append(mend)
+        # A path or a third party's message may hold newlines; the promise is one line.
+        super().__init__(" ".join("; ".join(parts).split()))
+
+
+def unknown_name(what: str, found: str, known: Iterable[str], *, mend: str = "") -> UserError:
+    """Build the error for a name that is not among ``known``, naming near matches first.
+
+    Args:
+        what: The field or flag that held the name, for example ``--plugin``.
+        found: The name that was not found.
+        known: Every name that would have been accepted.
+        mend: Where to look further, for example ``see: python -m plugins list``.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(found, names, n=3, cutoff=0.6)
+    possible = ", ".join(names) if names else "none"
+    hint = f"did you mean {' or '.join(near)}?" if near else ""
+    return UserError(
+        f"{what}: unknown name {found!r}",
+        possible=possible,
+        mend="; ".join(part for part in (hint, mend) if part),
+    )

@@ -1,0 +1,119 @@
+"""One registry for everything that can be plugged in, found over entry points.
+
+Discovery and loading are two steps. Discovery reads the metadata of installed distributions and
+imports nothing, so a listing is instant and a broken plugin cannot break it. Loading imports one
+plugin, by name, and blames a failure on the distribution that brought it.
+
+The groups are ``nml.heads``, ``nml.encoders``, ``nml.tasks``, ``nml.noise`` and ``nml.sources``.
+The project's own parts register through the same entry points as everybody else's, in setup.cfg.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from nml.errors import UserError, unknown_name
+
+
+class Plugin(NamedTuple):
+    """A registered name and who registered it. Nothing has been imported yet.
+
+    Attributes:
+        name: The name a user types.
+        value: Where the object lives, ``package.module:attribute``.
+        distribution: The installed distribution that registers it.
+        version: That distribution's version.
+        group: The entry-point group.
+    """
+
+    name: str
+    value: str
+    distribution: str
+    version: str
+    group: str
+
+    @property
+    def owner(self) -> str:
+        """``distribution version``, as messages and results name it."""
+        return f"{self.distribution} {self.version}"
+
+
+class Registry:
+    """The plugins of one entry-point group.
+
+    Args:
+        group: The entry-point group, for example ``nml.heads``.
+        kind: What one plugin is called in messages, for example ``head``.
+        where: The flag or field a user names a plugin in, for example ``--plugin``.
+        listing: The command that lists the plugins, named as the mend for an unknown name.
+    """
+
+    def __init__(self, group: str, *, kind: str, where: str, listing: str) -> None:
+        self.group = group
+        self.kind = kind
+        self.where = where
+        self.listing = listing
+
+    def discover(self) -> list[Plugin]:
+        """Return every registered plugin, sorted by name then distribution, importing none.
+
+        The same distribution can be seen twice on one path (an editable install run from its own
+        folder); identical registrations count once. Registrations that differ stay apart, so that
+        a caller can name both owners.
+        """
+        found = {
+            Plugin(
+                name=entry.name,
+                value=entry.value,
+                distribution=entry.dist.name if entry.dist else "unknown",
+                version=entry.dist.version if entry.dist else "unknown",
+                group=self.group,
+            )
+            for entry in metadata.entry_points(group=self.group)
+        }
+        return sorted(found)
+
+    def names(self) -> list[str]:
+        """Return the registered names, sorted, each once."""
+        return sorted({plugin.name for plugin in self.discover()})
+
+    def find(self, name: str) -> Plugin:
+        """Return the one plugin registered as ``name``, without importing it.
+
+        Raises:
+            UserError: If the name is unknown (near matches are named) or has several owners.
+        """
+        by_name: dict[str, list[Plugin]] = defaultdict(list)
+        for plugin in self.discover():
+            by_name[plugin.name].append(plugin)
+        if name not in by_name:
+            raise unknown_name(self.where, name, by_name, mend=f"see: {self.listing}")
+        owners = by_name[name]
+        if len(owners) > 1:
+            raise UserError(
+                f"{self.where}: the {self.kind} name {name!r} is registered by "
+                + " and by ".join(f"{plugin.owner} ({plugin.value})" for plugin in owners),
+                mend="uninstall one of them, or rename its entry point",
+            )
+        return owners[0]
+
+    def load(self, name: str) -> Any:
+        """Import and return the object registered as ``name``.
+
+        Raises:
+            UserError: If the name is unknown or ambiguous, or the plugin fails to import; the
+                message names its distribution, version and error.
+        """
+        plugin = self.find(name)
+        entry = metadata.EntryPoint(plugin.name, plugin.value, plugin.group)
+        try:
+            return entry.load()
+        # A plugin is foreign code: whatever it raises on import is its fault, to be named as such.
+        except Exception as error:
+            raise UserError(
+                f"{self.where}: the {self.kind} {name!r} of {plugin.owner} ({plugin.value}) does not load: "
+                f"{type(error).__name__}: {error}",
+                mend=f"reinstall or remove {plugin.distribution}; every other {self.kind} still works",
+            ) from error
