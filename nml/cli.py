@@ -59,7 +59,7 @@ class Parser(jsonargparse.ArgumentParser):
         if config:
             self.add_argument("--config", action="config", help="YAML file with any of the options below")
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002 - jsonargparse's signature
         """Print one line that names the field, the value and the mend, and exit with status 2."""
         fail(_one_line(message, self._flags()) + f"; see: {self.prog} --help")
 
@@ -70,7 +70,7 @@ class Parser(jsonargparse.ArgumentParser):
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
     """Keep the line breaks of descriptions and examples."""
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse's signature
         return "\n".join(indent + line for line in text.strip().splitlines())
 
 

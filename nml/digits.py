@@ -62,7 +62,9 @@ def _assign(keys: list[str], labels: npt.NDArray[np.int64]) -> list[Split]:
     """Give each key its split: within a class, the smallest hashes are test, the next validation."""
     split: list[Split] = ["train"] * len(keys)
     for label in np.unique(labels):
-        members = sorted(np.flatnonzero(labels == label), key=lambda row: hashlib.blake2b(keys[row].encode()).digest())
+        members = sorted(
+            np.flatnonzero(labels == label), key=lambda row: hashlib.blake2b(keys[row].encode()).digest()
+        )
         tests = round(_SHARES["test"] * len(members))
         validations = round(_SHARES["validation"] * len(members))
         for row in members[:tests]:

@@ -1,0 +1,51 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make .venv first, where it is missing.
+# Needs Linux, Python 3.11 or newer, make and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+# What everybody needs, and what the demo and the tests need on top of it.
+EXTRAS := deepspeed,api,huggingface,fast-decode,tensorboard,test,lint
+
+# The recipes below show the very lines that a user types with .venv active.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+unexport PYTHONPATH PYTHONHOME
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+install: $(VENV)/installed ## make .venv with the project and all it needs, at the versions of constraints.txt
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards, pre-training, heads, report
+	python -m shards.write --source digits --noise 0 0.2 --out data/shards/digits
+	python slurm/launch.py pretrain --noise 0 --nodes 2 --shards data/shards/digits
+	python slurm/launch.py pretrain --noise 0.2 --nodes 2 --shards data/shards/digits
+	python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/quickstart-n00-seed0
+	python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/quickstart-n20-seed0
+	python -m probes.report results/
+
+test: $(VENV)/installed lint ## lint, types and the whole test suite
+	python -m pytest
+
+lint: $(VENV)/installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(VENV)/installed ## let ruff lay out the code
+	ruff check --fix .
+	ruff format .
+
+clean: ## remove the environment and caches; data/, runs/ and results/ stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -1,0 +1,104 @@
+"""Every command fails in one line that names the field, the value and the mend."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nml.errors import UserError, unknown_name
+
+COMMAND = """
+from typing import Literal
+from nml.cli import Parser, run
+from nml.errors import UserError
+
+def main():
+    parser = Parser("python -m example", "An example.", epilog="Example:\\n  python -m example")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.1], help="noise ratios")
+    parser.add_argument("--engine", type=Literal["ddp", "fsdp"], default="ddp", help="engine")
+    parser.add_argument("--fail", type=str, default="", help="how to fail")
+    arguments = parser.parse_args()
+    if arguments.fail == "user":
+        raise UserError("--fail user", possible="no failure", mend="leave\\nit out")
+    if arguments.fail == "bug":
+        raise RuntimeError("a bug")
+    if arguments.fail == "interrupt":
+        raise KeyboardInterrupt
+    print(arguments.noise, arguments.engine)
+
+run(main)
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Path:
+    file = tmp_path / "example.py"
+    file.write_text(COMMAND)
+    return file
+
+
+def call(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(file), *arguments], cwd=file.parent, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--engine", "foo"], "--engine foo: not a possible value; possible: ddp, fsdp"),
+        (["--noise", "0.1", "much"], "--noise much: not a possible value; possible: float"),
+        (["--nois", "0.1"], "did you mean --noise?"),
+        (["--config", "absent.yaml"], "absent.yaml"),
+        (["--fail", "user"], "--fail user; possible: no failure; leave it out"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(command: Path, arguments: list[str], expected: str) -> None:
+    done = call(command, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert expected in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(command: Path) -> None:
+    done = call(command, "--fail", "bug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_an_interrupt_says_how_to_go_on(command: Path) -> None:
+    done = call(command, "--fail", "interrupt")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert "same command again" in done.stderr
+
+
+def test_a_config_file_sets_options_and_the_command_line_wins(command: Path) -> None:
+    (command.parent / "study.yaml").write_text("noise: [0.2, 0.3]\nengine: fsdp\n")
+    assert call(command, "--config", "study.yaml").stdout == "[0.2, 0.3] fsdp\n"
+    assert call(command, "--config", "study.yaml", "--engine", "ddp").stdout == "[0.2, 0.3] ddp\n"
+
+
+def test_the_printed_config_can_be_given_back(command: Path) -> None:
+    printed = call(command, "--noise", "0.25", "--print_config")
+    assert printed.returncode == 0
+    (command.parent / "again.yaml").write_text(printed.stdout)
+    assert call(command, "--config", "again.yaml").stdout == "[0.25] ddp\n"
+
+
+def test_help_keeps_the_example(command: Path) -> None:
+    assert "Example:\n  python -m example" in call(command, "--help").stdout
+
+
+def test_an_unknown_name_lists_near_matches_first() -> None:
+    error = unknown_name("--plugin", "nmtun", ["lp", "mlp", "nmtune"], mend="see: python -m plugins list")
+    assert isinstance(error, UserError)
+    assert str(error) == (
+        "--plugin: unknown name 'nmtun'; possible: lp, mlp, nmtune; "
+        "did you mean nmtune?; see: python -m plugins list"
+    )
