@@ -1,0 +1,228 @@
+"""N nodes x M tasks as local processes: the stand-in for a cluster.
+
+Every rank gets the environment it would have under Slurm (RANK, LOCAL_RANK, WORLD_SIZE,
+MASTER_ADDR, MASTER_PORT), on the loopback interface. The group lives and dies together: one
+failing rank ends the rest, Ctrl-C ends all, and the death of the launcher itself ends all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+from slurm.request import CODE
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.05
+# What a stopped rank may take to save its state before it is killed.
+STOP_SECONDS = 60.0
+# After a failure there is nothing to save: the peers of a dead rank cannot agree on anything.
+FAILURE_SECONDS = 5.0
+# The peers of a failed rank fail with it; with all their last words at hand the cause can be told.
+ECHO_SECONDS = 0.3
+TAIL_LINES = 15
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Lines that a rank writes because another one died: the cause is to be found elsewhere.
+_ECHO = re.compile(rb"Connection (closed|reset|refused)|gloo|NCCL|c10d|TCPStore|SIGTERM", re.IGNORECASE)
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rank:
+    """One process of the group.
+
+    Attributes:
+        rank: Global rank, 0 to world size - 1.
+        process: The process, leader of a session of its own.
+        log: Its output, or None for rank 0, which writes to the launcher's own.
+    """
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    log: Path | None
+
+
+def run_ranks(
+    argv: Sequence[str], *, nodes: int, tasks: int, logs: Path, extra: Mapping[str, str] | None = None
+) -> int:
+    """Run ``argv`` as nodes x tasks ranks and wait for all of them.
+
+    Args:
+        argv: The command of one rank.
+        nodes: How many nodes to stand in for.
+        tasks: Ranks a node.
+        logs: Folder for the output of ranks 1 and up, ``rank-1.log`` and so on. Rank 0 writes to
+            the launcher's standard output and error.
+        extra: Environment variables on top of the launcher's own.
+
+    Returns:
+        0, or the exit status of the first rank that failed (128 + n where signal n ended it).
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, once every rank has ended.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    ranks: list[Rank] = []
+    port = free_port()
+    with _stop_requests() as stop:
+        try:
+            for rank in range(nodes * tasks):
+                environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port) | dict(extra or {})
+                ranks.append(_start(argv, rank, environment, logs))
+            return _supervise(ranks, stop)
+        finally:
+            _end(ranks, seconds=FAILURE_SECONDS)
+
+
+def rank_environment(rank: int, *, nodes: int, tasks: int, port: int) -> dict[str, str]:
+    """Return the variables that make a process rank ``rank`` of nodes x tasks."""
+    world = nodes * tasks
+    own = {
+        "RANK": rank,
+        "LOCAL_RANK": rank % tasks,
+        "NODE_RANK": rank // tasks,
+        "WORLD_SIZE": world,
+        "LOCAL_WORLD_SIZE": tasks,
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": port,
+        # Gloo would otherwise look the host's name up, which need not resolve.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // world)),
+        "PYTHONUNBUFFERED": 1,
+        "PYTHONPATH": os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part),
+    }
+    return {name: str(value) for name, value in own.items()}
+
+
+def free_port() -> int:
+    """Return a TCP port that nothing on the loopback interface listens on."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class _Stop:
+    """Which stop signal has arrived, if any."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def request(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
+        self.signal = number
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[_Stop]:
+    """Note stop signals instead of raising while the block runs: nothing is left half started."""
+    stop = _Stop()
+    before = {number: signal.signal(number, stop.request) for number in _STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(argv: Sequence[str], rank: int, environment: Mapping[str, str], logs: Path) -> Rank:
+    log = logs / f"rank-{rank}.log" if rank else None
+    parent = os.getpid()
+
+    def die_with_the_launcher() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    output: IO[bytes] | None = log.open("wb") if log else None
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            # Ctrl-C reaches the launcher alone, which then stops the ranks once and in order.
+            start_new_session=True,
+            preexec_fn=die_with_the_launcher,
+        )
+    finally:
+        if output:
+            output.close()
+    return Rank(rank, process, log)
+
+
+def _supervise(ranks: Sequence[Rank], stop: _Stop) -> int:
+    while True:
+        if stop.signal is not None:
+            _end(ranks, seconds=STOP_SECONDS)
+            raise KeyboardInterrupt
+        failed = [rank for rank in ranks if rank.process.poll() not in (None, 0)]
+        if failed:
+            time.sleep(ECHO_SECONDS)
+            failed = [rank for rank in ranks if rank.process.poll() not in (None, 0)]
+            _end(ranks, seconds=FAILURE_SECONDS)
+            return _report_failure(failed)
+        if all(rank.process.returncode == 0 for rank in ranks):
+            return 0
+        time.sleep(POLL_SECONDS)
+
+
+def _end(ranks: Sequence[Rank], *, seconds: float) -> None:
+    """End every rank and all it started: first asked to, then, after ``seconds``, killed."""
+    alive = [rank for rank in ranks if rank.process.poll() is None]
+    for rank in alive:
+        rank.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while any(rank.process.poll() is None for rank in alive) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    for rank in ranks:
+        # Each rank leads a process group: its loader workers go with it, also where it died first.
+        try:
+            os.killpg(rank.process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+    for rank in alive:
+        rank.process.wait()
+
+
+def _report_failure(failed: Sequence[Rank]) -> int:
+    """Say which rank failed and why; return its exit status."""
+    first = min(failed, key=_is_echo)
+    status = first.process.returncode
+    how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
+    print(f"rank {first.rank} of the run ended with {how}; the other ranks were stopped", file=sys.stderr)
+    if first.log is not None:
+        for line in tail(first.log):
+            print(f"  {line}", file=sys.stderr)
+        print(f"  log: {first.log}", file=sys.stderr)
+    return status if status > 0 else 128 - status
+
+
+def _is_echo(rank: Rank) -> float:
+    """Return how likely a rank failed only because another one did: 0 no, 1 yes, 0.5 cannot be told."""
+    if rank.process.returncode < 0:
+        return 0
+    if rank.log is None:
+        return 0.5
+    last = rank.log.read_bytes().rstrip().rsplit(b"\n", 3)[-3:]
+    return float(any(_ECHO.search(line) for line in last))
+
+
+def tail(log: Path, lines: int = TAIL_LINES) -> Iterator[str]:
+    """Yield the last lines of a log, whatever bytes it holds."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 100_000))
+        yield from file.read().decode(errors="replace").splitlines()[-lines:]
