@@ -1,0 +1,236 @@
+"""The catalogue: what a source holds, on disk, without the images.
+
+One pass over the source writes an Arrow file with a row a sample. Images that do not lie in a
+readable file of their own are appended to a spool beside it, so that afterwards every image is a
+byte range and shards can be packed in any order by any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from tqdm import tqdm
+
+from nml.cli import is_interactive
+from nml.errors import UserError
+from shards.hashing import Hashes, hash_keys
+from shards.keys import key_of, with_hash
+from shards.noise import Integers, Kind, Population
+from shards.sources import ByteRange, Example, Source
+
+BATCH = 65_536
+CATALOGUE = "catalogue.arrow"
+SPOOL = "spool.bin"
+
+
+class Catalogue(NamedTuple):
+    """A catalogue read back.
+
+    Attributes:
+        table: Memory-mapped rows in source order: key, name, path, offset, size, and ``label`` or
+            ``caption``.
+        hashes: Hash of each key, uint64 [N].
+        kind: ``class`` or ``caption``.
+        classes: Class names in index order; None for captions.
+        labels: Class of each sample, int64 [N]; empty for captions.
+    """
+
+    table: pa.Table
+    hashes: Hashes
+    kind: Kind
+    classes: tuple[str, ...] | None
+    labels: Integers
+
+    def population(self) -> Population:
+        """Return what a noise plan needs."""
+        texts = hash_column(self.table["caption"]) if self.kind == "caption" else np.empty(0, np.uint64)
+        return Population(
+            kind=self.kind,
+            hashes=self.hashes,
+            labels=self.labels,
+            num_classes=len(self.classes or ()),
+            texts=texts,
+            keys=KeyColumn(self.table["key"]),
+        )
+
+
+class KeyColumn:
+    """A column of keys as a sequence, without turning millions of them into Python strings at once."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int) -> str:
+        return str(self._column[row].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.iterchunks():
+            yield from chunk.to_pylist()
+
+
+def hash_column(column: pa.ChunkedArray) -> Hashes:
+    """Return the 64-bit hash of every string of a column, uint64 [N]."""
+    parts = [hash_keys(chunk.to_pylist()) for chunk in column.iterchunks()]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def write_catalogue(source: Source, folder: Path) -> None:
+    """Read a source once and write its catalogue, and its spool if it needs one, into ``folder``.
+
+    Raises:
+        UserError: If the source is empty or cannot be read.
+    """
+    schema = _schema(source.kind)
+    names: dict[str, int] = {}
+    with (
+        (folder / SPOOL).open("wb") as spool,
+        pa.OSFile(str(folder / CATALOGUE), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as writer,
+        tqdm(desc="reading the source", unit=" samples", disable=not is_interactive()) as progress,
+    ):
+        for batch in _batched(iter(source)):
+            writer.write_batch(_record_batch(batch, schema, spool, source, names))
+            progress.update(len(batch))
+        if not progress.n and not writer.stats.num_record_batches:
+            raise UserError("--source: the source holds no sample", mend="check the path and the split")
+    _resolve(folder, source, names)
+
+
+def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield lists of examples, small in number and in bytes: spooled images pass through memory."""
+    iterator = iter(examples)
+    while batch := list(islice(iterator, 1)):
+        held = 0
+        for example in iterator:
+            batch.append(example)
+            held += len(example.image) if isinstance(example.image, bytes) else 0
+            if len(batch) == BATCH or held > 64 << 20:
+                break
+        yield batch
+
+
+def _schema(kind: Kind) -> pa.Schema:
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("name", pa.string()),
+            ("path", pa.string()),
+            ("offset", pa.int64()),
+            ("size", pa.int64()),
+            ("label", pa.int32()) if kind == "class" else ("caption", pa.string()),
+        ]
+    )
+
+
+def _record_batch(
+    batch: list[Example], schema: pa.Schema, spool: IO[bytes], source: Source, names: dict[str, int]
+) -> pa.RecordBatch:
+    ranges = [_located(example.image, spool) for example in batch]
+    supervision: list[int] | list[str]
+    if source.kind == "class":
+        supervision = [_class_index(example, source, names) for example in batch]
+    else:
+        supervision = [str(example.supervision) for example in batch]
+    return pa.record_batch(
+        [
+            pa.array([key_of(example.name) for example in batch]),
+            pa.array([example.name for example in batch]),
+            pa.array([located.path for located in ranges]),
+            pa.array([located.offset for located in ranges], pa.int64()),
+            pa.array([located.size for located in ranges], pa.int64()),
+            pa.array(supervision, schema.field(5).type),
+        ],
+        schema=schema,
+    )
+
+
+def _located(image: bytes | ByteRange, spool: IO[bytes]) -> ByteRange:
+    """Return where an image lies, spooling it first if it came as bytes."""
+    if isinstance(image, ByteRange):
+        return image
+    offset = spool.tell()
+    spool.write(image)
+    # The spool's own path is not stored: a resumed write may name its folder differently.
+    return ByteRange("", offset, len(image))
+
+
+def _class_index(example: Example, source: Source, names: dict[str, int]) -> int:
+    """Return the class as an index; names not known beforehand are numbered as they come."""
+    value = example.supervision
+    if isinstance(value, str):
+        return names.setdefault(value, len(names))
+    if value < 0 or (source.classes is not None and value >= len(source.classes)):
+        raise UserError(
+            f"--source: sample {example.name!r} has class {value}",
+            possible=f"0 to {len(source.classes) - 1}" if source.classes else "0 and above",
+        )
+    return value
+
+
+def _resolve(folder: Path, source: Source, names: dict[str, int]) -> None:
+    """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be."""
+    table = _map(folder / CATALOGUE)
+    hashes = hash_column(table["key"])
+    duplicates = _duplicates(hashes)
+    metadata: dict[bytes, bytes] = {}
+    if names:
+        rank = np.argsort(np.argsort(np.array(list(names)))).astype(np.int32)
+        table = table.set_column(5, "label", pa.chunked_array([pa.array(rank[_labels(table)])]))
+        metadata[b"classes"] = "\0".join(sorted(names)).encode()
+    if len(duplicates):
+        keys = table["key"].to_pylist()
+        for row in duplicates.tolist():
+            keys[row] = with_hash(keys[row], table["name"][row].as_py())
+        hashes = hash_keys(keys)
+        if len(still := _duplicates(hashes)):
+            raise UserError(
+                f"--source: two samples are both named {table['name'][int(still[0])].as_py()!r}",
+                mend="give each sample a name of its own, for example with --key-column",
+            )
+        table = table.set_column(0, "key", pa.chunked_array([pa.array(keys)]))
+    if metadata or len(duplicates):
+        resolved = folder / ("resolved-" + CATALOGUE)
+        schema = table.schema.with_metadata(metadata)
+        with pa.OSFile(str(resolved), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(table.cast(schema), max_chunksize=BATCH)
+        resolved.replace(folder / CATALOGUE)
+    np.save(folder / "hashes.npy", hashes)
+
+
+def _duplicates(hashes: Hashes) -> Integers:
+    """Return the rows whose hash occurs more than once."""
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    rows: Integers = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
+    return rows
+
+
+def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Catalogue:
+    """Read back what :func:`write_catalogue` wrote."""
+    table = _map(folder / CATALOGUE)
+    hashes = np.load(folder / "hashes.npy")
+    if "caption" in table.column_names:
+        return Catalogue(table, hashes, "caption", None, np.empty(0, np.int64))
+    labels = _labels(table)
+    stored = (table.schema.metadata or {}).get(b"classes")
+    classes = tuple(stored.decode().split("\0")) if stored is not None else source_classes
+    if classes is None:
+        classes = tuple(str(label) for label in range(int(labels.max()) + 1))
+    return Catalogue(table, hashes, "class", classes, labels)
+
+
+def _labels(table: pa.Table) -> npt.NDArray[np.int64]:
+    return table["label"].to_numpy().astype(np.int64)
+
+
+def _map(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

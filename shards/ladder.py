@@ -1,0 +1,161 @@
+"""A ladder of noise levels over one set: what was asked, what was realised, and which samples changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nml.errors import UserError
+from nml.levels import CLEAN_LEVEL, decimal_text, level_name, level_ratio
+from shards.noise import NOISE_MODELS, Flips, Integers, Kind, NoiseModel, Population
+
+DEFAULT_MODEL = {"class": "symmetric", "caption": "caption-swap"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """One noise level of a set.
+
+    Attributes:
+        name: ``n20``; ``n00`` is clean.
+        asked: The ratio a user asked for, as decimal text.
+        realised: Share of samples whose supervision differs from the clean one.
+        model: The noise model, or ``clean``.
+        flipped: Samples whose supervision differs from the clean one.
+        column: Column of the manifest and the index that holds this level's supervision.
+        seed: Seed of the plan.
+        moved: Captions only: samples that carry another sample's caption, equal text or not.
+    """
+
+    name: str
+    asked: str
+    realised: float
+    model: str
+    flipped: int
+    column: str
+    seed: int = 0
+    moved: int | None = None
+
+    def describe(self) -> str:
+        """Return the line a user reads: asked and realised rate, and the count."""
+        moved = "" if self.moved is None else f", moved {self.moved:,}, text_changed {self.flipped:,}"
+        return f"{self.name}: asked {self.asked}, realised {self.realised:.6g} ({self.model}, {self.flipped:,} flipped{moved})"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record that set.json stores, without the name."""
+        return {name: value for name, value in asdict(self).items() if name != "name" and value is not None}
+
+
+class PlannedLevel(NamedTuple):
+    """A level and the samples it alters."""
+
+    level: Level
+    flips: Flips
+
+
+def clean_column(kind: Kind) -> str:
+    """Return the column of clean supervision: ``label`` or ``caption``."""
+    return "label" if kind == "class" else "caption"
+
+
+def level_column(kind: Kind, name: str) -> str:
+    """Return the column of a level's supervision: ``label_n20``; the clean one for ``n00``."""
+    return clean_column(kind) if name == CLEAN_LEVEL else f"{clean_column(kind)}_{name}"
+
+
+def clean_level(kind: Kind) -> Level:
+    """Return the level that every set has."""
+    return Level(
+        name=CLEAN_LEVEL, asked="0", realised=0.0, model="clean", flipped=0, column=clean_column(kind)
+    )
+
+
+def load_model(name: str | None, kind: Kind, model_file: str | None) -> tuple[str, NoiseModel]:
+    """Return the noise model a user named, or the default one for ``kind``, with its name.
+
+    Raises:
+        UserError: If it is unknown, cannot be made, or alters the other kind of supervision.
+    """
+    name = name or DEFAULT_MODEL[kind]
+    model = NOISE_MODELS.load(name)(model_file)
+    if model.kind != kind:
+        raise UserError(
+            f"--model {name}: alters a {model.kind}, and this source has a {kind} a sample",
+            mend=f"use --model {DEFAULT_MODEL[kind]}, or a source with a {model.kind} a sample",
+        )
+    return name, model
+
+
+def plan_ladder(
+    model: NoiseModel, name: str, population: Population, ratios: Sequence[Fraction], seed: int
+) -> list[PlannedLevel]:
+    """Plan every ratio above 0, in the order asked.
+
+    Raises:
+        UserError: If the model cannot realise a ratio on this population, or two ratios share a name.
+        RuntimeError: If a model breaks the contract; a third party's bug must not reach a label.
+    """
+    noisy = [ratio for ratio in ratios if ratio]
+    planned = model.plan(population, noisy, seed) if noisy or name == "from-file" else []
+    levels = []
+    for position, flips in enumerate(planned):
+        _check(name, population, flips)
+        asked = noisy[position] if noisy else level_ratio_of(flips, population)
+        levels.append(PlannedLevel(_describe(name, population, asked, flips, seed), flips))
+    return levels
+
+
+def level_ratio_of(flips: Flips, population: Population) -> Fraction:
+    """Return the ratio that names labels from a file: the realised one to four decimals."""
+    return Fraction(f"{len(flips.rows) / max(len(population), 1):.4f}")
+
+
+def _describe(name: str, population: Population, asked: Fraction, flips: Flips, seed: int) -> Level:
+    flipped, moved = len(flips.rows), None
+    if population.kind == "caption":
+        moved = int(np.count_nonzero(flips.rows != flips.values))
+        flipped = int(np.count_nonzero(population.texts[flips.rows] != population.texts[flips.values]))
+    level = level_name(asked)
+    return Level(
+        name=level,
+        asked=decimal_text(asked),
+        realised=flipped / max(len(population), 1),
+        model=name,
+        flipped=flipped,
+        column=level_column(population.kind, level),
+        seed=seed,
+        moved=moved,
+    )
+
+
+def _check(name: str, population: Population, flips: Flips) -> None:
+    """Hold every model, built in or foreign, to what a plan promises."""
+    rows, values = flips
+    bound = population.num_classes if population.kind == "class" else len(population)
+    if len(rows) != len(values) or len(np.unique(rows)) != len(rows):
+        raise RuntimeError(f"noise model {name}: plans a sample twice, or without a value")
+    if len(values) and not (values.min() >= 0 and values.max() < bound):
+        raise RuntimeError(f"noise model {name}: plans a value outside 0..{bound - 1}")
+    if population.kind == "class" and np.any(population.labels[rows] == values):
+        raise RuntimeError(f"noise model {name}: flips a label to itself")
+
+
+def apply_flips(clean: Integers, flips: Flips) -> Integers:
+    """Return the supervision of a level: for classes the labels, for captions whose caption each gets."""
+    noisy = clean.copy()
+    noisy[flips.rows] = flips.values
+    return noisy
+
+
+def check_ratios(ratios: Sequence[Fraction]) -> None:
+    """Raise a UserError if two of the ratios asked for are the same level."""
+    names = [level_name(ratio) for ratio in ratios]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"--noise: {float(level_ratio(twice[0])):g} is asked for twice", mend="name each level once"
+        )

@@ -1,0 +1,161 @@
+"""The manifest, the index and the statistics of a set, streamed shard by shard.
+
+The manifest is the audit: every sample, where it came from, where it lies, its hash, and its
+supervision at every level. The index is what reading needs of it, memory-mapped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from nml.files import atomic_writer
+from shards.noise import Integers, Kind
+
+# Rows of one record batch of the index: sample i lies in batch i // INDEX_BATCH.
+INDEX_BATCH = 65_536
+_METADATA_FINGERPRINT = b"nml.fingerprint"
+
+_PLACE = [
+    ("key", pa.string()),
+    ("shard", pa.int32()),
+    ("image_extension", pa.string()),
+    ("image_offset", pa.int64()),
+    ("image_size", pa.int64()),
+    ("sha256", pa.binary(32)),
+]
+_AUDIT = [
+    ("supervision_offset", pa.int64()),
+    ("supervision_size", pa.int64()),
+    ("json_offset", pa.int64()),
+    ("json_size", pa.int64()),
+    ("source_name", pa.string()),
+]
+
+
+def supervision_fields(kind: Kind, columns: Iterable[str]) -> list[pa.Field]:
+    """Return the fields of supervision columns: int32 classes or caption text."""
+    return [pa.field(column, pa.int32() if kind == "class" else pa.string()) for column in columns]
+
+
+def manifest_schema(kind: Kind, columns: Iterable[str]) -> pa.Schema:
+    """Return the manifest's schema; ``columns`` are the supervision columns, clean first."""
+    return pa.schema([pa.field(*item) for item in (*_PLACE, *_AUDIT)] + supervision_fields(kind, columns))
+
+
+def index_schema(kind: Kind, columns: Iterable[str], fingerprint: str) -> pa.Schema:
+    """Return the index's schema, which names the set it belongs to."""
+    fields = [pa.field(*item) for item in _PLACE] + supervision_fields(kind, columns)
+    return pa.schema(fields, metadata={_METADATA_FINGERPRINT: fingerprint.encode()})
+
+
+def schema_fingerprint(schema: pa.Schema) -> str:
+    """Return the fingerprint of the set that an index belongs to; empty if it names none."""
+    return (schema.metadata or {}).get(_METADATA_FINGERPRINT, b"").decode()
+
+
+def write_manifest(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write the manifest, a row group a table, whole or not at all."""
+    with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+
+
+def write_index(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Write the index in batches of exactly INDEX_BATCH rows (the last may be shorter)."""
+    with atomic_writer(path) as file, pa.ipc.new_file(file, schema) as writer:
+        for batch in rebatch((table.select(schema.names).cast(schema) for table in tables), INDEX_BATCH):
+            writer.write_batch(batch)
+
+
+def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of ``tables`` in batches of exactly ``rows`` (the last may be shorter)."""
+    waiting: list[pa.Table] = []
+    held = 0
+    for table in tables:
+        waiting.append(table)
+        held += table.num_rows
+        if held < rows:
+            continue
+        joined = pa.concat_tables(waiting)
+        whole = held - held % rows
+        for start in range(0, whole, rows):
+            yield _one_batch(joined.slice(start, rows))
+        waiting, held = [joined.slice(whole)], held - whole
+    if held:
+        yield _one_batch(pa.concat_tables(waiting))
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    return table.combine_chunks().to_batches()[0]
+
+
+def iter_manifest(path: Path) -> Iterator[pa.Table]:
+    """Yield a manifest's row groups as tables."""
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+class Statistics:
+    """Class counts and the realised transition counts of every level, gathered batch by batch."""
+
+    def __init__(self, kind: Kind, num_classes: int, levels: dict[str, str]) -> None:
+        """Count for ``levels``, a mapping of level name to column."""
+        self._kind = kind
+        self._classes = num_classes
+        self._levels = levels
+        self._counts = np.zeros(num_classes, np.int64)
+        self._transitions = {
+            name: np.zeros(num_classes**2, np.int64) for name in levels if num_classes <= 4096
+        }
+        self._changed = dict.fromkeys(levels, 0)
+        self._rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table of the manifest."""
+        self._rows += table.num_rows
+        if self._kind == "caption":
+            clean = table["caption"].combine_chunks()
+            for name, column in self._levels.items():
+                self._changed[name] += int(pc.sum(pc.not_equal(clean, table[column])).as_py() or 0)
+            return
+        clean_labels = _integers(table["label"])
+        self._counts += np.bincount(clean_labels, minlength=self._classes)
+        for name, column in self._levels.items():
+            noisy = _integers(table[column])
+            self._changed[name] += int(np.count_nonzero(noisy != clean_labels))
+            if name in self._transitions:
+                pairs = clean_labels * self._classes + noisy
+                np.add.at(self._transitions[name], pairs, 1)
+
+    def as_json(self, classes: Iterable[str] | None) -> dict[str, Any]:
+        """Return what stats.json stores; transitions are sparse triples [clean, given, count]."""
+        levels: dict[str, Any] = {}
+        for name in self._levels:
+            levels[name] = {"changed": self._changed[name]}
+            if name in self._transitions:
+                matrix = self._transitions[name].reshape(self._classes, self._classes)
+                cells = np.argwhere(matrix)
+                levels[name]["transitions"] = [[int(a), int(b), int(matrix[a, b])] for a, b in cells]
+        return {
+            "num_samples": self._rows,
+            "classes": list(classes) if classes is not None else None,
+            "class_counts": self._counts.tolist() if self._kind == "class" else None,
+            "levels": levels,
+        }
+
+    def transition_matrix(self, name: str) -> npt.NDArray[np.int64]:
+        """Return a level's realised transition counts, int64 [K, K]: row is clean, column is given."""
+        return self._transitions[name].reshape(self._classes, self._classes)
+
+
+def _integers(column: pa.ChunkedArray) -> Integers:
+    return column.to_numpy().astype(np.int64)

@@ -1,0 +1,85 @@
+"""Caption swap: disjoint pairs of samples exchange their captions until the ratio is met.
+
+The paper, appendix A.1, for YFCC15M. Every caption is still used once, and no sample keeps its
+own. A pair with the same text would be no noise, so samples pair up with the next one of another
+text; only when one text is all that is left do equal texts meet, and then ``text_changed`` tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import ClassVar
+
+import numpy as np
+
+from nml.errors import UserError
+from shards.hashing import Hashes
+from shards.noise import Flips, Integers, Kind, Population, exact_count, refuse_model_file
+
+
+class CaptionSwap:
+    """Exactly round(r N) samples with another sample's caption, nested over the ratios.
+
+    An odd count ends in a ring of three instead of a pair. That leaves the altered samples nested,
+    but two of them carry another wrong caption than they do at a higher level.
+    """
+
+    kind: ClassVar[Kind] = "caption"
+    nested: ClassVar[bool] = True
+
+    def __init__(self, model_file: str | None = None) -> None:
+        refuse_model_file("caption-swap", model_file)
+
+    def plan(self, population: Population, ratios: Sequence[Fraction], seed: int) -> list[Flips]:
+        """Let the first k samples of one sequence of pairs exchange captions."""
+        counts = [exact_count(ratio, len(population)) for ratio in ratios]
+        if 1 in counts:
+            raise UserError(
+                f"--noise {float(ratios[counts.index(1)]):g}: one of {len(population)} samples cannot swap "
+                "its caption alone",
+                mend=f"choose a ratio of at least {2 / len(population):.4g}",
+            )
+        order = population.order(seed, "select")
+        # One more than the largest count: an odd level borrows the sample after its last pair.
+        pairs = _pair_up(order, population.texts[order], max(counts, default=0) + 1)
+        return [_level(pairs, count, population.texts) for count in counts]
+
+
+def _pair_up(order: Integers, texts: Hashes, count: int) -> Integers:
+    """Return at least ``count`` samples (or all) so that positions 2i and 2i + 1 differ in text."""
+    paired: list[int] = []
+    waiting: list[tuple[int, int]] = []
+    for row, text in zip(order.tolist(), texts.tolist(), strict=True):
+        if waiting and waiting[-1][1] != text:
+            paired += (waiting.pop()[0], row)
+            if len(paired) >= count:
+                break
+        else:
+            waiting.append((row, text))
+    else:
+        paired += (row for row, _ in waiting)
+    return np.array(paired, np.int64)
+
+
+def _level(pairs: Integers, count: int, texts: Hashes) -> Flips:
+    """Swap within the first ``count`` samples of ``pairs``."""
+    even = count - count % 2
+    rows = pairs[:even]
+    values = rows.reshape(-1, 2)[:, ::-1].reshape(-1).copy()
+    if count % 2:
+        first, second = rows[-2:]
+        third = _third(pairs[even : even + 2], first, second, texts)
+        # first still gets second's caption, as at every higher level.
+        values[-1] = third
+        rows = np.append(rows, third)
+        values = np.append(values, first)
+    return Flips(rows, values)
+
+
+def _third(candidates: Integers, first: int, second: int, texts: Hashes) -> int:
+    """Choose who joins a pair: preferably one whose text differs from both."""
+    for row in candidates:
+        if texts[row] not in (texts[first], texts[second]):
+            return int(row)
+    return int(candidates[0])

@@ -1,0 +1,197 @@
+"""Pack the shards of a plan, in one process or several; the plan alone decides the bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from nml.cli import is_interactive
+from nml.errors import UserError
+from nml.files import atomic_writer
+from shards.catalogue import SPOOL, Catalogue, read_catalogue
+from shards.ladder import Level, clean_column
+from shards.layout import shard_name
+from shards.manifest import manifest_schema
+from shards.noise import Integers
+from shards.packing import PackedShard, PackSample, pack_shard
+from shards.setfile import Shard
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Columns(NamedTuple):
+    """Supervision of one shard's samples by column name, clean first: classes or captions."""
+
+    values: dict[str, list[Any]]
+    primary: str
+
+
+def record_path(work: Path, number: int) -> Path:
+    """Return where the record of a finished shard lies."""
+    return work / f"{shard_name(number).removesuffix('.tar')}.arrow"
+
+
+def pack_all(
+    out: Path,
+    work: Path,
+    catalogue: Catalogue,
+    levels: dict[str, Level],
+    primary: str,
+    shards: int,
+    workers: int,
+) -> int:
+    """Pack every shard that is not finished yet; return how many samples that were.
+
+    Raises:
+        UserError: If an image cannot be read, the disk is full or a worker was killed. Finished
+            shards are kept, and the same command continues.
+    """
+    bounds = np.load(work / "bounds.npy")
+    todo = [number for number in range(shards) if not record_path(work, number).exists()]
+    packer = ShardPacker(out, work, catalogue.classes, list(levels.values()), primary)
+    fresh = 0
+    with tqdm(
+        desc="writing shards",
+        total=int(bounds[-1]),
+        initial=int(bounds[-1] - sum(bounds[number + 1] - bounds[number] for number in todo)),
+        unit=" samples",
+        disable=not is_interactive(),
+    ) as progress:
+        for samples in _each(packer, todo, min(workers, len(todo))):
+            fresh += samples
+            progress.update(samples)
+    return fresh
+
+
+def _each(packer: ShardPacker, todo: list[int], workers: int) -> Iterator[int]:
+    if workers <= 1:
+        yield from map(packer, todo)
+        return
+    # spawn: a fork would inherit threads of pyarrow and whatever else the caller runs.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
+        try:
+            for future in as_completed([pool.submit(packer, number) for number in todo]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a writing process was killed (out of memory?)",
+                mend="run the same command again, with fewer --workers; finished shards are kept",
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Have the kernel end this worker when the writer dies, so that none outlives a kill -9."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class ShardPacker:
+    """Packs a shard by number; picklable, so that it can run in any process."""
+
+    def __init__(
+        self, out: Path, work: Path, classes: tuple[str, ...] | None, levels: list[Level], primary: str
+    ) -> None:
+        self._out = out
+        self._work = work
+        self._classes = classes
+        self._levels = levels
+        self._primary = primary
+        self._catalogue: Catalogue | None = None
+
+    def __call__(self, number: int) -> int:
+        """Write shard ``number`` and its record; return its samples."""
+        if self._catalogue is None:
+            self._catalogue = read_catalogue(self._work, self._classes)
+        bounds = np.load(self._work / "bounds.npy", mmap_mode="r")
+        rows = np.load(self._work / "order.npy", mmap_mode="r")[bounds[number] : bounds[number + 1]]
+        table = self._catalogue.table.take(pa.array(rows))
+        columns = self._supervision(self._catalogue, np.asarray(rows))
+        name = shard_name(number)
+        try:
+            packed = pack_shard(
+                self._out / name,
+                list(self._samples(table, columns)),
+                "cls" if self._catalogue.kind == "class" else "txt",
+            )
+            self._write_record(number, table, columns, packed)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"{self._out}: no space left for {name}",
+                    mend="free some and run the same command again; finished shards are kept",
+                ) from error
+            raise
+        return len(rows)
+
+    def _supervision(self, catalogue: Catalogue, rows: Integers) -> Columns:
+        """Return every supervision column of ``rows``."""
+        clean = clean_column(catalogue.kind)
+        values = {clean: catalogue.table[clean].take(pa.array(rows)).to_pylist()}
+        for level in self._levels:
+            given = np.load(self._work / f"{level.column}.npy", mmap_mode="r")[rows]
+            if catalogue.kind == "class":
+                values[level.column] = given.tolist()
+            else:
+                values[level.column] = catalogue.table[clean].take(pa.array(given)).to_pylist()
+        primary = next((level.column for level in self._levels if level.name == self._primary), clean)
+        return Columns(values, primary)
+
+    def _samples(self, table: pa.Table, columns: Columns) -> Iterator[PackSample]:
+        spool = str(self._work / SPOOL)
+        names = list(columns.values)
+        supervision = zip(*columns.values.values(), strict=True)
+        place = (table[name].to_pylist() for name in ("key", "path", "offset", "size"))
+        primary = columns.values[columns.primary]
+        for key, path, offset, size, values, main in zip(*place, supervision, primary, strict=True):
+            record = {"key": key, **dict(zip(names, values, strict=True))}
+            yield PackSample(key, path or spool, offset, size, str(main).encode(), record)
+
+    def _write_record(self, number: int, table: pa.Table, columns: Columns, packed: PackedShard) -> None:
+        """Write the shard's part of the manifest; with it the shard counts as finished."""
+        fields = zip(*packed.samples, strict=True)
+        extension, offset, size, text_offset, text_size, json_offset, json_size, sha256 = map(list, fields)
+        arrays: dict[str, Any] = {
+            "key": table["key"],
+            "shard": [number] * len(packed.samples),
+            "image_extension": extension,
+            "image_offset": offset,
+            "image_size": size,
+            "sha256": sha256,
+            "supervision_offset": text_offset,
+            "supervision_size": text_size,
+            "json_offset": json_offset,
+            "json_size": json_size,
+            "source_name": table["name"],
+            **columns.values,
+        }
+        schema = manifest_schema("class" if self._classes is not None else "caption", columns.values)
+        shard = Shard(shard_name(number), len(packed.samples), packed.size, packed.sha256)
+        schema = schema.with_metadata({"bytes": str(shard.bytes), "sha256": shard.sha256})
+        with atomic_writer(record_path(self._work, number)) as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_table(pa.table(arrays, schema=schema))
+
+
+def read_record(work: Path, number: int) -> tuple[Shard, pa.Table]:
+    """Return a finished shard and its rows of the manifest."""
+    with pa.memory_map(str(record_path(work, number))) as file:
+        table = pa.ipc.open_file(file).read_all()
+    metadata = table.schema.metadata
+    shard = Shard(shard_name(number), table.num_rows, int(metadata[b"bytes"]), metadata[b"sha256"].decode())
+    return shard, table.replace_schema_metadata(None)

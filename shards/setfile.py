@@ -1,0 +1,129 @@
+"""set.json: what a shard set is, in one small file that is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nml.errors import UserError
+from nml.levels import CLEAN_LEVEL
+from shards.ladder import Level, clean_level
+from shards.noise import Kind
+
+FORMAT = "nml-shards/1"
+SET_FILE = "set.json"
+MANIFEST_FILE = "manifest.parquet"
+INDEX_FILE = "index.arrow"
+STATS_FILE = "stats.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of a set.
+
+    Attributes:
+        name: File name inside the set.
+        samples: How many it holds.
+        bytes: Its size.
+        sha256: Hash of its bytes, hexadecimal; empty for foreign tars that were never hashed.
+    """
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetInfo:
+    """The content of set.json.
+
+    Attributes:
+        kind: ``class`` or ``caption``.
+        source: The source as it was typed.
+        num_samples: N.
+        classes: Class names in index order; None for captions.
+        seed: Seed of the first levels and of the order of the samples.
+        fingerprint: Identity of the samples and their clean supervision; adding a level keeps it.
+        manifest_sha256: Hash of manifest.parquet; adding a level changes it.
+        index_sha256: Hash of index.arrow.
+        levels: Noisy levels by name, in the order asked; clean is always there and not listed.
+        shards: The tars, in order.
+        primary: Level that the ``.cls`` or ``.txt`` members hold.
+        request: What was asked of the writer, so that the same command finds its work done.
+        parent: Fingerprint and level of the set these samples came from, if they came from one.
+    """
+
+    kind: Kind
+    source: str
+    num_samples: int
+    classes: tuple[str, ...] | None
+    seed: int
+    fingerprint: str
+    manifest_sha256: str
+    index_sha256: str
+    levels: dict[str, Level]
+    shards: tuple[Shard, ...]
+    primary: str = CLEAN_LEVEL
+    request: dict[str, Any] = field(default_factory=dict)
+    parent: dict[str, str] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what set.json stores."""
+        stored = {name: value for name, value in asdict(self).items() if name not in ("levels", "shards")}
+        return {
+            "format": FORMAT,
+            **stored,
+            "levels": {name: level.as_json() for name, level in self.levels.items()},
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+    def all_levels(self) -> dict[str, Level]:
+        """Return the levels by name, clean first."""
+        return {CLEAN_LEVEL: clean_level(self.kind), **self.levels}
+
+
+def parse_set_info(text: bytes, where: str) -> SetInfo:
+    """Read set.json's content.
+
+    Raises:
+        UserError: If it is not of a format known here, or damaged.
+    """
+    try:
+        stored = json.loads(text)
+        found = stored.pop("format")
+        if found != FORMAT:
+            raise UserError(
+                f"{where}: format {found!r}", possible=FORMAT, mend="read it with a newer version"
+            )
+        levels = {name: Level(name=name, **level) for name, level in stored.pop("levels").items()}
+        shards = tuple(Shard(**shard) for shard in stored.pop("shards"))
+        classes = stored.pop("classes")
+        return SetInfo(levels=levels, shards=shards, classes=tuple(classes) if classes else None, **stored)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{where}: damaged: {type(error).__name__}: {error}",
+            mend="write the set again, or restore the file",
+        ) from error
+
+
+def fingerprint(
+    kind: Kind, classes: Iterable[str] | None, shards: Iterable[Shard], supervision: bytes
+) -> str:
+    """Return the identity of a set: its shards and its clean supervision, hexadecimal.
+
+    Args:
+        kind: ``class`` or ``caption``.
+        classes: Class names in index order.
+        shards: The tars, in order.
+        supervision: Hash of the clean supervision of every sample, in order.
+    """
+    digest = hashlib.sha256(f"{FORMAT}\0{kind}\0".encode())
+    digest.update(json.dumps(list(classes) if classes is not None else None).encode())
+    for shard in shards:
+        digest.update(f"\0{shard.name}\0{shard.samples}\0{shard.bytes}\0{shard.sha256}".encode())
+    digest.update(supervision)
+    return digest.hexdigest()

@@ -1,0 +1,168 @@
+"""``python -m shards.write``: write a shard set with one or more noise levels."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from nml import digits
+from nml.cli import Parser, run
+from nml.errors import UserError
+from nml.levels import parse_ratio
+from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
+from shards.noise import NOISE_MODELS
+from shards.setfile import SetInfo
+from shards.sources import SOURCES, open_source
+from shards.writing import WriteRequest, Written, write_set
+
+PROGRAM = "python -m shards.write"
+
+_EPILOG = """
+examples:
+  python -m shards.write                                        the bundled digits, clean
+  python -m shards.write --source digits --noise 0 0.2 --out data/shards/digits
+  python -m shards.write --source imagefolder:/data/imagenet/train --noise 0.05 0.1 0.2 0.3 --out /data/shards/in1k
+  python -m shards.write --source parquet:cc3m.parquet --caption-column text --noise 0.1 --out data/shards/cc3m
+
+The same command continues an interrupted write, and finds a finished one done.
+"""
+
+
+def build_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(
+        PROGRAM,
+        "Write images and their labels or captions as tar shards, with exactly as much label noise as asked.\n"
+        "All levels share one set: images are stored once, and every level is a column of its own.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument(
+        "--source",
+        default="digits",
+        help=f"what to read, NAME or NAME:ARGUMENT; names: {', '.join(SOURCES.names())}",
+    )
+    parser.add_argument(
+        "--noise",
+        nargs="+",
+        default=["0"],
+        type=str,
+        help="noise ratios from 0 to below 1; the first is stored in .cls/.txt",
+    )
+    parser.add_argument(
+        "--out", default=None, type=str, help="folder of the set (default: data/shards/SOURCE)"
+    )
+    parser.add_argument(
+        "--model",
+        default=None,
+        type=str,
+        help=f"noise model (default: symmetric, or caption-swap for captions); names: {', '.join(NOISE_MODELS.names())}",
+    )
+    parser.add_argument(
+        "--model-file", default=None, type=str, help="what the model reads: a matrix, features or labels"
+    )
+    parser.add_argument(
+        "--seed", default=0, type=int, help="seed of the noise and of the order in the shards"
+    )
+    parser.add_argument(
+        "--workers", default=None, type=int, help="processes (default: one a core); never changes the result"
+    )
+    parser.add_argument("--split", default="", help="split of a source that has several (default: train)")
+    for column in ("image", "label", "caption", "key"):
+        parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
+    parser.add_argument(
+        "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="bytes of a shard, such as 256MB or 1GiB"
+    )
+    parser.add_argument("--max-shard-count", default=DEFAULT_SHARD_COUNT, type=int, help="samples of a shard")
+    parser.add_argument(
+        "--chain", action="store_true", help="allow noise on top of a set that is noisy already"
+    )
+    parser.add_argument("--force", action="store_true", help="allow noise on a validation or test split")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    options = {
+        "split": arguments.split,
+        **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "caption", "key")},
+    }
+    request = WriteRequest(
+        source=arguments.source,
+        ratios=tuple(parse_ratio(text) for text in arguments.noise),
+        model=arguments.model,
+        model_file=arguments.model_file,
+        seed=arguments.seed,
+        limits=ShardLimits(parse_size(arguments.max_shard_size), arguments.max_shard_count),
+        options=options,
+        chain=arguments.chain,
+        force=arguments.force,
+    )
+    out = Path(arguments.out) if arguments.out else Path("data/shards") / default_name(arguments.source)
+    if not any(argument.startswith("--source") for argument in (argv or os.sys.argv[1:])):
+        print(digits.NOTICE)
+    start = time.monotonic()
+    written = write_set(
+        out,
+        request,
+        lambda: open_source(request.source, **options),
+        workers=worker_count(arguments.workers),
+    )
+    report(out, written, time.monotonic() - start)
+
+
+def default_name(source: str) -> str:
+    """Return the name of a set when the user gave none: the last word of the source."""
+    name, _, argument = source.partition(":")
+    return Path(argument).name.split(".")[0] or name if argument else name
+
+
+def worker_count(asked: int | None) -> int:
+    """Return how many processes to use.
+
+    Raises:
+        UserError: If fewer than one was asked for.
+    """
+    if asked is None:
+        return len(os.sched_getaffinity(0))
+    if asked < 1:
+        raise UserError(f"--workers {asked}: too few", possible="1 and above")
+    return asked
+
+
+def report(out: Path, written: Written, seconds: float) -> None:
+    """Print what was written, level by level, and where it went."""
+    info = written.info
+    for level in info.all_levels().values():
+        if level.model != "clean":
+            print(level.describe())
+    total = sum(shard.bytes for shard in info.shards)
+    print(
+        f"{info.num_samples:,} samples in {len(info.shards)} shards, {_bytes(total)}{_pace(written, seconds)}"
+    )
+    print(f"set: {out}")
+
+
+def _pace(written: Written, seconds: float) -> str:
+    if not written.fresh:
+        return "; the set was there already, nothing to do"
+    resumed = f", {written.resumed:,} kept from an interrupted write" if written.resumed else ""
+    return f"; {written.fresh:,} written in {seconds:.1f} s ({written.fresh / max(seconds, 1e-9):,.0f} samples/s){resumed}"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            break
+        count /= 1000
+    else:
+        unit = "TB"
+    return f"{count:.3g} {unit}"
+
+
+__all__ = ["SetInfo", "build_parser", "main", "report"]
+
+if __name__ == "__main__":
+    run(main)
