@@ -1,0 +1,1 @@
+"""The measuring: encoder -> features -> heads -> results -> report."""

@@ -1,0 +1,188 @@
+"""The row of a result and its Parquet schema."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from typing import Any, Literal
+
+import pyarrow as pa
+
+SCHEMA_VERSION = "nml-results/1"
+
+Domain = Literal["id", "ood"]
+
+# What a result follows from. Measurements, times and places are left out, so that a row computed
+# before is found again wherever its inputs lie.
+IDENTITY = (
+    "encoder_hash",
+    "task",
+    "task_revision",
+    "split_hash",
+    "domain",
+    "dataset",
+    "head",
+    "head_distribution",
+    "head_version",
+    "hyper_parameters",
+    "study",
+    "fraction",
+    "seed",
+    "downstream_noise",
+    "svd_convention",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured result with everything it follows from.
+
+    Attributes:
+        row_id: Hash of the fields in :data:`IDENTITY`, 16 hex digits; see :func:`identify`.
+        encoder: Display name, for example ``quickstart-n20-seed0`` or ``timm:resnet18``.
+        encoder_kind: Registered name of the encoder's kind: checkpoint, timm, api, ...
+        encoder_hash: Hash of weights and preprocessing.
+        run_path: Pre-training run or export the encoder came from; None where there is none.
+        step: Optimiser steps of pre-training.
+        objective: ``classify`` or ``clip``.
+        noise_ratio: Realised pre-training noise, 0 to 1; None where it is not known.
+        noise_level: Name of the level, for example ``n20``.
+        noise_model: For example ``symmetric``.
+        manifest_sha256: Hash of the noise manifest that pre-training used.
+        set_fingerprint: Fingerprint of the shard set that pre-training used.
+        set_path: Where that shard set was.
+        task: Task as the user named it.
+        task_revision: Revision of the task's data.
+        split_hash: Hash of the sample ids of train, validation and test.
+        domain: ``id`` or ``ood``.
+        dataset: The evaluated variant, for example ``digits-inverted``.
+        head: Registered name of the head.
+        head_distribution: Installed distribution that registers the head.
+        head_version: Its version.
+        hyper_parameters: JSON object of the hyper-parameters that made this row's head.
+        selection: JSON object: candidates, their validation scores, and the rule that chose.
+        study: JSON object of what was searched over; part of the identity, unlike its outcome.
+        fraction: Share of the training data used, 0 to 1.
+        seed: Seed of head, subset and downstream noise.
+        downstream_noise: Ratio of training labels flipped on purpose, 0 to 1.
+        n_train: Training samples used.
+        n_validation: Validation samples used for selection.
+        n_test: Test samples scored.
+        dim: Feature dimension D.
+        num_classes: Classes of the task.
+        accuracy: Test accuracy, 0 to 1.
+        macro_f1: Test F1 averaged over classes, 0 to 1.
+        metric_name: The task's own metric, for example ``matthews`` or ``mean_per_class``.
+        metric: Its value.
+        sve: Singular value entropy of the encoder's features on ``dataset`` (paper, definition 2.1).
+        lsvr: Largest singular value ratio of the same (paper, definition 2.2).
+        head_sve: The same of the head's transformed features; None if the head transforms nothing.
+        head_lsvr: The same of the head's transformed features.
+        svd_convention: ``raw``, ``row-centred`` or ``column-centred``.
+        spectrum_split: Split whose features the spectrum is of.
+        singular_values: Singular values of the encoder's features, descending.
+        train_features: Feature-store key of the training features.
+        features: Feature-store key of the features scored.
+        fit_seconds: Time to fit this head, its share where many were fitted in one pass.
+        predict_seconds: Time to predict the test features.
+        feature_seconds: Time it took to compute the scored features, when they were computed.
+        created: ISO 8601 time, UTC.
+        versions: JSON object of the versions of the libraries involved.
+        schema: Version of this schema.
+    """
+
+    encoder: str
+    encoder_kind: str
+    encoder_hash: str
+    run_path: str | None = None
+    step: int | None = None
+    objective: str | None = None
+    noise_ratio: float | None = None
+    noise_level: str | None = None
+    noise_model: str | None = None
+    manifest_sha256: str | None = None
+    set_fingerprint: str | None = None
+    set_path: str | None = None
+    task: str
+    task_revision: str
+    split_hash: str
+    domain: Domain
+    dataset: str
+    head: str
+    head_distribution: str
+    head_version: str
+    hyper_parameters: str = "{}"
+    selection: str = "{}"
+    study: str = "{}"
+    fraction: float = 1.0
+    seed: int = 0
+    downstream_noise: float = 0.0
+    n_train: int
+    n_validation: int
+    n_test: int
+    dim: int
+    num_classes: int
+    accuracy: float
+    macro_f1: float
+    metric_name: str = "accuracy"
+    metric: float
+    sve: float
+    lsvr: float
+    head_sve: float | None = None
+    head_lsvr: float | None = None
+    svd_convention: str = "raw"
+    spectrum_split: str = "test"
+    singular_values: tuple[float, ...] = ()
+    train_features: str | None = None
+    features: str | None = None
+    fit_seconds: float = 0.0
+    predict_seconds: float = 0.0
+    feature_seconds: float = 0.0
+    created: str = ""
+    versions: str = "{}"
+    schema: str = SCHEMA_VERSION
+    row_id: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "singular_values", tuple(self.singular_values))
+        if not self.row_id:
+            object.__setattr__(self, "row_id", identify(**{name: getattr(self, name) for name in IDENTITY}))
+
+
+def identify(**fields: Any) -> str:
+    """Return the row id of the given identity fields, 16 hex digits.
+
+    Raises:
+        TypeError: If the fields are not exactly those of :data:`IDENTITY`.
+    """
+    if fields.keys() != set(IDENTITY):
+        raise TypeError(f"identity fields differ by {sorted(fields.keys() ^ set(IDENTITY))}")
+    text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_ARROW = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    tuple[float, ...]: pa.list_(pa.float64()),
+}
+
+
+def arrow_schema() -> pa.Schema:
+    """Return the Parquet schema of :class:`Row`, its version in the metadata."""
+    hints = typing.get_type_hints(Row)
+    fields = []
+    for field in dataclasses.fields(Row):
+        kinds = typing.get_args(hints[field.name]) if _is_union(hints[field.name]) else (hints[field.name],)
+        kind = next(kind for kind in kinds if kind is not types.NoneType)
+        kind = str if typing.get_origin(kind) is Literal else kind
+        fields.append(pa.field(field.name, _ARROW[kind], nullable=types.NoneType in kinds))
+    return pa.schema(fields, metadata={"format": SCHEMA_VERSION})
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)

@@ -1,0 +1,100 @@
+"""Rows as small Parquet files that many processes write and read at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nml.errors import UserError
+from nml.files import write_bytes
+from probes.results.row import SCHEMA_VERSION, Row, arrow_schema
+
+ROWS = "rows"
+
+
+def write_rows(folder: Path | str, rows: Iterable[Row]) -> Path | None:
+    """Add ``rows`` to a results folder as one file that is whole or absent.
+
+    The file is named after the hash of its content: writers never meet, and writing the same rows
+    again is harmless.
+
+    Returns:
+        The file written; None if there were no rows.
+    """
+    records = [dataclasses.asdict(row) for row in rows]
+    if not records:
+        return None
+    content = json.dumps(records, sort_keys=True, ensure_ascii=False).encode()
+    path = Path(folder) / ROWS / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records, schema=arrow_schema()), buffer, compression="zstd")
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def read_rows(folder: Path | str) -> list[Row]:
+    """Return every row of a results folder, oldest first.
+
+    Where a result was computed twice (two processes at once), the older one counts.
+
+    Raises:
+        UserError: If the folder holds no results, or a file is damaged or of another version.
+    """
+    files = row_files(folder)
+    if not files:
+        raise UserError(
+            f"no results in {folder}",
+            mend="run first: python -m probes.run --plugin lp,mlp,nmtune, or name another folder",
+        )
+    rows = [row for file in files for row in _read_file(file)]
+    first: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: (row.created, row.row_id)):
+        first.setdefault(row.row_id, row)
+    return list(first.values())
+
+
+def row_files(folder: Path | str) -> list[Path]:
+    """Return the row files of a results folder, sorted; empty if there are none."""
+    # The hidden names of files still being written end in another suffix.
+    return sorted((Path(folder) / ROWS).glob("[!.]*.parquet"))
+
+
+def read_ids(folder: Path | str) -> set[str]:
+    """Return the ids of the rows that a results folder has; empty for a new folder."""
+    return {
+        row_id
+        for file in row_files(folder)
+        for row_id in _read_table(file, columns=["row_id"])["row_id"].to_pylist()
+    }
+
+
+def _read_file(path: Path) -> list[Row]:
+    known = {field.name for field in dataclasses.fields(Row)}
+    return [
+        Row(**{name: value for name, value in record.items() if name in known})
+        for record in _read_table(path).to_pylist()
+    ]
+
+
+def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            found = (file.schema_arrow.metadata or {}).get(b"format", b"none").decode()
+            if found == SCHEMA_VERSION:
+                return file.read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"results file {path} cannot be read: {error}", mend="remove it and run again"
+        ) from error
+    raise UserError(
+        f"results file {path}: format {found!r}",
+        possible=repr(SCHEMA_VERSION),
+        mend="read it with the version of this project that wrote it",
+    )
