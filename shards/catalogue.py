@@ -102,7 +102,7 @@ def write_catalogue(source: Source, folder: Path) -> None:
             progress.update(len(batch))
         if not progress.n and not writer.stats.num_record_batches:
             raise UserError("--source: the source holds no sample", mend="check the path and the split")
-    _resolve(folder, source, names)
+    _resolve(folder, names)
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -176,7 +176,7 @@ def _class_index(example: Example, source: Source, names: dict[str, int]) -> int
     return value
 
 
-def _resolve(folder: Path, source: Source, names: dict[str, int]) -> None:
+def _resolve(folder: Path, names: dict[str, int]) -> None:
     """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be."""
     table = _map(folder / CATALOGUE)
     hashes = hash_column(table["key"])

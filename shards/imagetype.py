@@ -4,7 +4,11 @@ from __future__ import annotations
 
 
 def image_extension(head: bytes | memoryview) -> str | None:
-    """Return ``jpg``, ``png``, ``webp``, ``gif``, ``bmp``, ``tiff`` or ``ppm`` from the first 16 bytes, else None."""
+    """Return ``jpg``, ``png``, ``webp``, ``gif``, ``bmp``, ``tiff`` or ``ppm``; None for anything else.
+
+    Args:
+        head: The image's first 16 bytes, or more.
+    """
     head = bytes(head[:16])
     if head.startswith(b"\xff\xd8\xff"):
         return "jpg"

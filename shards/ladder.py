@@ -43,7 +43,8 @@ class Level:
     def describe(self) -> str:
         """Return the line a user reads: asked and realised rate, and the count."""
         moved = "" if self.moved is None else f", moved {self.moved:,}, text_changed {self.flipped:,}"
-        return f"{self.name}: asked {self.asked}, realised {self.realised:.6g} ({self.model}, {self.flipped:,} flipped{moved})"
+        rate = f"asked {self.asked}, realised {self.realised:.6g}"
+        return f"{self.name}: {rate} ({self.model}, {self.flipped:,} flipped{moved})"
 
     def as_json(self) -> dict[str, Any]:
         """Return the record that set.json stores, without the name."""

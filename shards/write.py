@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from nml.errors import UserError
 from nml.levels import parse_ratio
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.noise import NOISE_MODELS
-from shards.setfile import SetInfo
 from shards.sources import SOURCES, open_source
 from shards.writing import WriteRequest, Written, write_set
 
@@ -22,8 +22,8 @@ _EPILOG = """
 examples:
   python -m shards.write                                        the bundled digits, clean
   python -m shards.write --source digits --noise 0 0.2 --out data/shards/digits
-  python -m shards.write --source imagefolder:/data/imagenet/train --noise 0.05 0.1 0.2 0.3 --out /data/shards/in1k
-  python -m shards.write --source parquet:cc3m.parquet --caption-column text --noise 0.1 --out data/shards/cc3m
+  python -m shards.write --source imagefolder:imagenet/train --noise 0.05 0.1 0.2 0.3 --out data/shards/in1k
+  python -m shards.write --source parquet:cc3m.parquet --caption-column text --noise 0.1 --out data/cc3m
 
 The same command continues an interrupted write, and finds a finished one done.
 """
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(
         PROGRAM,
-        "Write images and their labels or captions as tar shards, with exactly as much label noise as asked.\n"
+        "Write images and their labels or captions as tar shards, with exactly as much noise as asked.\n"
         "All levels share one set: images are stored once, and every level is a column of its own.",
         epilog=_EPILOG,
     )
@@ -56,7 +56,8 @@ def build_parser() -> Parser:
         "--model",
         default=None,
         type=str,
-        help=f"noise model (default: symmetric, or caption-swap for captions); names: {', '.join(NOISE_MODELS.names())}",
+        help="noise model (default: symmetric, or caption-swap for captions); names: "
+        + ", ".join(NOISE_MODELS.names()),
     )
     parser.add_argument(
         "--model-file", default=None, type=str, help="what the model reads: a matrix, features or labels"
@@ -101,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
         force=arguments.force,
     )
     out = Path(arguments.out) if arguments.out else Path("data/shards") / default_name(arguments.source)
-    if not any(argument.startswith("--source") for argument in (argv or os.sys.argv[1:])):
+    if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):
         print(digits.NOTICE)
     start = time.monotonic()
     written = write_set(
@@ -148,21 +149,18 @@ def report(out: Path, written: Written, seconds: float) -> None:
 def _pace(written: Written, seconds: float) -> str:
     if not written.fresh:
         return "; the set was there already, nothing to do"
-    resumed = f", {written.resumed:,} kept from an interrupted write" if written.resumed else ""
-    return f"; {written.fresh:,} written in {seconds:.1f} s ({written.fresh / max(seconds, 1e-9):,.0f} samples/s){resumed}"
+    kept = f", {written.resumed:,} kept from an interrupted write" if written.resumed else ""
+    pace = written.fresh / max(seconds, 1e-9)
+    return f"; {written.fresh:,} written in {seconds:.1f} s ({pace:,.0f} samples/s){kept}"
 
 
 def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.3g} {unit}"
+        units.pop(0)
+    return f"{count:.3g} {units[0]}"
 
-
-__all__ = ["SetInfo", "build_parser", "main", "report"]
 
 if __name__ == "__main__":
     run(main)

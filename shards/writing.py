@@ -4,7 +4,6 @@ While a set is being written it is a folder without set.json, with all unfinishe
 ``.writing``::
 
     OUT/.writing/
-      lock             held by the one process that may write here
       catalogue.arrow  what the source holds (see shards.catalogue), with spool.bin and hashes.npy
       order.npy bounds.npy label_n20.npy ...   the plan: write order, shard boundaries, noisy supervision
       plan.json        what was asked; written last, so the plan is whole if this is there
@@ -19,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -121,7 +121,12 @@ class Written(NamedTuple):
 
 
 def write_set(
-    out: Path, request: WriteRequest, make_source: Callable[[], Source], *, workers: int
+    out: Path,
+    request: WriteRequest,
+    make_source: Callable[[], Source],
+    *,
+    workers: int,
+    wait: bool = False,
 ) -> Written:
     """Write the set that ``request`` describes into ``out``, or continue, or find it done.
 
@@ -130,30 +135,36 @@ def write_set(
         request: What was asked.
         make_source: Opens the source; called only if the plan is not there yet.
         workers: Processes that pack shards; has no influence on the result.
+        wait: Wait for another process that writes the same set, instead of refusing.
 
     Raises:
         UserError: If ``out`` holds something else, the source cannot be read, or the disk is full.
     """
-    done = find_done(out, request)
-    if done:
-        return Written(done, 0, 0)
-    work = out / WORK
-    if not work.is_dir():
+    if done := find_done(out, request):
+        return done
+    if not (out / WORK).is_dir():
         refuse_other_content(out)
         # A source that cannot even be opened must leave nothing behind.
         source = make_source()
         make_source = _constant(source)
-    with _clean_up_if_nothing_began(out), _locked(work):
+    with _locked(out, wait):
+        return find_done(out, request) or _write(out, request, make_source, workers)
+
+
+def _write(out: Path, request: WriteRequest, make_source: Callable[[], Source], workers: int) -> Written:
+    work = out / WORK
+    with _clean_up_if_nothing_began(out):
         plan = _plan(work, request, make_source)
-        _remove_leftovers(out)
-        fresh = pack_all(out, work, plan.catalogue, plan.levels, plan.primary, plan.shards, workers)
-        info = finish(out, work, plan, request)
+    for leftover in out.glob(".*.tmp"):
+        leftover.unlink()
+    fresh = pack_all(out, work, plan.catalogue, plan.levels, plan.primary, plan.shards, workers)
+    info = finish(out, work, plan, request)
     shutil.rmtree(work)
     fsync_folder(out)
     return Written(info, fresh, info.num_samples - fresh)
 
 
-def find_done(out: Path, request: WriteRequest) -> SetInfo | None:
+def find_done(out: Path, request: WriteRequest) -> Written | None:
     """Return the set in ``out`` if this request made it; None if there is no set.
 
     Raises:
@@ -164,16 +175,18 @@ def find_done(out: Path, request: WriteRequest) -> SetInfo | None:
     info = parse_set_info((out / SET_FILE).read_bytes(), str(out / SET_FILE))
     if info.request != request.as_json():
         raise UserError(
-            f"--out {out}: holds a set written with other options ({_difference(info.request, request.as_json())})",
+            f"--out {out}: holds a set written with other options "
+            f"({_difference(info.request, request.as_json())})",
             mend="choose another --out; to add a noise level to it: "
             f"python -m shards.relabel {out} --noise RATIO",
         )
     # A kill between set.json and here leaves the work folder behind.
     shutil.rmtree(out / WORK, ignore_errors=True)
-    return info
+    return Written(info, 0, 0)
 
 
 def _difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Return what differs between two requests, in words."""
     names = [name for name in sorted(found.keys() | asked.keys()) if found.get(name) != asked.get(name)]
     return ", ".join(f"{name}: {found.get(name)} there, {asked.get(name)} asked" for name in names)
 
@@ -194,37 +207,49 @@ def _constant(source: Source) -> Callable[[], Source]:
 
 @contextlib.contextmanager
 def _clean_up_if_nothing_began(out: Path) -> Iterator[None]:
-    """Leave nothing behind when a user's mistake shows before any plan is whole."""
-    created = [folder for folder in (out, *out.parents) if not folder.exists()]
-    (out / WORK).mkdir(parents=True, exist_ok=True)
+    """Leave nothing behind when a user's mistake shows before the plan is whole."""
+    (out / WORK).mkdir(exist_ok=True)
     try:
         yield
     except UserError:
         if not (out / WORK / PLAN_FILE).exists():
             shutil.rmtree(out / WORK)
-            for folder in created:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
         raise
 
 
 @contextlib.contextmanager
-def _locked(work: Path) -> Iterator[None]:
-    """Keep a second writer out. The lock goes with the process, also when it is killed."""
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"--out {work.parent}: another process is writing there", mend="wait for it, or end it"
-            ) from error
+def _locked(out: Path, wait: bool) -> Iterator[None]:
+    """Make ``out`` and keep a second writer out of it; remove it again if it ends up empty.
+
+    The lock is on the folder itself, and goes with the process, also when that is killed.
+    """
+    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    descriptor = _open_locked(out, wait)
+    try:
         yield
+    finally:
+        for folder in created:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        os.close(descriptor)
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Remove the half-written files of a killed write."""
-    for leftover in out.glob(".*.tmp"):
-        leftover.unlink()
+def _open_locked(out: Path, wait: bool) -> int:
+    while True:
+        out.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            os.close(descriptor)
+            raise UserError(
+                f"--out {out}: another process is writing there", mend="wait for it, or end it"
+            ) from error
+        # Who held the lock before may have removed the folder, empty, on its way out.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), out.stat()):
+                return descriptor
+        os.close(descriptor)
 
 
 def _plan(work: Path, request: WriteRequest, make_source: Callable[[], Source]) -> Plan:
@@ -256,8 +281,7 @@ def _make_plan(work: Path, request: WriteRequest, source: Source) -> dict[str, A
     # The model first: its mistakes are the user's, and need no pass over the source.
     name, model = load_model(request.model, source.kind, request.model_file)
     for stale in work.iterdir():
-        if stale.name != "lock":
-            stale.unlink()
+        stale.unlink()
     write_catalogue(source, work)
     catalogue = read_catalogue(work, source.classes)
     population = catalogue.population()

@@ -7,7 +7,7 @@ point group ``nml.noise``; a third party's is chosen with ``--model NAME`` like 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -46,7 +46,7 @@ class Population:
     labels: Integers
     num_classes: int
     texts: Hashes
-    keys: Sequence[str] = ()
+    keys: Iterable[str] = ()
 
     def __len__(self) -> int:
         return len(self.hashes)

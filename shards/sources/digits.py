@@ -35,7 +35,7 @@ class DigitsSource:
         self.held_out = split != "train"
 
     def __iter__(self) -> Iterator[Example]:
-        data = digits.load(self._split)  # type: ignore[arg-type]
+        data = digits.load(self._split)
         for key, image, label in zip(data.keys, data.images, data.labels, strict=True):
             yield Example(key, int(label), _png(Image.fromarray(image)))
 

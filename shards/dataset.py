@@ -1,0 +1,149 @@
+"""A map-style dataset over a shard set, for a DataLoader with :class:`shards.sampler.ElasticBatchSampler`.
+
+Augmentation is keyed by (seed, epoch, sample key, view): the random states of Python, NumPy and
+torch are set from it around the transform and put back after, so that any transform, also one that
+draws from global random state, gives the same result in any worker, on any rank, at any world size.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from shards.decode import DEFAULT_MAX_PIXELS, BadImage, decode_rgb
+from shards.hashing import hash_keys, mix_one
+from shards.ledger import DEFAULT_SKIP_BUDGET, SkipLedger
+from shards.reader import DamagedSample, ShardReader
+from shards.sampler import SampleRef
+from shards.shardset import ShardSet
+
+
+class Sample(NamedTuple):
+    """What the dataset returns.
+
+    Attributes:
+        image: The transformed image; a PIL image where no transform was given.
+        target: The class at the chosen level, or the caption, passed through ``text_transform``.
+        index: Sample number in the set. Where a damaged sample was skipped, the number of the one
+            that stands in, so that image, target and index always belong together.
+    """
+
+    image: Any
+    target: Any
+    index: int  # type: ignore[assignment]  # every loader calls it so; tuple.index is not missed
+
+
+class ShardDataset(torch.utils.data.Dataset[Sample]):
+    """Samples of a set at one noise level, by number.
+
+    Args:
+        shard_set: The set.
+        level: Level name or ratio; ``n00`` is clean.
+        transform: From an RGB PIL image. A transform with a method ``from_bytes(bytes) -> Any``
+            decodes for itself (see :mod:`shards.augment`).
+        text_transform: From a caption, for caption sets, for example a tokenizer.
+        seed: Seed of the augmentation.
+        verify: Check each image's hash.
+        max_pixels: Refuse larger images before decoding.
+        skip_budget: Share of the samples that may be skipped because they are damaged, over all
+            processes that share ``ledger``; 0 fails at the first.
+        ledger: File that skipped samples are written to.
+    """
+
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        level: str | float = "n00",
+        transform: Callable[[Any], Any] | None = None,
+        text_transform: Callable[[str], Any] | None = None,
+        *,
+        seed: int = 0,
+        verify: bool = True,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        skip_budget: float = DEFAULT_SKIP_BUDGET,
+        ledger: str | Path | None = None,
+    ) -> None:
+        self.shard_set = shard_set
+        self.level = shard_set.level(level)
+        self._transform = transform
+        self._from_bytes = getattr(transform, "from_bytes", None)
+        self._text_transform = text_transform
+        self._seed = seed
+        self._max_pixels = max_pixels
+        self._reader = ShardReader(shard_set, verify=verify)
+        self._ledger = SkipLedger(Path(ledger) if ledger else None, int(skip_budget * shard_set.num_samples))
+        # Opened here once, so that a foreign index is refused before workers start.
+        _ = shard_set.index
+
+    def __len__(self) -> int:
+        return self.shard_set.num_samples
+
+    def __getitem__(self, ref: SampleRef | int) -> Sample:
+        return self.__getitems__([ref])[0]
+
+    def __getitems__(self, refs: Sequence[SampleRef | int]) -> list[Sample]:
+        """Return the samples of a batch; global random state is saved and put back once."""
+        with _random_state_kept():
+            return [self._load(_as_ref(ref)) for ref in refs]
+
+    def _load(self, ref: SampleRef) -> Sample:
+        """Load a sample, or the next one in storage order that is whole."""
+        index = ref.index
+        while True:
+            try:
+                return self._load_exactly(ref._replace(index=index))
+            except DamagedSample as damage:
+                self._ledger.record(damage)
+                index = (index + 1) % len(self)
+
+    def _load_exactly(self, ref: SampleRef) -> Sample:
+        place, data = self._reader.image(ref.index)
+        _set_random_state(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
+        try:
+            image = self._image(data)
+        except BadImage as error:
+            shard = self.shard_set.info.shards[place.shard].name
+            raise DamagedSample(place.key, shard, str(error)) from error
+        target: Any = self.shard_set.index.supervision(ref.index, self.level.column)
+        if self._text_transform is not None and self.shard_set.kind == "caption":
+            target = self._text_transform(target)
+        return Sample(image, target, ref.index)
+
+    def _image(self, data: bytes) -> Any:
+        if self._from_bytes is not None:
+            return self._from_bytes(data, max_pixels=self._max_pixels)
+        image = decode_rgb(data, max_pixels=self._max_pixels)
+        return image if self._transform is None else self._transform(image)
+
+
+def augmentation_seed(seed: int, epoch: int, key: str, view: int) -> int:
+    """Return the 64-bit seed of one augmentation draw."""
+    return mix_one(int(hash_keys([key])[0]), seed, f"augment {epoch} {view}")
+
+
+def _as_ref(ref: SampleRef | int) -> SampleRef:
+    return ref if isinstance(ref, SampleRef) else SampleRef(int(ref), 0)
+
+
+def _set_random_state(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    # The CPU generator alone: torch.manual_seed would reach for every CUDA device too.
+    torch.default_generator.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(pytorch)

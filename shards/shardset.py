@@ -1,0 +1,114 @@
+"""Open a finished shard set: what it is, its levels, and its memory-mapped index."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from numbers import Rational
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from nml.levels import level_name, parse_ratio
+from shards.index_table import IndexTable
+from shards.ladder import Level
+from shards.noise import Kind
+from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, SetInfo, parse_set_info
+from shards.storage import SetStorage, open_storage
+
+
+class ShardSet:
+    """A finished shard set, opened for reading. Cheap to open, to pickle and to share with workers."""
+
+    def __init__(self, storage: SetStorage, info: SetInfo) -> None:
+        self.storage = storage
+        self.info = info
+
+    @classmethod
+    def open(cls, path: str | Path, *, cache: str | Path | None = None) -> ShardSet:
+        """Open the set in a local folder or at an fsspec URL.
+
+        Args:
+            path: The folder or URL.
+            cache: Where shards of a remote set are kept; default is below ``~/.cache``.
+
+        Raises:
+            UserError: If there is no finished set, or a shard is missing or of another size.
+        """
+        storage = open_storage(str(path), cache)
+        info = parse_set_info(storage.read_small(SET_FILE), f"{path}/{SET_FILE}")
+        storage.bind(info)
+        storage.check_sizes(info.shards)
+        return cls(storage, info)
+
+    @property
+    def path(self) -> str:
+        """Where the set lies, as it was opened."""
+        return self.storage.location
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return self.info.num_samples
+
+    @property
+    def kind(self) -> Kind:
+        """``class`` or ``caption``."""
+        return self.info.kind
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in index order; None for captions."""
+        return self.info.classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the samples and their clean supervision; adding a level keeps it."""
+        return self.info.fingerprint
+
+    @property
+    def manifest_sha256(self) -> str:
+        """Hash of the manifest; adding a level changes it."""
+        return self.info.manifest_sha256
+
+    @property
+    def manifest_path(self) -> Path:
+        """Local path of the manifest."""
+        return self.storage.local(MANIFEST_FILE)
+
+    @property
+    def levels(self) -> dict[str, Level]:
+        """Every level by name, clean (``n00``) first."""
+        return self.info.all_levels()
+
+    def level(self, ratio: str | float | Rational) -> Level:
+        """Return the level of a noise ratio, or of a level name such as ``n20``.
+
+        Raises:
+            UserError: If the set has no such level; the message names those there and the mend.
+        """
+        name = (
+            str(ratio)
+            if str(ratio).startswith("n") and str(ratio) != "nan"
+            else level_name(parse_ratio(ratio))
+        )
+        if name not in self.levels:
+            there = ", ".join(f"{level.asked} ({level.name})" for level in self.levels.values())
+            raise UserError(
+                f"noise {ratio}: {self.path} has no such level",
+                possible=there,
+                mend=f"add it: python -m shards.relabel {self.path} --noise {ratio}",
+            )
+        return self.levels[name]
+
+    @cached_property
+    def index(self) -> IndexTable:
+        """The memory-mapped index.
+
+        Raises:
+            UserError: If it belongs to another set.
+        """
+        return IndexTable(self.storage.local(INDEX_FILE), self.info)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory map does not travel to another process; it is opened again there.
+        return {name: value for name, value in self.__dict__.items() if name != "index"}

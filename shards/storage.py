@@ -1,0 +1,99 @@
+"""Where a set's files are: a local folder, or an fsspec URL cached file by file on local disk."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from nml.errors import UserError
+from shards.setfile import SET_FILE, SetInfo, Shard
+
+
+class SetStorage(Protocol):
+    """Gives local paths for the files of a set.
+
+    Attributes:
+        location: The folder or URL as it was opened.
+    """
+
+    location: str
+
+    def read_small(self, name: str) -> bytes:
+        """Return the bytes of a small file, or raise a UserError that there is no set."""
+        ...
+
+    def bind(self, info: SetInfo) -> None:
+        """Take note of what the set's files must hash to."""
+        ...
+
+    def check_sizes(self, shards: Iterable[Shard]) -> None:
+        """Raise a UserError if a shard is missing or of another size than set.json says."""
+        ...
+
+    def local(self, name: str) -> Path:
+        """Return a local path of a file, fetching it first if need be."""
+        ...
+
+
+def open_storage(location: str, cache: str | Path | None = None) -> SetStorage:
+    """Return the storage of a folder or URL."""
+    if "://" in location and not location.startswith("file://"):
+        from shards.remote import RemoteStorage
+
+        return RemoteStorage(location, cache)
+    return LocalStorage(location.removeprefix("file://"))
+
+
+class LocalStorage:
+    """A set in a local folder."""
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        self._folder = Path(location).expanduser()
+
+    def read_small(self, name: str) -> bytes:
+        """Return the bytes of a small file."""
+        try:
+            return (self._folder / name).read_bytes()
+        except OSError as error:
+            if (self._folder / ".writing").is_dir():
+                raise UserError(
+                    f"{self.location}: a shard set whose writing was interrupted",
+                    mend="run the command that wrote it again to finish it",
+                ) from error
+            raise no_set(self.location) from error
+
+    def bind(self, info: SetInfo) -> None:
+        """Do nothing: local files are read where they are."""
+
+    def check_sizes(self, shards: Iterable[Shard]) -> None:
+        """Compare every shard's size; a thousand shards take some milliseconds."""
+        for shard in shards:
+            try:
+                found = (self._folder / shard.name).stat().st_size
+            except OSError as error:
+                reason = "is missing" if error.errno == errno.ENOENT else str(error.strerror)
+                raise UserError(f"{self._folder / shard.name}: {reason}", mend=_MEND) from error
+            if found != shard.bytes:
+                raise UserError(
+                    f"{self._folder / shard.name}: has {found:,} bytes, set.json says {shard.bytes:,}",
+                    mend=_MEND,
+                )
+
+    def local(self, name: str) -> Path:
+        """Return the file's path."""
+        return self._folder / name
+
+
+def no_set(location: str) -> UserError:
+    """Return the error for a folder or URL that holds no finished set."""
+    return UserError(
+        f"{location}: no shard set there ({SET_FILE} is missing)",
+        mend="write one: python -m shards.write --out FOLDER; "
+        "or for foreign WebDataset tars: python -m shards.index FOLDER",
+    )
+
+
+_MEND = "restore the shard, or write the set again; python -m shards.verify tells what else is wrong"
