@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import subprocess
+from pathlib import Path
 from typing import Any, Literal
 
 from nml import cli
 from nml.errors import UserError
-from slurm.detection import detect_slurm
+from slurm import executor, states
+from slurm.cluster import DEFAULT_TIME, Resources, load_resources
+from slurm.detection import Detection, detect_slurm
+from slurm.journal import Journal
+from slurm.members import Member, Submission
+from slurm.partitions import check_fits
 from slurm.request import CODE, DEFAULT_ENGINE, Engine, PretrainRequest
+from slurm.snapshot import take_snapshot
 from slurm.standin import run_ranks
 
 DESCRIPTION = "Pre-train one encoder on one noise level."
 EXAMPLE = "python slurm/launch.py pretrain --noise 0.2 --nodes 8"
+LAUNCH = "launch"
 
 Where = Literal["auto", "slurm", "local"]
 
@@ -23,8 +33,6 @@ def add_options(parser: cli.Parser) -> None:
     parser.add_argument(
         "--noise", type=str, default="0", help="noise ratio of the data, 0 (clean) to below 1"
     )
-    parser.add_argument("--nodes", type=int, default=1, help="how many nodes")
-    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs and ranks a node; 0: one CPU rank")
     parser.add_argument("--engine", type=Engine, default=DEFAULT_ENGINE, help="how the ranks share the work")
     parser.add_argument(
         "--recipe", type=str, default="quickstart", help="name under recipes/, or a YAML file"
@@ -33,18 +41,65 @@ def add_options(parser: cli.Parser) -> None:
     parser.add_argument("--epochs", type=int, default=None, help="epochs; default: the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="seed of the run")
     parser.add_argument("--run-dir", type=str, default=None, help="default: runs/RECIPE-LEVEL-seedSEED")
+    add_resource_options(parser)
+
+
+def add_resource_options(parser: cli.Parser) -> None:
+    """Add the options that say where a job runs and what it asks for."""
     parser.add_argument("--cluster", type=Where, default="auto", help="auto: Slurm if a controller answers")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, do nothing")
+    parser.add_argument(
+        "--cluster-file", type=str, default=None, help="YAML of cluster defaults, or an example's name"
+    )
+    parser.add_argument("--nodes", type=int, default=None, help="how many nodes (default: 1)")
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=None, help="GPUs and ranks a node (default: 0, the CPU)"
+    )
+    parser.add_argument("--cpus-per-task", type=int, default=None, help="cores of each rank (default: 1)")
+    parser.add_argument("--mem-gb", type=float, default=None, help="memory a node (default: the cluster's)")
+    parser.add_argument(
+        "--time", type=str, default=None, help=f"time limit of a job (default: {DEFAULT_TIME})"
+    )
+    for name in ("partition", "account", "qos", "constraint"):
+        parser.add_argument(f"--{name}", type=str, default=None, help="as sbatch takes it")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan and the batch script, do nothing"
+    )
+
+
+def resources_of(options: Any, **more: Any) -> Resources:
+    """Return what the options ask for, over the cluster file and the defaults."""
+    names = (
+        "nodes",
+        "gpus_per_node",
+        "cpus_per_task",
+        "mem_gb",
+        "time",
+        "partition",
+        "account",
+        "qos",
+        "constraint",
+    )
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return load_resources(options.cluster_file, given | more)
+
+
+def find_cluster(where: Where) -> Detection:
+    """Return whether to submit to Slurm, as asked for and as found.
+
+    Raises:
+        UserError: If Slurm was asked for and does not answer.
+    """
+    if where == "local":
+        return Detection(False, "--cluster local")
+    found = detect_slurm()
+    if where == "slurm" and not found.found:
+        raise UserError(f"--cluster slurm: {found.reason}", mend="run on a login node, or --cluster local")
+    return found
 
 
 def run(options: Any, overrides: tuple[str, ...]) -> int:
     """Check the request, write the bundled shards if needed, and run or submit it."""
-    if options.nodes < 1:
-        raise UserError(f"--nodes {options.nodes}: not a number of nodes", possible="1 and more")
-    if options.gpus_per_node < 0:
-        raise UserError(
-            f"--gpus-per-node {options.gpus_per_node}: not a number of GPUs", possible="0 and more"
-        )
+    resources = resources_of(options)
     request = PretrainRequest(
         noise=options.noise,
         engine=options.engine,
@@ -55,16 +110,29 @@ def run(options: Any, overrides: tuple[str, ...]) -> int:
         run_dir=options.run_dir,
         overrides=overrides,
     )
-    return run_locally(request, nodes=options.nodes, tasks=max(1, options.gpus_per_node))
-
-
-def run_locally(request: PretrainRequest, *, nodes: int, tasks: int) -> int:
-    """Run a request with local processes and return its exit status."""
-    found = detect_slurm()
-    print(f"no Slurm found ({found.reason}): {nodes * tasks} local processes stand in", flush=True)
+    found = find_cluster(options.cluster)
+    if found.found:
+        check_fits(resources)
+    if options.dry_run:
+        return show_plan(request, resources, found)
+    if not found.found:
+        count = resources.nodes * resources.tasks
+        print(f"no Slurm found ({found.reason}): {count} local processes stand in", flush=True)
     status = write_shards(request)
-    if status == 0:
-        status = run_ranks(request.argv(), nodes=nodes, tasks=tasks, logs=request.path / "logs")
+    if status:
+        return status
+    return submit_run(request, resources) if found.found else run_locally(request, resources)
+
+
+def run_locally(request: PretrainRequest, resources: Resources) -> int:
+    """Run a request with local processes and return its exit status."""
+    status = run_ranks(
+        request.argv(),
+        nodes=resources.nodes,
+        tasks=resources.tasks,
+        logs=request.path / "logs",
+        extra=resources.env,
+    )
     if status == 0:
         print(f"run: {request.path}")
     return status
@@ -79,3 +147,81 @@ def write_shards(request: PretrainRequest) -> int:
         return 0
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(argv, env=environment).returncode
+
+
+def show_plan(request: PretrainRequest, resources: Resources, found: Detection) -> int:
+    """Print what would be done."""
+    for argv in filter(None, [request.shards_argv(), request.argv()]):
+        print("# " + " ".join(argv))
+    if found.found:
+        folder = request.path / LAUNCH
+        submission = run_submission(request, resources, snapshot="SNAPSHOT", token="TOKEN")  # noqa: S106
+        print(executor.batch_text(submission, resources, folder / "TOKEN.json"), end="")
+    else:
+        print(f"# {found.reason}: {resources.nodes * resources.tasks} local processes would stand in")
+    print(f"run: {request.path}")
+    return 0
+
+
+def run_submission(
+    request: PretrainRequest, resources: Resources, *, snapshot: str, token: str
+) -> Submission:
+    """Return a request as a submission of one member."""
+    return Submission(
+        stage=f"pretrain-{request.level}",
+        token=token,
+        snapshot=snapshot,
+        members=(run_member(request),),
+        max_idle_attempts=resources.max_idle_attempts,
+    )
+
+
+def run_member(request: PretrainRequest) -> Member:
+    """Return a request as the member of a submission."""
+    return Member(
+        name=f"pretrain {request.path.name}",
+        argv=tuple(request.argv()),
+        record=str(request.path / LAUNCH / "attempts"),
+        done=str(request.path / "DONE.json"),
+        progress=str(request.path / "checkpoints"),
+        distributed=True,
+    )
+
+
+def submit_run(request: PretrainRequest, resources: Resources) -> int:
+    """Submit a request to Slurm, unless it is done or in the queue."""
+    folder = request.path / LAUNCH
+    journal = Journal(folder)
+    member = run_member(request)
+    job = journal.jobs().get(member.name)
+    if job and states.is_active(job):
+        print(f"already submitted as job {job}")
+    elif _finished(folder, member):
+        print("already finished")
+    else:
+        job = _submit(request, resources, folder, journal)
+        print(f"submitted job {job}: {resources.nodes} nodes x {resources.tasks} ranks")
+        print(f"follow it: python slurm/launch.py logs {request.path} --follow")
+    print(f"run: {request.path}")
+    return 0
+
+
+def _submit(request: PretrainRequest, resources: Resources, folder: Path, journal: Journal) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    snapshot = take_snapshot(folder / "snapshots")
+    token = f"nml-{secrets.token_hex(6)}"
+    submission = run_submission(request, resources, snapshot=str(snapshot), token=token)
+    [job] = executor.submit(submission, resources, folder / f"{token}.json", journal=journal)
+    return job
+
+
+def _finished(folder: Path, member: Member) -> bool:
+    """Whether the run is complete, as it is asked for now."""
+    if not Path(member.done or "").exists():
+        return False
+    newest = max(folder.glob("nml-*.json"), key=lambda file: file.stat().st_mtime, default=None)
+    if newest is None:
+        # It was run with local processes.
+        return True
+    asked: list[str] = json.loads(newest.read_text())["members"][0]["argv"]
+    return asked[1:] == list(member.argv)[1:]

@@ -101,7 +101,8 @@ def missing(*, accounting: bool) -> str:
     tools = _TOOLS + (_ACCOUNTING_TOOLS if accounting else ())
     absent = [tool for tool in tools if shutil.which(tool, path=_PATH) is None]
     if absent:
-        return f"{', '.join(absent)} not installed (Debian: slurmctld slurmd slurm-client munge slurmdbd mariadb-server)"
+        packages = "slurmctld slurmd slurm-client munge slurmdbd mariadb-server"
+        return f"{', '.join(absent)} not installed (Debian: {packages})"
     return "" if os.geteuid() == 0 else "Slurm's daemons start jobs for users and so need root"
 
 
@@ -247,7 +248,7 @@ class SlurmCluster:
     def _write_conf(self, accounting: str) -> None:
         host = socket.gethostname()
         lines = [
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2 RealMemory=4000"
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2"
             for name in self.nodes
         ]
         self.conf.write_text(
@@ -316,7 +317,7 @@ def _processes_of(conf: Path, node: str | None = None) -> Iterator[psutil.Proces
 
 
 def _is_stepd(process: psutil.Process, node: str) -> bool:
-    """Whether a process is a node's slurmstepd: it carries no job's variables, but a child of its job does."""
+    """Whether a process is a node's slurmstepd: it has no job's variables, but its children do."""
     if process.name() != "slurmstepd":
         return False
     return any(child.environ().get("SLURMD_NODENAME") == node for child in process.children())

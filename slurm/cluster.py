@@ -1,0 +1,186 @@
+"""What a job asks of Slurm: the defaults here, then a cluster file, then the command line.
+
+A cluster file is YAML with any of the fields of :class:`Resources`. Examples are in slurm/clusters/.
+The user's own file is ``~/.config/noisy-model-learning/cluster.yaml`` (or under XDG_CONFIG_HOME);
+``--cluster-file`` names another, or an example by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nml.errors import UserError, unknown_name
+
+EXAMPLES = Path(__file__).resolve().parent / "clusters"
+DEFAULT_TIME = "24:00:00"
+_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one job asks for.
+
+    Attributes:
+        nodes: Nodes of the job.
+        gpus_per_node: GPUs a node, and ranks a node with it; 0 is one rank a node on the CPU.
+        tasks_per_node: Ranks a node where that is not the number of GPUs; 0 leaves it to them.
+        cpus_per_task: Cores of each rank, its loader workers included.
+        mem_gb: Memory a node; 0 leaves it to the cluster.
+        time: Time limit, ``[DAYS-]HOURS:MINUTES[:SECONDS]`` or a number of minutes. A run that
+            reaches it saves, is requeued and goes on.
+        partition, account, qos, constraint, exclude: As sbatch takes them; empty leaves them out.
+        signal_delay_s: How long before the time limit the ranks are told to save.
+        array_parallelism: How many members of an array run at once.
+        max_idle_attempts: After how many attempts without a new checkpoint a job is given up.
+        env: Environment variables of the job, for example NCCL_SOCKET_IFNAME.
+        setup: Lines of shell for the batch script, for example ``module load cuda``.
+        srun_args: Further arguments of srun.
+        sbatch: Further options of sbatch, name without dashes: value.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    tasks_per_node: int = 0
+    cpus_per_task: int = 1
+    mem_gb: float = 0
+    time: str = DEFAULT_TIME
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    exclude: str = ""
+    signal_delay_s: int = 120
+    array_parallelism: int = 64
+    max_idle_attempts: int = 5
+    env: dict[str, str] = dataclasses.field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    srun_args: tuple[str, ...] = ()
+    sbatch: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "cpus_per_task", "array_parallelism", "max_idle_attempts", "signal_delay_s"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("gpus_per_node", "tasks_per_node", "mem_gb"):
+            _at_least(name, getattr(self, name), 0)
+        if self.minutes * 60 <= self.signal_delay_s:
+            raise UserError(
+                f"--time {self.time}: no longer than signal_delay_s {self.signal_delay_s}",
+                mend="ask for more time, or set a smaller signal_delay_s",
+            )
+
+    @property
+    def tasks(self) -> int:
+        """Ranks a node."""
+        return self.tasks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def minutes(self) -> int:
+        """The time limit in minutes, rounded up."""
+        return parse_minutes(self.time)
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        flag = "--" + name.replace("_", "-")
+        raise UserError(f"{flag} {value}: not a possible value", possible=f"{least} and more")
+
+
+def parse_minutes(text: str) -> int:
+    """Return a time limit in minutes, rounded up.
+
+    Raises:
+        UserError: If the text is no time limit.
+    """
+    if str(text).isdecimal() and int(text) > 0:
+        return int(text)
+    match = _TIME.fullmatch(str(text).strip())
+    if match:
+        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+        total = (days * 24 + hours) * 60 + minutes + (seconds > 0)
+        if total > 0:
+            return total
+    raise UserError(
+        f"--time {text}: not a time limit",
+        possible="minutes (90), HOURS:MINUTES:SECONDS, DAYS-HOURS:MINUTES:SECONDS",
+    )
+
+
+def user_file() -> Path:
+    """Return where the user's own cluster file would be."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "noisy-model-learning" / "cluster.yaml"
+
+
+def load_resources(named: str | None, given: dict[str, Any]) -> Resources:
+    """Merge the defaults, a cluster file and what the command line gave.
+
+    Args:
+        named: A cluster file's path, the name of an example, or None for the user's own file.
+        given: Fields from the command line; None and "" count as not given.
+
+    Raises:
+        UserError: If a file is missing or malformed, or a value is impossible.
+    """
+    fields = _read(_find(named))
+    fields |= {name: value for name, value in given.items() if value is not None and value != ""}
+    return Resources(**fields)
+
+
+def _find(named: str | None) -> Path | None:
+    if named is None:
+        own = user_file()
+        return own if own.exists() else None
+    if Path(named).is_file():
+        return Path(named)
+    examples = {file.stem: file for file in EXAMPLES.glob("*.yaml")}
+    if named not in examples:
+        raise unknown_name("--cluster-file", named, examples, mend="or name a YAML file")
+    return examples[named]
+
+
+def _read(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"cluster file {file}: does not read: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"cluster file {file}: holds no fields", possible="lines such as `partition: gpu`")
+    kinds = {field.name: field for field in dataclasses.fields(Resources)}
+    return {name: _convert(file, name, value, kinds) for name, value in content.items()}
+
+
+def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
+    """Check one field of a cluster file and bring it into its type."""
+    if name not in kinds:
+        raise unknown_name(f"cluster file {file}", str(name), kinds)
+    kind = str(kinds[name].type)
+    wrong = UserError(f"cluster file {file}: {name}: {value!r} is no {kind.split('[')[0]}")
+    if kind in ("int", "float"):
+        if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
+            raise wrong
+        return value
+    if kind == "str":
+        # YAML reads 12:30:00 as a number in base 60.
+        if name == "time" and isinstance(value, int):
+            raise UserError(f"cluster file {file}: time: write it in quotes, '24:00:00'")
+        if not isinstance(value, str):
+            raise wrong
+        return value
+    if kind.startswith("dict"):
+        if not isinstance(value, dict):
+            raise wrong
+        return {str(key): "" if item is None else str(item) for key, item in value.items()}
+    if not isinstance(value, list):
+        raise wrong
+    return tuple(str(item) for item in value)

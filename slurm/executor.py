@@ -1,0 +1,214 @@
+"""The one place that talks to submitit: a submission becomes sbatch text and a Slurm job.
+
+submitit writes the batch script, pickles the command and calls sbatch. What is set here is what it
+would get wrong for training: its five-minute time limit, its wckey and name, srun that loses
+``--cpus-per-task`` and waits for dead ranks, and children of a failed job that wait for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from slurm.cluster import Resources
+from slurm.job import RankCommand
+from slurm.journal import Journal
+from slurm.members import Submission
+
+# sbatch gives up on a busy controller long before the controller does.
+SUBMIT_TRIES = 4
+RETRY_SECONDS = float(os.environ.get("NML_SUBMIT_RETRY_SECONDS", "10"))
+_RANK_VARIABLES = {
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+}
+_BUSY = re.compile(
+    r"timed out|temporarily unable|Unable to contact|Resource temporarily|try again", re.IGNORECASE
+)
+
+
+def parameters(submission: Submission, resources: Resources, file: Path, dependency: str) -> dict[str, Any]:
+    """Return submitit's parameters for a submission.
+
+    Args:
+        submission: What to run.
+        resources: What each member asks for.
+        file: Where the submission is written.
+        dependency: Slurm's words for what to wait for, or nothing.
+    """
+    wanted: dict[str, Any] = {
+        "job_name": submission.stage,
+        "time": resources.minutes,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks,
+        "cpus_per_task": resources.cpus_per_task,
+        "comment": submission.token,
+        "wckey": None,
+        "signal_delay_s": resources.signal_delay_s,
+        "array_parallelism": resources.array_parallelism,
+        "stderr_to_stdout": True,
+        "setup": _setup(resources, file),
+        "teardown": [f"{_python()} -m slurm.attempt close {shlex.quote(str(file))} $?"],
+        "srun_args": [
+            f"--cpus-per-task={resources.cpus_per_task}",
+            "--kill-on-bad-exit=1",
+            *resources.srun_args,
+        ],
+        "additional_parameters": {
+            "chdir": submission.snapshot,
+            "requeue": True,
+            **{name.replace("_", "-"): value for name, value in resources.sbatch.items()},
+        },
+    }
+    for name in ("partition", "account", "qos", "constraint", "exclude"):
+        wanted[name] = getattr(resources, name) or None
+    if resources.gpus_per_node:
+        wanted["gpus_per_node"] = resources.gpus_per_node
+    if resources.mem_gb:
+        wanted["mem"] = f"{round(resources.mem_gb * 1024)}MB"
+    if dependency:
+        wanted["dependency"] = dependency
+        # A child of a failed job would otherwise wait for ever.
+        wanted["additional_parameters"]["kill-on-invalid-dep"] = "yes"
+    return wanted
+
+
+def _setup(resources: Resources, file: Path) -> list[str]:
+    """Return the shell lines before srun: the user's, then the beginning of the attempt."""
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in resources.env.items()]
+    opening = f"{_python()} -m slurm.attempt open {shlex.quote(str(file))}"
+    return [
+        *resources.setup,
+        *exports,
+        f"rendezvous=$({opening}) || exit 1",
+        'read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"',
+        "export MASTER_ADDR MASTER_PORT",
+    ]
+
+
+def _python() -> str:
+    return shlex.quote(sys.executable)
+
+
+def batch_text(submission: Submission, resources: Resources, file: Path, dependency: str = "") -> str:
+    """Return the batch script that :func:`submit` would hand to sbatch, with nothing done."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    count = len(submission.members)
+    return _make_sbatch_string(
+        command=f"{_python()} -u -m submitit.core._submit {shlex.quote(str(file.parent))}",
+        folder=file.parent,
+        map_count=count if count > 1 else None,
+        **parameters(submission, resources, file, dependency),
+    )
+
+
+def submit(
+    submission: Submission, resources: Resources, file: Path, *, journal: Journal, dependency: str = ""
+) -> list[str]:
+    """Submit and return the job ids of the members, in order.
+
+    Args:
+        submission: What to run; written to ``file`` first.
+        resources: What each member asks for.
+        file: Where the submission is written; pickles and logs go to its folder.
+        journal: Told before and after, so that a crash in between leaves a trace.
+        dependency: Slurm's words for what to wait for.
+
+    Raises:
+        UserError: If Slurm refuses it; nothing of it is then left in the queue.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    check_path(file.parent)
+    submission.write(file)
+    executor = submitit.SlurmExecutor(folder=file.parent)
+    executor.update_parameters(**parameters(submission, resources, file, dependency))
+    commands = [RankCommand(str(file)) for _ in submission.members]
+    journal.note("submitting", submission)
+    for attempt in itertools.count(1):
+        try:
+            # submitit prints what sbatch said before it raises it.
+            with outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):
+                ids = [str(job.job_id) for job in executor.submit_array(commands)]
+            break
+        except (FailedJobError, FailedSubmissionError) as error:
+            # A time-out does not say whether the job was accepted: it must not run twice.
+            cancel_by_token(submission.token)
+            said = " ".join(str(error).split())
+            if attempt < SUBMIT_TRIES and _BUSY.search(said):
+                journal.note("retrying", submission, error=said)
+                time.sleep(RETRY_SECONDS * attempt)
+                continue
+            journal.note("refused", submission, error=said)
+            raise UserError(
+                f"sbatch refused {submission.stage}: {said}", mend="the script: --dry-run"
+            ) from error
+    journal.note("submitted", submission, jobs=ids)
+    return ids
+
+
+def check_path(folder: Path) -> None:
+    """Check that Slurm can be told to write into ``folder``.
+
+    Raises:
+        UserError: If the path holds what Slurm reads as something else.
+    """
+    for character, meaning in (("%", "a job's number"), ("\\", "an escape"), ("\n", "the end of a line")):
+        if character in str(folder):
+            raise UserError(
+                f"{folder}: Slurm reads {character!r} in a path as {meaning}", mend="choose another folder"
+            )
+
+
+@contextlib.contextmanager
+def outside_of_any_job() -> Iterator[None]:
+    """Hide what a surrounding job put into the environment: a job submitted from it would inherit it.
+
+    SLURM_CONF stays, which says where the cluster is, and so do a user's own SBATCH_* where there is
+    no job around.
+    """
+    job = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_") if "SLURM_JOB_ID" in os.environ else ()
+    hidden = [name for name in os.environ if name.startswith(job) or name in _RANK_VARIABLES]
+    before = {name: os.environ.pop(name) for name in hidden if name != "SLURM_CONF"}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def cancel_by_token(token: str) -> list[str]:
+    """Cancel every job that carries ``token`` and return their ids."""
+    jobs = list(jobs_by_token(token))
+    if jobs:
+        subprocess.run(["scancel", *jobs], capture_output=True, timeout=120)
+    return jobs
+
+
+def jobs_by_token(token: str) -> Iterator[str]:
+    """Yield the ids of the jobs in the queue that carry ``token`` as their comment."""
+    try:
+        listed = subprocess.run(
+            ["squeue", "--noheader", "--me", "--format=%A %k"], capture_output=True, text=True, timeout=120
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    seen = {line.split(None, 1)[0] for line in listed.splitlines() if line.endswith(token)}
+    yield from sorted(seen)

@@ -1,0 +1,58 @@
+"""jobs.jsonl: what was asked of Slurm, appended before and after each submission.
+
+A crash between the two leaves a line that says so, and the token in it finds the job in the queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from slurm.members import Submission
+
+FILE = "jobs.jsonl"
+
+
+class Journal:
+    """The journal of a run or a sweep.
+
+    Args:
+        folder: The folder that holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE
+
+    def note(self, event: str, submission: Submission, **more: Any) -> None:
+        """Append one line, and have it on disk before anything else happens."""
+        line = {
+            "time": time.time(),
+            "event": event,
+            "stage": submission.stage,
+            "token": submission.token,
+            "members": [member.name for member in submission.members],
+            **more,
+        }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return every line, oldest first; a last line cut short by a crash is left out."""
+        if not self.file.exists():
+            return []
+        whole, _, _ = self.file.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
+    def jobs(self) -> dict[str, str]:
+        """Return the newest job id of each member, by the member's name."""
+        found: dict[str, str] = {}
+        for line in self.lines():
+            if line["event"] == "submitted":
+                found |= dict(zip(line["members"], line["jobs"], strict=True))
+        return found

@@ -1,0 +1,93 @@
+"""What was submitted: a small file that the job reads back, so that nothing else needs pickling.
+
+A submission is one Slurm job or array; a member is one of its elements. The file is written before
+sbatch runs and never changes: a requeued job reads the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nml.files import write_json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """One element of a submission.
+
+    Attributes:
+        name: What status and logs call it, for example ``pretrain n20``.
+        argv: The command of one rank; all paths in it are absolute.
+        record: Folder for the records of its attempts.
+        done: The file that tells it is complete; None where a zero exit status says enough.
+        progress: Folder of step-NNNNNNNN checkpoints by which progress is told; None for a command
+            that starts over.
+        results: Folder in which the files it adds are its result; None where ``done`` says enough.
+        distributed: Whether its ranks meet (RANK, MASTER_ADDR and so on are set).
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    record: str
+    done: str | None = None
+    progress: str | None = None
+    results: str | None = None
+    distributed: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that ``argv`` runs, or nothing if it runs something else."""
+        return self.argv[self.argv.index("-m") + 1] if "-m" in self.argv else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One Slurm job or array.
+
+    Attributes:
+        stage: Its part in the whole, for example ``pretrain``.
+        token: A unique word, also the job's comment, by which it is found again in the queue.
+        snapshot: The code it runs.
+        members: Its elements, in the array's order.
+        max_idle_attempts: After how many attempts without progress a member is given up.
+    """
+
+    stage: str
+    token: str
+    snapshot: str
+    members: tuple[Member, ...]
+    max_idle_attempts: int
+
+    def write(self, file: Path) -> None:
+        """Write the submission as JSON."""
+        write_json(file, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, file: Path) -> Submission:
+        """Read what :meth:`write` wrote."""
+        fields: dict[str, Any] = json.loads(file.read_text())
+        members = tuple(Member(**{**one, "argv": tuple(one["argv"])}) for one in fields.pop("members"))
+        return cls(**fields, members=members)
+
+
+def own_index() -> int:
+    """Return which member of its submission the running job is."""
+    return int(os.environ.get("SLURM_ARRAY_TASK_ID") or 0)
+
+
+def own_job() -> str:
+    """Return the running job's id as Slurm's commands take it: ``12``, or ``12_3`` in an array.
+
+    An array's SLURM_JOB_ID would not do: that of one element is the id of the whole array.
+    """
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{own_index()}" if array else os.environ["SLURM_JOB_ID"]
+
+
+def own_attempt() -> str:
+    """Return a name for this attempt of the running job, the same on every node."""
+    return f"{own_job()}-{int(os.environ.get('SLURM_RESTART_COUNT') or 0):03d}"

@@ -1,0 +1,111 @@
+"""The state of Slurm jobs, with and without accounting.
+
+squeue knows every job that waits or runs and, for some minutes, those that ended; scontrol knows
+the same. sacct knows the past, where a cluster has it. What none of them knows is UNKNOWN, and our
+own markers have to tell.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_ACTIVE = {
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESIZING",
+    "SIGNALING",
+    "SPECIAL_EXIT",
+    "STAGE_OUT",
+    "STOPPED",
+    "SUSPENDED",
+    "PREEMPTED",
+}
+_ANSWER_SECONDS = 120
+UNKNOWN = "UNKNOWN"
+
+
+class JobState(NamedTuple):
+    """What Slurm says of a job.
+
+    Attributes:
+        state: Slurm's word, for example RUNNING, or UNKNOWN.
+        reason: Why it waits, as squeue says it; empty where it does not wait.
+        nodes: The nodes it runs on.
+        restarts: How often it was requeued.
+    """
+
+    state: str
+    reason: str = ""
+    nodes: str = ""
+    restarts: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it may still run."""
+        return self.state in _ACTIVE
+
+
+def job_states(jobs: Iterable[str]) -> dict[str, JobState]:
+    """Return the state of each job, ``12`` or ``12_3``."""
+    wanted = list(dict.fromkeys(jobs))
+    if not wanted:
+        return {}
+    found = _from_squeue(wanted)
+    rest = [job for job in wanted if job not in found]
+    if rest:
+        found |= _from_sacct(rest)
+    return {job: found.get(job, JobState(UNKNOWN)) for job in wanted}
+
+
+def is_active(job: str) -> bool:
+    """Whether a job waits or runs."""
+    return job_states([job])[job].active
+
+
+def _output(argv: list[str]) -> str:
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=_ANSWER_SECONDS).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _from_squeue(jobs: list[str]) -> dict[str, JobState]:
+    """Ask the controller. Without --jobs: one id it has forgotten would hide all the others."""
+    form = "%F|%K|%T|%r|%N|%A"
+    listed = _output(["squeue", "--noheader", "--me", "--states=all", "--array", f"--format={form}"])
+    found = {}
+    for line in listed.splitlines():
+        array, index, state, reason, nodes, _ = line.split("|")
+        job = array if index == "N/A" else f"{array}_{index}"
+        if job in jobs:
+            found[job] = JobState(state, "" if reason == "None" else reason, nodes)
+    return found
+
+
+def _from_sacct(jobs: list[str]) -> dict[str, JobState]:
+    parents = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    listed = _output(
+        [
+            "sacct",
+            "--noheader",
+            "--parsable2",
+            "--allocations",
+            "--format=JobID,State,NodeList",
+            "--jobs",
+            parents,
+        ]
+    )
+    found = {}
+    for line in listed.splitlines():
+        job, state, nodes = line.split("|")
+        if job in jobs:
+            # `CANCELLED by 0` names the user.
+            found[job] = JobState(state.split()[0], "", nodes)
+    return found
