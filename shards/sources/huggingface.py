@@ -1,0 +1,72 @@
+"""Hugging Face data sets: ``huggingface:NAME`` (fetched by the datasets library) or a saved folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from shards.noise import Kind
+from shards.sources import Example, SourceSpec, looks_held_out
+from shards.sources.columns import find_columns
+
+
+class HuggingFaceSource:
+    """One split, ``train`` unless ``--split`` says otherwise; encoded images are taken as they are."""
+
+    parent: dict[str, str] | None = None
+
+    def __init__(self, spec: SourceSpec) -> None:
+        split = spec.split or "train"
+        table = _load(spec, split)
+        self._columns = find_columns(spec, table.column_names)
+        self._table = _undecoded(table, self._columns.image, spec)
+        self.kind: Kind = self._columns.kind
+        names = getattr(table.features[self._columns.supervision], "names", None)
+        self.classes = tuple(map(str, names)) if names and self.kind == "class" else None
+        self.held_out = looks_held_out(split)
+
+    def __iter__(self) -> Iterator[Example]:
+        for number, row in enumerate(self._table):
+            image = row[self._columns.image]
+            path = image.get("path")
+            content = image.get("bytes") or (Path(path).read_bytes() if path else None)
+            if content is None:
+                raise UserError(f"--source: row {number} has no image", mend="filter it out of the data set")
+            key = str(row[self._columns.key]) if self._columns.key else f"row-{number:09d}"
+            yield Example(key, row[self._columns.supervision], content)
+
+
+def _load(spec: SourceSpec, split: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"--source {spec.text}: needs the datasets package",
+            mend="pip install 'noisy-model-learning[huggingface]'",
+        ) from error
+    name = spec.require_argument("data set", "huggingface:cifar10")
+    try:
+        if Path(name).is_dir() and (Path(name) / "dataset_info.json").exists():
+            return datasets.load_from_disk(name)
+        if Path(name).is_dir() and (Path(name) / "dataset_dict.json").exists():
+            return datasets.load_from_disk(name)[split]
+        return datasets.load_dataset(name, split=split)
+    # The library raises errors of many kinds, its own and of the network below it.
+    except Exception as error:
+        raise UserError(
+            f"--source {spec.text}: split {split} cannot be loaded: {type(error).__name__}: {error}",
+            mend="check the name, the split and the network",
+        ) from error
+
+
+def _undecoded(table: Any, column: str, spec: SourceSpec) -> Any:
+    import datasets
+
+    if not isinstance(table.features[column], datasets.Image):
+        raise UserError(
+            f"--source {spec.text}: column {column} holds no images",
+            mend="name the image column with --image-column",
+        )
+    return table.cast_column(column, datasets.Image(decode=False))

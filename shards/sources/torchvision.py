@@ -1,0 +1,90 @@
+"""torchvision data sets: ``torchvision:CIFAR10`` or ``torchvision:Food101:/data/food``.
+
+Images that lie in files are taken as they are. Those that torchvision holds as arrays (CIFAR,
+MNIST) become PNGs, which lose nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nml.errors import UserError, unknown_name
+from shards.noise import Kind
+from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
+
+DEFAULT_ROOT = "data/torchvision"
+
+
+class TorchvisionSource:
+    """A classification data set of torchvision; downloaded where torchvision can and must."""
+
+    kind: ClassVar[Kind] = "class"
+    parent: dict[str, str] | None = None
+
+    def __init__(self, spec: SourceSpec) -> None:
+        spec.refuse_columns()
+        name, _, root = spec.require_argument("data set", "torchvision:CIFAR10").partition(":")
+        split = spec.split or "train"
+        self._data = _load(spec, name, Path(root or DEFAULT_ROOT).expanduser(), split)
+        classes = getattr(self._data, "classes", None)
+        self.classes: tuple[str, ...] | None = tuple(map(str, classes)) if classes else None
+        self.held_out = looks_held_out(split)
+
+    def __iter__(self) -> Iterator[Example]:
+        files = _files(self._data)
+        for number in range(len(self._data)):
+            if files is not None:
+                path, label = files[number]
+                yield Example(
+                    f"row-{number:09d}", label, ByteRange(str(path.absolute()), 0, path.stat().st_size)
+                )
+                continue
+            image, label = self._data[number]
+            if not isinstance(label, int):
+                raise UserError(
+                    f"--source: sample {number} has the label {label!r}, which is no class",
+                    mend="use a classification data set",
+                )
+            file = io.BytesIO()
+            image.save(file, format="PNG", compress_level=1)
+            yield Example(f"row-{number:09d}", label, file.getvalue())
+
+
+def _load(spec: SourceSpec, name: str, root: Path, split: str) -> Any:
+    import torchvision.datasets
+
+    if name not in torchvision.datasets.__all__:
+        raise unknown_name(f"--source {spec.text}", name, torchvision.datasets.__all__)
+    kind = getattr(torchvision.datasets, name)
+    parameters = inspect.signature(kind).parameters
+    options: dict[str, Any] = {}
+    if "train" in parameters:
+        options["train"] = split == "train"
+    elif "split" in parameters:
+        options["split"] = split
+    if "download" in parameters:
+        options["download"] = True
+    try:
+        return kind(root, **options)
+    # Which errors a data set raises for a missing file, split or network differs from one to the next.
+    except Exception as error:
+        raise UserError(
+            f"--source {spec.text}: cannot open {split} in {root}: {type(error).__name__}: {error}",
+            mend="check the folder, the split and the network",
+        ) from error
+
+
+def _files(data: Any) -> list[tuple[Path, int]] | None:
+    """Return (file, class) of each sample where the data set keeps such a list, else None."""
+    samples = getattr(data, "samples", None)
+    if samples:
+        return [(Path(path), int(label)) for path, label in samples]
+    for files, labels in (("_image_files", "_labels"), ("_images", "_labels")):
+        if hasattr(data, files) and hasattr(data, labels):
+            pairs = zip(getattr(data, files), getattr(data, labels), strict=True)
+            return [(Path(path), int(label)) for path, label in pairs]
+    return None

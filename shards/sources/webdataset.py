@@ -1,0 +1,144 @@
+"""Existing WebDataset tars: an image and a ``.cls``, a ``.txt`` or a ``.json`` field a sample.
+
+``webdataset:PATH``, where PATH is a tar, a folder of tars, a pattern with ``*``, or a range such as
+``cc12m-{0000..0099}.tar``. Image bytes are only pointed at. A shard set of this project is such a
+folder too; its own noise is known, and noising it again must be asked for.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from nml.errors import UserError
+from shards.noise import Kind
+from shards.setfile import SET_FILE, parse_set_info
+from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
+from shards.tarsamples import TarSample, tar_samples
+from shards.tarwalk import Member, walk
+
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+# Captions and metadata; a larger member is no supervision.
+_MAX_TEXT = 1 << 20
+
+
+class WebDatasetSource:
+    """Samples of WebDataset tars, in order of the tars' names."""
+
+    def __init__(self, spec: SourceSpec) -> None:
+        if spec.image_column or spec.key_column:
+            raise UserError(
+                "--image-column, --key-column: a webdataset's samples have their names already",
+                mend="leave them out; --label-column and --caption-column name a field of the json",
+            )
+        self._text = spec.text
+        self.tars = tar_files(spec)
+        self._field = spec.label_column or spec.caption_column
+        self.classes, self.parent = _own_set(self.tars)
+        self.kind: Kind = self._find_kind(spec)
+        self.held_out = looks_held_out(spec.split or spec.argument)
+
+    def __iter__(self) -> Iterator[Example]:
+        for tar in self.tars:
+            descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                for sample in tar_samples(walk(tar)):
+                    image = sample.image()
+                    if image is None:
+                        raise UserError(
+                            f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out"
+                        )
+                    supervision = self._supervision(sample, descriptor, tar)
+                    # The tar's name keeps equal names of different tars apart, should there be any.
+                    yield Example(sample.base, supervision, ByteRange(str(tar), image.offset, image.size))
+            finally:
+                os.close(descriptor)
+
+    def _find_kind(self, spec: SourceSpec) -> Kind:
+        if spec.label_column and spec.caption_column:
+            raise UserError("--label-column and --caption-column: both named", mend="name one of them")
+        if self._field:
+            return "class" if spec.label_column else "caption"
+        first = next(iter(tar_samples(walk(self.tars[0]))), None)
+        members = first.members if first else {}
+        if "cls" in members:
+            return "class"
+        if "txt" in members:
+            return "caption"
+        found = ", ".join(members) or "nothing"
+        raise UserError(
+            f"--source {self._text}: the first sample has neither .cls nor .txt but {found}",
+            mend="name a field of its .json with --label-column or --caption-column",
+        )
+
+    def _supervision(self, sample: TarSample, descriptor: int, tar: Path) -> int | str:
+        extension = "json" if self._field else "cls" if self.kind == "class" else "txt"
+        member = sample.members.get(extension)
+        if member is None:
+            raise UserError(f"{tar}: sample {sample.base!r} has no .{extension}", mend="leave the tar out")
+        content = read_text(descriptor, member, tar)
+        value: object = content
+        try:
+            if self._field:
+                value = json.loads(content)[self._field]
+            if self.kind == "caption":
+                return str(value)
+            return int(str(value).strip()) if str(value).strip().isdigit() else str(value).strip()
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{tar}: sample {sample.base!r}: no {self._field or 'class'} in its .{extension}: {error!r}"
+            ) from error
+
+
+def read_text(descriptor: int, member: Member, tar: Path) -> str:
+    """Return a small member's text.
+
+    Raises:
+        UserError: If it is too large for supervision.
+    """
+    if member.size > _MAX_TEXT:
+        raise UserError(f"{tar}: {member.name} has {member.size:,} bytes, too many for a class or a caption")
+    return os.pread(descriptor, member.size, member.offset).decode("utf-8", "replace")
+
+
+def tar_files(spec: SourceSpec) -> list[Path]:
+    """Return the tars that a source's argument names, sorted within each pattern."""
+    argument = str(Path(spec.require_argument("tars", "webdataset:/data/cc3m-{0000..0331}.tar")).expanduser())
+    if Path(argument).is_dir():
+        found = sorted(Path(argument).glob("*.tar"))
+    else:
+        patterns = expand(argument)
+        found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]  # noqa: PTH207
+    missing = [path for path in found if not path.is_file()]
+    if missing or not found:
+        raise UserError(
+            f"--source {spec.text}: there is no tar {missing[0] if missing else f'in {argument}'}",
+            mend="check the path",
+        )
+    return found
+
+
+def expand(pattern: str) -> list[str]:
+    """Expand ranges: ``x-{00..02}.tar`` gives three names."""
+    match = _RANGE.search(pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    names = [
+        pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :]
+        for number in range(int(first), int(last) + 1)
+    ]
+    return [name for partly in names for name in expand(partly)]
+
+
+def _own_set(tars: list[Path]) -> tuple[tuple[str, ...] | None, dict[str, str] | None]:
+    """Return the classes and provenance of the shard set the tars belong to, if they belong to one."""
+    set_file = tars[0].parent / SET_FILE
+    if not set_file.is_file():
+        return None, None
+    info = parse_set_info(set_file.read_bytes(), str(set_file))
+    return info.classes, {"fingerprint": info.fingerprint, "level": info.primary}

@@ -1,0 +1,148 @@
+"""Walk the members of a tar without unpacking, refusing what a data set has no business to hold."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nml.errors import UserError
+from shards.tar import BLOCK
+
+_REGULAR = (b"0", b"\0", b"7")
+_FOLDER = b"5"
+_PAX = (b"x", b"g")
+_LONG_NAME = b"L"
+_NAMES = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
+# Members that common readers would run code from; a data set never needs them.
+_CODE = re.compile(r".*\.(pkl|pickle|pyd|pyc|pth|pt|npz|so|dll)", re.IGNORECASE)
+_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+# A pax header holds names and times; a larger one is an attack or garbage.
+_MAX_EXTENSION = 1 << 20
+
+
+class Member(NamedTuple):
+    """A regular file of a tar.
+
+    Attributes:
+        name: As stored, relative, without ``..``.
+        offset: Where its content starts.
+        size: Bytes of content.
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+def walk(path: str | Path) -> Iterator[Member]:
+    """Yield the regular files of an uncompressed tar, in order.
+
+    Raises:
+        UserError: If the tar is damaged or cut short, or a member is a link, a device, lies outside
+            (``../x``, ``/x``) or is of a kind that readers would unpickle.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        yield from _walk(descriptor, os.fstat(descriptor).st_size, path)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(descriptor: int, end: int, path: str | Path) -> Iterator[Member]:
+    position = 0
+    long_name: str | None = None
+    long_size: int | None = None
+    while True:
+        block = os.pread(descriptor, BLOCK, position)
+        if not block.strip(b"\0"):
+            if len(block) < BLOCK:
+                raise _damaged(path, position, "the end-of-archive mark is missing: the tar is cut short")
+            return
+        if len(block) < BLOCK:
+            raise _damaged(path, position, "a header is cut short")
+        name, size, kind = _parse(block, path, position)
+        content = position + BLOCK
+        position = content + size + -size % BLOCK
+        if kind == _LONG_NAME or kind in _PAX:
+            if size > _MAX_EXTENSION:
+                raise _damaged(path, content, f"an extension header of {size} bytes")
+            extension = os.pread(descriptor, size, content)
+            if kind == _LONG_NAME:
+                long_name = extension.rstrip(b"\0").decode("utf-8", "replace")
+            elif kind == b"x":
+                long_name, long_size = _pax(extension, long_name)
+            continue
+        name, size = long_name or name, size if long_size is None else long_size
+        position = content + size + -size % BLOCK
+        long_name = long_size = None
+        if kind == _FOLDER:
+            continue
+        _check_safe(name, kind, path)
+        if content + size > end:
+            raise _damaged(path, content, f"{name} ends after the file does: the tar is cut short")
+        yield Member(name, content, size)
+
+
+def _parse(block: bytes, path: str | Path, position: int) -> tuple[str, int, bytes]:
+    """Return name, size and type of a header whose checksum holds."""
+    stored = block[148:156].strip(b" \0")
+    try:
+        checksum = int(stored, 8)
+        # Sizes of 8 GiB and above are stored as a binary number marked by the first bit.
+        size_field = block[124:136]
+        size = (
+            int.from_bytes(size_field[1:], "big")
+            if size_field[0] & 0x80
+            else int(size_field.strip(b" \0") or b"0", 8)
+        )
+    except ValueError as error:
+        raise _damaged(path, position, "a header is damaged") from error
+    if checksum != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+        raise _damaged(path, position, "a header's checksum does not match")
+    name = block[:100].rstrip(b"\0")
+    prefix = block[345:500].rstrip(b"\0") if block[257:263] == b"ustar\0" else b""
+    full = prefix + b"/" + name if prefix else name
+    return full.decode("utf-8", "replace"), size, block[156:157]
+
+
+def _pax(extension: bytes, name: str | None) -> tuple[str | None, int | None]:
+    """Return the path and size that a pax header sets."""
+    size = None
+    position = 0
+    while match := _PAX_RECORD.match(extension, position):
+        end = position + int(match[1])
+        value = extension[match.end() : end - 1]
+        if match[2] == b"path":
+            name = value.decode("utf-8", "replace")
+        elif match[2] == b"size":
+            size = int(value)
+        if end <= position:
+            break
+        position = end
+    return name, size
+
+
+def _check_safe(name: str, kind: bytes, path: str | Path) -> None:
+    if kind not in _REGULAR:
+        what = _NAMES.get(kind, f"of type {kind!r}")
+        raise _refused(path, f"member {name!r} is {what}")
+    if name.startswith("/") or ".." in name.split("/"):
+        raise _refused(path, f"member {name!r} lies outside the archive")
+    if _CODE.fullmatch(name):
+        raise _refused(path, f"member {name!r} is of a kind that readers would run code from")
+
+
+def _refused(path: str | Path, what: str) -> UserError:
+    return UserError(
+        f"{path}: {what}", possible="regular files such as 0001.jpg, 0001.cls", mend="leave the tar out"
+    )
+
+
+def _damaged(path: str | Path, position: int, what: str) -> UserError:
+    return UserError(f"{path}: damaged at byte {position:,}: {what}", mend="fetch or write the tar again")
