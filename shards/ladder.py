@@ -101,7 +101,7 @@ def plan_ladder(
         RuntimeError: If a model breaks the contract; a third party's bug must not reach a label.
     """
     noisy = [ratio for ratio in ratios if ratio]
-    planned = model.plan(population, noisy, seed) if noisy or name == "from-file" else []
+    planned = model.plan(population, noisy, seed) if noisy or model.own_ratio else []
     levels = []
     for position, flips in enumerate(planned):
         _check(name, population, flips)

@@ -65,7 +65,7 @@ def write_manifest(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) ->
     """Write the manifest, a row group a table, whole or not at all."""
     with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for table in tables:
-            writer.write_table(table.cast(schema))
+            writer.write_table(table.select(schema.names).cast(schema))
 
 
 def write_index(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:

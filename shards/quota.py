@@ -97,6 +97,8 @@ def picks_by_rank(classes: Integers, order: Integers, sequence: Integers, num_cl
     starts = np.cumsum(sizes) - sizes
     by_class = np.argsort(sequence, kind="stable")
     counts = np.bincount(sequence, minlength=num_classes)
+    if np.any(counts > sizes):
+        raise ValueError(f"class {int(np.argmax(counts > sizes))} is picked more often than it has samples")
     first = np.cumsum(counts) - counts
     rank = np.empty(len(sequence), np.int64)
     rank[by_class] = np.arange(len(sequence)) - first[sequence[by_class]]

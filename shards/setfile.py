@@ -50,7 +50,7 @@ class SetInfo:
         fingerprint: Identity of the samples and their clean supervision; adding a level keeps it.
         manifest_sha256: Hash of manifest.parquet; adding a level changes it.
         index_sha256: Hash of index.arrow.
-        levels: Noisy levels by name, in the order asked; clean is always there and not listed.
+        levels: Noisy levels by name; clean is always there and not listed.
         shards: The tars, in order.
         primary: Level that the ``.cls`` or ``.txt`` members hold.
         request: What was asked of the writer, so that the same command finds its work done.

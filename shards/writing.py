@@ -277,9 +277,10 @@ def _plan(work: Path, request: WriteRequest, make_source: Callable[[], Source]) 
 
 
 def _make_plan(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
-    refuse_noise_on(source, request)
-    # The model first: its mistakes are the user's, and need no pass over the source.
+    # Before the pass over the source: what is wrong with the request shows at once.
     name, model = load_model(request.model, source.kind, request.model_file)
+    if any(request.ratios) or model.own_ratio:
+        refuse_noise_on(source, request)
     for stale in work.iterdir():
         stale.unlink()
     write_catalogue(source, work)
@@ -306,8 +307,6 @@ def _make_plan(work: Path, request: WriteRequest, source: Source) -> dict[str, A
 
 def refuse_noise_on(source: Source, request: WriteRequest) -> None:
     """Raise a UserError if noise would touch a held-out split, or samples that are noisy already."""
-    if not any(request.ratios) and request.model != "from-file":
-        return
     if source.held_out and not request.force:
         raise UserError(
             f"--source {request.source}: is a validation or test split, which noise must not touch",

@@ -79,10 +79,13 @@ class NoiseModel(Protocol):
     Attributes:
         kind: The supervision it alters.
         nested: Whether a lower level's flips are among a higher level's, with the same wrong value.
+        own_ratio: Whether the model decides the ratio, as labels from a file do. It is then planned
+            even when no ratio above 0 was asked for, and returns one level.
     """
 
     kind: Kind
     nested: bool
+    own_ratio: bool
 
     def plan(self, population: Population, ratios: Sequence[Fraction], seed: int) -> list[Flips]:
         """Return the flips of each ratio, in the order of ``ratios``."""

@@ -27,6 +27,7 @@ class CaptionSwap:
 
     kind: ClassVar[Kind] = "caption"
     nested: ClassVar[bool] = True
+    own_ratio: ClassVar[bool] = False
 
     def __init__(self, model_file: str | None = None) -> None:
         refuse_model_file("caption-swap", model_file)

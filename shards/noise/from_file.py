@@ -28,6 +28,7 @@ class FromFile:
 
     kind: ClassVar[Kind] = "class"
     nested: ClassVar[bool] = False
+    own_ratio: ClassVar[bool] = True
 
     def __init__(self, model_file: str | None = None) -> None:
         if not model_file:
@@ -56,7 +57,7 @@ class FromFile:
         if len(ratios) > 1 or any(abs(ratio - realised) > _TOLERANCE for ratio in ratios):
             asked = " ".join(f"{float(ratio):g}" for ratio in ratios)
             raise UserError(
-                f"--noise {asked}: the labels in {self._file} differ from the clean ones in {float(realised):.4f}",
+                f"--noise {asked}: of the labels in {self._file}, {float(realised):.4f} are not the clean",
                 mend=f"ask for --noise {float(realised):.4f}",
             )
         return [Flips(rows, given[rows])]
@@ -93,11 +94,13 @@ def _tensor(path: Path, name: str) -> np.ndarray[Any, Any]:
     """Return one array of a torch file, refusing any object that is neither tensor nor array."""
     import torch
 
-    # What NumPy arrays inside a torch file need; these constructors run no code of the file's.
-    allowed = [
+    # What NumPy arrays inside a torch file need, by NumPy 1's and 2's name; none runs code of the file's.
+    rebuild = np.empty(0).__reduce__()[0]
+    allowed: list[Any] = [
+        (rebuild, "numpy.core.multiarray._reconstruct"),
+        (rebuild, "numpy._core.multiarray._reconstruct"),
         np.ndarray,
         np.dtype,
-        np._core.multiarray._reconstruct,
         *{type(np.dtype(kind)) for kind in "iulqbB"},
     ]
     try:

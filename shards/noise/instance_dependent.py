@@ -5,8 +5,8 @@ a class gives scores p = softmax(x W_y) over the other classes. Their flip rates
 the ratio (0.05 becomes 0.10); here the samples are ranked by the Gumbel-top-k trick, which draws
 exactly round(r N) of them without replacement in proportion to how strongly their scores point away.
 
-``--model-file`` names the features: a ``.npy`` [N, D] in the source's order, an ``.npz``-free
-``.parquet`` with columns ``key`` and ``features``, or ``timm:MODEL`` to compute them.
+``--model-file`` names the features: a ``.npy`` [N, D] in the source's order, or a ``.parquet`` with
+columns ``key`` and ``features``.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ class InstanceDependent:
 
     kind: ClassVar[Kind] = "class"
     nested: ClassVar[bool] = True
+    own_ratio: ClassVar[bool] = False
 
     def __init__(self, model_file: str | None = None) -> None:
         if not model_file:
             raise UserError(
                 "--model instance-dependent: needs features",
-                mend="name them with --model-file features.npy, a row of numbers a sample, in the source's order",
+                mend="name them with --model-file features.npy, a row a sample in the source's order",
             )
         self._file = Path(model_file)
 

@@ -26,6 +26,7 @@ class PairFlip:
 
     kind: ClassVar[Kind] = "class"
     nested: ClassVar[bool] = True
+    own_ratio: ClassVar[bool] = False
 
     def __init__(self, model_file: str | None = None) -> None:
         self._map = _read_map(Path(model_file)) if model_file else None
@@ -38,7 +39,8 @@ class PairFlip:
         largest = max(counts, default=0)
         if largest > sizes.sum():
             raise UserError(
-                f"--noise {float(max(ratios)):g}: {largest:,} flips, and the mapped classes hold {sizes.sum():,} samples",
+                f"--noise {float(max(ratios)):g}: {largest:,} flips, and the mapped classes have "
+                f"{sizes.sum():,} samples",
                 mend="lower the ratio, or map more classes",
             )
         ties = mix(np.arange(population.num_classes, dtype=np.uint64), seed, "class turn")

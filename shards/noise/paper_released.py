@@ -22,6 +22,7 @@ class PaperReleased:
 
     kind: ClassVar[Kind] = "caption"
     nested: ClassVar[bool] = False
+    own_ratio: ClassVar[bool] = False
 
     def __init__(self, model_file: str | None = None) -> None:
         refuse_model_file("paper-released", model_file)

@@ -23,6 +23,7 @@ class Symmetric:
 
     kind: ClassVar[Kind] = "class"
     nested: ClassVar[bool] = True
+    own_ratio: ClassVar[bool] = False
 
     def __init__(self, model_file: str | None = None) -> None:
         refuse_model_file("symmetric", model_file)

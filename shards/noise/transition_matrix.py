@@ -31,6 +31,7 @@ class TransitionMatrix:
 
     kind: ClassVar[Kind] = "class"
     nested: ClassVar[bool] = True
+    own_ratio: ClassVar[bool] = False
 
     def __init__(self, model_file: str | None = None) -> None:
         if not model_file:
@@ -86,11 +87,12 @@ class TransitionMatrix:
         expected = float(population.class_sizes @ leave)
         if count and not expected:
             raise UserError(f"--model-file {self._file}: flips nothing", mend="put weight off the diagonal")
-        if count and count / expected * float(leave.max()) > 1:
+        # The weights are rounded, so the last millionth is not promised.
+        if count and count / expected * float(leave.max()) > 1 - _TOLERANCE:
             most = expected / float(leave.max()) / len(population)
             raise UserError(
                 f"--noise {float(max(ratios)):g}: more than class {int(leave.argmax())} has samples for",
-                possible=f"up to {most:.4g} with this matrix, whose own rate is {expected / len(population):.4g}",
+                possible=f"up to {most:.4g} with this matrix (own rate: {expected / len(population):.4g})",
             )
 
 

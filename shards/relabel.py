@@ -1,0 +1,193 @@
+"""``python -m shards.relabel``: add a noise level to a set without touching its images.
+
+Always planned from the clean supervision. The manifest and the index gain a column; the tars, and
+the fingerprint of the set, stay. Loaders that read ``.cls`` or ``.json`` from the tars see only the
+levels that the set was written with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from nml.cli import Parser, run
+from nml.errors import UserError
+from nml.files import sha256_file, write_json
+from nml.levels import parse_ratio
+from shards.catalogue import KeyColumn, hash_column
+from shards.hashing import hash_keys
+from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder
+from shards.manifest import (
+    Statistics,
+    index_schema,
+    iter_manifest,
+    manifest_schema,
+    write_index,
+    write_manifest,
+)
+from shards.noise import Population
+from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo
+from shards.shardset import ShardSet
+
+PROGRAM = "python -m shards.relabel"
+
+_EPILOG = """
+examples:
+  python -m shards.relabel data/shards/digits --noise 0.15
+  python -m shards.relabel data/shards/cifar10 --noise 0.1 --model pair-flip
+"""
+
+
+def relabel(
+    folder: Path, ratios: Sequence[Fraction], model_name: str | None, model_file: str | None, seed: int | None
+) -> tuple[SetInfo, list[Level]]:
+    """Add levels to the set in ``folder``; return the set and the levels added.
+
+    Raises:
+        UserError: If there is no set, a level is there already, or a model cannot do it.
+    """
+    check_ratios(ratios)
+    with _exclusive(folder):
+        shard_set = ShardSet.open(folder)
+        info = shard_set.info
+        population = read_population(shard_set)
+        name, model = load_model(model_name, info.kind, model_file)
+        planned = plan_ladder(model, name, population, ratios, info.seed if seed is None else seed)
+        for level, _ in planned:
+            if level.name in info.levels:
+                raise UserError(
+                    f"{folder}: level {level.name} is there already ({info.levels[level.name].describe()})",
+                    mend="choose another ratio, or write another set",
+                )
+        return _add(folder, info, shard_set, planned), [level for level, _ in planned]
+
+
+def read_population(shard_set: ShardSet) -> Population:
+    """Return a set's samples and clean supervision, ready to be planned over."""
+    index, info = shard_set.index, shard_set.info
+    keys = KeyColumn(index.column("key"))
+    empty = np.empty(0, np.int64)
+    caption = info.kind == "caption"
+    return Population(
+        kind=info.kind,
+        hashes=hash_keys(keys),
+        labels=empty if caption else index.column("label").to_numpy().astype(np.int64),
+        num_classes=len(info.classes or ()),
+        texts=hash_column(index.column("caption")) if caption else np.empty(0, np.uint64),
+        keys=keys,
+    )
+
+
+def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[PlannedLevel]) -> SetInfo:
+    levels = {**info.levels, **{level.name: level for level, _ in planned}}
+    columns = [clean_column(info.kind), *(level.column for level in levels.values())]
+    statistics = Statistics(
+        info.kind, len(info.classes or ()), {name: level.column for name, level in levels.items()}
+    )
+    clean = shard_set.index.column(columns[0])
+    added = {
+        level.column: _column(clean, planned_level, info)
+        for planned_level in planned
+        for level in [planned_level.level]
+    }
+
+    def tables() -> Iterator[pa.Table]:
+        start = 0
+        for table in iter_manifest(folder / MANIFEST_FILE):
+            # A killed run may have left a column here that set.json does not name.
+            table = table.select([name for name in table.column_names if name not in added])
+            for column, values in added.items():
+                table = table.append_column(column, values.slice(start, table.num_rows))
+            start += table.num_rows
+            yield table
+
+    # Old and new files differ in nothing but added columns, and set.json names what is valid: a kill
+    # between these lines leaves a set whose old levels read as before, and the same command mends it.
+    write_index(folder / INDEX_FILE, index_schema(info.kind, columns, info.fingerprint), tables())
+    write_manifest(
+        folder / MANIFEST_FILE, manifest_schema(info.kind, columns), _counted(tables(), statistics)
+    )
+    write_json(folder / STATS_FILE, statistics.as_json(info.classes))
+    changed = replace(
+        info,
+        levels=levels,
+        manifest_sha256=sha256_file(folder / MANIFEST_FILE),
+        index_sha256=sha256_file(folder / INDEX_FILE),
+    )
+    write_json(folder / SET_FILE, changed.as_json())
+    return changed
+
+
+def _counted(tables: Iterator[pa.Table], statistics: Statistics) -> Iterator[pa.Table]:
+    for table in tables:
+        statistics.add(table)
+        yield table
+
+
+def _column(clean: pa.ChunkedArray, planned: PlannedLevel, info: SetInfo) -> pa.ChunkedArray:
+    """Return a level's supervision of every sample."""
+    rows, values = planned.flips
+    if info.kind == "class":
+        labels = clean.to_numpy().copy()
+        labels[rows] = values
+        return pa.chunked_array([pa.array(labels, pa.int32())])
+    source = np.arange(len(clean), dtype=np.int64)
+    source[rows] = values
+    return clean.take(pa.array(source))
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time change a set."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}", mend="name the folder of a shard set") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def build_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(
+        PROGRAM,
+        "Add noise levels to a shard set. Images are not touched, and clean labels always stay.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("set", type=str, help="folder of the set")
+    parser.add_argument("--noise", nargs="+", default=[], type=str, help="noise ratios, above 0 and below 1")
+    parser.add_argument("--model", default=None, type=str, help="noise model (default: as shards.write)")
+    parser.add_argument("--model-file", default=None, type=str, help="what the model reads")
+    parser.add_argument("--seed", default=None, type=int, help="seed of the noise (default: the set's own)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    arguments = build_parser().parse_args(argv)
+    ratios = tuple(parse_ratio(text) for text in arguments.noise)
+    if not all(ratios) or (not ratios and arguments.model != "from-file"):
+        raise UserError(
+            "--noise: names no level to add",
+            possible="ratios above 0; clean is always there",
+            mend="--noise 0.15",
+        )
+    _, levels = relabel(Path(arguments.set), ratios, arguments.model, arguments.model_file, arguments.seed)
+    for level in levels:
+        print(level.describe())
+    print(f"set: {arguments.set}")
+
+
+if __name__ == "__main__":
+    run(main)

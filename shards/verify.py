@@ -1,0 +1,275 @@
+"""``python -m shards.verify``: hold a set to everything its set.json claims."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from nml.cli import Parser, is_interactive, run
+from nml.errors import UserError
+from nml.files import sha256_file
+from nml.levels import level_ratio
+from shards.finishing import supervision_digest
+from shards.hashing import hash_keys
+from shards.ladder import Level
+from shards.manifest import iter_manifest
+from shards.noise import NOISE_MODELS, exact_count
+from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, SetInfo, Shard, fingerprint, parse_set_info
+from shards.tarsamples import tar_samples
+from shards.tarwalk import walk
+
+PROGRAM = "python -m shards.verify"
+
+# Models whose count is exact by construction; others are held to what they recorded.
+_EXACT = ("symmetric", "pair-flip", "transition-matrix", "instance-dependent", "caption-swap")
+
+
+class Finding(NamedTuple):
+    """One check and what it found.
+
+    Attributes:
+        name: What was checked.
+        problem: What is wrong; empty if nothing is.
+    """
+
+    name: str
+    problem: str
+
+
+def verify(folder: Path, *, images: bool = True) -> Iterator[Finding]:
+    """Check a set, yielding a finding a check; later checks run even if earlier ones fail.
+
+    Args:
+        folder: The set.
+        images: Also read every shard: its hash, and each member and image against the manifest.
+
+    Raises:
+        UserError: If there is no set, or its set.json is damaged.
+    """
+    if not (folder / SET_FILE).is_file():
+        raise UserError(
+            f"{folder}: no shard set there ({SET_FILE} is missing)", mend="name the folder of a set"
+        )
+    info = parse_set_info((folder / SET_FILE).read_bytes(), str(folder / SET_FILE))
+    yield Finding("manifest hash", _same_hash(folder / MANIFEST_FILE, info.manifest_sha256))
+    yield Finding("index hash", _same_hash(folder / INDEX_FILE, info.index_sha256))
+    for shard in info.shards:
+        yield Finding(f"{shard.name} size", _same_size(folder, shard))
+    try:
+        manifest = pa.concat_tables(iter_manifest(folder / MANIFEST_FILE))
+    except (OSError, pa.ArrowException) as error:
+        yield Finding("manifest", f"cannot be read: {error}")
+        return
+    for name, check in _MANIFEST_CHECKS.items():
+        yield Finding(name, check(manifest, info))
+    yield from _levels(manifest, info)
+    if images:
+        for number, shard in enumerate(tqdm(info.shards, desc="verifying", disable=not is_interactive())):
+            yield Finding(
+                f"{shard.name} content", _shard_content(folder, shard, _rows_of(manifest, number), info)
+            )
+
+
+def _same_hash(path: Path, expected: str) -> str:
+    if not path.is_file():
+        return f"{path} is missing"
+    found = sha256_file(path)
+    return (
+        "" if found == expected else f"{path} has SHA-256 {found[:12]}..., set.json says {expected[:12]}..."
+    )
+
+
+def _same_size(folder: Path, shard: Shard) -> str:
+    path = folder / shard.name
+    if not path.is_file():
+        return f"{path} is missing"
+    found = path.stat().st_size
+    return "" if found == shard.bytes else f"{path} has {found:,} bytes, set.json says {shard.bytes:,}"
+
+
+def _counts(manifest: pa.Table, info: SetInfo) -> str:
+    if manifest.num_rows != info.num_samples or manifest.num_rows != sum(
+        shard.samples for shard in info.shards
+    ):
+        return f"{manifest.num_rows} rows in the manifest, {info.num_samples} samples in set.json"
+    return ""
+
+
+def _keys(manifest: pa.Table, info: SetInfo) -> str:  # noqa: ARG001 - one signature for all checks
+    distinct = pc.count_distinct(manifest["key"]).as_py()
+    return "" if distinct == manifest.num_rows else f"{manifest.num_rows - distinct} keys occur twice"
+
+
+def _identity(manifest: pa.Table, info: SetInfo) -> str:
+    clean = hashlib.sha256()
+    column = "label" if info.kind == "class" else "caption"
+    start = 0
+    for shard in info.shards:
+        clean.update(supervision_digest(manifest.slice(start, shard.samples), column))
+        start += shard.samples
+    found = fingerprint(info.kind, info.classes, info.shards, clean.digest())
+    return "" if found == info.fingerprint else "the fingerprint does not match the manifest and the shards"
+
+
+_MANIFEST_CHECKS: dict[str, Callable[[pa.Table, SetInfo], str]] = {
+    "sample counts": _counts,
+    "unique keys": _keys,
+    "fingerprint": _identity,
+}
+
+
+def _levels(manifest: pa.Table, info: SetInfo) -> Iterator[Finding]:
+    """Check counts of every level, and nesting between neighbours of one model and seed."""
+    clean = manifest["label" if info.kind == "class" else "caption"]
+    changed = {}
+    for level in info.levels.values():
+        if level.column not in manifest.column_names:
+            yield Finding(f"{level.name} count", f"the manifest has no column {level.column}")
+            continue
+        changed[level.name] = pc.not_equal(clean, manifest[level.column]).to_numpy()
+        yield Finding(f"{level.name} count", _level_count(level, changed[level.name], info))
+        yield Finding(f"{level.name} values", _level_values(level, manifest, info))
+    ladder = sorted((level for level in info.levels.values() if level.name in changed), key=_ratio)
+    for low, high in pairwise(ladder):
+        if (low.model, low.seed) == (high.model, high.seed) and _nested(low.model):
+            yield Finding(f"{low.name} nested in {high.name}", _nesting(low, high, changed, manifest, info))
+
+
+def _ratio(level: Level) -> float:
+    return float(level_ratio(level.name))
+
+
+def _nested(model: str) -> bool:
+    """Whether a model promises nesting; unknown for one that is not installed here."""
+    return model in NOISE_MODELS.names() and bool(getattr(NOISE_MODELS.load(model), "nested", False))
+
+
+def _level_count(level: Level, changed: np.ndarray, info: SetInfo) -> str:
+    found = int(changed.sum())
+    if found != level.flipped:
+        return f"{found} samples differ from clean, set.json says {level.flipped}"
+    moved = level.flipped if level.moved is None else level.moved
+    asked = exact_count(level_ratio(level.name), info.num_samples)
+    if level.model in _EXACT and moved != asked:
+        return f"{moved} samples altered, round({level.asked} * {info.num_samples}) is {asked}"
+    return ""
+
+
+def _level_values(level: Level, manifest: pa.Table, info: SetInfo) -> str:
+    """Labels are classes of the set; swapped captions are the clean ones, each still used once."""
+    if info.kind == "class":
+        bounds = pc.min_max(manifest[level.column]).as_py()
+        if bounds["min"] < 0 or bounds["max"] >= len(info.classes or ()):
+            return f"labels from {bounds['min']} to {bounds['max']} for {len(info.classes or ())} classes"
+        return ""
+    clean, given = (np.sort(hash_keys(manifest[name].to_pylist())) for name in ("caption", level.column))
+    return "" if np.array_equal(clean, given) else "the captions are not the clean ones in another order"
+
+
+def _nesting(
+    low: Level, high: Level, changed: dict[str, np.ndarray], manifest: pa.Table, info: SetInfo
+) -> str:
+    lost = int(np.count_nonzero(changed[low.name] & ~changed[high.name]))
+    # An odd caption level ends in a ring of three, two of whose members carry another caption.
+    ring = 2 if info.kind == "caption" and (low.moved or 0) % 2 else 0
+    if lost > ring:
+        return f"{lost} samples altered at {low.name} are clean at {high.name}"
+    both = changed[low.name] & changed[high.name]
+    differ = pc.not_equal(manifest[low.column], manifest[high.column]).to_numpy() & both
+    if int(differ.sum()) > ring:
+        return f"{int(differ.sum())} samples are wrong in another way at {high.name}"
+    return ""
+
+
+def _rows_of(manifest: pa.Table, number: int) -> pa.Table:
+    return manifest.filter(pc.equal(manifest["shard"], number))
+
+
+def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) -> str:
+    """Compare a shard's hash, and each member's place, name and content, with the manifest."""
+    path = folder / shard.name
+    if not path.is_file():
+        return f"{path} is missing"
+    if shard.sha256 and sha256_file(path) != shard.sha256:
+        return f"{path} does not match its SHA-256 in set.json{_first_damaged(path, rows)}"
+    if not info.request:
+        return _first_damaged(path, rows)
+    samples = list(tar_samples(walk(path)))
+    if len(samples) != rows.num_rows:
+        return f"{path} holds {len(samples)} samples, the manifest {rows.num_rows}"
+    supervision = "cls" if info.kind == "class" else "txt"
+    primary = info.all_levels()[info.primary].column
+    with path.open("rb") as file:
+        for sample, row in zip(samples, rows.to_pylist(), strict=True):
+            image = sample.image()
+            if sample.base != row["key"] or image is None or image.offset != row["image_offset"]:
+                return f"{path}: sample {sample.base} stands where the manifest has {row['key']}"
+            for extension, column in ((supervision, primary), ("json", None)):
+                member = sample.members[extension]
+                file.seek(member.offset)
+                content = file.read(member.size).decode()
+                if column and content != str(row[column]):
+                    return f"{path}: {member.name} holds {content!r}, the manifest {row[column]!r}"
+                if column is None and (problem := _json_differs(json.loads(content), row)):
+                    return f"{path}: {member.name}: {problem}"
+    return _first_damaged(path, rows).lstrip("; ")
+
+
+def _json_differs(record: dict[str, object], row: dict[str, object]) -> str:
+    """Name a field of a ``.json`` member that the manifest contradicts."""
+    for name, value in record.items():
+        if row.get(name) != value:
+            return f"{name} is {value!r}, the manifest says {row.get(name)!r}"
+    return ""
+
+
+def _first_damaged(path: Path, rows: pa.Table) -> str:
+    """Name the first image whose bytes do not match the manifest, if one does not."""
+    columns = (rows[name].to_pylist() for name in ("key", "image_offset", "image_size", "sha256"))
+    with path.open("rb") as file:
+        for key, offset, size, sha256 in zip(*columns, strict=True):
+            file.seek(offset)
+            if hashlib.sha256(file.read(size)).digest() != sha256:
+                return f"; the first damaged image is {key}"
+    return ""
+
+
+def build_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(
+        PROGRAM,
+        "Check a shard set: hashes and sizes, exact counts of every level, nesting, and every image.",
+        epilog="example:\n  python -m shards.verify data/shards/digits",
+    )
+    parser.add_argument("set", type=str, help="folder of the set")
+    parser.add_argument("--quick", action="store_true", help="leave out the images: seconds for any set")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit status is 1 if anything is wrong."""
+    arguments = build_parser().parse_args(argv)
+    checks = problems = 0
+    for finding in verify(Path(arguments.set), images=not arguments.quick):
+        checks += 1
+        if finding.problem:
+            problems += 1
+            print(f"WRONG {finding.name}: {finding.problem}")
+    if problems:
+        print(f"{problems} of {checks} checks failed: {arguments.set}")
+        return 1
+    print(f"all {checks} checks passed: {arguments.set}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
