@@ -29,6 +29,7 @@ from slurm.rendezvous import choose_port, node_address
 
 OPEN = "open.json"
 CLOSE = "close.json"
+KILL_SECONDS = 300
 _STEP = re.compile(r"step-(\d+)")
 # A job in another state was cancelled, or is on its way back already.
 _REQUEUE_FROM = ("RUNNING", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
@@ -111,14 +112,24 @@ def close_attempt(submission: Submission, status: int, *, logs: Path) -> int:
     folder = Path(member.record) / own_attempt()
     log = logs / f"{own_job()}_0_log.out"
     verdict = judge(member, folder, status, world=int(os.environ.get("SLURM_NTASKS") or 1), log=log)
+    # Before the requeue: once Slurm has it, this process may be killed at any moment.
+    _record(member, verdict, status)
     if verdict.outcome == "requeue":
-        verdict = _requeue(verdict)
+        refusal = _requeue()
+        if not refusal:
+            # Slurm ends the batch script; ending by itself, it would look like the end of the job.
+            time.sleep(KILL_SECONDS)
+        _record(member, Verdict("failed", f"{verdict.reason}; {refusal}"), status)
+    return 0 if verdict.outcome == "done" else status or 1
+
+
+def _record(member: Member, verdict: Verdict, status: int) -> None:
     step = newest_step(Path(member.progress)) if member.progress else 0
-    write_json(folder / CLOSE, {**verdict._asdict(), "status": status, "step": step, "time": time.time()})
+    write_json(
+        Path(member.record) / own_attempt() / CLOSE,
+        {**verdict._asdict(), "status": status, "step": step, "time": time.time()},
+    )
     print(f"{member.name}: attempt {own_attempt()}: {verdict.outcome}: {verdict.reason}", flush=True)
-    if verdict.outcome == "done":
-        return 0
-    return status or 1
 
 
 def judge(member: Member, folder: Path, status: int, *, world: int, log: Path) -> Verdict:
@@ -128,11 +139,11 @@ def judge(member: Member, folder: Path, status: int, *, world: int, log: Path) -
     complete = member.done is None or Path(member.done).exists()
     if status == 0 and complete and not (stops and member.done is None):
         return Verdict("done", "complete")
-    if stops:
-        return Verdict("requeue", f"stopped by {signal.Signals(int(str(min(stops, key=str)))).name}")
     lost = sorted(set(range(world)) - {int(str(one["rank"])) for one in ranks})
     if lost:
         return Verdict("requeue", f"lost rank {', '.join(map(str, lost))}")
+    if stops:
+        return Verdict("requeue", f"stopped by {signal.Signals(int(str(min(stops, key=str)))).name}")
     killed = [one for one in ranks if one["status"] in (-signal.SIGKILL, -signal.SIGBUS)]
     if killed:
         return Verdict("requeue", f"rank {killed[0]['rank']} was killed on {killed[0]['host']}")
@@ -152,17 +163,14 @@ def _port_was_taken(log: Path) -> bool:
     return any(words in last for words in _PORT_TAKEN)
 
 
-def _requeue(verdict: Verdict) -> Verdict:
-    """Ask Slurm to run the job again, unless it was cancelled or is coming back anyway."""
+def _requeue() -> str:
+    """Ask Slurm to run the job again; return why it will not, or nothing."""
     job = own_job()
-    shown = _scontrol("show", "job", job, "--oneliner").stdout
-    state = re.search(r"\bJobState=(\w+)", shown)
+    state = re.search(r"\bJobState=(\w+)", _scontrol("show", "job", job, "--oneliner").stdout)
     if state and state[1] not in _REQUEUE_FROM:
-        return Verdict("failed", f"{verdict.reason}; the job is {state[1]}, so it is left alone")
+        return f"the job is {state[1]}, so it is left alone"
     done = _scontrol("requeue", job)
-    if done.returncode:
-        return Verdict("failed", f"{verdict.reason}; requeue refused: {done.stderr.strip()}")
-    return verdict
+    return f"requeue refused: {done.stderr.strip()}" if done.returncode else ""
 
 
 def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:

@@ -115,7 +115,9 @@ class _Watched:
         return status if status > 0 else 128 - status
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
-        self.stop_signal = number
+        # srun ends the step of a failed rank with SIGTERM too, and that is no stop.
+        if self.stop_signal is None and not (self.folder / FAILED).exists():
+            self.stop_signal = number
 
     def _record(self, status: int | None) -> None:
         write_json(

@@ -61,8 +61,8 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 ReturnToService=2
-KillWait=30
-SlurmdTimeout=10
+KillWait=10
+SlurmdTimeout=5
 SlurmctldTimeout=30
 MessageTimeout=20
 MailProg=/bin/true
@@ -73,6 +73,7 @@ JobAcctGatherType=jobacct_gather/none
 PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes={names} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
+_NODE = "CPUs=2 RealMemory=4000"
 _ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
@@ -248,7 +249,7 @@ class SlurmCluster:
     def _write_conf(self, accounting: str) -> None:
         host = socket.gethostname()
         lines = [
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} CPUs=2"
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} {_NODE}"
             for name in self.nodes
         ]
         self.conf.write_text(

@@ -1,0 +1,97 @@
+"""Fixtures of the launcher's tests: a real Slurm, and a project whose rooms do no work."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "slurm_cluster"))
+
+from slurm_daemons import SlurmCluster, missing, running_cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+TOYS = Path(__file__).parent / "toy_rooms"
+WAIT_SECONDS = 60
+
+
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[SlurmCluster]:
+    reason = missing(accounting=True)
+    if reason:
+        pytest.skip(reason)
+    with running_cluster(nodes=8, accounting=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(shared_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlurmCluster]:
+    """A cluster of 8 idle nodes with accounting; this process talks to it."""
+    for name, value in shared_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield shared_cluster
+    shared_cluster.reset()
+
+
+@dataclasses.dataclass
+class Project:
+    """A copy of the launcher, with toy rooms around it, and a folder to work in.
+
+    Attributes:
+        code: The root of the code: slurm/launch.py and the rooms.
+        work: The current folder of the commands.
+    """
+
+    code: Path
+    work: Path
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """Start ``python slurm/launch.py WORDS``."""
+        return subprocess.Popen(
+            [sys.executable, str(self.code / "slurm" / "launch.py"), *words],
+            cwd=self.work,
+            env=os.environ | {"NML_SUBMIT_RETRY_SECONDS": "0.1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def launch(self, *words: str, status: int = 0, **environment: str) -> str:
+        """Run ``python slurm/launch.py WORDS`` and return what it printed."""
+        process = self.start(*words, **environment)
+        output, errors = process.communicate(timeout=WAIT_SECONDS)
+        assert process.returncode == status, output + errors
+        return output + errors
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    code = tmp_path / "code"
+    for room in ("nml", "slurm"):
+        shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(TOYS, code, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (code / "recipes").mkdir()
+    (code / "recipes" / "quickstart.yaml").write_text("{}\n")
+    work = tmp_path / "work"
+    work.mkdir()
+    return Project(code, work)
+
+
+def wait_until(condition: Callable[[], object], what: str = "", seconds: float = WAIT_SECONDS) -> None:
+    """Wait for a condition, and say what it was if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what or condition}"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def waiting() -> Callable[..., None]:
+    return wait_until

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from slurm_daemons import SlurmCluster
+
+pytestmark = pytest.mark.slurm
+HOLD = ("--recipe.steps", "12", "--recipe.hold", "6")
+
+
+def job_id(said: str) -> str:
+    found = re.search(r"submitted job (\d+)", said)
+    assert found, said
+    return found[1]
+
+
+def log(run: Path, job: str, rank: int = 0) -> str:
+    return (run / "launch" / f"{job}_{rank}_log.out").read_text()
+
+
+class Run:
+    """A run that was submitted, and how a test follows it."""
+
+    def __init__(self, cluster: SlurmCluster, wait: Callable[..., None], run: Path, job: str) -> None:
+        self.cluster, self.wait, self.path, self.job = cluster, wait, run, job
+
+    def state(self) -> str:
+        shown = self.cluster.call("scontrol", "show", "job", self.job, "--oneliner", check=False)
+        found = re.search(r"JobState=(\w+)", shown)
+        return found[1] if found else ""
+
+    def wait_for_hold(self) -> None:
+        metrics = self.path / "metrics.jsonl"
+
+        def held() -> bool:
+            assert self.state() in ("PENDING", "RUNNING"), log(self.path, self.job)
+            return metrics.exists() and len(metrics.read_text().splitlines()) >= 6
+
+        self.wait(held, "step 6")
+
+    def come_back(self) -> None:
+        """Wait for the requeue and end Slurm's two minutes of waiting after it."""
+        self.wait(lambda: self.restarts() and self.state() != "COMPLETING", "a requeued job")
+        # Slurm counts in seconds whether a node's word about this job is from before the requeue.
+        self.cluster.call("scontrol", "update", f"JobId={self.job}", "StartTime=now+2", check=False)
+
+    def restarts(self) -> int:
+        shown = self.cluster.call("scontrol", "show", "job", self.job, "--oneliner", check=False)
+        found = re.search(r"Restarts=(\d+)", shown)
+        return int(found[1]) if found else 0
+
+    def finish(self) -> str:
+        (self.path / "go").touch()
+        self.wait(lambda: self.state() not in ("PENDING", "RUNNING", "COMPLETING"), "the end of the job")
+        assert self.state() == "COMPLETED", log(self.path, self.job)
+        assert (self.path / "DONE.json").exists()
+        return (self.path / "export" / "model.safetensors").read_text()
+
+
+@pytest.fixture
+def submitted(cluster, project, waiting) -> Callable[..., Run]:
+    def submit(*words: str) -> Run:
+        said = project.launch("pretrain", "--noise", "0.2", *words)
+        run = Path(said.strip().rsplit("run: ", 1)[1])
+        return Run(cluster, waiting, run, job_id(said))
+
+    return submit
+
+
+@pytest.fixture
+def undisturbed(project) -> Callable[[int], str]:
+    """The weights of the same run with local processes, which nothing disturbs."""
+
+    def train(world: int) -> str:
+        said = project.launch(
+            "pretrain", "--noise", "0.2", "--nodes", str(world), "--cluster", "local", "--run-dir", "local"
+        )
+        return (Path(said.strip().rsplit("run: ", 1)[1]) / "export" / "model.safetensors").read_text()
+
+    return train
+
+
+def test_eight_nodes_train_as_eight_local_processes_do(submitted, undisturbed) -> None:
+    run = submitted("--nodes", "8")
+    assert run.finish() == undisturbed(8)
+    assert not list(run.path.glob("launch/*_8_log.out"))
+    assert len(list(run.path.glob("launch/*_log.out"))) == 8
+
+
+def test_a_requeued_run_ends_with_the_weights_of_an_undisturbed_one(submitted, cluster, undisturbed) -> None:
+    run = submitted("--nodes", "4", *HOLD)
+    run.wait_for_hold()
+    cluster.call("scontrol", "requeue", run.job)
+    run.come_back()
+    assert run.finish() == undisturbed(4)
+
+
+def test_the_time_limit_signal_saves_and_requeues(submitted, cluster, undisturbed) -> None:
+    run = submitted("--nodes", "4", *HOLD)
+    run.wait_for_hold()
+    cluster.call("scancel", "--signal=USR2", run.job)
+    run.come_back()
+    assert run.finish() == undisturbed(4)
+    # Step 6 is no regular checkpoint: it was saved because of the signal.
+    assert (run.path / "checkpoints" / "step-00000006").exists()
+    [first, _] = [
+        json.loads(file.read_text()) for file in sorted(run.path.glob("launch/attempts/*/close.json"))
+    ]
+    assert first["outcome"] == "requeue"
+    assert first["reason"] == "stopped by SIGUSR2"
+
+
+def test_preemption_saves_and_requeues(submitted, cluster, undisturbed) -> None:
+    run = submitted("--nodes", "4", *HOLD)
+    run.wait_for_hold()
+    cluster.call(
+        "sbatch", "--partition=urgent", "--nodes=8", "--exclusive", "--output=/dev/null", "--wrap=true"
+    )
+    run.come_back()
+    assert run.finish() == undisturbed(4)
+    assert (run.path / "checkpoints" / "step-00000006").exists()
+
+
+def test_a_run_survives_the_death_of_a_node(submitted, cluster, undisturbed) -> None:
+    run = submitted("--nodes", "4", *HOLD)
+    run.wait_for_hold()
+    cluster.kill_node("n2")
+    run.come_back()
+    assert run.finish() == undisturbed(4)
+    [first, _] = [
+        json.loads(file.read_text()) for file in sorted(run.path.glob("launch/attempts/*/close.json"))
+    ]
+    assert first["reason"] == "lost rank 2"
