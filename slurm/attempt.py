@@ -25,6 +25,7 @@ from typing import NamedTuple
 from nml.files import write_json
 from slurm.job import rank_records
 from slurm.members import Member, Submission, own_attempt, own_index, own_job
+from slurm.receipts import write_receipts
 from slurm.rendezvous import choose_port, node_address
 
 OPEN = "open.json"
@@ -112,6 +113,8 @@ def close_attempt(submission: Submission, status: int, *, logs: Path) -> int:
     folder = Path(member.record) / own_attempt()
     log = logs / f"{own_job()}_0_log.out"
     verdict = judge(member, folder, status, world=int(os.environ.get("SLURM_NTASKS") or 1), log=log)
+    if verdict.outcome == "done" and member.probe:
+        write_receipts(member.probe)
     # Before the requeue: once Slurm has it, this process may be killed at any moment.
     _record(member, verdict, status)
     if verdict.outcome == "requeue":

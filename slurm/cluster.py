@@ -1,6 +1,7 @@
 """What a job asks of Slurm: the defaults here, then a cluster file, then the command line.
 
-A cluster file is YAML with any of the fields of :class:`Resources`. Examples are in slurm/clusters/.
+A cluster file is YAML with any of the fields of :class:`Resources`, and under ``stages`` with those
+that differ for shards, pretrain, probes or report. Examples are in slurm/clusters/.
 The user's own file is ``~/.config/noisy-model-learning/cluster.yaml`` (or under XDG_CONFIG_HOME);
 ``--cluster-file`` names another, or an example by name.
 """
@@ -18,6 +19,7 @@ import yaml
 from nml.errors import UserError, unknown_name
 
 EXAMPLES = Path(__file__).resolve().parent / "clusters"
+STAGES = ("shards", "pretrain", "probes", "report")
 DEFAULT_TIME = "24:00:00"
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
 
@@ -120,17 +122,18 @@ def user_file() -> Path:
     return Path(home) / "noisy-model-learning" / "cluster.yaml"
 
 
-def load_resources(named: str | None, given: dict[str, Any]) -> Resources:
-    """Merge the defaults, a cluster file and what the command line gave.
+def load_resources(named: str | None, given: dict[str, Any], stage: str = "pretrain") -> Resources:
+    """Merge the defaults, a cluster file, its part for a stage and what the command line gave.
 
     Args:
         named: A cluster file's path, the name of an example, or None for the user's own file.
         given: Fields from the command line; None and "" count as not given.
+        stage: The stage that the job belongs to.
 
     Raises:
         UserError: If a file is missing or malformed, or a value is impossible.
     """
-    fields = _read(_find(named))
+    fields = _read(_find(named), stage)
     fields |= {name: value for name, value in given.items() if value is not None and value != ""}
     return Resources(**fields)
 
@@ -147,7 +150,7 @@ def _find(named: str | None) -> Path | None:
     return examples[named]
 
 
-def _read(file: Path | None) -> dict[str, Any]:
+def _read(file: Path | None, stage: str) -> dict[str, Any]:
     if file is None:
         return {}
     try:
@@ -156,8 +159,15 @@ def _read(file: Path | None) -> dict[str, Any]:
         raise UserError(f"cluster file {file}: does not read: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"cluster file {file}: holds no fields", possible="lines such as `partition: gpu`")
+    stages = content.pop("stages", None) or {}
+    for name in stages:
+        if name not in STAGES:
+            raise unknown_name(f"cluster file {file}: stages", str(name), STAGES)
+    own = stages.get(stage) or {}
+    if not isinstance(own, dict):
+        raise UserError(f"cluster file {file}: stages: {stage}: holds no fields")
     kinds = {field.name: field for field in dataclasses.fields(Resources)}
-    return {name: _convert(file, name, value, kinds) for name, value in content.items()}
+    return {name: _convert(file, name, value, kinds) for name, value in {**content, **own}.items()}
 
 
 def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from nml import cli
-from slurm import pretraining
+from slurm import pretraining, sweep
 
 PROG = "python slurm/launch.py"
 _DESCRIPTION = """Launch the rooms on a Slurm cluster, or on this machine where there is none."""
-_SUBCOMMANDS = {"pretrain": pretraining}
+_SUBCOMMANDS = {"pretrain": pretraining, "sweep": sweep}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -54,13 +54,16 @@ class RankCommand:
         watched = _Watched(
             Path(member.record) / own_attempt(), rank, world, saves=member.progress is not None
         )
-        sys.exit(watched.run(list(member.argv), os.environ | _environment(submission, member, rank, world)))
+        environment = os.environ | _environment(submission, member, rank, world)
+        sys.exit(watched.run(list(member.argv), environment, member.cwd))
 
 
 def _environment(submission: Submission, member: Member, rank: int, world: int) -> dict[str, str]:
     """Return what a rank's command finds in its environment beyond Slurm's."""
     own = {
         "PYTHONPATH": os.pathsep.join(filter(None, [submission.snapshot, os.environ.get("PYTHONPATH")])),
+        # The command runs in its user's folder, which may well be the live code.
+        "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         # One thread a rank unless asked for more: torch would take every core of the node.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or "1",
@@ -94,13 +97,13 @@ class _Watched:
         self.stop_signal: int | None = None
         self.answered = False
 
-    def run(self, argv: list[str], environment: dict[str, str]) -> int:
+    def run(self, argv: list[str], environment: dict[str, str], cwd: str) -> int:
         """Run the child to its end and return the exit status of this rank."""
         # Ignored signals stay ignored over exec: one that comes before a command that saves has
         # installed its handlers must not kill it. Any other command is ended by the signal.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN if self.saves else self._note)
-        child = subprocess.Popen(argv, env=environment)
+        child = subprocess.Popen(argv, env=environment, cwd=cwd)
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         while child.poll() is None:

@@ -16,6 +16,25 @@ from nml.files import write_json
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one call of ``probes.run`` measures.
+
+    Attributes:
+        results: The results folder.
+        run: The pre-training run.
+        task: The task.
+        heads: The heads.
+        receipts: Folder for the receipts of what it wrote (:mod:`slurm.receipts`).
+    """
+
+    results: str
+    run: str
+    task: str
+    heads: tuple[str, ...]
+    receipts: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Member:
     """One element of a submission.
 
@@ -26,8 +45,9 @@ class Member:
         done: The file that tells it is complete; None where a zero exit status says enough.
         progress: Folder of step-NNNNNNNN checkpoints by which progress is told; None for a command
             that starts over.
-        results: Folder in which the files it adds are its result; None where ``done`` says enough.
         distributed: Whether its ranks meet (RANK, MASTER_ADDR and so on are set).
+        cwd: The folder it runs in, from which the relative paths of its user start.
+        probe: What a probe measures, so that its rows can be told; None for other commands.
     """
 
     name: str
@@ -35,8 +55,9 @@ class Member:
     record: str
     done: str | None = None
     progress: str | None = None
-    results: str | None = None
     distributed: bool = False
+    cwd: str
+    probe: Probe | None = None
 
     @property
     def module(self) -> str:
@@ -70,8 +91,18 @@ class Submission:
     def read(cls, file: Path) -> Submission:
         """Read what :meth:`write` wrote."""
         fields: dict[str, Any] = json.loads(file.read_text())
-        members = tuple(Member(**{**one, "argv": tuple(one["argv"])}) for one in fields.pop("members"))
-        return cls(**fields, members=members)
+        return cls(**{**fields, "members": tuple(_member(one) for one in fields["members"])})
+
+
+def _member(fields: dict[str, Any]) -> Member:
+    probe = fields["probe"]
+    return Member(
+        **{
+            **fields,
+            "argv": tuple(fields["argv"]),
+            "probe": Probe(**{**probe, "heads": tuple(probe["heads"])}) if probe else None,
+        }
+    )
 
 
 def own_index() -> int:

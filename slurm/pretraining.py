@@ -17,9 +17,9 @@ from slurm.detection import Detection, detect_slurm
 from slurm.journal import Journal
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
-from slurm.request import CODE, DEFAULT_ENGINE, Engine, PretrainRequest
+from slurm.request import DEFAULT_ENGINE, Engine, PretrainRequest
 from slurm.snapshot import take_snapshot
-from slurm.standin import run_ranks
+from slurm.standin import code_environment, run_ranks
 
 DESCRIPTION = "Pre-train one encoder on one noise level."
 EXAMPLE = "python slurm/launch.py pretrain --noise 0.2 --nodes 8"
@@ -66,8 +66,8 @@ def add_resource_options(parser: cli.Parser) -> None:
     )
 
 
-def resources_of(options: Any, **more: Any) -> Resources:
-    """Return what the options ask for, over the cluster file and the defaults."""
+def resources_of(options: Any, stage: str = "pretrain", **more: Any) -> Resources:
+    """Return what the options ask for in a stage, over the cluster file and the defaults."""
     names = (
         "nodes",
         "gpus_per_node",
@@ -80,7 +80,7 @@ def resources_of(options: Any, **more: Any) -> Resources:
         "constraint",
     )
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    return load_resources(options.cluster_file, given | more)
+    return load_resources(options.cluster_file, given | more, stage)
 
 
 def find_cluster(where: Where) -> Detection:
@@ -145,8 +145,7 @@ def write_shards(request: PretrainRequest) -> int:
     argv = request.shards_argv()
     if not argv:
         return 0
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run(argv, env=environment).returncode
+    return subprocess.run(argv, env=os.environ | code_environment()).returncode
 
 
 def show_plan(request: PretrainRequest, resources: Resources, found: Detection) -> int:
@@ -185,6 +184,7 @@ def run_member(request: PretrainRequest) -> Member:
         done=str(request.path / "DONE.json"),
         progress=str(request.path / "checkpoints"),
         distributed=True,
+        cwd=str(request.base),
     )
 
 

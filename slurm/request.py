@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from nml.digits import NOTICE
 from nml.errors import UserError, unknown_name
-from nml.levels import CLEAN_LEVEL, decimal_text, level_name
+from nml.levels import CLEAN_LEVEL, decimal_text, level_name, level_ratio
 
 Engine = Literal["ddp", "fsdp", "deepspeed"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
@@ -158,5 +158,5 @@ def check_shards(folder: Path, level: str) -> None:
         raise UserError(
             f"--shards {folder}: has no noise level {level}",
             possible=", ".join(sorted(levels)),
-            mend=f"add it: python -m shards.relabel {folder} --noise RATIO",
+            mend=f"add it: python -m shards.relabel {folder} --noise {float(level_ratio(level)):g}",
         )

@@ -102,9 +102,15 @@ def rank_environment(rank: int, *, nodes: int, tasks: int, port: int) -> dict[st
         "GLOO_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // world)),
         "PYTHONUNBUFFERED": 1,
-        "PYTHONPATH": os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part),
+        **code_environment(),
     }
     return {name: str(value) for name, value in own.items()}
+
+
+def code_environment() -> dict[str, str]:
+    """Return the variables by which ``python -m`` runs the rooms beside this one, in any folder."""
+    path = os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part)
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def free_port() -> int:

@@ -1,0 +1,215 @@
+"""A sweep as a graph: what is to be run, what each part waits for, and what is there already.
+
+    shards LEVEL  ->  pretrain RUN  ->  probes RUN TASK  ->  report
+
+A part that is complete drops out, and with it the waiting for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nml.errors import UserError
+from nml.levels import decimal_text
+from slurm.members import Member, Probe
+from slurm.receipts import missing_heads, read_rows
+from slurm.request import Engine, PretrainRequest
+
+LAUNCH = "launch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One member of a stage.
+
+    Attributes:
+        stage: One of :data:`slurm.cluster.STAGES`.
+        member: What to run.
+        parents: Names of the members that have to be complete before.
+        complete: Whether it is there already.
+    """
+
+    stage: str
+    member: Member
+    parents: tuple[str, ...] = ()
+    complete: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepRequest:
+    """Levels x recipes x seeds x tasks x heads.
+
+    Attributes:
+        noise: Noise ratios.
+        recipes: Recipes, each an objective and its settings.
+        plugins: Heads.
+        tasks: Tasks to probe on.
+        seeds: Seeds of pre-training.
+        engine: How the ranks of a run share the work.
+        shards: A shard set that has all levels; None stands for the bundled digits.
+        epochs: Overrides every recipe's epochs.
+        name: The sweep's name, its folder under sweeps/.
+        results: The results folder.
+        overrides: Dotted overrides of the recipes.
+        probe_options: Further words for every ``probes.run``.
+        base: The folder that relative paths start from.
+    """
+
+    noise: tuple[str, ...]
+    recipes: tuple[str, ...] = ("quickstart",)
+    plugins: tuple[str, ...] = ("lp", "mlp", "nmtune")
+    tasks: tuple[str, ...] = ("digits",)
+    seeds: tuple[int, ...] = (0,)
+    engine: Engine = "ddp"
+    shards: str | None = None
+    epochs: int | None = None
+    name: str = "sweep"
+    results: str = "results"
+    overrides: tuple[str, ...] = ()
+    probe_options: tuple[str, ...] = ()
+    base: Path = dataclasses.field(default_factory=Path.cwd)
+
+    def __post_init__(self) -> None:
+        for field, values in (("noise", self.noise), ("plugins", self.plugins), ("tasks", self.tasks)):
+            if not values:
+                raise UserError(f"--{field}: nothing given", possible="one or more")
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                raise UserError(f"--{field} {twice[0]}: given twice")
+        if "/" in self.name or self.name in ("", ".", ".."):
+            raise UserError(f"--name {self.name}: not a folder name")
+        names = [run.name for run in self.runs()]
+        if len(set(names)) < len(names):
+            raise UserError(
+                "--noise, --recipes, --seeds: two runs would have the same name", mend="name each once"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder, absolute."""
+        return self.base / "sweeps" / self.name
+
+    def runs(self) -> list[PretrainRequest]:
+        """Return the pre-training runs, levels within seeds within recipes."""
+        return [
+            PretrainRequest(
+                noise=noise,
+                recipe=recipe,
+                seed=seed,
+                engine=self.engine,
+                shards=self.shards,
+                epochs=self.epochs,
+                overrides=self.overrides,
+                base=self.base,
+            )
+            for recipe in self.recipes
+            for seed in self.seeds
+            for noise in self.noise
+        ]
+
+
+def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Member]) -> list[Part]:
+    """Return every part of a sweep, parents first.
+
+    Args:
+        request: What the user wants.
+        run_member: Turns a run into a member, as ``launch.py pretrain`` does.
+    """
+    parts = _shard_parts(request)
+    probes: list[Part] = []
+    rows = read_rows(request.base / request.results)
+    for run in request.runs():
+        member = run_member(run)
+        parents = tuple(
+            part.member.name for part in parts if part.member.done == str(run.shard_set / "set.json")
+        )
+        complete = Path(str(member.done)).exists()
+        parts.append(Part("pretrain", member, parents, complete))
+        for task in request.tasks:
+            probe = Probe(
+                results=str(request.base / request.results),
+                run=str(run.path),
+                task=task,
+                heads=request.plugins,
+                receipts=str(request.folder / LAUNCH / "receipts" / f"{run.path.name}-{_slug(task)}"),
+            )
+            heads = missing_heads(probe, rows) if complete else probe.heads
+            probes.append(_probe_part(request, run, dataclasses.replace(probe, heads=heads), member.name))
+    # One stage after the other, each in the order of the runs: arrays then fit each other.
+    probes.sort(key=lambda part: request.tasks.index(part.member.probe.task) if part.member.probe else 0)
+    return [*parts, *probes, _report_part(request, probes)]
+
+
+def _shard_parts(request: SweepRequest) -> list[Part]:
+    parts: dict[Path, Part] = {}
+    for run in request.runs():
+        if request.shards is not None or run.shard_set in parts:
+            continue
+        noise = ["--noise", decimal_text(run.noise)]
+        argv = [
+            sys.executable,
+            "-m",
+            "shards.write",
+            "--source",
+            "digits",
+            *noise,
+            "--out",
+            str(run.shard_set),
+        ]
+        member = Member(
+            name=f"shards {run.level}",
+            argv=tuple(argv),
+            record=str(request.folder / LAUNCH / "attempts" / f"shards-{run.level}"),
+            done=str(run.shard_set / "set.json"),
+            cwd=str(request.base),
+        )
+        parts[run.shard_set] = Part("shards", member, (), Path(str(member.done)).exists())
+    return list(parts.values())
+
+
+def _probe_part(request: SweepRequest, run: PretrainRequest, probe: Probe, parent: str) -> Part:
+    argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(probe.heads)]
+    argv += [
+        "--checkpoint",
+        probe.run,
+        "--task",
+        probe.task,
+        "--results",
+        probe.results,
+        *request.probe_options,
+    ]
+    name = f"{run.path.name} {probe.task}"
+    member = Member(
+        name=f"probes {name}",
+        argv=tuple(argv),
+        record=str(request.folder / LAUNCH / "attempts" / f"probes-{_slug(name)}"),
+        cwd=str(request.base),
+        probe=probe,
+    )
+    return Part("probes", member, (parent,), complete=not probe.heads)
+
+
+def _report_part(request: SweepRequest, probes: Sequence[Part]) -> Part:
+    out = request.folder / "report"
+    member = Member(
+        name="report",
+        argv=(
+            *(sys.executable, "-m", "probes.report"),
+            *(str(request.base / request.results), "--out", str(out)),
+        ),
+        record=str(request.folder / LAUNCH / "attempts" / "report"),
+        done=str(out / "report.html"),
+        cwd=str(request.base),
+    )
+    complete = all(part.complete for part in probes) and (out / "report.html").exists()
+    return Part("report", member, tuple(part.member.name for part in probes), complete)
+
+
+def _slug(text: str) -> str:
+    """Return a text as a file name: tasks may be paths."""
+    return "".join(character if character.isalnum() or character in "-_." else "_" for character in text)[
+        -100:
+    ]

@@ -1,0 +1,228 @@
+"""``launch.py sweep``: noise levels x recipes x heads x tasks, from one command to one report."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nml import cli
+from nml.digits import NOTICE
+from nml.errors import UserError
+from nml.files import write_json
+from slurm import dag, executor, states
+from slurm.cluster import STAGES, Resources
+from slurm.journal import Journal
+from slurm.members import Submission
+from slurm.partitions import check_fits
+from slurm.plan import LAUNCH, Part, SweepRequest, make_plan
+from slurm.pretraining import add_resource_options, find_cluster, resources_of, run_member
+from slurm.receipts import write_receipts
+from slurm.request import DEFAULT_ENGINE, Engine
+from slurm.snapshot import take_snapshot
+from slurm.standin import code_environment, run_ranks
+
+DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
+EXAMPLE = "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune"
+
+
+def add_options(parser: cli.Parser) -> None:
+    """Add the options of ``sweep``."""
+    parser.add_argument("--noise", nargs="+", type=str, default=["0", "0.2"], help="noise ratios")
+    parser.add_argument("--plugins", nargs="+", type=str, default=["lp", "mlp", "nmtune"], help="heads")
+    parser.add_argument("--tasks", nargs="+", type=str, default=["digits"], help="tasks to probe on")
+    parser.add_argument(
+        "--recipes", nargs="+", type=str, default=["quickstart"], help="recipes, one an objective"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of pre-training")
+    parser.add_argument("--engine", type=Engine, default=DEFAULT_ENGINE, help="how the ranks share the work")
+    parser.add_argument(
+        "--shards", type=str, default=None, help="set with all levels; default: bundled digits"
+    )
+    parser.add_argument("--epochs", type=int, default=None, help="epochs; default: the recipe's")
+    parser.add_argument("--results", type=str, default="results", help="results folder")
+    parser.add_argument("--name", type=str, default="sweep", help="the sweep's folder under sweeps/")
+    parser.add_argument("--array-parallelism", type=int, default=None, help="members of an array at once")
+    add_resource_options(parser)
+
+
+def run(options: Any, overrides: tuple[str, ...]) -> int:
+    """Check the request, then submit or run what is missing of it."""
+    request = SweepRequest(
+        noise=tuple(options.noise),
+        recipes=tuple(options.recipes),
+        plugins=tuple(options.plugins),
+        tasks=tuple(options.tasks),
+        seeds=tuple(options.seeds),
+        engine=options.engine,
+        shards=options.shards,
+        epochs=options.epochs,
+        name=options.name,
+        results=options.results,
+        overrides=overrides,
+    )
+    check_heads(request.plugins)
+    resources = {stage: _stage_resources(options, stage) for stage in STAGES}
+    found = find_cluster(options.cluster)
+    if found.found:
+        for stage in STAGES:
+            check_fits(resources[stage])
+    if request.shards is None:
+        print(NOTICE, flush=True)
+    parts = make_plan(request, run_member)
+    if options.dry_run:
+        return show_plan(request, parts, resources)
+    if found.found:
+        return submit_sweep(request, parts, resources)
+    count = resources["pretrain"].nodes * resources["pretrain"].tasks
+    print(f"no Slurm found ({found.reason}): {count} local processes stand in", flush=True)
+    return run_sweep_locally(request, parts, resources["pretrain"])
+
+
+def check_heads(names: Sequence[str]) -> None:
+    """Check that heads are registered, without importing any.
+
+    Raises:
+        UserError: If one is not; near matches are named.
+    """
+    from nml.registry import Registry
+
+    heads = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
+    for name in names:
+        heads.find(name)
+
+
+def _stage_resources(options: Any, stage: str) -> Resources:
+    if stage == "pretrain":
+        return resources_of(options, stage, array_parallelism=options.array_parallelism)
+    # What the user said of the ranks of a run is not meant for one process that writes a file.
+    single = {"nodes": 1, "tasks_per_node": 1, "array_parallelism": options.array_parallelism}
+    if stage == "probes":
+        single["gpus_per_node"] = min(1, resources_of(options, stage).gpus_per_node)
+    else:
+        single["gpus_per_node"] = 0
+    return resources_of(options, stage, **single)
+
+
+def submit_sweep(request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources]) -> int:
+    """Submit what is missing and not in the queue yet."""
+    folder = request.folder / LAUNCH
+    journal = Journal(folder)
+    active = active_members(journal)
+    todo = [part for part in parts if not part.complete and part.member.name not in active]
+    _say_counts(parts, active)
+    if todo:
+        folder.mkdir(parents=True, exist_ok=True)
+        _record(request)
+        jobs = dag.submit_parts(
+            parts,
+            active,
+            resources=resources.__getitem__,
+            snapshot=take_snapshot(folder / "snapshots"),
+            folder=folder,
+            journal=journal,
+        )
+        arrays = dict.fromkeys(job.partition("_")[0] for job in jobs.values())
+        print(f"submitted {len(jobs)} members as jobs {', '.join(arrays)}")
+        print(f"follow it: python slurm/launch.py status {request.folder}")
+    else:
+        print("nothing to submit")
+    print(f"sweep: {request.folder}")
+    return 0
+
+
+def active_members(journal: Journal) -> dict[str, str]:
+    """Return the members that wait or run, with their job ids."""
+    jobs = journal.jobs()
+    found = states.job_states(jobs.values())
+    return {name: job for name, job in jobs.items() if found[job].active}
+
+
+def _say_counts(parts: Sequence[Part], active: dict[str, str]) -> None:
+    for stage in STAGES:
+        own = [part for part in parts if part.stage == stage]
+        if own:
+            counts = Counter(
+                "complete" if part.complete else "in the queue" if part.member.name in active else "to do"
+                for part in own
+            )
+            print(f"{stage}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
+
+
+def _record(request: SweepRequest) -> None:
+    """Keep what was asked for, for ``resume``."""
+    import dataclasses
+
+    write_json(request.folder / "sweep.json", {**dataclasses.asdict(request), "base": str(request.base)})
+
+
+def show_plan(request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources]) -> int:
+    """Print what would be done, with the batch script of each stage."""
+    folder = request.folder / LAUNCH
+    for stage in STAGES:
+        own = [part for part in parts if part.stage == stage and not part.complete]
+        for part in own:
+            print(f"# {part.member.name}: " + " ".join(part.member.argv))
+        if own:
+            submission = Submission(
+                stage=stage,
+                token="TOKEN",  # noqa: S106 - a placeholder
+                snapshot="SNAPSHOT",
+                members=tuple(part.member for part in own),
+                max_idle_attempts=resources[stage].max_idle_attempts,
+            )
+            print(executor.batch_text(submission, resources[stage], folder / "TOKEN.json"))
+    print(f"sweep: {request.folder}")
+    return 0
+
+
+def run_sweep_locally(request: SweepRequest, parts: Sequence[Part], resources: Resources) -> int:
+    """Run what is missing, one part after the other; parts of a failed one are left out."""
+    failed: dict[str, int] = {}
+    for part in parts:
+        name = part.member.name
+        if part.complete:
+            continue
+        # The report shows what there is.
+        if part.stage != "report" and any(parent in failed for parent in part.parents):
+            failed[name] = 1
+            continue
+        print(f"== {name}", flush=True)
+        status = _run_part(part, resources)
+        if status:
+            failed[name] = status
+    for name in failed:
+        print(f"failed: {name}")
+    print(f"sweep: {request.folder}")
+    return max(failed.values(), default=0)
+
+
+def _run_part(part: Part, resources: Resources) -> int:
+    member = part.member
+    if member.distributed:
+        logs = Path(member.record).parents[1] / "logs"
+        return run_ranks(
+            member.argv, nodes=resources.nodes, tasks=resources.tasks, logs=logs, extra=resources.env
+        )
+    status = subprocess.run(member.argv, env=os.environ | code_environment()).returncode
+    if status == 0 and member.probe:
+        write_receipts(member.probe)
+    return status
+
+
+def load_request(folder: Path) -> SweepRequest:
+    """Return what a sweep's folder was asked for.
+
+    Raises:
+        UserError: If it holds no sweep.
+    """
+    try:
+        fields = json.loads((folder / "sweep.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: holds no sweep", mend="name a folder under sweeps/") from error
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return SweepRequest(**{**fields, **lists, "base": Path(fields["base"])})
