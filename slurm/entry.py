@@ -5,11 +5,19 @@ from __future__ import annotations
 import sys
 
 from nml import cli
-from slurm import pretraining, sweep
+from slurm import canceling, logs, pretraining, resume, status, sweep
+from slurm.invocation import Invocation
 
 PROG = "python slurm/launch.py"
 _DESCRIPTION = """Launch the rooms on a Slurm cluster, or on this machine where there is none."""
-_SUBCOMMANDS = {"pretrain": pretraining, "sweep": sweep}
+_SUBCOMMANDS = {
+    "pretrain": pretraining,
+    "sweep": sweep,
+    "status": status,
+    "logs": logs,
+    "cancel": canceling,
+    "resume": resume,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         # jsonargparse put "[options]" into it, which nobody can type.
         own.prog = f"{PROG} {name}"
     options = parser.parse_args(words)
-    return _SUBCOMMANDS[options.command].run(options[options.command], overrides)
+    return _SUBCOMMANDS[options.command].run(
+        Invocation(options[options.command], overrides, (*words, *overrides))
+    )
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -63,8 +63,8 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
         "signal_delay_s": resources.signal_delay_s,
         "array_parallelism": resources.array_parallelism,
         "stderr_to_stdout": True,
-        "setup": _setup(resources, file),
-        "teardown": [f"{_python()} -m slurm.attempt close {shlex.quote(str(file))} $?"],
+        "setup": _setup(submission, resources, file),
+        "teardown": [f"{_python()} -m slurm.attempt close {shlex.quote(str(file))} $?", ""],
         "srun_args": [
             f"--cpus-per-task={resources.cpus_per_task}",
             "--kill-on-bad-exit=1",
@@ -89,13 +89,15 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
     return wanted
 
 
-def _setup(resources: Resources, file: Path) -> list[str]:
+def _setup(submission: Submission, resources: Resources, file: Path) -> list[str]:
     """Return the shell lines before srun: the user's, then the beginning of the attempt."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in resources.env.items()]
     opening = f"{_python()} -m slurm.attempt open {shlex.quote(str(file))}"
     return [
         *resources.setup,
         *exports,
+        # The user's lines may have gone elsewhere, and what runs is what lies in this folder.
+        f"cd {shlex.quote(submission.snapshot)} || exit 1",
         f"rendezvous=$({opening}) || exit 1",
         'read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"',
         "export MASTER_ADDR MASTER_PORT",

@@ -14,6 +14,7 @@ from nml.errors import UserError
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.detection import Detection, detect_slurm
+from slurm.invocation import Invocation
 from slurm.journal import Journal
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
@@ -97,8 +98,9 @@ def find_cluster(where: Where) -> Detection:
     return found
 
 
-def run(options: Any, overrides: tuple[str, ...]) -> int:
+def run(call: Invocation) -> int:
     """Check the request, write the bundled shards if needed, and run or submit it."""
+    options = call.options
     resources = resources_of(options)
     request = PretrainRequest(
         noise=options.noise,
@@ -108,7 +110,7 @@ def run(options: Any, overrides: tuple[str, ...]) -> int:
         epochs=options.epochs,
         seed=options.seed,
         run_dir=options.run_dir,
-        overrides=overrides,
+        overrides=call.overrides,
     )
     found = find_cluster(options.cluster)
     if found.found:
@@ -121,6 +123,7 @@ def run(options: Any, overrides: tuple[str, ...]) -> int:
     status = write_shards(request)
     if status:
         return status
+    call.record(request.path / LAUNCH)
     return submit_run(request, resources) if found.found else run_locally(request, resources)
 
 

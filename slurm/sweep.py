@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from nml.errors import UserError
 from nml.files import write_json
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
+from slurm.invocation import Invocation
 from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.partitions import check_fits
@@ -26,6 +28,7 @@ from slurm.request import DEFAULT_ENGINE, Engine
 from slurm.snapshot import take_snapshot
 from slurm.standin import code_environment, run_ranks
 
+SWEEP = "sweep.json"
 DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
 EXAMPLE = "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune"
 
@@ -50,8 +53,9 @@ def add_options(parser: cli.Parser) -> None:
     add_resource_options(parser)
 
 
-def run(options: Any, overrides: tuple[str, ...]) -> int:
+def run(call: Invocation) -> int:
     """Check the request, then submit or run what is missing of it."""
+    options = call.options
     request = SweepRequest(
         noise=tuple(options.noise),
         recipes=tuple(options.recipes),
@@ -63,7 +67,7 @@ def run(options: Any, overrides: tuple[str, ...]) -> int:
         epochs=options.epochs,
         name=options.name,
         results=options.results,
-        overrides=overrides,
+        overrides=call.overrides,
     )
     check_heads(request.plugins)
     resources = {stage: _stage_resources(options, stage) for stage in STAGES}
@@ -76,6 +80,7 @@ def run(options: Any, overrides: tuple[str, ...]) -> int:
     parts = make_plan(request, run_member)
     if options.dry_run:
         return show_plan(request, parts, resources)
+    record(call, request)
     if found.found:
         return submit_sweep(request, parts, resources)
     count = resources["pretrain"].nodes * resources["pretrain"].tasks
@@ -116,8 +121,6 @@ def submit_sweep(request: SweepRequest, parts: Sequence[Part], resources: dict[s
     todo = [part for part in parts if not part.complete and part.member.name not in active]
     _say_counts(parts, active)
     if todo:
-        folder.mkdir(parents=True, exist_ok=True)
-        _record(request)
         jobs = dag.submit_parts(
             parts,
             active,
@@ -153,11 +156,10 @@ def _say_counts(parts: Sequence[Part], active: dict[str, str]) -> None:
             print(f"{stage}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
 
 
-def _record(request: SweepRequest) -> None:
-    """Keep what was asked for, for ``resume``."""
-    import dataclasses
-
-    write_json(request.folder / "sweep.json", {**dataclasses.asdict(request), "base": str(request.base)})
+def record(call: Invocation, request: SweepRequest) -> None:
+    """Keep what was asked for, for ``status`` and ``resume``."""
+    call.record(request.folder / LAUNCH)
+    write_json(request.folder / SWEEP, {**dataclasses.asdict(request), "base": str(request.base)})
 
 
 def show_plan(request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources]) -> int:
@@ -221,7 +223,7 @@ def load_request(folder: Path) -> SweepRequest:
         UserError: If it holds no sweep.
     """
     try:
-        fields = json.loads((folder / "sweep.json").read_text())
+        fields = json.loads((folder / SWEEP).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: holds no sweep", mend="name a folder under sweeps/") from error
     lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}

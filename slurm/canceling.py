@@ -1,0 +1,29 @@
+"""``launch.py cancel``: take a run or a sweep out of the queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nml import cli
+from slurm import dag, states
+from slurm.invocation import Invocation
+from slurm.table import launched_under
+
+DESCRIPTION = "Cancel the jobs of a run or a sweep; what is complete stays."
+EXAMPLE = "python slurm/launch.py cancel sweeps/sweep"
+
+
+def add_options(parser: cli.Parser) -> None:
+    """Add the options of ``cancel``."""
+    parser.add_argument("folder", type=str, help="a run or a sweep")
+
+
+def run(call: Invocation) -> int:
+    """Cancel what is active."""
+    members = launched_under(Path(call.options.folder))
+    found = states.job_states(member.job for member in members if member.job)
+    jobs = [job for job, state in found.items() if state.active]
+    dag.cancel(jobs)
+    print(f"cancelled {', '.join(jobs)}" if jobs else "nothing was in the queue")
+    print(f"go on: python slurm/launch.py resume {call.options.folder}")
+    return 0

@@ -1,0 +1,50 @@
+"""One call of the launcher.
+
+Its words are kept beside what it launches, so that ``resume`` can say them again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from nml.files import write_json
+
+FILE = "command.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+    """One call of the launcher.
+
+    Attributes:
+        options: The subcommand's parsed options.
+        overrides: Dotted overrides of the recipe, as the user typed them.
+        words: The whole command line after ``launch.py``.
+    """
+
+    options: Any
+    overrides: tuple[str, ...]
+    words: tuple[str, ...]
+
+    def record(self, folder: Path) -> None:
+        """Keep the words and the folder they were said in."""
+        write_json(folder / FILE, {"words": list(self.words), "cwd": str(Path.cwd())})
+
+
+def recorded(folder: Path) -> tuple[list[str], Path]:
+    """Return the words and the folder that :meth:`Invocation.record` kept.
+
+    Raises:
+        UserError: If the folder keeps none.
+    """
+    try:
+        kept = json.loads((folder / FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder.parent}: was not launched by this command", mend="name a folder under runs/ or sweeps/"
+        ) from error
+    return kept["words"], Path(kept["cwd"])

@@ -1,0 +1,91 @@
+"""``launch.py logs``: what a rank wrote, also while it writes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from nml import cli
+from nml.errors import UserError, unknown_name
+from slurm import states
+from slurm.invocation import Invocation
+from slurm.table import Launched, launched_under, make_rows
+
+DESCRIPTION = "Show the log of a rank, of all its attempts."
+EXAMPLE = "python slurm/launch.py logs runs/quickstart-n20-seed0 --follow"
+POLL_SECONDS = 0.5
+
+
+def add_options(parser: cli.Parser) -> None:
+    """Add the options of ``logs``."""
+    parser.add_argument("folder", type=str, help="a run or a sweep")
+    parser.add_argument("--member", type=str, default=None, help="which part of a sweep, as status names it")
+    parser.add_argument("--rank", type=int, default=0, help="which rank")
+    parser.add_argument("--follow", action="store_true", help="go on until the job has ended")
+
+
+def run(call: Invocation) -> int:
+    """Print a log."""
+    options = call.options
+    member = choose(launched_under(Path(options.folder)), options.member)
+    log = find_log(member, options.rank)
+    with log.open("rb") as file:
+        while True:
+            # Whether it is over is asked before reading, so that its last words are not missed.
+            over = not options.follow or not member.job or not states.is_active(member.job)
+            while data := file.read(1 << 16):
+                sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+            if over:
+                return 0
+            time.sleep(POLL_SECONDS)
+
+
+def choose(members: list[Launched], named: str | None) -> Launched:
+    """Return the member a user means: the one named, the only one, or the only one that failed.
+
+    Raises:
+        UserError: If that is none, or several.
+    """
+    if named is not None:
+        by_name = {
+            f"{member.stage} {member.name}" if member.stage != member.name else member.name: member
+            for member in members
+        }
+        short = [member for member in members if member.name == named]
+        if named in by_name:
+            return by_name[named]
+        if len(short) == 1:
+            return short[0]
+        raise unknown_name("--member", named, by_name)
+    if len(members) == 1:
+        return members[0]
+    rows = make_rows(members)
+    for wanted in ("FAILED", "RUNNING"):
+        found = [member for member, row in zip(members, rows, strict=True) if row.state == wanted]
+        if len(found) == 1:
+            return found[0]
+    names = ", ".join(f"'{member.stage} {member.name}'" for member in members)
+    raise UserError("--member: a sweep has many logs", possible=names)
+
+
+def find_log(member: Launched, rank: int) -> Path:
+    """Return the log of a rank.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if member.job:
+        log = member.logs / f"{member.job}_{rank}_log.out"
+    else:
+        log = member.logs.parent / "logs" / f"rank-{rank}.log"
+    if log.is_file():
+        return log
+    if not member.job and rank == 0:
+        raise UserError(
+            f"{member.name}: rank 0 of a local run writes to the terminal", mend="name another: --rank 1"
+        )
+    raise UserError(
+        f"{member.name}: no log of rank {rank} yet ({log})", mend="see: python slurm/launch.py status"
+    )

@@ -1,0 +1,87 @@
+"""How far a run is, from what it writes: metrics.jsonl, checkpoints and DONE.json."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_TAIL_BYTES = 64_000
+
+
+class Progress(NamedTuple):
+    """How far a run is.
+
+    Attributes:
+        step: The last step in its metrics, 0 before the first.
+        total: The step it ends with; None where it cannot be told.
+        loss: The last loss; None where there is none.
+        eta_seconds: What is left at the pace of late; None where it cannot be told.
+        done: Whether it is complete.
+    """
+
+    step: int = 0
+    total: int | None = None
+    loss: float | None = None
+    eta_seconds: float | None = None
+    done: bool = False
+
+
+def read_progress(run: Path) -> Progress:
+    """Return how far the run in a folder is."""
+    lines = [line for line in _last_lines(run / "metrics.jsonl") if isinstance(line.get("step"), int)]
+    done = (run / "DONE.json").exists()
+    if not lines:
+        return Progress(done=done)
+    last = lines[-1]
+    losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
+    total = next((line["total_steps"] for line in reversed(lines) if line.get("total_steps")), None)
+    eta = None if done or not total else _eta(lines, total)
+    return Progress(last["step"], total, losses[-1] if losses else None, eta, done)
+
+
+def _eta(lines: list[dict[str, Any]], total: int) -> float | None:
+    """Return the seconds left at the pace of the last lines of one attempt."""
+    timed = [line for line in lines if isinstance(line.get("time"), int | float)]
+    if len(timed) < 2 or timed[-1]["step"] <= timed[0]["step"]:
+        return None
+    pace = (timed[-1]["time"] - timed[0]["time"]) / (timed[-1]["step"] - timed[0]["step"])
+    return max(0.0, (total - timed[-1]["step"]) * pace)
+
+
+def _last_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the last whole lines of a JSON-lines file; a line being written is left out."""
+    if not file.exists():
+        return []
+    with file.open("rb") as stream:
+        start = max(0, file.stat().st_size - _TAIL_BYTES)
+        stream.seek(start)
+        whole, _, _ = stream.read().rpartition(b"\n")
+    lines = whole.splitlines()[1 if start else 0 :]
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def describe_seconds(seconds: float | None) -> str:
+    """Return a duration as people say it: ``42s``, ``3m10s``, ``5h02m``, ``2d03h``."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def age_seconds(file: Path) -> float | None:
+    """Return how long ago a file was written."""
+    return time.time() - file.stat().st_mtime if file.exists() else None

@@ -1,0 +1,29 @@
+"""``launch.py resume``: say the command again that launched a run or a sweep."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from nml import cli
+from slurm.invocation import Invocation, recorded
+from slurm.plan import LAUNCH
+
+DESCRIPTION = "Go on with a run or a sweep that failed or was cancelled."
+EXAMPLE = "python slurm/launch.py resume sweeps/sweep"
+
+
+def add_options(parser: cli.Parser) -> None:
+    """Add the options of ``resume``."""
+    parser.add_argument("folder", type=str, help="a run or a sweep")
+
+
+def run(call: Invocation) -> int:
+    """Launch again, from the folder where it was launched: what is complete is skipped."""
+    from slurm.entry import main
+
+    words, cwd = recorded(Path(call.options.folder).resolve() / LAUNCH)
+    print(f"python slurm/launch.py {shlex.join(words)}", flush=True)
+    os.chdir(cwd)
+    return main(words)

@@ -1,0 +1,194 @@
+"""The state of everything launched under a folder, a row a member.
+
+Slurm is asked first, once for all members. What it has forgotten is told by the members' own
+markers: what they wrote, and how their last attempt was closed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nml.errors import UserError
+from slurm import states
+from slurm.attempt import CLOSE, OPEN
+from slurm.invocation import FILE as COMMAND
+from slurm.journal import Journal
+from slurm.plan import LAUNCH, make_plan
+from slurm.pretraining import run_member
+from slurm.progress import describe_seconds, read_progress
+from slurm.states import JobState
+from slurm.sweep import SWEEP, load_request
+
+# What Slurm's reasons mean to someone who waits. Others are shown as they are.
+_REASONS = {
+    "Dependency": "waits for an earlier part",
+    "DependencyNeverSatisfied": "an earlier part failed",
+    "Resources": "waits for free nodes",
+    "Priority": "waits for jobs of higher priority",
+    "BeginTime": "was requeued; Slurm starts it again within two minutes",
+    "PartitionTimeLimit": "asks for more time than its partition allows",
+    "PartitionNodeLimit": "asks for more nodes than its partition allows",
+    "ReqNodeNotAvail": "waits for nodes that are down or reserved",
+    "JobArrayTaskLimit": "waits for other members of its array (--array-parallelism)",
+    "AssocMaxJobsLimit": "waits: the account runs as many jobs as it may",
+    "QOSMaxJobsPerUserLimit": "waits: you run as many jobs as you may",
+    "JobHeldUser": "held; release it: scontrol release",
+    "JobHeldAdmin": "held by an administrator",
+    "Licenses": "waits for licences",
+}
+
+
+class Launched(NamedTuple):
+    """A member that was launched, or is to be.
+
+    Attributes:
+        stage: Its stage.
+        name: Its name.
+        job: Its newest job id, empty where it has none.
+        record: Folder of its attempts.
+        run: Its run folder, None for other stages.
+        complete: Whether its result is there.
+        logs: Folder of its logs.
+    """
+
+    stage: str
+    name: str
+    job: str
+    record: Path
+    run: Path | None
+    complete: bool
+    logs: Path
+
+
+class Row(NamedTuple):
+    """A row of the table, as text."""
+
+    stage: str
+    name: str
+    state: str
+    job: str
+    attempt: str
+    step: str
+    eta: str
+    loss: str
+    why: str
+
+
+def launched_under(folder: Path) -> list[Launched]:
+    """Return the members of a sweep's folder or a run's.
+
+    Raises:
+        UserError: If the folder is neither.
+    """
+    if (folder / SWEEP).exists():
+        return _of_sweep(folder)
+    if (folder / LAUNCH).is_dir() or (folder / "metrics.jsonl").exists():
+        return [_of_run(folder)]
+    raise UserError(f"{folder}: neither a sweep nor a run", mend="name a folder under sweeps/ or runs/")
+
+
+def everything(base: Path) -> list[Path]:
+    """Return the sweeps, and the runs that belong to none, under a folder."""
+    sweeps = sorted(file.parent for file in base.glob(f"sweeps/*/{SWEEP}"))
+    runs = sorted(file.parents[1] for file in base.glob(f"runs/*/{LAUNCH}/{COMMAND}"))
+    return [*sweeps, *runs]
+
+
+def _of_run(folder: Path) -> Launched:
+    folder = folder.resolve()
+    launch = folder / LAUNCH
+    jobs = list(Journal(launch).jobs().values())
+    done = (folder / "DONE.json").exists()
+    return Launched(
+        "pretrain", folder.name, jobs[-1] if jobs else "", launch / "attempts", folder, done, launch
+    )
+
+
+def _of_sweep(folder: Path) -> list[Launched]:
+    launch = folder.resolve() / LAUNCH
+    jobs = Journal(launch).jobs()
+    return [
+        Launched(
+            stage=part.stage,
+            name=part.member.name.removeprefix(f"{part.stage} "),
+            job=jobs.get(part.member.name, ""),
+            record=Path(part.member.record),
+            run=Path(part.member.progress).parent if part.member.progress else None,
+            complete=part.complete,
+            logs=launch,
+        )
+        for part in make_plan(load_request(folder), run_member)
+    ]
+
+
+def make_rows(members: Sequence[Launched]) -> list[Row]:
+    """Return the table's rows, asking Slurm once."""
+    found = states.job_states(member.job for member in members if member.job)
+    return [_row(member, found.get(member.job, JobState(states.UNKNOWN))) for member in members]
+
+
+def _row(member: Launched, job: JobState) -> Row:
+    state, why = _state(member, job)
+    progress = read_progress(member.run) if member.run else None
+    step = ""
+    if progress and (progress.step or progress.total):
+        step = f"{progress.step}/{progress.total}" if progress.total else str(progress.step)
+    return Row(
+        stage=member.stage,
+        name=member.name,
+        state=state,
+        job=member.job,
+        attempt=str(count_attempts(member)) if member.job else "",
+        step=step,
+        eta=describe_seconds(progress.eta_seconds) if progress and state == "RUNNING" else "",
+        loss=f"{progress.loss:.4g}" if progress and progress.loss is not None else "",
+        why=why,
+    )
+
+
+def count_attempts(member: Launched) -> int:
+    """Return how often the member's newest job has been started."""
+    return len(list(member.record.glob(f"{member.job}-*/{OPEN}")))
+
+
+def _state(member: Launched, job: JobState) -> tuple[str, str]:
+    """Return a member's state and why it is not further."""
+    if member.job and job.active:
+        return job.state, _REASONS.get(job.reason, job.reason)
+    if member.complete:
+        return "COMPLETED", ""
+    if not member.job:
+        progress = read_progress(member.run) if member.run else None
+        return ("STARTED", "with local processes") if progress and progress.step else ("TO DO", "")
+    closed = last_close(member)
+    if job.state not in (states.UNKNOWN, "COMPLETED"):
+        return job.state, str(closed.get("reason", ""))
+    # Slurm has forgotten the job, or it ended well and its result was removed since.
+    if closed.get("outcome") == "failed":
+        return "FAILED", str(closed["reason"])
+    return (
+        ("TO DO", "its result is gone")
+        if closed.get("outcome") == "done"
+        else ("UNKNOWN", "Slurm has no word of it")
+    )
+
+
+def last_close(member: Launched) -> dict[str, Any]:
+    """Return how the newest attempt of the member's newest job was closed, empty if it was not."""
+    files = sorted(member.record.glob(f"{member.job}-*/{CLOSE}"))
+    return dict(json.loads(files[-1].read_text())) if files else {}
+
+
+def layout(rows: Iterable[Row]) -> str:
+    """Return rows as aligned text under a heading; empty columns are left out."""
+    table = [Row(*Row._fields), *rows]
+    kept = [column for column in zip(*table, strict=True) if any(column[1:])]
+    widths = [max(len(cell) for cell in column) for column in kept]
+    lines = zip(*kept, strict=True)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

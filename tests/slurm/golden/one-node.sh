@@ -1,0 +1,28 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir='/home/ada/it'"'"'s "here" $HOME/snapshot'
+#SBATCH --comment=nml-0123
+#SBATCH --cpus-per-task=1
+#SBATCH --job-name=probes
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output='/home/ada/it'"'"'s "here" $HOME/launch/%j_0_log.out'
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+
+# setup
+cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1
+rendezvous=$('/opt/my env/bin/python' -m slurm.attempt open '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json') || exit 1
+read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"
+export MASTER_ADDR MASTER_PORT
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output '/home/ada/it'"'"'s "here" $HOME/launch/%j_%t_log.out' --cpus-per-task=1 --kill-on-bad-exit=1 '/opt/my env/bin/python' -u -m submitit.core._submit '/home/ada/it'"'"'s "here" $HOME/launch'
+
+
+# teardown
+'/opt/my env/bin/python' -m slurm.attempt close '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json' $?

@@ -1,0 +1,132 @@
+"""The text that sbatch gets, from what a user asks for."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nml.errors import UserError
+from slurm import executor
+from slurm.cluster import Resources, load_resources, parse_minutes
+from slurm.members import Member, Submission
+
+GOLDEN = Path(__file__).parent / "golden"
+HOME = '/home/ada/it\'s "here" $HOME'
+
+
+def submission(count: int) -> Submission:
+    members = tuple(
+        Member(
+            name=f"probes {index}", argv=("python", "-m", "probes.run"), record=f"{HOME}/{index}", cwd=HOME
+        )
+        for index in range(count)
+    )
+    return Submission(
+        stage="probes", token="nml-0123", snapshot=f"{HOME}/snapshot", members=members, max_idle_attempts=5
+    )
+
+
+CASES = {
+    "one-node": (1, Resources(), ""),
+    "gpu-file": (1, load_resources("gpu", {"nodes": 4}), ""),
+    "array-after-array": (3, load_resources("gpu", {}, "probes"), "aftercorr:17"),
+    "everything": (
+        2,
+        Resources(
+            nodes=2,
+            tasks_per_node=4,
+            cpus_per_task=3,
+            mem_gb=1.5,
+            time="90",
+            qos="long",
+            constraint="a100&ib",
+            exclude="n[1-3]",
+            array_parallelism=1,
+            env={"NAME": "it's a value"},
+            setup=("source ~/setup.sh",),
+            srun_args=("--cpu-bind=cores",),
+            sbatch={"mail_type": "END", "reservation": "course"},
+        ),
+        "afterok:4:5",
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def fixed_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/opt/my env/bin/python")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_batch_script_is_the_golden_one(name: str) -> None:
+    count, resources, dependency = CASES[name]
+    text = executor.batch_text(submission(count), resources, Path(f"{HOME}/launch/nml-0123.json"), dependency)
+    assert text == (GOLDEN / f"{name}.sh").read_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bash_can_read_the_batch_script(name: str) -> None:
+    subprocess.run(["bash", "-n", str(GOLDEN / f"{name}.sh")], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("90", 90), ("01:30:00", 90), ("0:00:30", 1), ("2-00:00:00", 2880), ("1:30", 90)]
+)
+def test_time_limits_are_read_as_slurm_writes_them(text: str, minutes: int) -> None:
+    assert parse_minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "0", "soon", "1:2:3:4", "-5"])
+def test_other_time_limits_are_refused(text: str) -> None:
+    with pytest.raises(UserError, match="not a time limit"):
+        parse_minutes(text)
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("partition: mine\nnodes: 3\nstages: {probes: {nodes: 2}}\n")
+    assert load_resources(str(file), {"nodes": 5}).nodes == 5
+    assert load_resources(str(file), {"nodes": None}).nodes == 3
+    assert load_resources(str(file), {}, "probes") == Resources(partition="mine", nodes=2)
+
+
+def test_the_users_own_file_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert load_resources(None, {}) == Resources()
+    own = tmp_path / "noisy-model-learning" / "cluster.yaml"
+    own.parent.mkdir()
+    own.write_text("account: ada\n")
+    assert load_resources(None, {}).account == "ada"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("partion: gpu", "did you mean partition?"),
+        ("nodes: many", "nodes: 'many' is no int"),
+        ("time: 12:30:00", "write it in quotes"),
+        ("setup: module load", "setup: 'module load' is no tuple"),
+        ("stages: {train: {}}", "unknown name 'train'"),
+        ("nodes: 0", "--nodes 0"),
+        ("[1, 2]", "holds no fields"),
+        ("{", "does not read"),
+        ("time: '1'", "signal_delay_s"),
+    ],
+)
+def test_a_mistake_in_a_cluster_file_is_named(tmp_path: Path, text: str, error: str) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=error.replace("?", r"\?")):
+        load_resources(str(file), {})
+
+
+def test_every_example_is_a_cluster_file() -> None:
+    for file in (Path(executor.__file__).parent / "clusters").glob("*.yaml"):
+        assert load_resources(file.stem, {}).minutes > 0
+
+
+def test_a_path_that_slurm_would_read_otherwise_is_refused() -> None:
+    with pytest.raises(UserError, match="Slurm reads '%'"):
+        executor.check_path(Path("/data/100%"))

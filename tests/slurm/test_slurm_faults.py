@@ -1,0 +1,175 @@
+"""What goes wrong on clusters, on a real one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slurm
+
+BUSY_ONCE = """#!/bin/bash
+# Accepts the job and then fails to say so, the first time.
+if [ ! -e "{mark}" ]; then
+  touch "{mark}"
+  {before}
+  echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
+  exit 1
+fi
+exec {sbatch} "$@"
+"""
+
+
+def fake_sbatch(folder: Path, before: str, path: str) -> str:
+    """Return a PATH whose sbatch fails once."""
+    real = shutil.which("sbatch")
+    folder.mkdir()
+    script = folder / "sbatch"
+    script.write_text(BUSY_ONCE.format(mark=folder / "mark", before=before.format(sbatch=real), sbatch=real))
+    script.chmod(0o755)
+    return f"{folder}:{path}"
+
+
+@pytest.mark.parametrize("before", [":", '{sbatch} "$@"'], ids=["refused", "accepted"])
+def test_a_submission_that_times_out_is_repeated_and_runs_once(
+    project, cluster, waiting, tmp_path: Path, before: str
+) -> None:
+    path = fake_sbatch(tmp_path / "bin", before, cluster.environment["PATH"])
+    said = project.launch("pretrain", "--noise", "0.2", PATH=path)
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
+    waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
+    assert len(list(run.glob("launch/attempts/*/open.json"))) == 1
+    events = [json.loads(line)["event"] for line in (run / "launch" / "jobs.jsonl").read_text().splitlines()]
+    assert events == ["submitting", "retrying", "submitted"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--partition", "urgnet"), "did you mean urgent?"),
+        (("--nodes", "9"), "--nodes 9: partition main has at most 8"),
+        (("--account", "nobody", "--constraint", "h100"), "sbatch refused"),
+        (("--gpus-per-node", "8"), "sbatch refused"),
+    ],
+)
+def test_what_the_cluster_cannot_give_is_one_line(project, cluster, words, error) -> None:
+    said = project.launch("pretrain", *words, status=2)
+    assert error in said
+    assert said.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in said
+    assert not cluster.call("squeue", "--noheader").strip()
+
+
+def test_paths_with_spaces_and_quotes(project, cluster, waiting) -> None:
+    project.work = project.work / 'it\'s "here" $HOME'
+    project.work.mkdir()
+    project.launch("sweep", "--noise", "0.2", "--plugins", "lp")
+    waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
+    assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "1"
+
+
+def test_pending_and_requeued_jobs_run_the_snapshot(project, cluster, waiting) -> None:
+    said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
+    held = Path(said.strip().rsplit("run: ", 1)[1])
+    job = re.findall(r"submitted job (\d+)", said)[0]
+    waiting(lambda: (held / "metrics.jsonl").exists(), "the first step")
+    cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+    said = project.launch("pretrain", "--seed", "1")
+    pending = Path(said.strip().rsplit("run: ", 1)[1])
+
+    for room in ("pretrain", "slurm", "nml"):
+        shutil.rmtree(project.code / room)
+        (project.code / room).mkdir()
+        (project.code / room / "__init__.py").write_text("raise ImportError('edited after submission')")
+    cluster.call("scontrol", "requeue", job)
+    (held / "go").touch()
+    cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+    waiting(lambda: "Restarts=1" in cluster.call("scontrol", "show", "job", job), "the requeue")
+    waiting(lambda: "JobState=PENDING" in cluster.call("scontrol", "show", "job", job), "the requeue")
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    for run in (held, pending):
+        waiting(lambda run=run: (run / "DONE.json").exists(), f"the end of {run.name}")
+
+
+def test_uncommitted_changes_are_part_of_the_snapshot(project, cluster, waiting) -> None:
+    code = project.code / "pretrain" / "run.py"
+    code.write_text(code.read_text().replace('VERSION = "v1"', 'VERSION = "changed"'))
+    said = project.launch("pretrain", "--recipe.steps", "1")
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
+    [log] = run.glob("launch/*_0_log.out")
+    assert "changed from" in log.read_text()
+
+
+def test_a_program_that_fails_is_not_tried_again(project, cluster, waiting) -> None:
+    said = project.launch("pretrain", "--nodes", "4", "--recipe.fail", "3")
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
+    [closed] = run.glob("launch/attempts/*/close.json")
+    assert json.loads(closed.read_text())["outcome"] == "failed"
+    assert (
+        "ValueError: the toy was told to fail"
+        in (run / "launch" / f"{closed.parent.name[:-4]}_3_log.out").read_text()
+    )
+
+
+def test_a_cancelled_job_stays_cancelled(project, cluster, waiting) -> None:
+    said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "2")
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    waiting(lambda: (run / "metrics.jsonl").exists(), "the first step")
+    project.launch("cancel", str(run))
+    waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
+    assert "CANCELLED" in project.launch("status", str(run))
+    (run / "go").touch()
+    said = project.launch("resume", str(run))
+    assert "submitted job" in said
+    waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
+
+
+def test_an_interrupted_submission_leaves_nothing_in_the_queue(
+    project, cluster, waiting, tmp_path: Path
+) -> None:
+    # The second sbatch hangs: Ctrl-C finds the first stage submitted.
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(
+        f'#!/bin/bash\nif [ -e "{folder}/mark" ]; then touch "{folder}/hangs"\n'
+        f'  while [ -e "{folder}/mark" ]; do sleep 0.1; done; exit 1; fi\n'
+        f'touch "{folder}/mark"\nexec {shutil.which("sbatch")} --hold "$@"\n'
+    )
+    (folder / "sbatch").chmod(0o755)
+    process = project.start("sweep", "--noise", "0", "0.2", PATH=f"{folder}:{cluster.environment['PATH']}")
+    waiting((folder / "hangs").exists, "the second submission")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    (folder / "mark").unlink()
+    assert process.returncode == 130
+    waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
+
+
+def test_attempts_without_progress_are_bounded(project, cluster, waiting) -> None:
+    said = project.launch(
+        "pretrain", "--nodes", "2", "--recipe.hold", "2", "--cluster-file", idle_file(project)
+    )
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    job = re.findall(r"submitted job (\d+)", said)[0]
+    waiting(lambda: (run / "metrics.jsonl").exists(), "the first step")
+    (run / "metrics.jsonl").unlink()
+    # Nothing has been saved yet, and killing is not a stop.
+    cluster.call("scontrol", "requeue", job)
+    waiting(lambda: "JobState=PENDING" in cluster.call("scontrol", "show", "job", job), "the requeue")
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    waiting(lambda: "JobState=FAILED" in cluster.call("scontrol", "show", "job", job), "giving up")
+    assert "given up after 1 attempts" in (run / "launch" / f"{job}_0_log.out").read_text()
+
+
+def idle_file(project) -> str:
+    file = project.work / "cluster.yaml"
+    file.write_text("max_idle_attempts: 1\n")
+    return str(file)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_daemons import SlurmCluster, missing, running_cluster
+
+from slurm.progress import describe_seconds, read_progress
+from slurm.states import job_states
+
+
+def write_metrics(run: Path, *lines: dict[str, object], tail: str = "") -> None:
+    run.mkdir(exist_ok=True)
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
+
+
+def test_progress_is_read_from_the_metrics(tmp_path: Path) -> None:
+    lines = [
+        {"step": step, "total_steps": 10, "loss": 1 / step, "time": 100.0 + step} for step in range(1, 5)
+    ]
+    write_metrics(tmp_path, *lines, tail='{"step": 5, "lo')
+    progress = read_progress(tmp_path)
+    assert (progress.step, progress.total, progress.loss, progress.done) == (4, 10, 0.25, False)
+    assert progress.eta_seconds == pytest.approx(6.0)
+
+
+def test_a_run_that_has_written_nothing_has_no_progress(tmp_path: Path) -> None:
+    assert read_progress(tmp_path).step == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, ""), (42, "42s"), (190, "3m10s"), (18120, "5h02m"), (183600, "2d03h")]
+)
+def test_durations_are_told_as_people_do(seconds: float | None, text: str) -> None:
+    assert describe_seconds(seconds) == text
+
+
+def test_a_sweep_with_local_processes_has_a_status(project) -> None:
+    project.launch("sweep", "--cluster", "local", "--noise", "0", "0.2", "--plugins", "lp")
+    rows = project.launch("status").splitlines()
+    assert [row.split()[0] for row in rows[1:]] == [
+        *("shards", "shards", "pretrain", "pretrain", "probes", "probes", "report"),
+    ]
+    assert all("COMPLETED" in row for row in rows[1:])
+
+
+def test_nothing_launched_is_said(project) -> None:
+    assert "nothing was launched from here" in project.launch("status")
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "cancel", "resume"])
+def test_a_folder_that_is_no_run_is_one_line(project, verb: str) -> None:
+    said = project.launch(verb, "/nonexistent", status=2)
+    assert said.startswith("error: /nonexistent: ")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.slurm
+class TestOnSlurm:
+    def test_status_says_state_step_and_why_it_waits(self, project, cluster, waiting) -> None:
+        said = project.launch("sweep", "--noise", "0.2", "--plugins", "lp", "--recipe.hold", "6")
+        run = project.work / "runs" / "quickstart-n20-seed0"
+        metrics = run / "metrics.jsonl"
+        waiting(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 6, "step 6")
+        rows = {row.split()[0]: row for row in project.launch("status").splitlines()[1:]}
+        assert re.search(r"RUNNING +\d+ +1 +6/12", rows["pretrain"])
+        assert "PENDING" in rows["probes"]
+        assert "waits for an earlier part" in rows["probes"]
+        follower = project.start(
+            "logs", "sweeps/sweep", "--member", "pretrain quickstart-n20-seed0", "--follow"
+        )
+        (run / "go").touch()
+        waiting(lambda: (project.work / "sweeps" / "sweep" / "report" / "report.html").exists(), said)
+        followed, _ = follower.communicate(timeout=60)
+        assert "v1 from" in followed
+        assert "done: complete" in followed
+
+    def test_watching_ends_with_the_last_job(self, project, cluster) -> None:
+        project.launch("sweep", "--noise", "0.2", "--plugins", "lp")
+        said = project.launch("status", "--watch")
+        assert said.strip().splitlines()[-1].split()[:2] == ["report", "report"]
+        assert "COMPLETED" in said.strip().splitlines()[-1]
+
+    def test_a_failed_run_says_why(self, project, cluster, waiting) -> None:
+        project.launch("pretrain", "--recipe.fail", "3")
+        waiting(lambda: "FAILED" in project.launch("status"), "the failure")
+        waiting(lambda: "exit status" in project.launch("status"), "its reason")
+        assert "the toy was told to fail" in project.launch("logs", "runs/quickstart-n00-seed0")
+
+    def test_accounting_tells_what_the_controller_has_forgotten(
+        self, project, cluster, waiting, tmp_path
+    ) -> None:
+        project.launch("pretrain", "--recipe.fail", "3")
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "squeue").write_text("#!/bin/sh\n")
+        (folder / "squeue").chmod(0o755)
+        path = f"{folder}:{cluster.environment['PATH']}"
+        waiting(lambda: "FAILED" in project.launch("status", PATH=path), "sacct's word")
+
+
+@pytest.mark.slurm
+class TestWithoutAccounting:
+    @pytest.fixture(scope="class")
+    def bare_cluster(self) -> Iterator[SlurmCluster]:
+        reason = missing(accounting=False)
+        if reason:
+            pytest.skip(reason)
+        with running_cluster(nodes=2) as cluster:
+            yield cluster
+
+    @pytest.fixture
+    def bare(self, bare_cluster, monkeypatch) -> SlurmCluster:
+        for name, value in bare_cluster.environment.items():
+            monkeypatch.setenv(name, value)
+        return bare_cluster
+
+    def test_there_is_no_accounting(self, bare) -> None:
+        assert not bare.call("sacct", "--noheader", check=False).strip()
+
+    def test_a_run_completes_and_is_known_to_be(self, project, bare, waiting) -> None:
+        project.launch("pretrain", "--nodes", "2")
+        waiting(lambda: "COMPLETED" in project.launch("status"), "the end")
+
+    def test_a_cancelled_job_is_known_to_be(self, project, bare, waiting) -> None:
+        said = project.launch("pretrain", "--recipe.hold", "2")
+        job = re.findall(r"submitted job (\d+)", said)[0]
+        bare.call("scancel", job)
+        waiting(lambda: job_states([job])[job].state == "CANCELLED", "the cancelled job")
+        assert "CANCELLED" in project.launch("status")
+
+    def test_what_slurm_forgot_is_told_by_the_markers(self, project, bare, waiting, tmp_path) -> None:
+        project.launch("pretrain", "--recipe.fail", "3")
+        waiting(lambda: "FAILED" in project.launch("status"), "the failure")
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        (folder / "squeue").write_text("#!/bin/sh\n")
+        (folder / "squeue").chmod(0o755)
+        said = project.launch("status", PATH=f"{folder}:{os.environ['PATH']}")
+        assert "FAILED" in said
+        assert "exit status" in said
