@@ -1,0 +1,105 @@
+"""Put a run together from its options."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch.utils.data import DataLoader
+
+from nml.errors import UserError
+from pretrain import batchnorm, layout
+from pretrain.classify import check_mixing
+from pretrain.engines import build_engine, check_engine
+from pretrain.exporting import describe_run
+from pretrain.loading import Batch, StepSampler, micro_batch_count, training_loader
+from pretrain.models import build_network
+from pretrain.objective import build_objective
+from pretrain.observers import build_observers
+from pretrain.options import Options
+from pretrain.training import Trainer
+from pretrain.transforms import testing_transform, training_transform
+from pretrain.validation import validation_data
+from pretrain.world import World
+from shards.dataset import ShardDataset
+from shards.shardset import ShardSet
+
+
+def assemble(
+    options: Options, world: World, shard_set: ShardSet, started: float
+) -> tuple[Trainer, DataLoader[Batch]]:
+    """Return the trainer of a run and its loader. Collective.
+
+    Raises:
+        UserError: If the parts do not fit each other; nothing has been written then.
+    """
+    recipe = options.recipe
+    _share_cores(world)
+    check_engine(options.engine, recipe)
+    _check_kind(options, shard_set)
+    sampler = StepSampler(shard_set, recipe, world, options.seed)
+    accumulation = micro_batch_count(recipe, world)
+    check_mixing(recipe, recipe.global_batch // world.size // accumulation)
+    validation = validation_data(options.validation, shard_set, testing_transform(recipe.data))
+    objective = build_objective(
+        recipe,
+        rank=world.rank,
+        world_size=world.size,
+        seed=options.seed,
+        micro_batches=accumulation,
+        classes=shard_set.classes or (validation.classes if validation else None),
+    )
+    network = batchnorm.prepare(build_network(objective.architecture, options.seed), recipe.model.batch_norm)
+    level = shard_set.level(options.level)
+    trainer = Trainer(
+        recipe,
+        options.run_dir,
+        world,
+        engine=build_engine(options.engine, network, recipe, accumulation=accumulation),
+        objective=objective,
+        sampler=sampler,
+        shard_set=shard_set,
+        validation=validation,
+        meta=describe_run(
+            recipe,
+            options.recipe_name,
+            objective.architecture,
+            shard_set,
+            level,
+            engine=options.engine,
+            world_size=world.size,
+            seed=options.seed,
+        ),
+        started=started,
+        observers=build_observers(options, sampler.steps_per_epoch) if world.is_main else [],
+    )
+    dataset = ShardDataset(
+        shard_set,
+        level.name,
+        training_transform(recipe.data),
+        objective.text_transform,
+        seed=options.seed,
+        ledger=options.run_dir / layout.LOGS / "skipped.jsonl",
+    )
+    loader = training_loader(
+        dataset, sampler, workers=recipe.data.workers, pin_memory=torch.cuda.is_available()
+    )
+    return trainer, loader
+
+
+def _check_kind(options: Options, shard_set: ShardSet) -> None:
+    needed = {"classify": "class", "clip": "caption"}[options.recipe.objective]
+    if shard_set.kind != needed:
+        raise UserError(
+            f"--shards {shard_set.path}: a {shard_set.kind} set, and the recipe {options.recipe_name} "
+            f"trains {options.recipe.objective}",
+            possible=f"{needed} sets",
+            mend="name another recipe or another set",
+        )
+
+
+def _share_cores(world: World) -> None:
+    """Divide the cores among the processes of this machine, where nobody has."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))

@@ -1,0 +1,109 @@
+"""Batch normalisation over several processes: whose statistics, and when.
+
+Running statistics never influence a training step, so each rank keeps its own while training, and
+validation and exports use their average. Nothing is broadcast every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pretrain.recipe import BatchNormMode
+
+
+def prepare(network: nn.Module, mode: BatchNormMode) -> nn.Module:
+    """Return the network with the batch normalisation that a recipe asks for."""
+    if mode == "sync":
+        return _share_statistics(network)
+    return network
+
+
+def set_training(network: nn.Module, mode: BatchNormMode) -> None:
+    """Put the network in training mode; frozen statistics stay as they are."""
+    network.train()
+    if mode == "frozen":
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+
+def _share_statistics(network: nn.Module) -> nn.Module:
+    if torch.cuda.is_available():
+        from timm.layers import convert_sync_batchnorm
+
+        shared: nn.Module = convert_sync_batchnorm(network)
+        return shared
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = CpuSyncBatchNorm2d
+    return network
+
+
+class CpuSyncBatchNorm2d(nn.BatchNorm2d):
+    """Synchronised batch normalisation where torch's own, which needs a GPU, is not to be had."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Normalise [N, C, H, W] by the statistics of all ranks' samples; N is equal on all ranks."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(input)
+        from torch.distributed.nn.functional import all_reduce
+
+        count = input.numel() // input.shape[1] * dist.get_world_size()
+        sums = torch.stack([input.sum((0, 2, 3)), (input * input).sum((0, 2, 3))])
+        mean, square = all_reduce(sums) / count
+        variance = square - mean * mean
+        with torch.no_grad():
+            if self.running_mean is not None and self.running_var is not None:
+                momentum = self.momentum or 0.0
+                self.running_mean.lerp_(mean, momentum)
+                self.running_var.lerp_(variance * (count / (count - 1)), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        shift = self.bias - mean * scale
+        return input * scale[:, None, None] + shift[:, None, None]
+
+
+def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return copies of this rank's buffers, on the CPU."""
+    return {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}
+
+
+def averaged_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers averaged over the ranks (integers: as they are here). Collective."""
+    own = running_statistics(network)
+    floats = sorted(name for name, buffer in own.items() if buffer.is_floating_point())
+    if not floats or dist.get_world_size() == 1:
+        return own
+    flat = torch.cat([own[name].reshape(-1).double() for name in floats])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for name, part in zip(floats, flat.split([own[name].numel() for name in floats]), strict=True):
+        own[name] = part.to(own[name].dtype).reshape(own[name].shape)
+    return own
+
+
+def set_statistics(network: nn.Module, statistics: dict[str, torch.Tensor]) -> None:
+    """Write buffers in place."""
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            if name in statistics:
+                buffer.copy_(statistics[name])
+
+
+@contextmanager
+def unchanged_statistics(network: nn.Module) -> Iterator[None]:
+    """Put the buffers back afterwards: a forward pass in between leaves no trace."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in kept:
+                buffer.copy_(before)

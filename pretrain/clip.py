@@ -1,0 +1,125 @@
+"""Contrastive language-image pre-training with open_clip's models and losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pretrain.batchnorm import unchanged_statistics
+from pretrain.engines import Engine
+from pretrain.loading import Batch, micro_batches
+from pretrain.models import Architecture, architecture
+from pretrain.recipe import Recipe
+from pretrain.seeding import seed_step
+
+MAX_LOGIT_SCALE = math.log(100)
+# open_clip trains SigLIP from scale 10 and bias -10 (Zhai et al. 2023, section 3.1).
+_SIGLIP = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+PROMPT = "a photo of a {}."
+
+
+class Clip:
+    """InfoNCE over the global batch (local loss, gathered with gradients), or SigLIP's pairwise loss.
+
+    Args:
+        recipe: The recipe.
+        rank: This process.
+        world_size: Number of processes.
+        seed: Seed of the run.
+        micro_batches: Parts that a rank's batch is cut into. The loss is always that of the global
+            batch: features first, without gradients, then each part again (Gao et al. 2021).
+        classes: Class names for zero-shot validation; None if there are none.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        rank: int,
+        world_size: int,
+        seed: int,
+        micro_batches: int,
+        classes: tuple[str, ...] | None,
+    ) -> None:
+        import open_clip
+
+        arch = architecture(recipe, None)
+        if recipe.loss.name == "siglip":
+            arch = Architecture(arch.library, arch.name, {**_SIGLIP, **arch.kwargs})
+        self.architecture = arch
+        context = arch.kwargs.get("text_cfg", {}).get("context_length")
+        self._tokenizer = open_clip.get_tokenizer(arch.name, context_length=context)
+        self.text_transform: Callable[[str], Any] | None = lambda caption: self._tokenizer([caption])[0]
+        self._size = recipe.data.size
+        self._rank = rank
+        self._seed = seed
+        self._micro_batches = micro_batches
+        self._classes = classes
+        self._criterion: Callable[..., torch.Tensor] = (
+            open_clip.SigLipLoss(rank=rank, world_size=world_size)
+            if recipe.loss.name == "siglip"
+            else open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world_size)
+        )
+
+    def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
+        """See :class:`pretrain.objective.Objective`."""
+        if self._micro_batches > 1:
+            return self._backward_in_parts(engine, batch, step)
+        seed_step(self._seed, step, self._rank, 0)
+        with engine.micro_step(last=True):
+            loss: torch.Tensor = self._loss(engine.forward(batch.images, batch.targets))
+            engine.backward(loss)
+        return loss.detach()
+
+    def _backward_in_parts(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
+        """Take the gradient with respect to all features once, then send it through part by part."""
+        parts = micro_batches(batch, self._micro_batches)
+        outputs: list[dict[str, torch.Tensor]] = []
+        # This pass must leave no trace: batch normalisation would count every sample twice.
+        with unchanged_statistics(engine.network), torch.no_grad():
+            for number, part in enumerate(parts):
+                seed_step(self._seed, step, self._rank, number)
+                outputs.append(engine.forward(part.images, part.targets))
+        names = ("image_features", "text_features")
+        whole = {name: torch.cat([output[name].float() for output in outputs]) for name in names}
+        scalars = {name: outputs[0][name].float() for name in outputs[0] if name not in names}
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in (whole | scalars).items()}
+        loss: torch.Tensor = self._loss(leaves)
+        gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+        pieces = {name: gradients[name].chunk(len(parts)) for name in names}
+        for number, part in enumerate(parts):
+            seed_step(self._seed, step, self._rank, number)
+            with engine.micro_step(last=number == len(parts) - 1):
+                output = engine.forward(part.images, part.targets)
+                surrogate = sum((output[name].float() * pieces[name][number]).sum() for name in names)
+                # A scalar's gradient is whole already: each part carries its share.
+                surrogate += sum((output[name] * gradients[name]).sum() for name in scalars) / len(parts)
+                engine.backward(surrogate)
+        return loss.detach()
+
+    def _loss(self, output: dict[str, torch.Tensor]) -> torch.Tensor:
+        features = output["image_features"].float(), output["text_features"].float()
+        scale = output["logit_scale"].float()
+        if "logit_bias" in output:
+            return self._criterion(*features, scale, output["logit_bias"].float())
+        return self._criterion(*features, scale)
+
+    def empty_batch(self, size: int) -> Batch:
+        """See :class:`pretrain.objective.Objective`."""
+        images = torch.zeros(size, 3, self._size, self._size)
+        tokens = self._tokenizer([""] * size)
+        return Batch(images, tokens, torch.zeros(size, dtype=torch.int64))
+
+    def after_step(self, engine: Engine) -> None:
+        """Keep the logit scale within [1, 100] (Radford et al. 2021, section 2.5)."""
+        engine.clamp("logit_scale", 0.0, MAX_LOGIT_SCALE)
+
+    def predict(self, engine: Engine, images: torch.Tensor) -> torch.Tensor:
+        """Return zero-shot scores [n, K] of class prompts."""
+        tokens = self._tokenizer([PROMPT.format(name) for name in self._classes or ()]).to(images.device)
+        output = engine.forward(images, tokens)
+        scores: torch.Tensor = output["image_features"].float() @ output["text_features"].float().T
+        return scores

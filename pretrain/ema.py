@@ -1,0 +1,47 @@
+"""An exponential moving average of the weights, beside whichever engine trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class Average:
+    """Shadow weights w <- decay w + (1 - decay) weights, shard by shard where weights are sharded.
+
+    The decay warms up as min(decay, (1 + step) / (10 + step)), so that short runs are not held back
+    by their first weights.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.shadow = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take the weights after ``step`` updates into account."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights = [_local(parameter) for _, parameter in network.named_parameters()]
+        torch._foreach_lerp_([_local(average) for average in self.shadow.values()], weights, 1 - decay)
+
+    @contextmanager
+    def in_place(self, network: nn.Module) -> Iterator[None]:
+        """Let the network carry the average inside the block."""
+        kept = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+        _copy(network, self.shadow)
+        try:
+            yield
+        finally:
+            _copy(network, kept)
+
+
+def _local(parameter: torch.Tensor) -> torch.Tensor:
+    tensor = parameter.detach()
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _copy(network: nn.Module, values: dict[str, torch.Tensor]) -> None:
+    for name, parameter in network.named_parameters():
+        _local(parameter).copy_(_local(values[name]))

@@ -1,0 +1,129 @@
+"""How the processes of a run share its work, behind one small protocol.
+
+ddp is the numerical reference; fsdp and deepspeed are held to its losses and weights by tests.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from nml.errors import UserError
+from pretrain.engine_names import EngineName
+from pretrain.recipe import Recipe
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Engine(Protocol):
+    """A network, its optimizer, and what moves gradients and weights between ranks.
+
+    Attributes:
+        name: As ``--engine`` takes it.
+        network: The network as it was built; its parameters may be shards.
+        device: Where it runs.
+    """
+
+    name: EngineName
+    network: nn.Module
+    device: torch.device
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """Return the network's output, under the recipe's autocast."""
+        ...
+
+    def micro_step(self, *, last: bool) -> AbstractContextManager[None]:
+        """Surround a micro-batch's forward and backward pass; gradients travel in the last one."""
+        ...
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of a micro-batch's share of the rank's loss. Gradients average over ranks."""
+        ...
+
+    def step(self, lr: float) -> float:
+        """Clip, update the weights, clear the gradients; return the norm before (0: no clipping)."""
+        ...
+
+    def discard(self) -> None:
+        """Clear the gradients without an update."""
+        ...
+
+    def clamp(self, name: str, low: float, high: float) -> None:
+        """Keep a parameter within bounds, after a step."""
+        ...
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return whole parameters on the CPU of rank 0, nothing elsewhere. Collective."""
+        ...
+
+    def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
+        """Write the state to a folder; None means it is written, a future that it will be. Collective.
+
+        Args:
+            folder: Where to.
+            shared: Further tensors that are equal on all ranks, or shards of one tensor.
+            own: Tensors that are this rank's alone.
+        """
+        ...
+
+    def load(self, folder: Path, shared: Tensors, own: Tensors, *, world_size: int) -> None:
+        """Read what ``save`` wrote at ``world_size``, filling ``shared`` and ``own`` in place. Collective.
+
+        ``own`` must be empty where the world size is another one now.
+        """
+        ...
+
+
+def check_engine(name: str, recipe: Recipe) -> None:
+    """Refuse combinations that would train something else than the recipe says.
+
+    Raises:
+        UserError: With the reason.
+    """
+    config = recipe.engine
+    if name == "deepspeed":
+        if recipe.optimizer.name == "lamb" and config.zero_stage >= 1:
+            raise UserError(
+                f"--engine deepspeed with lamb at recipe.engine.zero_stage {config.zero_stage}: ZeRO fuses "
+                "parameters into flat vectors, and lamb's trust ratio of each layer is lost",
+                mend="--recipe.engine.zero_stage 0, or --engine ddp",
+            )
+        if config.dtype == "fp16":
+            raise UserError(
+                "--engine deepspeed with fp16: its fp16 mode casts batch normalisation too",
+                mend="--recipe.engine.dtype bf16, or --engine ddp",
+            )
+        if recipe.ema and config.zero_stage == 3:
+            raise UserError(
+                "--engine deepspeed with ema at zero_stage 3: no rank holds whole weights to average",
+                mend="--recipe.engine.zero_stage 2 or lower, or --recipe.ema 0",
+            )
+    if config.compress_gradients != "none" and name != "ddp":
+        raise UserError(
+            f"recipe.engine.compress_gradients with --engine {name}: only ddp compresses",
+            mend="set it to none",
+        )
+    if config.deepspeed_config and name != "deepspeed":
+        raise UserError(f"recipe.engine.deepspeed_config with --engine {name}", mend="--engine deepspeed")
+    if recipe.model.batch_norm == "sync" and config.compile:
+        raise UserError("recipe.model.batch_norm sync with compile", mend="turn one of them off")
+
+
+def build_engine(name: EngineName, network: nn.Module, recipe: Recipe, *, accumulation: int) -> Engine:
+    """Return an engine around a network whose weights are equal on all ranks. Collective."""
+    if name == "fsdp":
+        from pretrain.engines.fsdp import FsdpEngine
+
+        return FsdpEngine(network, recipe)
+    if name == "deepspeed":
+        from pretrain.engines.deepspeed import DeepSpeedEngine
+
+        return DeepSpeedEngine(network, recipe, accumulation=accumulation)
+    from pretrain.engines.ddp import DdpEngine
+
+    return DdpEngine(network, recipe)

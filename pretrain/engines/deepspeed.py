@@ -1,0 +1,244 @@
+"""DeepSpeed, ZeRO stages 0 to 3, with torch's own optimizers and fp32 weights."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from nml.errors import UserError
+from pretrain.engine_names import EngineName
+from pretrain.engines import Tensors
+from pretrain.engines.native import device_of_rank
+from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.recipe import Recipe
+from pretrain.tensorfiles import read_tensors, write_tensors
+
+_TAG = "state"
+_UNIVERSAL = "universal"
+_SHARED = "shared.safetensors"
+_NOT_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+class DeepSpeedEngine:
+    """A DeepSpeed engine behind the protocol of :mod:`pretrain.engines`.
+
+    DeepSpeed never synchronises buffers; :mod:`pretrain.batchnorm` averages them where they count.
+    """
+
+    name: EngineName = "deepspeed"
+
+    def __init__(self, network: nn.Module, recipe: Recipe, *, accumulation: int) -> None:
+        deepspeed = import_deepspeed()
+        self.device = device_of_rank()
+        network.to(self.device)
+        if recipe.engine.channels_last and recipe.engine.zero_stage == 0:
+            network.to(memory_format=torch.channels_last)
+        self.network = network
+        self._recipe = recipe
+        self._accumulation = accumulation
+        self._bad = False
+        optimizer = build_optimizer(
+            recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
+        )
+        self._deepspeed = deepspeed
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=network,
+            optimizer=optimizer,
+            config=deepspeed_config(recipe, accumulation=accumulation, world_size=dist.get_world_size()),
+            dist_init_required=False,
+        )
+        if recipe.engine.compile:
+            self._engine.compile()
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """See :class:`pretrain.engines.Engine`."""
+        return self._engine(*inputs)
+
+    @contextmanager
+    def micro_step(self, *, last: bool) -> Iterator[None]:
+        """See :class:`pretrain.engines.Engine`."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See :class:`pretrain.engines.Engine`. Decides here what must not reach ZeRO's buckets."""
+        if self._accumulation == 1:
+            finite = torch.isfinite(loss.detach()).float().cpu()
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+            self._bad = not bool(finite.item())
+            if self._bad:
+                return
+        # DeepSpeed divides by the number of micro-batches; the objective has done so already.
+        self._engine.backward(loss * self._accumulation)
+
+    def step(self, lr: float) -> float:
+        """See :class:`pretrain.engines.Engine`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm() if self._recipe.optimizer.clip else 0.0
+        return float(norm or 0.0)
+
+    def discard(self) -> None:
+        """See :class:`pretrain.engines.Engine`.
+
+        Raises:
+            UserError: With gradient accumulation, where ZeRO holds part of the step already.
+        """
+        if not self._bad:
+            raise UserError(
+                "deepspeed cannot take back a step of several micro-batches whose loss is not finite",
+                mend="--recipe.engine.micro_batch 0, or --engine ddp",
+            )
+
+    def clamp(self, name: str, low: float, high: float) -> None:
+        """See :class:`pretrain.engines.Engine`. ZeRO updates copies of the parameters: those count."""
+        parameter = self.network.get_parameter(name)
+        if self._recipe.engine.zero_stage == 0:
+            parameter.data.clamp_(low, high)
+            return
+        from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+
+        value = safe_get_full_fp32_param(parameter)
+        bounded = value.clamp(low, high)
+        if not torch.equal(value, bounded):
+            safe_set_full_fp32_param(parameter, bounded)
+            if self._recipe.engine.zero_stage < 3:
+                parameter.data.copy_(bounded)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """See :class:`pretrain.engines.Engine`."""
+        whole: dict[str, torch.Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            with self._deepspeed.zero.GatheredParameters(
+                [parameter], enabled=self._recipe.engine.zero_stage == 3
+            ):
+                if dist.get_rank() == 0:
+                    whole[name] = parameter.detach().to("cpu", copy=True).contiguous()
+        return whole
+
+    def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
+        """See :class:`pretrain.engines.Engine`."""
+        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        write_tensors(_own_file(folder), own)
+        if dist.get_rank() == 0:
+            write_tensors(folder / _SHARED, shared)
+        dist.barrier()
+        return None
+
+    def load(self, folder: Path, shared: Tensors, own: Tensors, *, world_size: int) -> None:
+        """See :class:`pretrain.engines.Engine`. Another world size goes through a universal checkpoint."""
+        if world_size == dist.get_world_size() or self._recipe.engine.zero_stage == 0:
+            self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+        else:
+            self._load_universal(folder)
+        shared.update(read_tensors(folder / _SHARED))
+        if own:
+            own.update(read_tensors(_own_file(folder)))
+
+    def _load_universal(self, folder: Path) -> None:
+        from argparse import Namespace
+
+        if dist.get_rank() == 0:
+            from deepspeed.checkpoint.ds_to_universal import main as to_universal
+
+            to_universal(
+                Namespace(
+                    input_folder=str(folder / _TAG),
+                    output_folder=str(folder / _UNIVERSAL),
+                    num_extract_workers=1,
+                    num_merge_workers=1,
+                    keep_temp_folder=False,
+                    strict=True,
+                    inject_missing_state=True,
+                )
+            )
+        dist.barrier()
+        self._engine._config.load_universal_checkpoint = True
+        self._engine.load_checkpoint(str(folder), tag=_UNIVERSAL, load_lr_scheduler_states=False)
+        self._engine._config.load_universal_checkpoint = False
+
+
+def _own_file(folder: Path) -> Path:
+    return folder / f"own-{dist.get_rank():05d}.safetensors"
+
+
+def import_deepspeed() -> Any:
+    """Import DeepSpeed quietly, and without the compiler it would otherwise start on a CPU.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    warnings.filterwarnings("ignore", module="deepspeed")
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise UserError(
+            "--engine deepspeed: not installed", mend="pip install 'noisy-model-learning[deepspeed]'"
+        ) from error
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Its shared-memory all-reduce for CPU ranks of one machine is compiled at first use, by every
+    # rank at once, for 40 s, and leaves a stale lock when killed. Gloo does the same work.
+    compatible = getattr(deepspeed.ops, "__compatible_ops__", None)
+    if compatible is not None:
+        compatible["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def deepspeed_config(recipe: Recipe, *, accumulation: int, world_size: int) -> dict[str, Any]:
+    """Return the DeepSpeed configuration of a recipe, with the user's own file merged over it.
+
+    Raises:
+        UserError: If the file does not read, or contradicts what the recipe decides.
+    """
+    config: dict[str, Any] = {
+        "train_batch_size": recipe.global_batch,
+        "train_micro_batch_size_per_gpu": recipe.global_batch // world_size // accumulation,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": recipe.optimizer.clip,
+        "zero_optimization": {"stage": recipe.engine.zero_stage},
+        # Elementwise rules only: check_engine has refused lamb.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if recipe.engine.dtype == "bf16":
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if not recipe.engine.deepspeed_config:
+        return config
+    path = Path(recipe.engine.deepspeed_config)
+    try:
+        own = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"recipe.engine.deepspeed_config {path}: does not read: {error}") from error
+    for name in _NOT_OURS:
+        if own.get(name, config[name]) not in (config[name], "auto"):
+            raise UserError(
+                f"{path}: {name} {own[name]}, the recipe gives {config[name]}",
+                mend=f"leave out {name}",
+            )
+    if own.get("zero_optimization", {}).get("stage", recipe.engine.zero_stage) != recipe.engine.zero_stage:
+        raise UserError(f"{path}: zero_optimization.stage", mend="set it by --recipe.engine.zero_stage")
+    return _merge(config, own)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(name), dict)
+        if value != "auto":
+            merged[name] = _merge(base[name], value) if both else value
+    return merged

@@ -1,0 +1,157 @@
+"""What ddp and fsdp share: torch's optimizers, autocast, and distributed checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+
+from pretrain.engine_names import EngineName
+from pretrain.engines import Tensors
+from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.recipe import Recipe
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
+# Buffers are not part of what is loaded here.
+_LOADED = StateDictOptions(flatten_optimizer_state_dict=True, strict=False)
+
+
+class NativeEngine:
+    """An engine of torch's own parts. Subclasses say how gradients travel.
+
+    Args:
+        network: The network, moved to its device.
+        wrapped: What is called in its place.
+        recipe: The recipe.
+    """
+
+    name: EngineName
+
+    def __init__(self, network: nn.Module, wrapped: nn.Module, recipe: Recipe, device: torch.device) -> None:
+        self.network = network
+        self.wrapped = wrapped
+        self.device = device
+        self._recipe = recipe
+        self.optimizer = build_optimizer(
+            recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
+        )
+        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.engine.dtype == "fp16")
+        # Background saves must not mix with the collectives of the training.
+        self._save_group: Any = dist.new_group(backend="gloo")
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        """See :class:`pretrain.engines.Engine`."""
+        dtype = _DTYPES.get(self._recipe.engine.dtype)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            return self.wrapped(*inputs)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """See :class:`pretrain.engines.Engine`."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, lr: float) -> float:
+        """See :class:`pretrain.engines.Engine`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        norm = 0.0
+        if self._recipe.optimizer.clip:
+            self._scaler.unscale_(self.optimizer)
+            norm = self._clip(self._recipe.optimizer.clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad()
+        return norm
+
+    def _clip(self, limit: float) -> float:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def discard(self) -> None:
+        """See :class:`pretrain.engines.Engine`."""
+        self.optimizer.zero_grad()
+
+    def clamp(self, name: str, low: float, high: float) -> None:
+        """See :class:`pretrain.engines.Engine`."""
+        parameter: Any = self.network.get_parameter(name).detach()
+        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
+        local.clamp_(low, high)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """See :class:`pretrain.engines.Engine`."""
+        return gather_on_main(self.network.named_parameters())
+
+    def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
+        """See :class:`pretrain.engines.Engine`."""
+        future = dcp.async_save(
+            self._state(shared, own),
+            storage_writer=dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True),
+            process_group=self._save_group,
+        )
+        assert isinstance(future, Future)
+        return future
+
+    def load(self, folder: Path, shared: Tensors, own: Tensors, *, world_size: int) -> None:  # noqa: ARG002
+        """See :class:`pretrain.engines.Engine`. Shards are cut anew for any world size."""
+        state = self._state(shared, own)
+        dcp.load(state, storage_reader=dcp.FileSystemReader(folder), process_group=self._save_group)
+        set_state_dict(
+            self.network,
+            self.optimizer,
+            model_state_dict=state["network"],
+            optim_state_dict=state["optimizer"],
+            options=_LOADED,
+        )
+        if self._scaler.is_enabled():
+            scaler = {name: value.item() for name, value in state["scaler"].items()}
+            self._scaler.load_state_dict(scaler | {"_growth_tracker": int(scaler["_growth_tracker"])})
+        rank = dist.get_rank()
+        for name in own:
+            own[name] = state["own"][f"{rank}/{name}"]
+        shared.update(state["shared"])
+
+    def _state(self, shared: Tensors, own: Tensors) -> dict[str, Any]:
+        network, optimizer = get_state_dict(self.network, self.optimizer, options=_FLAT)
+        parameters = {name for name, _ in self.network.named_parameters()}
+        scaler = {
+            name: torch.tensor(value, dtype=torch.float64)
+            for name, value in self._scaler.state_dict().items()
+        }
+        rank = dist.get_rank()
+        return {
+            # Buffers differ by rank: they are among its own.
+            "network": {name: value for name, value in network.items() if name in parameters},
+            "optimizer": optimizer,
+            "scaler": {k: torch.tensor(v, dtype=torch.float64) for k, v in scaler.items()},
+            "shared": shared,
+            "own": {f"{rank}/{name}": tensor for name, tensor in own.items()},
+        }
+
+
+def gather_on_main(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return whole tensors on the CPU of rank 0, one at a time; nothing elsewhere. Collective."""
+    whole: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters:
+        tensor = parameter.detach()
+        full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if dist.get_rank() == 0:
+            whole[name] = full.to("cpu", copy=True).contiguous()
+    return whole
+
+
+def device_of_rank() -> torch.device:
+    """Return this process's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")

@@ -1,0 +1,159 @@
+"""The training batches of a rank, from any step on.
+
+One loader serves the whole run: its batches are numbered by the global step alone, so a run
+resumes by starting to count elsewhere, and no worker is restarted between epochs.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from nml.errors import UserError
+from pretrain.recipe import Recipe
+from pretrain.world import World
+from shards.dataset import Sample, ShardDataset
+from shards.order import StreamOrder
+from shards.sampler import ElasticBatchSampler, SampleRef
+from shards.shardset import ShardSet
+
+
+class Batch(NamedTuple):
+    """A rank's part of a global batch.
+
+    Attributes:
+        images: Normalised, float32 [n, 3, H, W].
+        targets: Classes, int64 [n], or token ids, int64 [n, context].
+        indices: Sample numbers in the set, int64 [n].
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    indices: torch.Tensor
+
+
+class StepSampler:
+    """Yields the rank's samples of each global step from ``start`` to ``stop``.
+
+    With repeated augmentation (Hoffer et al. 2020) position q of an epoch is view q mod R of the
+    sample at q div R, so the views of a sample lie on different ranks, a global batch holds
+    ``global_batch`` views, and an epoch of equally many steps shows 1/R of the samples, as timm does.
+    """
+
+    def __init__(self, shard_set: ShardSet, recipe: Recipe, world: World, seed: int) -> None:
+        self.elastic = ElasticBatchSampler(
+            shard_set,
+            global_batch=recipe.global_batch,
+            rank=world.rank,
+            world=world.size,
+            seed=seed,
+            streams=recipe.data.streams,
+        )
+        self.repeats = recipe.data.repeats
+        self.start = 0
+        self.stop = recipe.epochs * self.steps_per_epoch
+        ends = np.cumsum([shard.samples for shard in shard_set.info.shards])
+        self._order = StreamOrder(shard_set.num_samples, recipe.data.streams, seed, ends)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, the same at every world size."""
+        return self.elastic.steps_per_epoch
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[SampleRef]]:
+        for step in range(self.start, self.stop):
+            yield self.batch(*divmod(step, self.steps_per_epoch))
+
+    def batch(self, epoch: int, step: int) -> list[SampleRef]:
+        """Return the rank's samples of one step of an epoch."""
+        if self.repeats == 1:
+            return self.elastic.batch(epoch, step)
+        batch, world = self.elastic.global_batch, self.elastic.world
+        places = np.arange(step * batch + self.elastic.rank, (step + 1) * batch, world, dtype=np.int64)
+        samples = self._order.samples(epoch, places // self.repeats).tolist()
+        views = (places % self.repeats).tolist()
+        return [SampleRef(sample, epoch, view) for sample, view in zip(samples, views, strict=True)]
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return what the order of the samples depends on, and the position."""
+        epoch, in_epoch = divmod(step, self.steps_per_epoch)
+        return {**self.elastic.state_dict(epoch=epoch, step=in_epoch), "repeats": self.repeats}
+
+    def restore(self, state: dict[str, Any], step: int) -> None:
+        """Start from a saved position.
+
+        Raises:
+            UserError: If the state is of another set, order, batch or seed.
+        """
+        if state.get("repeats") != self.repeats:
+            raise UserError(
+                f"saved sampler state: repeats is {state.get('repeats')}, this run has {self.repeats}",
+                mend="resume with the recipe of the run, or start another run folder",
+            )
+        self.elastic.load_state_dict(state)
+        self.start = step
+
+
+def training_loader(
+    dataset: ShardDataset, sampler: StepSampler, *, workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Return the loader of a run. Workers outlive stop signals: the training process answers those."""
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_ignore_stop_signals if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        prefetch_factor=2 if workers else None,
+        # The loader's base seed would otherwise come from, and advance, the global generator.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples."""
+    targets = [torch.as_tensor(sample.target) for sample in samples]
+    return Batch(
+        torch.stack([sample.image for sample in samples]),
+        torch.stack(targets),
+        torch.tensor([sample.index for sample in samples]),
+    )
+
+
+def _ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - DataLoader's signature
+    torch.set_num_threads(1)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """Cut a batch into ``count`` equal parts.
+
+    Raises:
+        UserError: If the rank's batch does not divide.
+    """
+    if len(batch.images) % count:
+        raise UserError(f"micro-batches: {len(batch.images)} samples of a rank do not divide by {count}")
+    parts: list[Callable[..., Any]] | Any = [torch.chunk(part, count) for part in batch]
+    return [Batch(*part) for part in zip(*parts, strict=True)]
+
+
+def micro_batch_count(recipe: Recipe, world: World) -> int:
+    """Return the smallest number of equal micro-batches within the recipe's limit."""
+    rank_batch = recipe.global_batch // world.size
+    limit = recipe.engine.micro_batch or rank_batch
+    return next(
+        count
+        for count in range(1, rank_batch + 1)
+        if rank_batch % count == 0 and rank_batch // count <= limit
+    )

@@ -1,0 +1,287 @@
+"""What a run trains and how: frozen, checked values, one dataclass a subject.
+
+A recipe is independent of the machine: global batch, steps and learning rates are those of the whole
+run, whatever the number of processes. Impossible combinations are refused here, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from nml.errors import UserError
+
+Objective = Literal["classify", "clip"]
+BatchNormMode = Literal["local", "sync", "frozen"]
+Crop = Literal["rrc", "pad", "none"]
+LossName = Literal["cross-entropy", "bce", "infonce", "siglip"]
+OptimizerName = Literal["sgd", "adamw", "lamb"]
+ScheduleName = Literal["cosine", "constant"]
+Dtype = Literal["fp32", "bf16", "fp16"]
+Compression = Literal["none", "fp16", "bf16"]
+LOSSES: dict[Objective, tuple[LossName, ...]] = {
+    "classify": ("cross-entropy", "bce"),
+    "clip": ("infonce", "siglip"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The network.
+
+    Attributes:
+        name: A timm model (classify) or an open_clip model (clip).
+        kwargs: Further arguments of ``create_model``, for example ``drop_path_rate``.
+        batch_norm: Statistics of each process's own batch, of all processes' (``sync``), or never
+            updated and used as they are (``frozen``).
+    """
+
+    name: str = "resnet50"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    batch_norm: BatchNormMode = "local"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Images, their augmentation, and the order.
+
+    Attributes:
+        size: Side of the training images, pixels.
+        test_size: Side of the validation images; what the export's preprocessing says.
+        crop_pct: Share of a resized image's side that the central crop keeps when testing.
+        interpolation: Of every resize.
+        mean, std: Of each channel, of values in [0, 1].
+        crop: ``rrc``: random resized crop; ``pad``: pad by an eighth and crop; ``none``: resize.
+        scale: Range of the area of ``rrc``.
+        flip: Probability of a horizontal flip.
+        color_jitter: Strength; 0 is off.
+        auto_augment: timm's name of a policy, ``rand-m7-mstd0.5-inc1``; empty is off.
+        erasing: Probability of random erasing.
+        repeats: Augmented views of an image in a global batch (repeated augmentation).
+        streams: Largest number of processes the order allows for; see shards.sampler.
+        workers: Loader processes of each rank; 0 loads in the training process.
+    """
+
+    size: int = 224
+    test_size: int = 224
+    crop_pct: float = 0.95
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    crop: Crop = "rrc"
+    scale: tuple[float, float] = (0.08, 1.0)
+    flip: float = 0.5
+    color_jitter: float = 0.0
+    auto_augment: str = ""
+    erasing: float = 0.0
+    repeats: int = 1
+    streams: int = 64
+    workers: int = 4
+
+    def __post_init__(self) -> None:
+        _positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
+        _share("recipe.data", self, "flip", "erasing")
+        if self.workers < 0:
+            raise UserError(f"recipe.data.workers {self.workers}: not a number of processes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """The loss and what mixes its targets.
+
+    Attributes:
+        name: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for clip.
+        smoothing: Label smoothing.
+        mixup, cutmix: Alpha of the Beta distribution; 0 is off.
+        switch: Probability of cutmix where both are on.
+        bce_threshold: With ``bce``: targets above it become 1, others 0; None keeps them soft.
+    """
+
+    name: LossName = "cross-entropy"
+    smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    switch: float = 0.5
+    bce_threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        _share("recipe.loss", self, "smoothing", "switch")
+        if min(self.mixup, self.cutmix) < 0:
+            raise UserError(
+                f"recipe.loss: mixup {self.mixup}, cutmix {self.cutmix}", possible="0 (off) and more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """The update rule.
+
+    Attributes:
+        name: ``sgd`` (Nesterov momentum), ``adamw`` or ``lamb`` (timm's).
+        lr: Peak learning rate, for the recipe's global batch.
+        weight_decay: Not applied to biases, norms and the logit scale.
+        momentum: Of sgd.
+        betas, eps: Of adamw and lamb.
+        clip: Largest gradient norm; 0 is off.
+    """
+
+    name: OptimizerName = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive("recipe.optimizer", self, "lr", "eps")
+        for name in ("weight_decay", "clip"):
+            if getattr(self, name) < 0:
+                raise UserError(
+                    f"recipe.optimizer.{name} {getattr(self, name)}: is negative", possible="0 and more"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate over the steps.
+
+    Attributes:
+        name: After the warm-up, half a cosine down to ``min_lr``, or constant.
+        warmup_epochs, warmup_steps: Length of the linear warm-up; the two add up.
+        warmup_lr: Where the warm-up starts.
+        min_lr: Where the cosine ends.
+    """
+
+    name: ScheduleName = "cosine"
+    warmup_epochs: float = 0.0
+    warmup_steps: int = 0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """Precision, memory and communication; what fits the machine rather than the science.
+
+    Attributes:
+        dtype: Autocast type; parameters and optimizer stay fp32. ``fp16`` scales the loss.
+        channels_last: Memory layout; under fsdp of the images alone.
+        compile: torch.compile the network.
+        micro_batch: Most samples of a rank in one forward pass; 0 is no limit.
+        zero_stage: Of deepspeed, 0 to 3.
+        deepspeed_config: A DeepSpeed JSON file, merged over the generated one.
+        compress_gradients: What gradients travel as under ddp; rounding differs from fp32.
+    """
+
+    dtype: Dtype = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    micro_batch: int = 0
+    zero_stage: int = 1
+    deepspeed_config: str | None = None
+    compress_gradients: Compression = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.zero_stage <= 3:
+            raise UserError(
+                f"recipe.engine.zero_stage {self.zero_stage}: no such stage", possible="0, 1, 2, 3"
+            )
+        if self.micro_batch < 0:
+            raise UserError(
+                f"recipe.engine.micro_batch {self.micro_batch}: is negative", possible="0 (no limit) and more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When to save, and what to keep.
+
+    Attributes:
+        every_epochs: Save at the end of every n-th epoch.
+        every_steps: Save every n steps as well; 0 is off.
+        keep_last: Newest checkpoints to keep.
+        keep_every: Keep also those whose step is a multiple of it; 0 is off.
+    """
+
+    every_epochs: int = 1
+    every_steps: int = 0
+    keep_last: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        _positive("recipe.checkpoints", self, "keep_last")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One way to pre-train an encoder.
+
+    Attributes:
+        source: Where the values come from.
+        expect: The accuracy to expect, in words.
+        objective: ``classify`` or ``clip``.
+        epochs: Passes over the set.
+        global_batch: Samples of a step over all processes; views of repeated augmentation count.
+        ema: Decay of an exponential moving average of the weights, which is then what is validated
+            and exported; 0 is off.
+        validate_every: Epochs between validations; the last epoch is always validated.
+        skip_nonfinite: Steps in a row whose loss may be infinite or NaN: they are skipped, the next
+            one stops the run.
+        model, data, loss, optimizer, schedule, engine, checkpoints: See there.
+    """
+
+    source: str = ""
+    expect: str = ""
+    objective: Objective = "classify"
+    epochs: int = 10
+    global_batch: int = 256
+    ema: float = 0.0
+    validate_every: int = 1
+    skip_nonfinite: int = 3
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    loss: Loss = field(default_factory=Loss)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    engine: Engine = field(default_factory=Engine)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+
+    def __post_init__(self) -> None:
+        _positive("recipe", self, "epochs", "global_batch", "validate_every")
+        _share("recipe", self, "ema")
+        if self.loss.name not in LOSSES[self.objective]:
+            raise UserError(
+                f"recipe.loss.name {self.loss.name}: not a loss of the objective {self.objective}",
+                possible=", ".join(LOSSES[self.objective]),
+            )
+        if self.objective == "clip" and (self.loss.mixup or self.loss.cutmix or self.loss.smoothing):
+            raise UserError(
+                "recipe.loss: mixup, cutmix and smoothing mix classes", mend="set them to 0 for clip"
+            )
+        if self.global_batch % self.data.repeats and self.data.repeats > self.global_batch:
+            raise UserError(f"recipe.data.repeats {self.data.repeats}: more than the global batch")
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every value as plain JSON types."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _positive(where: str, config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise UserError(f"{where}.{name} {getattr(config, name)}: is not positive", possible="above 0")
+
+
+def _share(where: str, config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{where}.{name} {getattr(config, name)}: not a share", possible="0 to 1")

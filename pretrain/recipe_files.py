@@ -1,0 +1,34 @@
+"""Recipes as YAML files: found by name, near matches told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nml.errors import UserError, unknown_name
+
+FOLDER = Path(__file__).resolve().parents[1] / "recipes"
+DEFAULT = "quickstart"
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with the project."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def find_recipe(recipe: str) -> Path:
+    """Return the file of a recipe, named or given as a path.
+
+    Raises:
+        UserError: If there is none.
+    """
+    named = FOLDER / f"{recipe}.yaml"
+    if "/" not in recipe and named.is_file():
+        return named
+    path = Path(recipe)
+    if path.is_file():
+        return path.resolve()
+    if "/" in recipe or path.suffix in (".yaml", ".yml"):
+        raise UserError(
+            f"--recipe {recipe}: no such file", possible=f"a YAML file, or one of {', '.join(recipe_names())}"
+        )
+    raise unknown_name("--recipe", recipe, recipe_names(), mend="or give the path of a YAML file")

@@ -1,0 +1,70 @@
+"""``python -m pretrain.run``: train one encoder, or continue it, or find it done."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from nml import cli, digits
+from nml.files import write_bytes
+from pretrain import layout
+from pretrain.options import Options, parse_options
+from pretrain.same_run import check_same_run
+from pretrain.world import World, decided_by_main, join, leave, world_from_environment
+
+if TYPE_CHECKING:
+    from shards.shardset import ShardSet
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    started = time.perf_counter()
+    options, text = parse_options(argv)
+    world = world_from_environment()
+    check_same_run(options.run_dir, text)
+    if (options.run_dir / layout.DONE).exists():
+        if world.is_main:
+            done = json.loads((options.run_dir / layout.DONE).read_text())
+            print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
+            print(f"run: {options.run_dir}", flush=True)
+        return 0
+    join(world)
+    try:
+        status = _train(options, text, world, started)
+    finally:
+        leave()
+    if world.is_main and status == 0:
+        print(f"run: {options.run_dir}", flush=True)
+    return status
+
+
+def _train(options: Options, text: str, world: World, started: float) -> int:
+    """Open the data, build everything, and only then touch the run folder."""
+    from pretrain.assembly import assemble
+
+    if world.is_main and options.shards is None:
+        print(digits.NOTICE, flush=True)
+    # Rank 0 may have to write the set; the others open what it wrote.
+    decided_by_main(world, lambda: _open_set(options) and None)
+    trainer, batches = assemble(options, world, _open_set(options), started)
+    if world.is_main:
+        (options.run_dir / layout.LOGS).mkdir(parents=True, exist_ok=True)
+        write_bytes(options.run_dir / layout.CONFIG, text.encode())
+    return trainer.run(batches)
+
+
+def _open_set(options: Options) -> ShardSet:
+    """Return the shard set, writing the bundled one where none was named."""
+    from shards.bundled import ensure_digits
+    from shards.shardset import ShardSet
+
+    if options.shards is None:
+        return ensure_digits(options.level)
+    shard_set = ShardSet.open(options.shards)
+    shard_set.level(options.level)
+    return shard_set
+
+
+if __name__ == "__main__":
+    cli.run(main)

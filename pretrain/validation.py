@@ -1,0 +1,136 @@
+"""Top-1 and top-5 on a clean validation set between epochs; zero-shot for CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Dataset
+
+from nml import digits
+from nml.errors import UserError
+from pretrain.batchnorm import averaged_statistics, running_statistics, set_statistics, set_training
+from pretrain.engines import Engine
+from pretrain.objective import Objective
+from pretrain.recipe import BatchNormMode
+from pretrain.world import World
+from shards.dataset import ShardDataset
+from shards.shardset import ShardSet
+
+_BATCH = 64
+
+
+class ValidationData(NamedTuple):
+    """A clean set to validate on.
+
+    Attributes:
+        name: What it is, for the record.
+        dataset: Items are (image [3, H, W], class) by number.
+        classes: Class names.
+    """
+
+    name: str
+    dataset: Dataset[tuple[torch.Tensor, int]]
+    classes: tuple[str, ...]
+
+
+def validation_data(
+    path: str | None, training: ShardSet, transform: Callable[[Any], Any]
+) -> ValidationData | None:
+    """Return the set named by ``--validation``; the bundled set has its own; else None.
+
+    Raises:
+        UserError: If the classes are not those of the training set.
+    """
+    if path is None:
+        if training.info.source.split(":")[0] != "digits":
+            return None
+        return ValidationData("digits/validation", _BundledImages(transform), digits.CLASSES)
+    shard_set = ShardSet.open(path)
+    if shard_set.kind != "class" or shard_set.classes is None:
+        raise UserError(f"--validation {path}: holds captions", possible="a shard set with classes")
+    if training.kind == "class" and shard_set.classes != training.classes:
+        raise UserError(
+            f"--validation {path}: its classes are not those of {training.path}",
+            mend="write both from sources with the same class names",
+        )
+    return ValidationData(str(path), _CleanImages(shard_set, transform), shard_set.classes)
+
+
+class _BundledImages(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, transform: Callable[[Any], Any]) -> None:
+        self._data = digits.load("validation")
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._data.labels)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        from PIL import Image
+
+        image = Image.fromarray(self._data.images[number]).convert("RGB")
+        return self._transform(image), int(self._data.labels[number])
+
+
+class _CleanImages(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, shard_set: ShardSet, transform: Callable[[Any], Any]) -> None:
+        self._samples = ShardDataset(shard_set, "n00", transform)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        sample = self._samples[number]
+        return sample.image, sample.target
+
+
+def validate(
+    engine: Engine, objective: Objective, data: ValidationData, world: World, mode: BatchNormMode
+) -> dict[str, Any]:
+    """Return top-1 and top-5 accuracy in [0, 1]. Collective: every rank takes its share.
+
+    Running statistics are averaged over the ranks for the occasion, and put back.
+    """
+    own = running_statistics(engine.network)
+    set_statistics(engine.network, averaged_statistics(engine.network))
+    engine.network.eval()
+    counts = torch.zeros(3, dtype=torch.float64)
+    with torch.no_grad():
+        for images, labels in _share(data, world):
+            scores = objective.predict(engine, images.to(engine.device)).cpu()
+            real = labels >= 0
+            best = scores.topk(min(5, scores.shape[1]), dim=1).indices
+            hits = (best == labels[:, None])[real]
+            counts += torch.tensor([hits[:, 0].sum(), hits.sum(), real.sum()], dtype=torch.float64)
+    set_statistics(engine.network, own)
+    set_training(engine.network, mode)
+    dist.all_reduce(counts)
+    top1, top5, number = counts.tolist()
+    return {"data": data.name, "num_samples": int(number), "top1": top1 / number, "top5": top5 / number}
+
+
+def _share(data: ValidationData, world: World) -> DataLoader[Any]:
+    """Return every world-size-th sample, padded (label -1) so that all ranks take equally many batches.
+
+    Ranks whose weights are sharded must call the network equally often.
+    """
+    total = len(data.dataset)  # type: ignore[arg-type]
+    longest = -(-total // world.size)
+    numbers = list(range(world.rank, total, world.size))
+    padded = _Padded(data.dataset, numbers, longest)
+    return DataLoader(padded, batch_size=_BATCH, generator=torch.Generator().manual_seed(0))
+
+
+class _Padded(Dataset[tuple[torch.Tensor, int]]):
+    def __init__(self, dataset: Dataset[tuple[torch.Tensor, int]], numbers: list[int], length: int) -> None:
+        self._dataset, self._numbers, self._length = dataset, numbers, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
+        if place < len(self._numbers):
+            return self._dataset[self._numbers[place]]
+        return self._dataset[0][0], -1

@@ -1,0 +1,118 @@
+"""The processes of a run: ranks from the environment, one process group, decisions taken together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from nml.errors import UserError
+
+_NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the others.
+
+    Attributes:
+        rank: 0 to size - 1.
+        size: Number of processes.
+        local_rank: Rank on this machine, which names the GPU.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+
+def world_from_environment() -> World:
+    """Return the rank and world size that torchrun, Slurm's launcher or a user set; alone where none did.
+
+    Raises:
+        UserError: If only some of the variables are set, or they are no numbers in range.
+    """
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        return World()
+    missing = [name for name in _NAMES if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"environment: {', '.join(missing)} not set, but RANK or WORLD_SIZE is",
+            mend="set all of them, or none for a single process",
+        )
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+    except ValueError as error:
+        raise UserError(f"environment: RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})") from error
+    if not 0 <= rank < size:
+        raise UserError(f"environment: RANK {rank} of WORLD_SIZE {size}", possible=f"0 to {size - 1}")
+    return World(rank, size, local)
+
+
+def join(world: World) -> None:
+    """Make the process group, of one process too: engines need not tell the cases apart."""
+    import torch
+    import torch.distributed as dist
+
+    if world.size == 1 and "MASTER_ADDR" not in os.environ:
+        store = dist.HashStore()
+        dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
+        # Some libraries ask the environment rather than the group.
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500"
+        )
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
+    dist.init_process_group(_backend(), timeout=TIMEOUT, rank=world.rank, world_size=world.size)
+
+
+def _backend() -> str:
+    import torch
+
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def leave() -> None:
+    """Take the process group down."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def from_main(value: Any) -> Any:
+    """Return rank 0's value on every rank: whatever depends on files is decided once."""
+    import torch.distributed as dist
+
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def decided_by_main(world: World, decide: Callable[[], Any]) -> Any:
+    """Let rank 0 alone decide, and return its answer on every rank. Collective.
+
+    Raises:
+        UserError: On every rank, if rank 0 met one.
+    """
+    answer, mistake = None, None
+    if world.is_main:
+        try:
+            answer = decide()
+        except UserError as error:
+            mistake = (error.what, error.possible, error.mend)
+    answer, mistake = from_main((answer, mistake))
+    if mistake is not None:
+        what, possible, mend = mistake
+        raise UserError(what, possible=possible, mend=mend)
+    return answer
