@@ -1,0 +1,67 @@
+"""``python -m probes.report``: the paper's figures and tables from a results folder.
+
+The page is one self-contained file; Markdown and the figures as PNG and SVG lie beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nml.cli import Parser, is_interactive, run
+from probes.results import read_rows
+
+EPILOG = """
+examples:
+  python -m probes.report                              # results/ -> results/report/report.html
+  python -m probes.report results/ --out paper/report
+  python -m probes.report results/ --svd-convention row-centred
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(
+        "python -m probes.report",
+        "Report a results folder: report.html (self-contained), report.md and figures/ as PNG and SVG.\n"
+        "What the results cannot fill is named, with the command that would fill it.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("results", nargs="?", default="results", type=str, help="results folder")
+    parser.add_argument(
+        "--out", default=None, type=str | None, help="folder of the report (default: RESULTS/report)"
+    )
+    parser.add_argument(
+        "--svd-convention",
+        default=None,
+        type=str | None,
+        help="spectra to report where results have several: raw, row-centred, column-centred (default: raw)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the report, print its first table and where it is."""
+    arguments = build_parser().parse_args(argv)
+    # matplotlib, scipy and pandas-sized imports only once the arguments are known to be right.
+    from probes.reporting.build import build
+    from probes.reporting.render import check_output, write_report
+    from probes.reporting.terminal import table_text
+
+    folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
+    rows = read_rows(arguments.results)
+    check_output(folder)
+    report = build(rows, convention=arguments.svd_convention)
+    figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())
+    page = write_report(report, folder, figures)
+    print(table_text(report.tables[0]))
+    if report.gaps:
+        print(
+            f"\n{len(report.gaps)} of the paper's figures and tables are missing; the report says what to run"
+        )
+    print(f"\nreport: {page}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,179 @@
+"""From rows to scores, and from scores to means with their spread and N."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from probes.reporting.selection import Selection
+from probes.results import Row
+from probes.results.row import Domain
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """One fitted head on one domain of its task: the mean over that domain's test sets.
+
+    Attributes:
+        family: Encoders that differ in noise and seed only.
+        encoder: Display name of the encoder.
+        encoder_hash: Hash of the encoder.
+        noise: Realised pre-training noise, 0 to 1; None where unknown.
+        head: Label of the head.
+        task: The task.
+        domain: ``id`` or ``ood``.
+        fraction: Share of the training data used, 0 to 1.
+        seed: Seed of head, subset and downstream noise.
+        downstream_noise: Share of training labels flipped on purpose, 0 to 1.
+        metric: The task's metric, 0 to 1.
+        sve: Singular value entropy of the encoder's features, in nats.
+        lsvr: Largest singular value ratio of the encoder's features, in nats.
+        seen_sve: The same of the features that the classifier sees, after the head reshaped them.
+        seen_lsvr: The same of those features.
+        datasets: Test sets behind the mean.
+    """
+
+    family: str
+    encoder: str
+    encoder_hash: str
+    noise: float | None
+    head: str
+    task: str
+    domain: Domain
+    fraction: float
+    seed: int
+    downstream_noise: float
+    metric: float
+    sve: float
+    lsvr: float
+    seen_sve: float
+    seen_lsvr: float
+    datasets: int
+
+
+class Mean(NamedTuple):
+    """A mean over runs.
+
+    Attributes:
+        value: The mean.
+        sd: Standard deviation over runs (N - 1 in the denominator); None for one run.
+        n: Runs: pairs of encoder and seed. A run's own value is its mean over tasks.
+        tasks: Tasks behind each run's value.
+    """
+
+    value: float
+    sd: float | None
+    n: int
+    tasks: int
+
+
+def scores(selection: Selection, *, per_dataset: bool = False) -> list[Score]:
+    """Return one score for every fitted head and domain, in the order of the rows.
+
+    Args:
+        selection: The rows that count.
+        per_dataset: Whether every test set counts as a task of its own, under its own name.
+    """
+    groups: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in selection.rows:
+        label = selection.head[row.row_id]
+        task = row.dataset if per_dataset else row.task
+        key = (row.encoder_hash, label, task, row.domain, row.fraction, row.seed, row.downstream_noise)
+        groups[key].append(row)
+    return [
+        _score(members, str(key[2]), selection.family[members[0].encoder_hash], str(key[1]))
+        for key, members in groups.items()
+    ]
+
+
+def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
+    first = rows[0]
+    return Score(
+        family=family,
+        encoder=first.encoder,
+        encoder_hash=first.encoder_hash,
+        noise=first.noise_ratio,
+        head=head,
+        task=task,
+        domain=first.domain,
+        fraction=first.fraction,
+        seed=first.seed,
+        downstream_noise=first.downstream_noise,
+        metric=statistics.fmean(row.metric for row in rows),
+        sve=statistics.fmean(row.sve for row in rows),
+        lsvr=statistics.fmean(row.lsvr for row in rows),
+        seen_sve=statistics.fmean(row.sve if row.head_sve is None else row.head_sve for row in rows),
+        seen_lsvr=statistics.fmean(row.lsvr if row.head_lsvr is None else row.head_lsvr for row in rows),
+        datasets=len(rows),
+    )
+
+
+def means(
+    found: Iterable[Score],
+    by: Callable[[Score], Key],
+    value: Callable[[Score], float] = lambda score: score.metric,
+) -> dict[Key, Mean]:
+    """Return the mean of ``value`` in every group named by ``by``, groups in order of first sight.
+
+    All groups are averaged over the same tasks, the set that most groups and tasks share; a group
+    that lacks one of them is left out, since its mean would compare with none of the others.
+    """
+    groups: dict[Key, list[Score]] = defaultdict(list)
+    for score in found:
+        groups[by(score)].append(score)
+    if not groups:
+        return {}
+    shared = _shared_tasks([frozenset(score.task for score in group) for group in groups.values()])
+    result = {}
+    for key, group in groups.items():
+        mean = _mean([score for score in group if score.task in shared], value)
+        if mean and mean.tasks == len(shared):
+            result[key] = mean
+    return result
+
+
+def _shared_tasks(sets: Sequence[frozenset[str]]) -> frozenset[str]:
+    """Return the set of tasks that covers most: tasks in it times groups that have all of them."""
+    return max(
+        sets,
+        key=lambda tasks: (len(tasks) * sum(tasks <= other for other in sets), len(tasks), sorted(tasks)),
+    )
+
+
+def _mean(group: Sequence[Score], value: Callable[[Score], float]) -> Mean | None:
+    """Average over tasks within each run, then over runs that have all the tasks."""
+    runs: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for score in group:
+        runs[score.encoder_hash, score.seed][score.task].append(value(score))
+    tasks = {score.task for score in group}
+    values = [
+        statistics.fmean(statistics.fmean(of_task) for of_task in run.values())
+        for run in runs.values()
+        if run.keys() == tasks
+    ]
+    if not values:
+        return None
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return Mean(statistics.fmean(values), sd, len(values), len(tasks))
+
+
+def noise_key(score: Score) -> float:
+    """Return the noise of a score as the percentage that groups encoders: realised, to 0.1 %."""
+    return round(100 * (score.noise or 0.0), 1)
+
+
+def largest_fraction(found: Iterable[Score]) -> float:
+    """Return the largest share of training data that any score used."""
+    return max((score.fraction for score in found), default=1.0)
+
+
+def plain(found: Iterable[Score]) -> list[Score]:
+    """Return the scores of clean downstream labels at the largest fraction of the training data."""
+    clean = [score for score in found if score.downstream_noise == 0]
+    top = largest_fraction(clean)
+    return [score for score in clean if score.fraction == top]

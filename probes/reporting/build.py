@@ -1,0 +1,41 @@
+"""From rows to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from probes.reporting.averages import noise_key
+from probes.reporting.records import Report
+from probes.reporting.sections import noise, summary
+from probes.reporting.selection import select
+from probes.reporting.study import Study
+from probes.reporting.wording import count, several, unique
+from probes.results import Row
+
+SECTIONS = (summary.section, noise.section)
+
+
+def build(rows: Sequence[Row], *, convention: str | None = None) -> Report:
+    """Return the report of ``rows``.
+
+    Raises:
+        UserError: If no row has the SVD ``convention`` asked for.
+    """
+    study = Study(select(rows, convention))
+    return Report(
+        title="Noisy model learning: report",
+        lead=_lead(study),
+        cautions=(),
+        sections=tuple(section(study) for section in SECTIONS),
+    )
+
+
+def _lead(study: Study) -> str:
+    encoders = {score.encoder_hash for score in study.scores}
+    levels = unique(noise_key(score) for score in study.known(study.scores))
+    noises = f" with {several([f'{level:g} %' for level in levels])} pre-training noise" if levels else ""
+    tasks = sorted({row.task for row in study.rows})
+    return (
+        f"{count(len(study.rows), 'result')} of {count(len(encoders), 'encoder')}{noises}, "
+        f"probed with {several(study.heads)} on {several(tasks)}."
+    )

@@ -1,0 +1,175 @@
+"""Panels as matplotlib axes, and figures as PNG and SVG files of equal bytes for equal input."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from nml.files import write_bytes
+from probes.reporting.end_labels import spread_labels
+from probes.reporting.records import Figure, Panel, Series
+from probes.reporting.theme import FONTS, ROLES, colour, marker
+
+WIDTH, HEIGHT = 4.6, 3.3  # inches a panel
+DPI = 160
+FONT_SIZE = 10.0
+
+SETTINGS: dict[Any, Any] = {
+    "font.family": list(FONTS),
+    "font.size": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE + 1,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelcolor": ROLES["muted"].light,
+    "axes.edgecolor": ROLES["grid"].light,
+    "axes.titlecolor": ROLES["ink"].light,
+    "axes.facecolor": ROLES["surface"].light,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "figure.facecolor": ROLES["surface"].light,
+    "grid.color": ROLES["grid"].light,
+    "grid.linewidth": 0.8,
+    "text.color": ROLES["ink"].light,
+    "text.parse_math": False,
+    "xtick.color": ROLES["grid"].light,
+    "ytick.color": ROLES["grid"].light,
+    "xtick.labelcolor": ROLES["muted"].light,
+    "ytick.labelcolor": ROLES["muted"].light,
+    "ytick.left": False,
+    "ytick.minor.left": False,
+    # Text stays text: it can be searched and read aloud, and takes the reader's font.
+    "svg.fonttype": "none",
+    # Element ids are hashes of their content; without a fixed salt they differ from run to run.
+    "svg.hashsalt": "nml-report",
+}
+
+
+def save_figure(figure: Figure, folder: Path) -> None:
+    """Write ``figure`` to ``folder`` as NAME.png and NAME.svg, all panels on one light canvas."""
+    columns = min(figure.columns, len(figure.panels))
+    rows = math.ceil(len(figure.panels) / columns)
+    with mpl.rc_context(SETTINGS):
+        canvas = Canvas(figsize=(columns * WIDTH, rows * HEIGHT))
+        grid = canvas.subplots(rows, columns, squeeze=False)
+        for axes in grid.flat[len(figure.panels) :]:
+            axes.set_axis_off()
+        for panel, axes in zip(figure.panels, grid.flat, strict=False):
+            _draw(axes, panel, shared_range(figure, panel))
+        canvas.tight_layout(w_pad=2.0, h_pad=2.0)
+        for axes, panel in zip(grid.flat, figure.panels, strict=False):
+            _label_ends(axes, panel)
+        write_bytes(folder / f"{figure.name}.png", _bytes(canvas, "png"))
+        write_bytes(folder / f"{figure.name}.svg", _bytes(canvas, "svg"))
+
+
+def panel_svg(figure: Figure, panel: Panel) -> str:
+    """Return one panel of ``figure`` as an SVG document, in the light theme's colours."""
+    with mpl.rc_context(SETTINGS):
+        canvas = Canvas(figsize=(WIDTH, HEIGHT))
+        axes = canvas.subplots()
+        _draw(axes, panel, shared_range(figure, panel))
+        canvas.tight_layout()
+        _label_ends(axes, panel)
+        return _bytes(canvas, "svg").decode()
+
+
+def shared_range(figure: Figure, panel: Panel) -> tuple[float, float] | None:
+    """Return the vertical range of all panels of the panel's group; None for a panel of its own."""
+    if not panel.group:
+        return None
+    values = [
+        value
+        for other in figure.panels
+        if other.group == panel.group
+        for series in other.series
+        for point in series.points
+        for value in (point.y - (point.spread or 0), point.y + (point.spread or 0))
+    ]
+    if panel.log_y:
+        values = [value for value in values if value > 0]
+        return (min(values) / 1.4, max(values) * 1.4) if values else None
+    margin = 0.08 * (max(values) - min(values)) or 1.0
+    return min(values) - margin, max(values) + margin
+
+
+def _bytes(canvas: Canvas, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    # A date or a version in the file would make equal figures differ.
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    canvas.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    return buffer.getvalue()
+
+
+def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None:
+    axes.set_title(panel.title, pad=10)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.grid(visible=False, axis="x")
+    if panel.log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    for series in panel.series:
+        _draw_series(axes, panel, series)
+    if panel.x_ticks:
+        axes.set_xticks(panel.x_ticks, [f"{tick:g}" for tick in panel.x_ticks])
+        span = (max(panel.x_ticks) - min(panel.x_ticks)) or 1.0
+        axes.set_xlim(min(panel.x_ticks) - 0.06 * span, max(panel.x_ticks) + 0.06 * span)
+    elif panel.kind != "curve":
+        axes.margins(0.15)
+    if not panel.log_y:
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+    if y_range:
+        axes.set_ylim(*y_range)
+
+
+def _draw_series(axes: Axes, panel: Panel, series: Series) -> None:
+    x = [point.x for point in series.points]
+    y = [point.y for point in series.points]
+    if panel.kind == "curve":
+        axes.plot(x, y, color=colour(series), linewidth=1.6)
+        return
+    # Without runs to tell a spread from, the bar has no length and its caps do not show.
+    spread = [point.spread or 0.0 for point in series.points]
+    axes.errorbar(
+        x,
+        y,
+        yerr=spread if any(spread) else None,
+        color=colour(series),
+        marker=marker(series),
+        markersize=6.5,
+        markeredgecolor=ROLES["surface"].light,
+        markeredgewidth=0.8,
+        linestyle="none" if panel.kind == "scatter" else "-",
+        linewidth=1.8,
+        elinewidth=1.0,
+        capsize=2.5,
+    )
+    for point in series.points:
+        if point.label:
+            axes.annotate(
+                point.label,
+                (point.x, point.y),
+                xytext=(6, 5),
+                textcoords="offset points",
+                fontsize=FONT_SIZE - 2,
+                color=ROLES["muted"].light,
+            )
+
+
+def _label_ends(axes: Axes, panel: Panel) -> None:
+    """Name every series beside its last point, on room made at the right, clear of each other."""
+    named = [series for series in panel.series if series.points and series.label]
+    if not named:
+        return
+    spread_labels(axes, named, is_curve=panel.kind == "curve")

@@ -1,0 +1,106 @@
+"""The report as files: one self-contained page, Markdown, and the figures as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from nml.errors import UserError
+from nml.files import write_bytes
+from probes.reporting.drawing import panel_svg, save_figure
+from probes.reporting.inline_svg import inline
+from probes.reporting.records import Figure, Gap, Report, Table
+from probes.reporting.theme import css_variables
+
+PAGE = "report.html"
+TEXT = "report.md"
+FIGURES = "figures"
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder that holds something else than an earlier report.
+
+    Raises:
+        UserError: If ``folder`` is a file, or has content but no report.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file", possible="a new folder, or one with an earlier report")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / PAGE).is_file():
+        raise UserError(
+            f"--out {folder}: holds files but no {PAGE}",
+            possible="a new folder, or one with an earlier report",
+        )
+
+
+def write_report(report: Report, folder: Path, figures: Iterable[Figure] | None = None) -> Path:
+    """Write the report to ``folder``, which becomes exactly this report, and return its page.
+
+    Equal reports give equal bytes. The page is written last: where it is, all else is.
+
+    Args:
+        report: What to write.
+        folder: Where to; an earlier report there is replaced.
+        figures: The report's figures, if the caller wants to see them pass (for progress).
+    """
+    for figure in figures or report.figures:
+        save_figure(figure, folder / FIGURES)
+    names = {figure.name for figure in report.figures}
+    for file in (folder / FIGURES).glob("*.*"):
+        if file.suffix in (".png", ".svg") and file.stem not in names:
+            file.unlink()
+    write_bytes(folder / TEXT, render("report.md.j2", report).encode())
+    page = folder / PAGE
+    write_bytes(page, render("report.html.j2", report).encode())
+    return page
+
+
+def render(template: str, report: Report) -> str:
+    """Return ``report`` through a template of this package.
+
+    HTML is escaped by default, in Markdown what would be read as markup is; figures alone enter as
+    they are, made by this package.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("probes.reporting"),
+        autoescape=jinja2.select_autoescape(("html.j2",)),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown
+    environment.globals.update(css_variables=css_variables, pictures=pictures, kind=kind)
+    return environment.get_template(template).render(report=report)
+
+
+def pictures(figure: Figure) -> list[Markup]:
+    """Return the panels of a figure as inline SVG elements."""
+    return [
+        Markup(  # noqa: S704 - built by an XML writer, which escapes every text
+            inline(
+                panel_svg(figure, panel),
+                name=f"{figure.name}-{number}",
+                title=panel.title,
+                description=panel.alt,
+            )
+        )
+        for number, panel in enumerate(figure.panels, 1)
+    ]
+
+
+def kind(item: Figure | Table | Gap) -> str:
+    """Return the name of the macro that renders an item."""
+    return type(item).__name__.lower()
+
+
+def markdown(value: Any) -> str:
+    """Return text that Markdown shows as it is, also inside a table."""
+    text = " ".join(str(value).split())
+    for character in "\\`*_{}[]|#":
+        text = text.replace(character, "\\" + character)
+    # HTML is part of Markdown: only an entity keeps a name such as <b> from becoming markup.
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

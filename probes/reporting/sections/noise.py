@@ -1,0 +1,157 @@
+"""Accuracy against pre-training noise: by head (Fig. 1) and by share of the training data (Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
+
+from probes.reporting.averages import Mean, means, noise_key, plain
+from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
+from probes.reporting.study import DOMAINS, Study, in_domain, of_family
+from probes.reporting.wording import runs_behind, several
+
+Name = TypeVar("Name", bound=Hashable)
+
+NOISE_AXIS = "Pre-training noise (% of labels)"
+ERROR_BARS = "Error bars: standard deviation over runs"
+NOISE_COMMAND = (
+    "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune, then this report again"
+)
+FRACTION_COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --fractions 0.1 0.25 0.5 0.75 1.0"
+
+
+def section(study: Study) -> Section:
+    """Return the section."""
+    items: list[Figure | Gap] = []
+    if study.ladders:
+        items = [by_head(study), by_fraction(study)]
+    else:
+        items = [
+            Gap(
+                title="Accuracy against pre-training noise",
+                paper="Fig. 1 and 2",
+                reason="the results have no two encoders that differ in known pre-training noise",
+                command=NOISE_COMMAND,
+            )
+        ]
+    return Section(
+        name="noise",
+        title="Accuracy against pre-training noise",
+        intro="The noise is the share of pre-training labels that were changed, counted, not estimated.",
+        items=tuple(items),
+    )
+
+
+def by_head(study: Study) -> Figure:
+    """Return one panel a domain (and family), one line a head."""
+    panels: list[Panel] = []
+    behind: list[Mean] = []
+    for family, levels in study.ladders.items():
+        for domain, title in DOMAINS:
+            found = in_domain(of_family(study.known(study.main), family), domain)
+            by = means(found, lambda score: (score.head, noise_key(score)))
+            if not by:
+                continue
+            behind += by.values()
+            series = [
+                Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
+                for head in study.heads
+                if any(key[0] == head for key in by)
+            ]
+            panels.append(
+                _panel(study, study.title(family, title), series, levels, group=f"{family}-{domain}")
+            )
+    return Figure(
+        name="accuracy-noise",
+        title=f"{study.metric.capitalize()} against pre-training noise, by head",
+        paper="Fig. 1",
+        caption=f"{conditions(study)} {ERROR_BARS}; {runs_behind(behind)}.",
+        panels=tuple(panels),
+    )
+
+
+def by_fraction(study: Study) -> Figure | Gap:
+    """Return one panel a head and domain, one line a share of the training data."""
+    if len(study.fractions) < 2:
+        return Gap(
+            title="Accuracy against noise at several shares of the training data",
+            paper="Fig. 1 and 2",
+            reason=f"all results use {100 * study.fractions[0]:g} % of the training data",
+            command=FRACTION_COMMAND,
+        )
+    panels: list[Panel] = []
+    behind: list[Mean] = []
+    clean = [score for score in study.known(study.of_main_heads(study.scores)) if not score.downstream_noise]
+    for family, levels in study.ladders.items():
+        for head in study.heads:
+            for domain, title in DOMAINS:
+                found = [score for score in in_domain(of_family(clean, family), domain) if score.head == head]
+                by = means(found, lambda score: (score.fraction, noise_key(score)))
+                if not by:
+                    continue
+                behind += by.values()
+                series = [
+                    Series(
+                        label=f"{100 * fraction:g} %",
+                        points=line(by, fraction, levels),
+                        slot=slot,
+                        scale="ordered",
+                        of=len(study.fractions),
+                    )
+                    for slot, fraction in enumerate(study.fractions)
+                    if any(key[0] == fraction for key in by)
+                ]
+                name = study.title(family, f"{head}, {title.lower()}")
+                panels.append(_panel(study, name, series, levels, group=f"{family}-{domain}"))
+    return Figure(
+        name="accuracy-fractions",
+        title=f"{study.metric.capitalize()} against pre-training noise, by share of the training data",
+        paper="Fig. 1 and 2",
+        caption=f"Labels name the share of the task's training data. {ERROR_BARS}; {runs_behind(behind)}.",
+        panels=tuple(panels),
+    )
+
+
+def line(by: Mapping[tuple[Name, float], Mean], name: Name, levels: Sequence[float]) -> tuple[Point, ...]:
+    """Return the points of one line over the levels it has, in percent."""
+    found = [(level, by[name, level]) for level in levels if (name, level) in by]
+    return tuple(point(level, mean) for level, mean in found)
+
+
+def point(x: float, mean: Mean, scale: float = 100.0, label: str = "") -> Point:
+    """Return the point of a mean, as percent unless ``scale`` says otherwise."""
+    spread = None if mean.sd is None else scale * mean.sd
+    return Point(x=x, y=scale * mean.value, spread=spread, n=mean.n, label=label)
+
+
+def conditions(study: Study) -> str:
+    """Return the sentence that says what a figure of the main scores averages over."""
+    tasks = sorted({score.task for score in study.main})
+    fraction = 100 * max(score.fraction for score in study.main)
+    outside = sorted(
+        {score.task for score in in_domain(plain(study.of_main_heads(study.dataset_scores)), "ood")}
+    )
+    text = f"Heads fitted on {fraction:g} % of the training data of {several(tasks)}."
+    return text + (f" Out-of-domain: mean over {several(outside)}." if outside else "")
+
+
+def describe(series: Sequence[Series], x: str) -> str:
+    """Return what lines of percentages show, from the first to the last point of each."""
+    parts = []
+    for one in series:
+        first, last = one.points[0], one.points[-1]
+        start = f"{one.label}: {first.y:.1f} % at {first.x:g} % {x}"
+        parts.append(start if first is last else f"{start}, {last.y:.1f} % at {last.x:g} %")
+    return "; ".join(parts) + "."
+
+
+def _panel(study: Study, title: str, series: Sequence[Series], levels: Sequence[float], group: str) -> Panel:
+    return Panel(
+        title=title,
+        x_label=NOISE_AXIS,
+        y_label=f"{study.metric.capitalize()} (%)",
+        series=tuple(series),
+        x_ticks=tuple(levels),
+        group=group,
+        alt=describe(series, "noise"),
+    )

@@ -1,0 +1,93 @@
+"""The table that the command prints too: noise x head."""
+
+from __future__ import annotations
+
+from probes.reporting.averages import Mean, Score, means, noise_key
+from probes.reporting.records import Section, Table, cells
+from probes.reporting.study import Study, in_domain, of_family
+from probes.reporting.wording import NONE, number, percent, runs_behind, several, unique
+
+NAME = "summary"
+
+
+def section(study: Study) -> Section:
+    """Return the summary."""
+    return Section(name=NAME, title="Summary", items=(summary_table(study),))
+
+
+def summary_table(study: Study) -> Table:
+    """Return accuracy in and out of domain, SVE and LSVR for every noise level and head."""
+    families = list(dict.fromkeys(score.family for score in study.main))
+    named = len(families) > 1
+    rows = []
+    behind: list[Mean] = []
+    for family in families:
+        found = of_family(study.main, family)
+        columns = _columns(found)
+        behind += columns["id"].values()
+        for noise in _noises(found):
+            for head in study.heads:
+                key = (noise, head)
+                if key not in columns["id"] and key not in columns["ood"]:
+                    continue
+                rows.append(
+                    cells(
+                        [
+                            *([family] if named else []),
+                            NONE if noise is None else f"{noise:g} %",
+                            head,
+                            percent(columns["id"].get(key)),
+                            percent(columns["ood"].get(key)),
+                            number(columns["sve"].get(key)),
+                            number(columns["lsvr"].get(key)),
+                        ]
+                    )
+                )
+    metric = study.metric
+    return Table(
+        name="summary-table",
+        title=f"{metric.capitalize()} and spectra by pre-training noise and head",
+        caption=(
+            f"{metric.capitalize()} in percent: mean over {_tasks(study)} ± standard deviation over runs, "
+            f"{runs_behind(behind)} (a run is one encoder and one seed of the head; seeds do not repeat the "
+            f"pre-training). SVE (of the in-domain test features) and LSVR (of the out-of-domain ones), in "
+            f"nats, are of the features that the classifier sees: the encoder's for lp, the head's own for "
+            f"heads that reshape them. Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of the "
+            f"largest singular value. Compare both between heads only where N and dimension agree."
+        ),
+        header=(
+            *(["Encoders"] if named else []),
+            "Noise",
+            "Head",
+            f"ID {metric}",
+            f"OOD {metric}",
+            "SVE",
+            "LSVR",
+        ),
+        rows=tuple(rows),
+        text_columns=3 if named else 2,
+    )
+
+
+def _columns(found: list[Score]) -> dict[str, dict[tuple[float | None, str], Mean]]:
+    inside, outside = in_domain(found, "id"), in_domain(found, "ood")
+    return {
+        "id": means(inside, _key),
+        "ood": means(outside, _key),
+        "sve": means(inside, _key, lambda score: score.seen_sve),
+        "lsvr": means(outside or inside, _key, lambda score: score.seen_lsvr),
+    }
+
+
+def _key(score: Score) -> tuple[float | None, str]:
+    return (None if score.noise is None else noise_key(score)), score.head
+
+
+def _noises(found: list[Score]) -> list[float | None]:
+    known = unique(noise_key(score) for score in found if score.noise is not None)
+    return [*known, *([None] if any(score.noise is None for score in found) else [])]
+
+
+def _tasks(study: Study) -> str:
+    tasks = sorted({score.task for score in study.main})
+    return several(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks"

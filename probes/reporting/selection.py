@@ -1,0 +1,123 @@
+"""Which rows of a results folder are compared, and what was left out and why.
+
+A results folder gathers whatever was run over weeks. Rows that do not belong together (spectra of
+several conventions, a run's earlier steps, an older split of a task) must not end up in one mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+from nml.errors import UserError
+from probes.reporting.families import families
+from probes.reporting.variants import variants
+from probes.results import Row
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The rows a report is made from.
+
+    Attributes:
+        rows: Rows that can be compared.
+        notes: One sentence for every group of rows left out.
+        convention: The SVD convention of all spectra in ``rows``.
+        family: Encoder hash -> name of the family of encoders that differ in noise (and seed) only.
+        head: Row id -> label of the head, with what sets it apart where a head has several settings.
+        main_heads: Labels of the heads in their main setting, lp first; the others are ablations.
+    """
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    convention: str
+    family: dict[str, str]
+    head: dict[str, str]
+    main_heads: tuple[str, ...]
+
+
+def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
+    """Choose the rows to report.
+
+    Args:
+        rows: All rows of a results folder.
+        convention: SVD convention to report; None for ``raw`` where there is any, else the commonest.
+
+    Raises:
+        UserError: If no row has ``convention``.
+    """
+    notes: list[str] = []
+    chosen = convention or _usual_convention(rows)
+    kept = [row for row in rows if row.svd_convention == chosen]
+    if not kept:
+        found = ", ".join(sorted({row.svd_convention for row in rows}))
+        raise UserError(f"--svd-convention {chosen}: no result has it", possible=found)
+    if len(kept) < len(rows):
+        others = ", ".join(sorted({row.svd_convention for row in rows} - {chosen}))
+        notes.append(
+            f"{_count(len(rows) - len(kept), 'row')} with spectra in another convention ({others}) left out."
+        )
+    kept = _newest(
+        kept,
+        of=lambda row: row.run_path,
+        version=lambda row: (row.step or 0,),
+        note=lambda run, count: f"{_count(count, 'row')} of earlier steps of the run {run} left out.",
+        notes=notes,
+    )
+    kept = _newest(
+        kept,
+        of=lambda row: row.task,
+        version=lambda row: (_last_created(rows, row), row.task_revision, row.split_hash),
+        note=lambda task, count: f"{_count(count, 'row')} of an older revision or split of {task} left out.",
+        notes=notes,
+    )
+    labels, main = variants(kept)
+    return Selection(
+        rows=tuple(kept),
+        notes=tuple(notes),
+        convention=chosen,
+        family=families(kept),
+        head=labels,
+        main_heads=main,
+    )
+
+
+def _usual_convention(rows: Iterable[Row]) -> str:
+    counts = Counter(row.svd_convention for row in rows)
+    return "raw" if "raw" in counts else min(counts, key=lambda name: (-counts[name], name))
+
+
+def _newest(
+    rows: Sequence[Row],
+    *,
+    of: Callable[[Row], str | None],
+    version: Callable[[Row], tuple[object, ...]],
+    note: Callable[[str, int], str],
+    notes: list[str],
+) -> list[Row]:
+    """Keep of every group, named by ``of``, the rows of its greatest version; None names no group."""
+    versions: dict[str, set[tuple[object, ...]]] = defaultdict(set)
+    for row in rows:
+        name = of(row)
+        if name is not None:
+            versions[name].add(version(row))
+    kept: list[Row] = []
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        name = of(row)
+        if name is None or version(row) == max(versions[name]):
+            kept.append(row)
+        else:
+            dropped[name] += 1
+    notes.extend(note(name, count) for name, count in sorted(dropped.items()))
+    return kept
+
+
+def _last_created(rows: Iterable[Row], like: Row) -> str:
+    key = (like.task, like.task_revision, like.split_hash)
+    return max(row.created for row in rows if (row.task, row.task_revision, row.split_hash) == key)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

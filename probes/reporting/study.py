@@ -1,0 +1,92 @@
+"""What every section reads: the rows that count, and their scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Sequence
+
+from probes.reporting.averages import Score, noise_key, plain, scores
+from probes.reporting.selection import Selection
+from probes.reporting.wording import metric_label, unique
+from probes.results import Row
+from probes.results.row import Domain
+
+DOMAINS: tuple[tuple[Domain, str], ...] = (("id", "In-domain"), ("ood", "Out-of-domain"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """The rows that count with everything derived from them once."""
+
+    selection: Selection
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows that count."""
+        return self.selection.rows
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Labels of the heads in their main setting."""
+        return self.selection.main_heads
+
+    @functools.cached_property
+    def scores(self) -> list[Score]:
+        """One score a fit and domain."""
+        return scores(self.selection)
+
+    @functools.cached_property
+    def dataset_scores(self) -> list[Score]:
+        """One score a fit and test set; the test set stands as the task."""
+        return scores(self.selection, per_dataset=True)
+
+    @functools.cached_property
+    def main(self) -> list[Score]:
+        """Scores of main settings, clean downstream labels, largest fraction: what most sections show."""
+        return plain(self.of_main_heads(self.scores))
+
+    @functools.cached_property
+    def ladders(self) -> dict[str, list[float]]:
+        """Families with two noise levels or more -> their levels in percent, ascending."""
+        found = {
+            family: unique(noise_key(score) for score in self.known(self.scores) if score.family == family)
+            for family in dict.fromkeys(score.family for score in self.known(self.scores))
+        }
+        return {family: levels for family, levels in found.items() if len(levels) > 1}
+
+    @functools.cached_property
+    def fractions(self) -> list[float]:
+        """Shares of the training data that were used, ascending."""
+        return unique(score.fraction for score in self.scores)
+
+    @functools.cached_property
+    def metric(self) -> str:
+        """``accuracy``, or ``score`` where tasks have metrics of their own."""
+        return metric_label(self.rows)
+
+    def known(self, found: Iterable[Score]) -> list[Score]:
+        """Return the scores of encoders whose pre-training noise is known."""
+        return [score for score in found if score.noise is not None]
+
+    def of_main_heads(self, found: Iterable[Score]) -> list[Score]:
+        """Return the scores of heads in their main setting."""
+        return [score for score in found if score.head in self.heads]
+
+    def title(self, family: str, text: str) -> str:
+        """Put the family before a title where there are several."""
+        return text if len(self.ladders) < 2 else f"{family}: {text}"
+
+    def head_slot(self, head: str) -> int:
+        """Return the palette slot of a head, the same in every figure."""
+        return self.heads.index(head)
+
+
+def in_domain(found: Iterable[Score], domain: Domain) -> list[Score]:
+    """Return the scores of one domain."""
+    return [score for score in found if score.domain == domain]
+
+
+def of_family(found: Sequence[Score], family: str) -> list[Score]:
+    """Return the scores of one family."""
+    return [score for score in found if score.family == family]

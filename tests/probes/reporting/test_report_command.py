@@ -1,0 +1,107 @@
+"""``python -m probes.report`` as a user meets it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nml.errors import UserError
+from probes import report
+from probes.results import Row, write_rows
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "probes.report", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_the_command_prints_the_table_and_the_path(results: Path) -> None:
+    done = command("results/", cwd=results.parent)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    header = next(line for line in lines if line.startswith("Noise"))
+    assert header.split() == ["Noise", "Head", "ID", "accuracy", "OOD", "accuracy", "SVE", "LSVR"]
+    body = [line for line in lines if line.startswith(("0 %", "20 %"))]
+    assert [line.split()[2] for line in body] == ["lp", "mlp", "nmtune"] * 2
+    assert len(set(body)) == 6
+    assert lines[-1] == "report: results/report/report.html"
+    assert (results / "report" / "report.html").is_file()
+    assert (results / "report" / "report.md").is_file()
+
+
+def test_every_figure_is_written_as_png_and_svg(results: Path) -> None:
+    report.main([str(results)])
+    names = {file.name for file in (results / "report" / "figures").iterdir()}
+    assert "accuracy-noise.png" in names
+    assert {name.removesuffix(".png") for name in names if name.endswith(".png")} == {
+        name.removesuffix(".svg") for name in names if name.endswith(".svg")
+    }
+    text = (results / "report" / "report.md").read_text()
+    assert all(f"figures/{name}" in text for name in names if name.endswith(".png"))
+
+
+def test_equal_results_give_equal_bytes(results: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        report.main([str(results), "--out", str(tmp_path / name)])
+    first, second = (
+        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.*")}
+        for name in ("first", "second")
+    )
+    assert first == second
+
+
+def test_a_second_report_replaces_the_first_and_its_figures(results: Path) -> None:
+    report.main([str(results)])
+    stale = results / "report" / "figures" / "of-before.png"
+    stale.write_bytes(b"")
+    report.main([str(results)])
+    assert not stale.exists()
+
+
+def test_a_folder_with_other_files_is_not_written_to(results: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match=r"holds files but no report\.html"):
+        report.main([str(results), "--out", str(other)])
+    assert [file.name for file in other.iterdir()] == ["thesis.tex"]
+
+
+def test_no_results_is_one_line_with_the_mend(tmp_path: Path) -> None:
+    done = command("nowhere", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "python -m probes.run" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_svd_convention_names_those_there(results: Path) -> None:
+    with pytest.raises(UserError, match=r"row-centered.*possible: raw"):
+        report.main([str(results), "--svd-convention", "row-centered"])
+
+
+def test_names_of_others_are_text_and_never_markup(row: Callable[..., Row], tmp_path: Path) -> None:
+    name = "<script>alert('x')</script>&\"|`"
+    write_rows(
+        tmp_path,
+        [
+            dataclasses.replace(row(noise=noise, dataset=name, task=name), encoder=name)
+            for noise in (0.0, 0.2)
+        ],
+    )
+    report.main([str(tmp_path)])
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "<script" not in (tmp_path / "report" / "report.md").read_text()
