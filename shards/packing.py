@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nml.errors import UserError
 from nml.files import atomic_writer
@@ -35,7 +34,7 @@ class PackSample(NamedTuple):
     offset: int
     size: int
     supervision: bytes
-    record: dict[str, Any]
+    record: bytes
 
 
 class PackedSample(NamedTuple):
@@ -57,12 +56,12 @@ class PackedShard:
 
     Attributes:
         size: Bytes of the tar.
-        sha256: Hash of the tar, hexadecimal.
+        digest: Tree hash of the tar, hexadecimal (see :class:`TreeHash`).
         samples: One record a sample, in order.
     """
 
     size: int
-    sha256: str
+    digest: str
     samples: Sequence[PackedSample]
 
 
@@ -122,98 +121,115 @@ def pack_shard(path: Path, samples: Sequence[PackSample], supervision_extension:
     Raises:
         UserError: If an image cannot be read or is of no known format.
     """
-    digest = hashlib.sha256()
     packed = []
-    position = 0
     with ImageReader() as reader, atomic_writer(path) as file:
         packer = _Packer(supervision_extension, reader)
         for sample in samples:
             if packer.full(sample):
-                position += _flush(packer, file, digest)
-            packed.append(packer.add(sample, position))
-        position += _flush(packer, file, digest)
-        closing = tar.end_of_archive(position)
-        digest.update(closing)
-        file.write(closing)
-    return PackedShard(position + len(closing), digest.hexdigest(), packed)
+                file.write(packer.take())
+            packed.append(packer.add(sample))
+        file.write(packer.take())
+        file.write(packer.close())
+        return PackedShard(file.tell(), packer.tree.hexdigest(), packed)
 
 
-def _flush(packer: _Packer, file: Any, digest: Any) -> int:
-    block = packer.take()
-    digest.update(block)
-    file.write(block)
-    return len(block)
+class TreeHash:
+    """A hash of a whole tar that hashes no image byte a second time.
+
+    SHA-256 over the tar's bytes, with the content of every image replaced by its own SHA-256. The
+    image hashes are needed anyway, and hashing everything twice would cost as much as all the rest
+    of packing.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def plain(self, content: bytes | memoryview) -> None:
+        """Add bytes that belong to no image."""
+        self._digest.update(content)
+
+    def image(self, sha256: bytes) -> None:
+        """Add an image by its hash."""
+        self._digest.update(sha256)
+
+    def hexdigest(self) -> str:
+        """Return the hash so far, hexadecimal."""
+        return self._digest.hexdigest()
 
 
 class _Packer:
     """A buffer that samples are laid out in: images are read straight into their place."""
 
     def __init__(self, supervision_extension: str, reader: ImageReader) -> None:
+        self.tree = TreeHash()
         self._buffer = memoryview(bytearray(BUFFER))
         self._used = 0
+        self._flushed = 0
         self._reader = reader
         self._ending = f".{supervision_extension}".encode()
 
     def full(self, sample: PackSample) -> bool:
-        """Whether a sample might not fit; an image larger than the buffer gets a larger buffer."""
-        need = sample.size + len(sample.supervision) + 6 * tar.BLOCK + _json_bound(sample.record)
-        if need > len(self._buffer) and not self._used:
-            self._buffer = memoryview(bytearray(need))
-        return self._used > 0 and self._used + need > len(self._buffer)
+        """Whether what is laid out must be taken before ``sample``."""
+        return self._used > 0 and self._used + _room(sample) > len(self._buffer)
 
     def take(self) -> memoryview:
         """Return what is laid out, and start anew; the view is valid until the next sample."""
         block = self._buffer[: self._used]
+        self._flushed += self._used
         self._used = 0
         return block
 
-    def add(self, sample: PackSample, position: int) -> PackedSample:
-        """Lay a sample out; ``position`` is where the buffer starts in the tar."""
-        need = sample.size + len(sample.supervision) + 6 * tar.BLOCK + _json_bound(sample.record)
-        if need > len(self._buffer):
-            self._buffer = memoryview(bytearray(need))
-        start = self._used + tar.BLOCK
+    def close(self) -> bytes:
+        """Return what closes the tar, once everything is taken."""
+        closing = tar.end_of_archive(self._flushed)
+        self.tree.plain(closing)
+        return closing
+
+    def add(self, sample: PackSample) -> PackedSample:
+        """Lay a sample out after those before it."""
+        if _room(sample) > len(self._buffer):
+            self._buffer = memoryview(bytearray(_room(sample)))
+        begin = self._used
+        start = begin + tar.BLOCK
         image = self._buffer[start : start + sample.size]
         self._reader.read_into(image, sample.path, sample.offset)
-        extension = image_extension(image[:64])
+        extension = image_extension(image[:16])
         if extension is None:
             raise UserError(
                 f"{sample.path}: sample {sample.key!r} is not an image of a known format",
                 possible="JPEG, PNG, WebP, GIF, BMP, TIFF, PPM",
                 mend="remove it from the source",
             )
+        sha256 = hashlib.sha256(image).digest()
         key = sample.key.encode()
         self._put(tar.header(b"%b.%b" % (key, extension.encode()), sample.size))
-        self._used += sample.size
+        self.tree.plain(self._buffer[begin:start])
+        self.tree.image(sha256)
+        self._used = end = start + sample.size
         self._put(tar.padding(sample.size))
-        content = json.dumps(sample.record, ensure_ascii=False, separators=(",", ":")).encode()
         supervision_offset = self._member(key + self._ending, sample.supervision)
-        json_offset = self._member(key + b".json", content)
+        json_offset = self._member(key + b".json", sample.record)
+        self.tree.plain(self._buffer[end : self._used])
         return PackedSample(
             extension,
-            position + start,
+            self._flushed + start,
             sample.size,
-            position + supervision_offset,
+            self._flushed + supervision_offset,
             len(sample.supervision),
-            position + json_offset,
-            len(content),
-            hashlib.sha256(image).digest(),
+            self._flushed + json_offset,
+            len(sample.record),
+            sha256,
         )
 
     def _member(self, name: bytes, content: bytes) -> int:
-        self._put(tar.header(name, len(content)))
-        offset = self._used
-        self._put(content)
-        self._put(tar.padding(len(content)))
-        return offset
+        self._put(tar.header(name, len(content)) + content + tar.padding(len(content)))
+        return self._used - tar.stored(len(content)) + tar.BLOCK
 
     def _put(self, data: bytes) -> None:
         self._buffer[self._used : self._used + len(data)] = data
         self._used += len(data)
 
 
-def _json_bound(record: dict[str, Any]) -> int:
-    """Return more bytes than the record's JSON takes: escapes make at most six bytes of a character."""
-    return 64 + sum(
-        len(name) + 32 + (6 * len(value) if isinstance(value, str) else 0) for name, value in record.items()
-    )
+def _room(sample: PackSample) -> int:
+    """Return more bytes than a sample takes in the tar."""
+    return sample.size + len(sample.supervision) + len(sample.record) + 6 * tar.BLOCK

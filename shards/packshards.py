@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -160,7 +161,8 @@ class ShardPacker:
         place = (table[name].to_pylist() for name in ("key", "path", "offset", "size"))
         primary = columns.values[columns.primary]
         for key, path, offset, size, values, main in zip(*place, supervision, primary, strict=True):
-            record = {"key": key, **dict(zip(names, values, strict=True))}
+            fields = {"key": key, **dict(zip(names, values, strict=True))}
+            record = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
             yield PackSample(key, path or spool, offset, size, str(main).encode(), record)
 
     def _write_record(self, number: int, table: pa.Table, columns: Columns, packed: PackedShard) -> None:
@@ -182,8 +184,8 @@ class ShardPacker:
             **columns.values,
         }
         schema = manifest_schema("class" if self._classes is not None else "caption", columns.values)
-        shard = Shard(shard_name(number), len(packed.samples), packed.size, packed.sha256)
-        schema = schema.with_metadata({"bytes": str(shard.bytes), "sha256": shard.sha256})
+        shard = Shard(shard_name(number), len(packed.samples), packed.size, packed.digest)
+        schema = schema.with_metadata({"bytes": str(shard.bytes), "tree_sha256": shard.tree_sha256})
         with atomic_writer(record_path(self._work, number)) as file, pa.ipc.new_file(file, schema) as writer:
             writer.write_table(pa.table(arrays, schema=schema))
 
@@ -193,5 +195,7 @@ def read_record(work: Path, number: int) -> tuple[Shard, pa.Table]:
     with pa.memory_map(str(record_path(work, number))) as file:
         table = pa.ipc.open_file(file).read_all()
     metadata = table.schema.metadata
-    shard = Shard(shard_name(number), table.num_rows, int(metadata[b"bytes"]), metadata[b"sha256"].decode())
+    shard = Shard(
+        shard_name(number), table.num_rows, int(metadata[b"bytes"]), metadata[b"tree_sha256"].decode()
+    )
     return shard, table.replace_schema_metadata(None)

@@ -28,13 +28,14 @@ class Shard:
         name: File name inside the set.
         samples: How many it holds.
         bytes: Its size.
-        sha256: Hash of its bytes, hexadecimal; empty for foreign tars that were never hashed.
+        tree_sha256: Hash of its bytes with every image replaced by the image's own SHA-256,
+            hexadecimal (:class:`shards.packing.TreeHash`).
     """
 
     name: str
     samples: int
     bytes: int
-    sha256: str
+    tree_sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,6 @@ def fingerprint(
     digest = hashlib.sha256(f"{FORMAT}\0{kind}\0".encode())
     digest.update(json.dumps(list(classes) if classes is not None else None).encode())
     for shard in shards:
-        digest.update(f"\0{shard.name}\0{shard.samples}\0{shard.bytes}\0{shard.sha256}".encode())
+        digest.update(f"\0{shard.name}\0{shard.samples}\0{shard.bytes}\0{shard.tree_sha256}".encode())
     digest.update(supervision)
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from shards.hashing import hash_keys
 from shards.ladder import Level
 from shards.manifest import iter_manifest
 from shards.noise import NOISE_MODELS, exact_count
+from shards.packing import TreeHash
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, SetInfo, Shard, fingerprint, parse_set_info
 from shards.tarsamples import tar_samples
 from shards.tarwalk import walk
@@ -199,10 +200,13 @@ def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) ->
     path = folder / shard.name
     if not path.is_file():
         return f"{path} is missing"
-    if shard.sha256 and sha256_file(path) != shard.sha256:
-        return f"{path} does not match its SHA-256 in set.json{_first_damaged(path, rows)}"
+    digest, damaged = _tree_hash(path, rows)
+    if damaged:
+        return f"{path}: image {damaged} does not match its SHA-256 in the manifest"
+    if digest != shard.tree_sha256:
+        return f"{path} does not match its tree hash in set.json"
     if not info.request:
-        return _first_damaged(path, rows)
+        return ""
     samples = list(tar_samples(walk(path)))
     if len(samples) != rows.num_rows:
         return f"{path} holds {len(samples)} samples, the manifest {rows.num_rows}"
@@ -221,7 +225,7 @@ def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) ->
                     return f"{path}: {member.name} holds {content!r}, the manifest {row[column]!r}"
                 if column is None and (problem := _json_differs(json.loads(content), row)):
                     return f"{path}: {member.name}: {problem}"
-    return _first_damaged(path, rows).lstrip("; ")
+    return ""
 
 
 def _json_differs(record: dict[str, object], row: dict[str, object]) -> str:
@@ -232,15 +236,18 @@ def _json_differs(record: dict[str, object], row: dict[str, object]) -> str:
     return ""
 
 
-def _first_damaged(path: Path, rows: pa.Table) -> str:
-    """Name the first image whose bytes do not match the manifest, if one does not."""
+def _tree_hash(path: Path, rows: pa.Table) -> tuple[str, str]:
+    """Return a shard's tree hash, and the key of the first image that the manifest contradicts."""
+    tree = TreeHash()
     columns = (rows[name].to_pylist() for name in ("key", "image_offset", "image_size", "sha256"))
     with path.open("rb") as file:
         for key, offset, size, sha256 in zip(*columns, strict=True):
-            file.seek(offset)
+            tree.plain(file.read(offset - file.tell()))
             if hashlib.sha256(file.read(size)).digest() != sha256:
-                return f"; the first damaged image is {key}"
-    return ""
+                return "", key
+            tree.image(sha256)
+        tree.plain(file.read())
+    return tree.hexdigest(), ""
 
 
 def build_parser() -> Parser:

@@ -47,9 +47,9 @@ class ImageFolderSource:
     def __iter__(self) -> Iterator[Example]:
         found = False
         for label, name in enumerate(self.classes or ()):
-            for path, size in _images(self._root / name):
+            for relative, path, size in _images(str(self._root.absolute() / name), name):
                 found = True
-                yield Example(os.path.relpath(path, self._root), label, ByteRange(path, 0, size))
+                yield Example(relative, label, ByteRange(path, 0, size))
         if not found:
             raise UserError(
                 f"--source imagefolder: no image in the {len(self.classes or ())} folders of {self._root}",
@@ -57,12 +57,13 @@ class ImageFolderSource:
             )
 
 
-def _images(folder: Path) -> Iterator[tuple[str, int]]:
-    """Yield (absolute path, bytes) of every image below a folder, sorted, links to files followed."""
+def _images(folder: str, relative: str) -> Iterator[tuple[str, str, int]]:
+    """Yield (name below the root, path, bytes) of every image below a folder, sorted; links are followed."""
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
+        name = f"{relative}/{entry.name}"
         if entry.is_dir():
-            yield from _images(Path(entry.path))
+            yield from _images(entry.path, name)
         elif entry.name.lower().endswith(EXTENSIONS):
-            yield str(Path(entry.path).absolute()), entry.stat().st_size
+            yield name, entry.path, entry.stat().st_size

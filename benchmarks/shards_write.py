@@ -1,0 +1,155 @@
+"""Write shards, side by side: this project, GNU tar, webdataset's ShardWriter, streaming's MDSWriter.
+
+    python benchmarks/shards_write.py --images FOLDER [--samples 5000] [--streaming-python PYTHON]
+
+FOLDER holds one folder a class; its images are repeated until there are enough. Everything happens
+on one core and in memory (--scratch, default /dev/shm). Ours includes the scan, the noise plan of
+four levels, hashes, manifest and index. mosaicml-streaming may live in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+RATIOS = ("0.05", "0.1", "0.2", "0.3")
+
+
+def replicate(images: Path, target: Path, samples: int) -> int:
+    """Copy images into ``target``, class by class, until there are ``samples``; return their bytes."""
+    found = sorted(path for path in images.rglob("*") if path.is_file())
+    total = 0
+    for number in range(samples):
+        source = found[number % len(found)]
+        copy = target / source.parent.name / f"{number:06d}{source.suffix}"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy)
+        total += copy.stat().st_size
+    return total
+
+
+def ours(source: Path, out: Path) -> None:
+    from shards.layout import ShardLimits
+    from shards.sources import open_source
+    from shards.writing import WriteRequest, write_set
+
+    request = WriteRequest(
+        source=f"imagefolder:{source}",
+        ratios=tuple(map(Fraction, RATIOS)),
+        model=None,
+        model_file=None,
+        seed=0,
+        limits=ShardLimits(256_000_000, 10_000),
+        options={},
+    )
+    write_set(out, request, lambda: open_source(request.source), workers=1)
+
+
+def gnu_tar(source: Path, out: Path) -> None:
+    out.mkdir()
+    subprocess.run(["tar", "-cf", str(out / "all.tar"), "-C", str(source), "."], check=True)
+
+
+def shard_writer(source: Path, out: Path) -> None:
+    import webdataset
+
+    out.mkdir()
+    folders = sorted(source.iterdir())
+    with webdataset.ShardWriter(str(out / "%06d.tar"), maxsize=256_000_000, verbose=0) as sink:
+        for label, folder in enumerate(folders):
+            for path in sorted(folder.iterdir()):
+                record = {"label": label, "label_n20": label}
+                sink.write(
+                    {
+                        "__key__": f"{folder.name}_{path.stem}",
+                        "jpg": path.read_bytes(),
+                        "cls": label,
+                        "json": record,
+                    }
+                )
+
+
+def mds_writer(source: Path, out: Path) -> None:
+    from streaming import MDSWriter
+
+    columns = {"image": "bytes", "label": "int"}
+    with MDSWriter(out=str(out), columns=columns, hashes=["sha256"], size_limit=256_000_000) as sink:
+        for label, folder in enumerate(sorted(source.iterdir())):
+            for path in sorted(folder.iterdir()):
+                sink.write({"image": path.read_bytes(), "label": label})
+
+
+WRITERS: dict[str, Callable[[Path, Path], None]] = {
+    "ours": ours,
+    "gnu-tar": gnu_tar,
+    "ShardWriter": shard_writer,
+    "MDSWriter": mds_writer,
+}
+
+
+def timed(name: str, source: Path, out: Path, python: str) -> float:
+    """Return the seconds that one writer takes, imports left out."""
+    command = [python, __file__, "--one", name, "--source", str(source), "--out", str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    shutil.rmtree(out)
+    return float(done.stdout.split()[-1])
+
+
+def run_one(name: str, source: Path, out: Path) -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    modules = {
+        "ours": ("shards.writing", "shards.noise.symmetric", "shards.sources.image_folder"),
+        "ShardWriter": ("webdataset",),
+        "MDSWriter": ("streaming",),
+    }
+    for module in modules.get(name, ()):
+        importlib.import_module(module)
+    start = time.perf_counter()
+    WRITERS[name](source, out)
+    print(time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"))
+    parser.add_argument("--streaming-python", default="", help="an interpreter that has mosaicml-streaming")
+    parser.add_argument("--one", choices=WRITERS, help=argparse.SUPPRESS)
+    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        run_one(arguments.one, arguments.source, arguments.out)
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        source = Path(scratch, "images")
+        total = replicate(arguments.images, source, arguments.samples)
+        each = total / arguments.samples / 1000
+        print(f"{arguments.samples} images, {each:.0f} kB each, one core, best of {arguments.repeats}")
+        rates = {}
+        for name in WRITERS:
+            python = arguments.streaming_python if name == "MDSWriter" else sys.executable
+            if not python:
+                print("MDSWriter: left out, --streaming-python names no interpreter")
+                continue
+            seconds = min(timed(name, source, Path(scratch, "out"), python) for _ in range(arguments.repeats))
+            rates[name] = arguments.samples / seconds
+        for name, rate in rates.items():
+            print(f"{name:12} {rate:9,.0f} samples/s   ours / {name}: {rates['ours'] / rate:.2f}")
+
+
+if __name__ == "__main__":
+    main()
