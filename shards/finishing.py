@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pyarrow as pa
 
 from nml.files import sha256_file, write_json
-from shards.ladder import clean_column
+from nml.levels import CLEAN_LEVEL
+from shards.ladder import Level, clean_column
 from shards.manifest import Statistics, index_schema, manifest_schema, write_index, write_manifest
-from shards.packshards import read_record
+from shards.noise import Kind
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo, Shard, fingerprint
 
-if TYPE_CHECKING:
-    from shards.writing import Plan, WriteRequest
+ShardRecords = Callable[[], Iterable[tuple[Shard, pa.Table]]]
 
 
-def finish(out: Path, work: Path, plan: Plan, request: WriteRequest) -> SetInfo:
-    """Write what describes the finished shards, set.json last, and return it."""
-    kind, classes = plan.catalogue.kind, plan.catalogue.classes
-    columns = [clean_column(kind), *(level.column for level in plan.levels.values())]
-    statistics = Statistics(
-        kind, len(classes or ()), {name: level.column for name, level in plan.levels.items()}
-    )
+@dataclass(frozen=True, kw_only=True)
+class SetDescription:
+    """What set.json says besides what the shards themselves tell; see :class:`shards.setfile.SetInfo`."""
+
+    kind: Kind
+    classes: tuple[str, ...] | None
+    source: str
+    seed: int = 0
+    levels: dict[str, Level] = field(default_factory=dict)
+    primary: str = CLEAN_LEVEL
+    request: dict[str, Any] = field(default_factory=dict)
+    parent: dict[str, str] | None = None
+
+
+def finish(out: Path, records: ShardRecords, description: SetDescription) -> SetInfo:
+    """Write what describes the finished shards in ``out``, set.json last, and return it.
+
+    Args:
+        out: Folder of the set.
+        records: Gives each shard with its rows of the manifest, in order; called twice.
+        description: The rest.
+    """
+    kind, classes, levels = description.kind, description.classes, description.levels
+    columns = [clean_column(kind), *(level.column for level in levels.values())]
+    statistics = Statistics(kind, len(classes or ()), {name: level.column for name, level in levels.items()})
     shards: list[Shard] = []
     clean = hashlib.sha256()
 
     def tables() -> Iterator[pa.Table]:
-        for number in range(plan.shards):
-            shard, table = read_record(work, number)
+        for shard, table in records():
             shards.append(shard)
             statistics.add(table)
             clean.update(supervision_digest(table, columns[0]))
@@ -39,23 +57,22 @@ def finish(out: Path, work: Path, plan: Plan, request: WriteRequest) -> SetInfo:
 
     write_manifest(out / MANIFEST_FILE, manifest_schema(kind, columns), tables())
     identity = fingerprint(kind, classes, shards, clean.digest())
-    records = (read_record(work, number)[1] for number in range(plan.shards))
-    write_index(out / INDEX_FILE, index_schema(kind, columns, identity), records)
+    write_index(out / INDEX_FILE, index_schema(kind, columns, identity), (table for _, table in records()))
     write_json(out / STATS_FILE, statistics.as_json(classes))
     info = SetInfo(
         kind=kind,
-        source=request.source,
+        source=description.source,
         num_samples=sum(shard.samples for shard in shards),
         classes=classes,
-        seed=request.seed,
+        seed=description.seed,
         fingerprint=identity,
         manifest_sha256=sha256_file(out / MANIFEST_FILE),
         index_sha256=sha256_file(out / INDEX_FILE),
-        levels=plan.levels,
+        levels=levels,
         shards=tuple(shards),
-        primary=plan.primary,
-        request=request.as_json(),
-        parent=plan.parent,
+        primary=description.primary,
+        request=description.request,
+        parent=description.parent,
     )
     write_json(out / SET_FILE, info.as_json())
     return info

@@ -33,10 +33,10 @@ from nml.files import fsync_folder, write_json
 from nml.levels import CLEAN_LEVEL, decimal_text
 from shards import hashing
 from shards.catalogue import Catalogue, read_catalogue, write_catalogue
-from shards.finishing import finish
+from shards.finishing import SetDescription, finish
 from shards.ladder import Level, PlannedLevel, apply_flips, check_ratios, load_model, plan_ladder
 from shards.layout import ShardLimits, cut, member_bytes, write_order
-from shards.packshards import pack_all
+from shards.packshards import pack_all, read_record
 from shards.setfile import SET_FILE, SetInfo, parse_set_info
 from shards.sources import Source
 
@@ -158,7 +158,17 @@ def _write(out: Path, request: WriteRequest, make_source: Callable[[], Source], 
     for leftover in out.glob(".*.tmp"):
         leftover.unlink()
     fresh = pack_all(out, work, plan.catalogue, plan.levels, plan.primary, plan.shards, workers)
-    info = finish(out, work, plan, request)
+    description = SetDescription(
+        kind=plan.catalogue.kind,
+        classes=plan.catalogue.classes,
+        source=request.source,
+        seed=request.seed,
+        levels=plan.levels,
+        primary=plan.primary,
+        request=request.as_json(),
+        parent=plan.parent,
+    )
+    info = finish(out, lambda: (read_record(work, number) for number in range(plan.shards)), description)
     shutil.rmtree(work)
     fsync_folder(out)
     return Written(info, fresh, info.num_samples - fresh)

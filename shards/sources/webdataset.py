@@ -52,7 +52,7 @@ class WebDatasetSource:
                         raise UserError(
                             f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out"
                         )
-                    supervision = self._supervision(sample, descriptor, tar)
+                    supervision = self.supervision(sample, descriptor, tar)
                     # The tar's name keeps equal names of different tars apart, should there be any.
                     yield Example(sample.base, supervision, ByteRange(str(tar), image.offset, image.size))
             finally:
@@ -75,7 +75,12 @@ class WebDatasetSource:
             mend="name a field of its .json with --label-column or --caption-column",
         )
 
-    def _supervision(self, sample: TarSample, descriptor: int, tar: Path) -> int | str:
+    def supervision(self, sample: TarSample, descriptor: int, tar: Path) -> int | str:
+        """Return a sample's class or caption; ``descriptor`` is the open tar.
+
+        Raises:
+            UserError: If the sample has none.
+        """
         extension = "json" if self._field else "cls" if self.kind == "class" else "txt"
         member = sample.members.get(extension)
         if member is None:

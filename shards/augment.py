@@ -1,0 +1,106 @@
+"""The standard training augmentation, fast: it decodes no larger than its crop needs.
+
+:class:`RandomResizedCrop` draws its box from the image's header before decoding. Where the crop
+will be shrunk by two or more, libjpeg-turbo decodes at 1/2, 1/4 or 1/8 of the size; the box scales
+with it. Stock transforms of timm or torchvision work as well, on the fully decoded image.
+
+Parameters as in torchvision: C. Szegedy et al., Going Deeper with Convolutions (CVPR 2015).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shards.decode import DEFAULT_MAX_PIXELS, ImageSize, decode_rgb, image_size
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_ATTEMPTS = 10
+
+
+class Box(NamedTuple):
+    """A crop in pixels of the full-size image."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop:
+    """Crop a random box, resize it to a square and flip it at random; from bytes to uint8 [3, S, S].
+
+    Attributes:
+        size: S, pixels of the result's side.
+        scale: Smallest and largest share of the image's area that the box covers.
+        ratio: Smallest and largest width over height of the box.
+        flip: Chance of a left-right flip.
+        interpolation: ``bilinear`` or ``bicubic``, both antialiased.
+        scaled_decode: Whether a JPEG may be decoded at a fraction of its size for a large crop.
+    """
+
+    size: int = 224
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    scaled_decode: bool = True
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """Augment a decoded image."""
+        return self._finish(image, self.draw(ImageSize(*image.size)), 1.0, 1.0)
+
+    def from_bytes(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch.Tensor:
+        """Augment an encoded image, decoding no more of it than the box needs.
+
+        Raises:
+            BadImage: If it is too large, damaged or of an unknown format.
+        """
+        full = image_size(data)
+        box = self.draw(full)
+        at_least = None
+        # A crop of twice the result's side survives a halved decode without being enlarged again.
+        if self.scaled_decode and min(box.width, box.height) >= 2 * self.size:
+            shrink = self.size / min(box.width, box.height)
+            at_least = ImageSize(math.ceil(full.width * shrink), math.ceil(full.height * shrink))
+        image = decode_rgb(data, max_pixels=max_pixels, at_least=at_least)
+        return self._finish(image, box, image.width / full.width, image.height / full.height)
+
+    def draw(self, full: ImageSize) -> Box:
+        """Draw a box from Python's random state, as torchvision draws it."""
+        area = full.width * full.height
+        low, high = (math.log(value) for value in self.ratio)
+        for _ in range(_ATTEMPTS):
+            target = area * random.uniform(*self.scale)  # noqa: S311 - augmentation, not cryptography
+            aspect = math.exp(random.uniform(low, high))  # noqa: S311
+            width, height = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+            if 0 < width <= full.width and 0 < height <= full.height:
+                left = random.randint(0, full.width - width)  # noqa: S311
+                return Box(left, random.randint(0, full.height - height), width, height)  # noqa: S311
+        return self._central(full)
+
+    def _central(self, full: ImageSize) -> Box:
+        """Return the largest central box of an allowed ratio."""
+        width, height = full
+        if width < height * self.ratio[0]:
+            height = round(width / self.ratio[0])
+        elif width > height * self.ratio[1]:
+            width = round(height * self.ratio[1])
+        return Box((full.width - width) // 2, (full.height - height) // 2, width, height)
+
+    def _finish(self, image: Image.Image, box: Box, x: float, y: float) -> torch.Tensor:
+        corners = (box.left * x, box.top * y, (box.left + box.width) * x, (box.top + box.height) * y)
+        # Rounding of a scaled decode may put the far corner a fraction of a pixel outside.
+        corners = (corners[0], corners[1], min(corners[2], image.width), min(corners[3], image.height))
+        small = image.resize((self.size, self.size), _RESAMPLING[self.interpolation], box=corners)
+        pixels = np.asarray(small)
+        if random.random() < self.flip:  # noqa: S311
+            pixels = pixels[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -1,0 +1,183 @@
+"""``python -m shards.index``: make foreign WebDataset tars readable as a shard set, in place.
+
+Every tar is walked once, its images hashed, and a manifest, an index and set.json are put beside
+it. The tars stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from nml.cli import Parser, is_interactive, run
+from nml.errors import UserError
+from shards.finishing import SetDescription, finish
+from shards.imagetype import image_extension
+from shards.keys import key_of
+from shards.ladder import clean_column
+from shards.manifest import manifest_schema
+from shards.packing import TreeHash
+from shards.setfile import SET_FILE, SetInfo, Shard
+from shards.sources import SourceSpec
+from shards.sources.webdataset import WebDatasetSource
+from shards.tarsamples import TarSample, tar_samples
+from shards.tarwalk import walk
+from shards.write import worker_count
+
+PROGRAM = "python -m shards.index"
+
+
+class _Indexed(NamedTuple):
+    """One tar: the shard, and its rows of the manifest but for the shard's number."""
+
+    shard: Shard
+    rows: list[dict[str, Any]]
+
+
+def index_tars(folder: Path, *, label_column: str, caption_column: str, workers: int) -> SetInfo:
+    """Index the tars in ``folder``, sorted by name, and return the set.
+
+    Raises:
+        UserError: If there is a set already, or a tar is damaged or holds what no set may hold.
+    """
+    if (folder / SET_FILE).exists():
+        raise UserError(
+            f"{folder}: is a shard set already", mend=f"to index anew, remove {folder / SET_FILE}"
+        )
+    text = f"webdataset:{folder}"
+    source = WebDatasetSource(
+        SourceSpec(
+            text=text,
+            name="webdataset",
+            argument=str(folder),
+            label_column=label_column,
+            caption_column=caption_column,
+        )
+    )
+    with ThreadPoolExecutor(workers) as pool:
+        progress = tqdm(
+            pool.map(lambda tar: _index_tar(tar, source), source.tars),
+            desc="indexing",
+            total=len(source.tars),
+            unit=" tars",
+            disable=not is_interactive(),
+        )
+        indexed = list(progress)
+    classes = _number_classes(indexed) if source.kind == "class" else None
+    _make_keys_unique(indexed)
+    schema = manifest_schema(source.kind, [clean_column(source.kind)])
+
+    def records() -> Iterator[tuple[Shard, pa.Table]]:
+        for number, (shard, rows) in enumerate(indexed):
+            yield shard, pa.Table.from_pylist([{**row, "shard": number} for row in rows], schema=schema)
+
+    return finish(folder, records, SetDescription(kind=source.kind, classes=classes, source=text))
+
+
+def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
+    """Walk one tar and hash it."""
+    size = tar.stat().st_size
+    tree = TreeHash()
+    rows = []
+    descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        position = 0
+        for sample in tar_samples(walk(tar)):
+            row = _row(sample, source, descriptor, tar)
+            tree.plain(_read(descriptor, row["image_offset"] - position, position))
+            tree.image(row["sha256"])
+            position = row["image_offset"] + row["image_size"]
+            rows.append(row)
+        tree.plain(_read(descriptor, size - position, position))
+    finally:
+        os.close(descriptor)
+    return _Indexed(Shard(tar.name, len(rows), size, tree.hexdigest()), rows)
+
+
+def _row(sample: TarSample, source: WebDatasetSource, descriptor: int, tar: Path) -> dict[str, Any]:
+    image = sample.image()
+    if image is None:
+        raise UserError(f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out")
+    content = _read(descriptor, image.size, image.offset)
+    text = sample.members.get("cls" if source.kind == "class" else "txt")
+    record = sample.members.get("json")
+    return {
+        "key": key_of(sample.base),
+        "image_extension": image_extension(content[:16]) or image.name.rpartition(".")[2],
+        "image_offset": image.offset,
+        "image_size": image.size,
+        "sha256": hashlib.sha256(content).digest(),
+        "supervision_offset": text.offset if text else None,
+        "supervision_size": text.size if text else None,
+        "json_offset": record.offset if record else None,
+        "json_size": record.size if record else None,
+        "source_name": f"{tar.name}/{sample.base}",
+        clean_column(source.kind): source.supervision(sample, descriptor, tar),
+    }
+
+
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    return os.pread(descriptor, size, offset) if size else b""
+
+
+def _number_classes(indexed: list[_Indexed]) -> tuple[str, ...]:
+    """Replace class names by indices in sorted order; numbers stay, and name themselves."""
+    values = {row["label"] for _, rows in indexed for row in rows}
+    if all(isinstance(value, int) for value in values):
+        return tuple(str(number) for number in range(max(values, default=-1) + 1))
+    names = sorted(map(str, values))
+    numbers = {name: number for number, name in enumerate(names)}
+    for _, rows in indexed:
+        for row in rows:
+            row["label"] = numbers[str(row["label"])]
+    return tuple(names)
+
+
+def _make_keys_unique(indexed: list[_Indexed]) -> None:
+    """Put the tar's name before keys that occur in several tars."""
+    counts = Counter(row["key"] for _, rows in indexed for row in rows)
+    for _, rows in indexed:
+        for row in rows:
+            if counts[row["key"]] > 1:
+                row["key"] = key_of(row["source_name"].replace(".tar/", "_"))
+
+
+def build_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(
+        PROGRAM,
+        "Index existing WebDataset tars in place, so that they read like a set written here.",
+        epilog="example:\n  python -m shards.index /data/cc12m --caption-column caption",
+    )
+    parser.add_argument("set", type=str, help="folder of .tar files")
+    parser.add_argument("--label-column", default="", help="field of the .json that holds the class")
+    parser.add_argument("--caption-column", default="", help="field of the .json that holds the caption")
+    parser.add_argument(
+        "--workers", default=None, type=int, help="tars walked at a time (default: one a core)"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    arguments = build_parser().parse_args(argv)
+    info = index_tars(
+        Path(arguments.set),
+        label_column=arguments.label_column,
+        caption_column=arguments.caption_column,
+        workers=worker_count(arguments.workers),
+    )
+    print(f"{info.num_samples:,} samples in {len(info.shards)} tars, a {info.kind} each")
+    print(f"set: {arguments.set}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,133 @@
+"""``python -m shards.info``: what a set holds, level by level, and a picture of its noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nml.cli import Parser, run
+from nml.errors import UserError
+from shards.setfile import STATS_FILE
+from shards.shardset import ShardSet
+
+PROGRAM = "python -m shards.info"
+_NAMED_CLASSES = 24
+
+
+def describe(shard_set: ShardSet) -> str:
+    """Return the lines that ``shards.info`` prints."""
+    info = shard_set.info
+    sizes = [shard.bytes for shard in info.shards]
+    lines = [
+        f"set          {shard_set.path}",
+        f"source       {info.source}",
+        f"samples      {info.num_samples:,} in {len(info.shards)} shards, {sum(sizes):,} bytes",
+        f"supervision  {info.kind}" + (f", {len(info.classes)} classes" if info.classes else ""),
+        f"fingerprint  {info.fingerprint}",
+        f"seed         {info.seed}",
+        f"stored first {info.primary} (what .cls/.txt members hold)",
+    ]
+    if info.parent:
+        lines.append(f"made from    set {info.parent['fingerprint']} at level {info.parent['level']}")
+    lines.append("levels")
+    lines += [f"  {level.describe()}" for level in info.all_levels().values()]
+    return "\n".join(lines)
+
+
+def read_stats(shard_set: ShardSet) -> dict[str, Any]:
+    """Return the content of stats.json."""
+    stats: dict[str, Any] = json.loads(shard_set.storage.local(STATS_FILE).read_bytes())
+    return stats
+
+
+def transition_matrix(stats: dict[str, Any], level: str) -> npt.NDArray[np.float64]:
+    """Return a level's realised transition matrix, float64 [K, K]: row is clean, column is given.
+
+    Raises:
+        UserError: If the statistics hold none: captions, or more classes than are counted.
+    """
+    cells = stats["levels"].get(level, {}).get("transitions")
+    if cells is None:
+        raise UserError(
+            f"level {level}: has no transition matrix", possible=", ".join(stats["levels"]) or "none"
+        )
+    counts = np.zeros((len(stats["classes"]),) * 2)
+    for clean, given, count in cells:
+        counts[clean, given] = count
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+
+def plot(shard_set: ShardSet, path: Path) -> None:
+    """Draw the realised transition matrix of every noisy level into one PNG.
+
+    Raises:
+        UserError: If the set has no noisy level of classes.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    stats = read_stats(shard_set)
+    names = [name for name, level in stats["levels"].items() if "transitions" in level]
+    if not names:
+        raise UserError(
+            f"--plot: {shard_set.path} has no noisy level of classes", mend="add one with shards.relabel"
+        )
+    figure, axes = pyplot.subplots(
+        1, len(names), figsize=(4.2 * len(names), 4), squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        matrix = transition_matrix(stats, name)
+        noise = matrix * (1 - np.eye(len(matrix)))
+        # The diagonal would swallow the scale; what it holds is the title's number.
+        picture = axis.imshow(np.where(np.eye(len(matrix)) > 0, np.nan, noise), cmap="viridis", vmin=0)
+        level = shard_set.levels[name]
+        axis.set_title(f"{name}: {level.realised:.4g} flipped ({level.model})", fontsize=9)
+        axis.set_xlabel("given label")
+        axis.set_ylabel("clean label")
+        if len(matrix) <= _NAMED_CLASSES:
+            axis.set_xticks(range(len(matrix)), stats["classes"], rotation=90, fontsize=7)
+            axis.set_yticks(range(len(matrix)), stats["classes"], fontsize=7)
+        figure.colorbar(picture, ax=axis, shrink=0.8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def build_parser() -> Parser:
+    """Return the command's parser."""
+    parser = Parser(
+        PROGRAM,
+        "Show what a shard set holds: samples, classes, and asked and realised noise of every level.",
+        epilog="example:\n  python -m shards.info data/shards/digits --plot",
+    )
+    parser.add_argument("set", type=str, help="folder or URL of the set")
+    parser.add_argument(
+        "--plot",
+        nargs="?",
+        const="",
+        default=None,
+        type=str,
+        help="draw the transition matrices (default: NAME-noise.png)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    arguments = build_parser().parse_args(argv)
+    shard_set = ShardSet.open(arguments.set)
+    print(describe(shard_set))
+    if arguments.plot is not None:
+        path = Path(arguments.plot or f"{Path(arguments.set).name}-noise.png")
+        plot(shard_set, path)
+        print(f"picture: {path}")
+
+
+if __name__ == "__main__":
+    run(main)

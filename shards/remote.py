@@ -1,0 +1,102 @@
+"""Sets at fsspec URLs, cached file by file on local disk, so that each shard travels once a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from nml.files import atomic_writer
+from shards.setfile import SET_FILE, SetInfo, Shard
+from shards.storage import no_set
+
+_CHUNK = 8 << 20
+
+
+class RemoteStorage:
+    """A set at a URL. Processes of a machine share one cache, and fetch each file once.
+
+    Args:
+        location: An fsspec URL, for example ``s3://bucket/in1k`` or ``https://host/in1k``.
+        cache: Folder of the cache; default ``$XDG_CACHE_HOME/noisy-model-learning/shards``.
+    """
+
+    def __init__(self, location: str, cache: str | Path | None = None) -> None:
+        self.location = location
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._cache = Path(cache) if cache else Path(base) / "noisy-model-learning" / "shards"
+        self._folder = self._cache
+        self._sizes: dict[str, int] = {}
+        self._file_system: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_file_system": None}
+
+    def read_small(self, name: str) -> bytes:
+        """Return the bytes of a small file, never from the cache: set.json tells what is current."""
+        try:
+            content: bytes = self._remote().cat_file(self._url(name))
+        except FileNotFoundError as error:
+            raise no_set(self.location) from error
+        return content
+
+    def bind(self, info: SetInfo) -> None:
+        """Give each state of a set a cache folder of its own: an added level makes another one."""
+        self._folder = self._cache / f"{info.fingerprint[:16]}"
+        self._sizes = {shard.name: shard.bytes for shard in info.shards}
+        self._versions = {"manifest.parquet": info.manifest_sha256, "index.arrow": info.index_sha256}
+
+    def check_sizes(self, shards: Iterable[Shard]) -> None:
+        """Do nothing: each shard is checked when it has been fetched."""
+
+    def local(self, name: str) -> Path:
+        """Return the cached file, fetching it first if need be.
+
+        Raises:
+            UserError: If it cannot be fetched, or is not of the size that set.json says.
+        """
+        version = self._versions.get(name)
+        path = self._folder / (f"{version[:16]}-{name}" if version else name)
+        if path.exists():
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with (path.parent / f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                self._fetch(name, path)
+        return path
+
+    def _fetch(self, name: str, path: Path) -> None:
+        expected = self._sizes.get(name)
+        try:
+            with self._remote().open(self._url(name), "rb") as remote, atomic_writer(path) as file:
+                while chunk := remote.read(_CHUNK):
+                    file.write(chunk)
+                # Inside the block: a file of the wrong size never gets its final name.
+                if expected is not None and file.tell() != expected:
+                    raise UserError(
+                        f"{self._url(name)}: has {file.tell():,} bytes, {SET_FILE} says {expected:,}",
+                        mend="upload the shard again",
+                    )
+        except OSError as error:
+            raise UserError(
+                f"{self._url(name)}: cannot be fetched: {error}", mend="check the URL and the network"
+            ) from error
+
+    def _url(self, name: str) -> str:
+        return f"{self.location.rstrip('/')}/{name}"
+
+    def _remote(self) -> Any:
+        if self._file_system is None:
+            import fsspec
+
+            try:
+                self._file_system, _ = fsspec.core.url_to_fs(self.location)
+            except (ImportError, ValueError) as error:
+                raise UserError(
+                    f"{self.location}: {error}", mend="install fsspec's package for this kind of URL"
+                ) from error
+        return self._file_system
