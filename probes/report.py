@@ -44,9 +44,10 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Write the report, print its first table and where it is."""
     arguments = build_parser().parse_args(argv)
-    # matplotlib, scipy and pandas-sized imports only once the arguments are known to be right.
+    # matplotlib and scipy take a second to import: not before the arguments are known to be right.
     from probes.reporting.build import build
     from probes.reporting.render import check_output, write_report
+    from probes.reporting.sections.summary import NOTE
     from probes.reporting.terminal import table_text
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
@@ -56,11 +57,12 @@ def main(argv: list[str] | None = None) -> None:
     figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())
     page = write_report(report, folder, figures)
     print(table_text(report.tables[0]))
+    print(f"\n{NOTE}")
     if report.gaps:
         print(
-            f"\n{len(report.gaps)} of the paper's figures and tables are missing; the report says what to run"
+            f"{len(report.gaps)} of the paper's figures and tables are missing; the report says what to run"
         )
-    print(f"\nreport: {page}")
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -5,14 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from probes.reporting.averages import noise_key
+from probes.reporting.cautions import cautions
 from probes.reporting.records import Report
-from probes.reporting.sections import noise, summary
+from probes.reporting.sections import (
+    ablations,
+    datasets,
+    downstream,
+    heads,
+    method,
+    noise,
+    provenance,
+    runtime,
+    spectra,
+    spectrum_accuracy,
+    summary,
+)
 from probes.reporting.selection import select
 from probes.reporting.study import Study
 from probes.reporting.wording import count, several, unique
 from probes.results import Row
 
-SECTIONS = (summary.section, noise.section)
+SECTIONS = (
+    summary.section,
+    noise.section,
+    heads.section,
+    spectrum_accuracy.section,
+    datasets.section,
+    spectra.section,
+    downstream.section,
+    runtime.section,
+    ablations.section,
+)
 
 
 def build(rows: Sequence[Row], *, convention: str | None = None) -> Report:
@@ -22,11 +45,12 @@ def build(rows: Sequence[Row], *, convention: str | None = None) -> Report:
         UserError: If no row has the SVD ``convention`` asked for.
     """
     study = Study(select(rows, convention))
+    found = [section(study) for section in SECTIONS]
     return Report(
         title="Noisy model learning: report",
         lead=_lead(study),
-        cautions=(),
-        sections=tuple(section(study) for section in SECTIONS),
+        cautions=cautions(study),
+        sections=(*found, method.section(study, found), provenance.section(study)),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from nml.files import write_bytes
 from probes.reporting.end_labels import spread_labels
@@ -118,6 +118,8 @@ def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None
     axes.grid(visible=False, axis="x")
     if panel.log_y:
         axes.set_yscale("log")
+        # The default writes powers as mathematics, which would be drawn and not be text.
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     for series in panel.series:
         _draw_series(axes, panel, series)
@@ -125,7 +127,7 @@ def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None
         axes.set_xticks(panel.x_ticks, [f"{tick:g}" for tick in panel.x_ticks])
         span = (max(panel.x_ticks) - min(panel.x_ticks)) or 1.0
         axes.set_xlim(min(panel.x_ticks) - 0.06 * span, max(panel.x_ticks) + 0.06 * span)
-    elif panel.kind != "curve":
+    elif panel.kind == "path":
         axes.margins(0.15)
     if not panel.log_y:
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -150,17 +152,20 @@ def _draw_series(axes: Axes, panel: Panel, series: Series) -> None:
         markersize=6.5,
         markeredgecolor=ROLES["surface"].light,
         markeredgewidth=0.8,
-        linestyle="none" if panel.kind == "scatter" else "-",
-        linewidth=1.8,
+        linestyle="-",
+        linewidth=0.8 if panel.kind == "path" else 1.8,
         elinewidth=1.0,
         capsize=2.5,
     )
+    # Of several series the ends tell the direction; more labels would lie on one another.
+    crowded = len(panel.series) > 1
+    falling = (x[-1] - x[0]) * (y[-1] - y[0]) < 0
     for point in series.points:
-        if point.label:
+        if point.label and (not crowded or point in (series.points[0], series.points[-1])):
             axes.annotate(
                 point.label,
                 (point.x, point.y),
-                xytext=(6, 5),
+                xytext=(7, 4 if falling else -11),
                 textcoords="offset points",
                 fontsize=FONT_SIZE - 2,
                 color=ROLES["muted"].light,
@@ -172,4 +177,4 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
     named = [series for series in panel.series if series.points and series.label]
     if not named:
         return
-    spread_labels(axes, named, is_curve=panel.kind == "curve")
+    spread_labels(axes, named, kind=panel.kind)

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from probes.reporting.records import Series
+from probes.reporting.records import Kind, Series
 from probes.reporting.theme import CHARACTER_WIDTH, ROLES, colour, marker
 
 SIZE = 9.0  # points
@@ -15,7 +15,7 @@ LINE = 1.35  # line height over font size
 GAP = 14.0  # points between the axes and the text: room for a sample of the mark
 
 
-def spread_labels(axes: Axes, series: Sequence[Series], *, is_curve: bool) -> None:
+def spread_labels(axes: Axes, series: Sequence[Series], *, kind: Kind) -> None:
     """Write the labels to the right of ``axes``, which gives up width for them.
 
     Each sits at the height of its series' last point, moved as little as needed to stay clear of
@@ -31,7 +31,9 @@ def spread_labels(axes: Axes, series: Sequence[Series], *, is_curve: bool) -> No
     axes.set_position(box)
     axes_width, axes_height = (box.x1 - box.x0) * width, (box.y1 - box.y0) * height
 
-    wanted = [_height(axes, one) * axes_height for one in series]
+    is_curve = kind == "curve"
+    # A path ends anywhere: its labels are a list at the top.
+    wanted = [axes_height if kind == "path" else _height(axes, one) * axes_height for one in series]
     for one, y in zip(series, apart(wanted, SIZE * LINE, axes_height), strict=True):
         place: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         sample = (1 + 5.5 / axes_width, y / axes_height)
@@ -68,7 +70,8 @@ def apart(wanted: Sequence[float], distance: float, top: float) -> list[float]:
     Labels that touch form a block centred on the mean of what its members want, so that no label
     moves further than its neighbours force it to (pool adjacent violators).
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    # Labels that want the same place, by and large, keep their order from top to bottom.
+    order = sorted(range(len(wanted)), key=lambda index: (round(wanted[index] / distance), -index))
     blocks: list[tuple[float, int]] = []  # wanted position of the block's first label, labels in it
     for index in order:
         start, size = wanted[index], 1

@@ -41,11 +41,6 @@ class Difference(NamedTuple):
     high: float | None
     n: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval exists and leaves zero out."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 def difference(found: Iterable[Score], head: str, baseline: str = BASELINE) -> Difference | None:
     """Return the paired difference of the metric, ``head`` minus ``baseline``; None without a pair."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
 Scale = Literal["category", "ordered"]
+Kind = Literal["line", "path", "curve"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class Panel:
         x_label: Quantity and unit.
         y_label: Quantity and unit.
         series: What is drawn.
-        kind: ``line`` joins and marks points, ``curve`` joins many points without marks, ``scatter`` marks.
+        kind: ``line`` joins and marks points along the horizontal axis, ``path`` wherever they lie,
+            ``curve`` joins many points without marks.
         x_ticks: Positions to label; empty to let the axis choose.
         log_y: Whether the vertical axis is logarithmic.
         group: Panels of one group share their vertical range.
@@ -67,7 +70,7 @@ class Panel:
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    kind: Literal["line", "curve", "scatter"] = "line"
+    kind: Kind = "line"
     x_ticks: tuple[float, ...] = ()
     log_y: bool = False
     group: str = ""
@@ -131,6 +134,7 @@ class Figure:
                 header=header,
                 rows=tuple(rows),
                 text_columns=2,
+                grouped=True,
             )
         ]
 
@@ -155,6 +159,8 @@ class Table:
         header: Column heads.
         rows: Entries, each row as long as ``header``.
         text_columns: How many columns from the left are text; the others are numbers.
+        grouped: Whether rows with the same first entry are set together under it.
+        prose: Whether entries are sentences, which break over lines.
     """
 
     name: str
@@ -164,6 +170,15 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     text_columns: int = 1
+    grouped: bool = False
+    prose: bool = False
+
+    @property
+    def groups(self) -> list[list[tuple[Cell, ...]]]:
+        """The rows in groups that share their first entry; each row alone if not ``grouped``."""
+        if not self.grouped:
+            return [[row] for row in self.rows]
+        return [list(rows) for _, rows in itertools.groupby(self.rows, key=lambda row: row[0])]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +189,7 @@ class Gap:
         title: What is missing.
         paper: The paper's figures or tables that it would follow; may be empty.
         reason: What the results lack.
-        command: What to run to get it.
+        command: What to run to get it, a line a command.
     """
 
     title: str

@@ -7,6 +7,7 @@ several conventions, a run's earlier steps, an older split of a task) must not e
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -58,8 +59,11 @@ def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
         notes.append(
             f"{_count(len(rows) - len(kept), 'row')} with spectra in another convention ({others}) left out."
         )
+    whole = [row for row in kept if math.isfinite(row.metric)]
+    if len(whole) < len(kept):
+        notes.append(f"{_count(len(kept) - len(whole), 'row')} whose metric is not a number left out.")
     kept = _newest(
-        kept,
+        whole,
         of=lambda row: row.run_path,
         version=lambda row: (row.step or 0,),
         note=lambda run, count: f"{_count(count, 'row')} of earlier steps of the run {run} left out.",

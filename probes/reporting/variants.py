@@ -5,64 +5,76 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from probes.results import Row
 
 FIRST = ("lp", "mlp", "nmtune")
 
 
+class Setting(NamedTuple):
+    """What a user decided about a head before any fit.
+
+    Attributes:
+        owner: Distribution and version that register the head.
+        values: Hyper-parameters with all their candidate values, sorted by name.
+        views: Augmented views of the training data.
+    """
+
+    owner: str
+    values: tuple[tuple[str, str], ...]
+    views: int
+
+
 def variants(rows: Sequence[Row]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Label the head of every row.
 
-    A head that was searched or set in several ways has one main setting, the one with most rows
+    A head that ran on a task in several settings has one main setting there, the one with most rows
     (of equals, the one run first); its other settings carry what sets them apart in their label.
+    Settings may differ between tasks: a head has defaults of its own for images and for text.
 
     Returns:
         Row id -> label, and the labels of the main settings: lp, mlp and nmtune first, then by name.
     """
-    by_head: dict[str, list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_head[row.head].append(row)
+        groups[row.head, row.task].append(row)
     labels: dict[str, str] = {}
-    for head, members in by_head.items():
-        counts = Counter(_setting(row) for row in members)
-        started = {key: min(row.created for row in members if _setting(row) == key) for key in counts}
+    for (head, _), members in groups.items():
+        settings = {row.row_id: _setting(row) for row in members}
+        counts = Counter(settings.values())
+        started = {key: min(row.created for row in members if settings[row.row_id] == key) for key in counts}
         main = min(counts, key=lambda key: (-counts[key], started[key], key))
         for row in members:
-            setting = _setting(row)
+            setting = settings[row.row_id]
             labels[row.row_id] = head if setting == main else f"{head} ({_difference(main, setting)})"
-    order = [head for head in FIRST if head in by_head] + sorted(by_head.keys() - set(FIRST))
-    return labels, tuple(order)
+    heads = {row.head for row in rows}
+    return labels, (*(head for head in FIRST if head in heads), *sorted(heads - set(FIRST)))
 
 
-def _setting(row: Row) -> tuple[str, str, str]:
-    return row.head_distribution, row.head_version, row.study
+def _setting(row: Row) -> Setting:
+    study = json.loads(row.study or "{}")
+    values: dict[str, set[str]] = defaultdict(set)
+    for candidate in study.get("candidates", []):
+        for name, value in candidate.items():
+            values[name].add(value if isinstance(value, str) else json.dumps(value))
+    return Setting(
+        owner=f"{row.head_distribution} {row.head_version}",
+        values=tuple((name, " or ".join(sorted(found))) for name, found in sorted(values.items())),
+        views=int(study.get("views", 0)),
+    )
 
 
-def _difference(main: tuple[str, str, str], other: tuple[str, str, str]) -> str:
+def _difference(main: Setting, other: Setting) -> str:
     """Name what sets a setting apart from the main one."""
-    if main[:2] != other[:2]:
-        return f"{other[0]} {other[1]}"
-    first, second = _flat(main[2]), _flat(other[2])
+    first, second = dict(main.values), dict(other.values)
     changed = [
         f"{name} = {second.get(name, 'default')}"
         for name in sorted(first.keys() | second.keys())
         if first.get(name) != second.get(name)
     ]
-    return ", ".join(changed) or "another setting"
-
-
-def _flat(study: str) -> dict[str, str]:
-    """Return a study's leaves by the last part of their name that tells them apart."""
-    leaves: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            leaves[prefix] = json.dumps(value) if not isinstance(value, str) else value
-
-    walk("", json.loads(study or "{}"))
-    return leaves
+    if main.views != other.views:
+        changed.append(f"views = {other.views}")
+    if main.owner != other.owner:
+        changed.append(other.owner)
+    return ", ".join(changed)

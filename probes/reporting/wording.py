@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from probes.reporting.averages import Mean
@@ -22,21 +23,23 @@ def percent(mean: Mean | None) -> str:
 
 def number(mean: Mean | None) -> str:
     """Return a mean with two decimals."""
-    return NONE if mean is None else f"{mean.value:.2f}"
+    return NONE if mean is None or math.isnan(mean.value) else f"{mean.value:.2f}"
 
 
 def points(found: Difference | None) -> Cell:
     """Return a difference of shares as ``+1.2 [+0.3, +2.1]``, in percentage points."""
     if found is None:
         return Cell(NONE)
-    text = _signed(found.mean)
+    text, strong = _signed(found.mean), False
     if found.low is not None and found.high is not None:
+        # What is printed decides: an end that rounds to zero does not leave zero out.
+        strong = round(1000 * found.low) > 0 or round(1000 * found.high) < 0
         text += f" [{_signed(found.low)}, {_signed(found.high)}]"
-    return Cell(text, strong=found.excludes_zero)
+    return Cell(text, strong=strong)
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
+    return f"{100 * share + 0.0:+.1f}".replace("-", "−")
 
 
 def count(number: int, noun: str) -> str:

@@ -14,9 +14,7 @@ Name = TypeVar("Name", bound=Hashable)
 
 NOISE_AXIS = "Pre-training noise (% of labels)"
 ERROR_BARS = "Error bars: standard deviation over runs"
-NOISE_COMMAND = (
-    "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune, then this report again"
-)
+NOISE_COMMAND = "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune"
 FRACTION_COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --fractions 0.1 0.25 0.5 0.75 1.0"
 
 

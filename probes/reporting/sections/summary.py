@@ -7,12 +7,12 @@ from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent, runs_behind, several, unique
 
-NAME = "summary"
+NOTE = "SVE (in-domain) and LSVR (out-of-domain) are of the features that the classifier sees"
 
 
 def section(study: Study) -> Section:
     """Return the summary."""
-    return Section(name=NAME, title="Summary", items=(summary_table(study),))
+    return Section(name="summary", title="Summary", items=(summary_table(study),))
 
 
 def summary_table(study: Study) -> Table:
@@ -66,6 +66,7 @@ def summary_table(study: Study) -> Table:
         ),
         rows=tuple(rows),
         text_columns=3 if named else 2,
+        grouped=True,
     )
 
 

@@ -31,6 +31,7 @@ def make_row(**changes: Any) -> Row:
     accuracy = (
         0.93 - shift - 0.15 * noise + GAIN.get(head, 0.01) + 0.03 * np.log10(fraction) + draw.normal(0, 0.004)
     )
+    accuracy += np.random.default_rng(seed * 97 + len(head) * 13 + round(1000 * noise)).normal(0, 0.003)
     accuracy -= 0.3 * changes.get("downstream_noise", 0.0)
     singular = 40 * np.exp(-(np.arange(359) ** (0.5 + 0.1 * noise)) / 2.2)
     share = singular / singular.sum()

@@ -1,0 +1,54 @@
+"""What a reader must know before reading any number."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from probes.reporting.averages import noise_key
+from probes.reporting.records import Caution
+from probes.reporting.study import Study
+
+BUNDLED = "digits"
+QUICK_RECIPE = "quickstart"
+
+
+def cautions(study: Study) -> tuple[Caution, ...]:
+    """Return the cautions that these results call for."""
+    found = (_quick_start(study), _one_pre_training(study), _one_seed(study))
+    return tuple(caution for caution in found if caution)
+
+
+def _quick_start(study: Study) -> Caution | None:
+    bundled = {row.task for row in study.rows} == {BUNDLED}
+    quick = any(QUICK_RECIPE in row.encoder for row in study.rows)
+    if not (bundled or quick):
+        return None
+    causes = ["small encoders pre-trained for minutes"] * quick + ["the small bundled digits set"] * bundled
+    return Caution(
+        "A quick-start result.",
+        f"These numbers come from {' and '.join(causes)}. They show that the pipeline works from end to end; "
+        f"they say nothing about pre-training at scale.",
+    )
+
+
+def _one_pre_training(study: Study) -> Caution | None:
+    encoders: dict[tuple[str, float], set[str]] = defaultdict(set)
+    for score in study.known(study.scores):
+        if score.family in study.ladders:
+            encoders[score.family, noise_key(score)].add(score.encoder_hash)
+    if not encoders or max(map(len, encoders.values())) > 1:
+        return None
+    return Caution(
+        "One pre-training run a noise level.",
+        "Spreads and intervals are over seeds of the heads. How much another pre-training seed would move "
+        "a level is not known, so differences between levels may be due to the run and not to the noise.",
+    )
+
+
+def _one_seed(study: Study) -> Caution | None:
+    if len({score.seed for score in study.main}) > 1:
+        return None
+    return Caution(
+        "One seed.",
+        "No spread can be given. Run python -m probes.run with --seeds 3 for standard deviations.",
+    )

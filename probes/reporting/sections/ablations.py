@@ -1,0 +1,87 @@
+"""Settings of heads beside the main ones, and heads beside lp, mlp and nmtune (Tables 15 and 16)."""
+
+from __future__ import annotations
+
+import re
+
+from plugins.registry import HEADS
+from probes.reporting.averages import Score, means
+from probes.reporting.paired import BASELINE, METHOD, difference
+from probes.reporting.records import Gap, Section, Table, cells
+from probes.reporting.study import Study, in_domain, of_family
+from probes.reporting.variants import FIRST
+from probes.reporting.wording import percent, points, runs_behind
+
+TERMS = re.compile(r"(?:^|[-_ ])(mse|cov|svd)(?:$|[-_ ])")
+NETWORK = re.compile(r"layers|depth|activation|linear|relu|gelu")
+
+
+def section(study: Study) -> Section:
+    """Return the section."""
+    labels = sorted({score.head for score in study.scores} - set(FIRST))
+    items: list[Table | Gap] = [_table(study, family, labels) for family in _families(study, labels)]
+    if not any(TERMS.search(label) for label in labels):
+        items.append(_gap("Each loss term of nmtune alone and in pairs", "Table 15", TERMS))
+    if not any(NETWORK.search(label) for label in labels):
+        items.append(_gap("Depth and activation of the network", "Table 16", NETWORK))
+    return Section(name="ablations", title="Ablations and further heads", items=tuple(items))
+
+
+def _families(study: Study, labels: list[str]) -> list[str]:
+    return list(dict.fromkeys(score.family for score in study.scores if score.head in labels))
+
+
+def _table(study: Study, family: str, labels: list[str]) -> Table:
+    found = of_family(study.scores, family)
+    cases = {_case(score) for score in found if score.head in labels}
+    # A reference over cases that the ablations lack would be a mean over something else.
+    compared = [score for score in found if _case(score) in cases]
+    by = {domain: means(in_domain(compared, domain), lambda score: score.head) for domain in ("id", "ood")}
+    present = {score.head for score in compared}
+    rows = [
+        cells(
+            [
+                head,
+                *(
+                    entry
+                    for domain in ("id", "ood")
+                    for entry in (
+                        percent(by[domain].get(head)),
+                        "baseline"
+                        if head == BASELINE
+                        else points(difference(in_domain(compared, domain), head)),
+                    )
+                ),
+            ]
+        )
+        for head in (*FIRST, *labels)
+        if head in present
+    ]
+    metric = study.metric
+    return Table(
+        name=f"ablations-{list(study.selection.family.values()).index(family)}",
+        title=f"Further heads and settings on {family}",
+        paper="Tables 15 and 16",
+        caption=(
+            f"{metric.capitalize()} in percent, mean over all noise levels ± standard deviation over runs; "
+            f"{runs_behind(by['id'].values())}. Only runs that the further heads have too. {METHOD}"
+        ),
+        header=("Head", f"ID {metric}", f"minus {BASELINE}", f"OOD {metric}", f"minus {BASELINE}"),
+        rows=tuple(rows),
+    )
+
+
+def _case(score: Score) -> tuple[str, str, float, int, float]:
+    return score.encoder_hash, score.task, score.fraction, score.seed, score.downstream_noise
+
+
+def _gap(title: str, paper: str, pattern: re.Pattern[str]) -> Gap:
+    names = [name for name in HEADS.names() if pattern.search(name)]
+    plugins = ",".join(["lp", "mlp", "nmtune", *names]) if names else "lp,mlp,nmtune,NAME"
+    listing = "" if names else "python -m plugins list\n"
+    return Gap(
+        title=title,
+        paper=paper,
+        reason="no results of such heads",
+        command=f"{listing}python -m probes.run --plugin {plugins}",
+    )

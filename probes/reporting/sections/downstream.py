@@ -1,0 +1,82 @@
+"""Accuracy when labels of the downstream task are noisy too (Fig. 15 and 16)."""
+
+from __future__ import annotations
+
+from probes.reporting.averages import Mean, Score, means, noise_key
+from probes.reporting.records import Figure, Gap, Panel, Section, Series
+from probes.reporting.sections.noise import ERROR_BARS, describe, line
+from probes.reporting.study import DOMAINS, Study, in_domain
+from probes.reporting.wording import runs_behind, unique
+from probes.results.row import Domain
+
+COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --downstream-noise 0 0.1 0.2 0.3 0.4 0.5"
+
+
+def section(study: Study) -> Section:
+    """Return the section."""
+    found = study.of_main_heads(study.scores)
+    levels = unique(score.downstream_noise for score in found)
+    figures = [
+        _figure(study, found, domain, title)
+        for domain, title in DOMAINS
+        if len(levels) > 1 and in_domain(found, domain)
+    ]
+    gap = Gap(
+        title="Accuracy against noise in the downstream training labels",
+        paper="Fig. 15 and 16",
+        reason="all heads were fitted on one level of downstream noise",
+        command=COMMAND,
+    )
+    return Section(name="downstream", title="Noise in the downstream labels", items=tuple(figures) or (gap,))
+
+
+def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Figure:
+    within = in_domain(found, domain)
+    noisy = {(score.encoder_hash, score.task, score.fraction) for score in within if score.downstream_noise}
+    within = [score for score in within if (score.encoder_hash, score.task, score.fraction) in noisy]
+    panels: list[Panel] = []
+    behind: list[Mean] = []
+    for name, members in _encoders(within):
+        by = means(members, lambda score: (score.head, round(100 * score.downstream_noise, 1)))
+        behind += by.values()
+        levels = unique(key[1] for key in by)
+        series = tuple(
+            Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
+            for head in study.heads
+            if any(key[0] == head for key in by)
+        )
+        panels.append(
+            Panel(
+                title=name,
+                x_label="Downstream noise (% of training labels)",
+                y_label=f"{title} {study.metric} (%)",
+                series=series,
+                x_ticks=tuple(levels),
+                group=domain,
+                alt=describe(series, "downstream noise"),
+            )
+        )
+    return Figure(
+        name=f"downstream-{domain}",
+        title=f"{title} {study.metric} against noise in the downstream training labels",
+        paper="Fig. 15 and 16",
+        caption=(
+            f"One panel a level of pre-training noise. Test labels are clean; how many training labels "
+            f"changed is counted. {ERROR_BARS}; {runs_behind(behind)}."
+        ),
+        panels=tuple(panels),
+    )
+
+
+def _encoders(found: list[Score]) -> list[tuple[str, list[Score]]]:
+    """Return the scores by family and noise level, levels ascending."""
+    ordered = sorted(found, key=lambda score: (score.family, score.noise or 0.0))
+    groups: dict[str, list[Score]] = {}
+    for score in ordered:
+        name = (
+            score.family
+            if score.noise is None
+            else f"{score.family}, {noise_key(score):g} % pre-training noise"
+        )
+        groups.setdefault(name, []).append(score)
+    return list(groups.items())

@@ -1,0 +1,98 @@
+"""Heads compared on every encoder (Tables 2 and 3), with paired differences from lp."""
+
+from __future__ import annotations
+
+from probes.reporting.averages import Score, means, noise_key
+from probes.reporting.paired import BASELINE, METHOD, difference
+from probes.reporting.records import Cell, Gap, Section, Table, cells
+from probes.reporting.study import Study, in_domain, of_family
+from probes.reporting.wording import NONE, percent, points, several
+
+COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --seeds 3"
+ENCODER_COMMAND = (
+    "python -m probes.run --encoder timm:tf_efficientnet_b3.ns_jft_in1k --plugin lp,mlp,nmtune --task NAME"
+)
+
+
+def section(study: Study) -> Section:
+    """Return the section."""
+    items: list[Table | Gap] = []
+    if BASELINE in study.heads and len(study.heads) > 1:
+        items.append(_table(study))
+    else:
+        items.append(
+            Gap(
+                title=f"Differences of the heads from {BASELINE}",
+                paper="Table 2",
+                reason=f"the results hold {several(study.heads)} only",
+                command=COMMAND,
+            )
+        )
+    if not any(score.noise is None for score in study.main):
+        items.append(
+            Gap(
+                title="Heads on public encoders whose pre-training noise is not known",
+                paper="Tables 2 and 3",
+                reason="all encoders here come from pre-training runs with known noise",
+                command=ENCODER_COMMAND,
+            )
+        )
+    return Section(name="heads", title="Heads compared", items=tuple(items))
+
+
+def _table(study: Study) -> Table:
+    rows = []
+    for name, found in _groups(study):
+        by_domain = {domain: in_domain(found, domain) for domain in ("id", "ood")}
+        by = {domain: means(members, lambda score: score.head) for domain, members in by_domain.items()}
+        for head in study.heads:
+            if not any(head in values for values in by.values()):
+                continue
+            entries: list[str | Cell] = [name, head]
+            for domain in ("id", "ood"):
+                mean = by[domain].get(head)
+                change = None if head == BASELINE else difference(by_domain[domain], head)
+                entries += [
+                    percent(mean),
+                    "baseline" if head == BASELINE else points(change),
+                    NONE if change is None else str(change.n),
+                ]
+            rows.append(cells(entries))
+    return Table(
+        name="heads-table",
+        title=f"{study.metric.capitalize()} of the heads, and their difference from {BASELINE}",
+        paper="Table 2",
+        caption=(
+            f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over runs; "
+            f"differences in percentage points. {METHOD} N counts pairs. Out of domain, a pair's value is "
+            f"its mean over the test sets of its task."
+        ),
+        header=(
+            "Encoders",
+            "Head",
+            f"ID {study.metric}",
+            f"minus {BASELINE}",
+            "N",
+            f"OOD {study.metric}",
+            f"minus {BASELINE}",
+            "N",
+        ),
+        rows=tuple(rows),
+        text_columns=2,
+        grouped=True,
+    )
+
+
+def _groups(study: Study) -> list[tuple[str, list[Score]]]:
+    """Return the encoders by level, then each family over all its levels."""
+    groups: list[tuple[str, list[Score]]] = []
+    for family in dict.fromkeys(score.family for score in study.main):
+        found = of_family(study.main, family)
+        levels = sorted({noise_key(score) for score in study.known(found)})
+        groups += [
+            (f"{family}, {level:g} % noise", [score for score in found if noise_key(score) == level])
+            for level in levels
+        ]
+        if len(levels) != 1:
+            groups.append((f"{family}, all levels" if levels else family, found))
+    return groups

@@ -1,0 +1,160 @@
+"""The singular values themselves, in three stretches (Fig. 11 to 14)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from probes.reporting.averages import noise_key
+from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
+from probes.reporting.study import DOMAINS, Study
+from probes.results import Row
+from probes.results.row import Domain
+
+POINTS = 120  # drawn a curve and stretch; more would not show at this size
+
+
+class Stretch(NamedTuple):
+    """A range of singular values by rank, first included, last excluded; rank 1 is the largest."""
+
+    title: str
+    first: int
+    last: int | None
+
+
+STRETCHES = (
+    Stretch("the 20 largest", 1, 21),
+    Stretch("20 to 500", 20, 501),
+    Stretch("from 500 on", 500, None),
+)
+
+
+class Curve(NamedTuple):
+    """The spectrum of one encoder's features: its label and the shares of the sum, in percent, descending."""
+
+    label: str
+    shares: np.ndarray
+    shape: tuple[int, int]
+
+
+def section(study: Study) -> Section:
+    """Return the section."""
+    items = [
+        _figure(study, dataset, domain, title)
+        for domain, title in DOMAINS
+        for dataset in sorted(
+            {row.dataset for row in study.rows if row.domain == domain and row.singular_values}
+        )
+    ]
+    gap = Gap(
+        title="Singular value spectra",
+        paper="Fig. 11 to 14",
+        reason="the results hold no singular values",
+        command="python -m probes.run --plugin lp --results new-results",
+    )
+    return Section(
+        name="spectra",
+        title="Singular value spectra",
+        intro=(
+            f"Of the encoders' test features; SVD convention: {study.selection.convention}. Each value is "
+            f"shown as its share of the sum of all, from which SVE and LSVR follow."
+        ),
+        items=tuple(items) or (gap,),
+    )
+
+
+def _figure(study: Study, dataset: str, domain: Domain, title: str) -> Figure:
+    curves = _curves(study, dataset, domain)
+    panels = tuple(panel for stretch in STRETCHES if (panel := _panel(dataset, stretch, curves)).series)
+    shapes = sorted({curve.shape for curve in curves})
+    sizes = " and ".join(f"N = {n}, D = {dimension}" for n, dimension in shapes)
+    absent = [stretch.title for stretch in STRETCHES[len(panels) :]]
+    caption = f"Test features of {dataset} ({title.lower()}): {sizes}. At most min(N, D) values are not zero."
+    if absent:
+        caption += f" The stretch {' and '.join(absent)} is empty: there are too few values."
+    return Figure(
+        name=f"spectrum-{domain}-{_file_name(dataset)}",
+        title=f"Spectrum on {dataset}",
+        paper="Fig. 11 to 14",
+        caption=caption,
+        panels=panels,
+        columns=3,
+    )
+
+
+def _curves(study: Study, dataset: str, domain: Domain) -> list[Curve]:
+    """Return one curve an encoder, levels ascending."""
+    rows: dict[str, Row] = {}
+    for row in study.rows:
+        if (row.dataset, row.domain) == (dataset, domain) and row.singular_values:
+            rows.setdefault(row.encoder_hash, row)
+    ordered = sorted(
+        rows.values(), key=lambda row: (row.noise_ratio is None, row.noise_ratio or 0, row.encoder)
+    )
+    labels = _labels(study, ordered)
+    curves = []
+    for row, label in zip(ordered, labels, strict=True):
+        values = np.asarray(row.singular_values, dtype=np.float64)
+        curves.append(Curve(label, 100 * values / values.sum(), (row.n_test, row.dim)))
+    return curves
+
+
+def _labels(study: Study, rows: Sequence[Row]) -> list[str]:
+    """Name curves by their noise where that tells them apart, else by their encoder."""
+    by_row = {score.encoder_hash: score for score in study.scores}
+    levels = [f"{noise_key(by_row[row.encoder_hash]):g} %" for row in rows if row.noise_ratio is not None]
+    return levels if len(set(levels)) == len(rows) else [row.encoder for row in rows]
+
+
+def _panel(dataset: str, stretch: Stretch, curves: Sequence[Curve]) -> Panel:
+    series = []
+    for slot, curve in enumerate(curves):
+        ranks = _ranks(stretch, int(np.count_nonzero(curve.shares > 1e-12)))
+        points = tuple(Point(x=float(rank), y=float(curve.shares[rank - 1])) for rank in ranks)
+        if points:
+            series.append(
+                Series(label=curve.label, points=points, slot=slot, scale="ordered", of=len(curves))
+            )
+    return Panel(
+        title=_panel_title(dataset, stretch, series),
+        x_label="Rank of the singular value",
+        y_label="Share of the sum (%)",
+        series=tuple(series),
+        kind="curve",
+        log_y=stretch.first > 1,
+        alt="; ".join(
+            f"{one.label}: {one.points[0].y:.3g} % at rank {one.points[0].x:g} to {one.points[-1].y:.3g} % "
+            f"at rank {one.points[-1].x:g}"
+            for one in series
+        )
+        + ".",
+    )
+
+
+def _panel_title(dataset: str, stretch: Stretch, series: Sequence[Series]) -> str:
+    """Name the ranks that there are: a spectrum may end before its stretch does."""
+    if not series or stretch.first == 1:
+        return f"{dataset}, {stretch.title}"
+    return f"{dataset}, ranks {stretch.first} to {max(one.points[-1].x for one in series):g}"
+
+
+def _ranks(stretch: Stretch, available: int) -> list[int]:
+    """Return the ranks to draw: all of them where few, else spread evenly with both ends."""
+    last = min(available + 1, stretch.last or available + 1)
+    count = last - stretch.first
+    # One value is no curve.
+    if count < 2:
+        return []
+    picked = np.linspace(stretch.first, last - 1, min(count, POINTS))
+    return sorted({round(float(rank)) for rank in picked})
+
+
+def _file_name(dataset: str) -> str:
+    """Return a name that is safe for files and anchors, and differs where ``dataset`` differs."""
+    name = "".join(
+        letter if (letter.isascii() and letter.isalnum()) or letter == "-" else "_" for letter in dataset
+    )
+    return name if name == dataset else f"{name[:40]}-{hashlib.sha256(dataset.encode()).hexdigest()[:6]}"
