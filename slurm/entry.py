@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import sys
+from typing import Protocol
 
 from nml import cli
+from nml.errors import UserError
 from slurm import canceling, logs, pretraining, resume, status, sweep
 from slurm.invocation import Invocation
+from slurm.single import PROBES, SHARDS, SingleCommand
 
 PROG = "python slurm/launch.py"
 _DESCRIPTION = """Launch the rooms on a Slurm cluster, or on this machine where there is none."""
-_SUBCOMMANDS = {
+_WITH_RECIPE = ("pretrain", "sweep")
+
+
+class Subcommand(Protocol):
+    """What a subcommand's module offers."""
+
+    DESCRIPTION: str
+    EXAMPLE: str
+
+    def add_options(self, parser: cli.Parser) -> None:
+        """Add its options."""
+
+    def run(self, call: Invocation) -> int:
+        """Do it and return the exit status."""
+
+
+_SUBCOMMANDS: dict[str, Subcommand] = {
     "pretrain": pretraining,
     "sweep": sweep,
+    "shards": SHARDS,
+    "probes": PROBES,
     "status": status,
     "logs": logs,
     "cancel": canceling,
@@ -23,7 +44,19 @@ _SUBCOMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
     words = sys.argv[1:] if argv is None else argv
-    words, overrides = split_overrides(words)
+    before, rest = split_rest(words)
+    own, overrides = split_overrides(before)
+    options = build_parser().parse_args(own)
+    name = options.command
+    if rest and not isinstance(_SUBCOMMANDS[name], SingleCommand):
+        raise UserError(f"{name}: unknown words after --: {' '.join(rest)}")
+    if overrides and name not in _WITH_RECIPE:
+        raise UserError(f"{name}: unknown option {overrides[0]}", mend=f"see: {PROG} {name} --help")
+    return _SUBCOMMANDS[name].run(Invocation(options[name], overrides, tuple(words), rest))
+
+
+def build_parser() -> cli.Parser:
+    """Return the parser of all subcommands."""
     parser = cli.Parser(PROG, _DESCRIPTION, epilog="Example:\n  " + pretraining.EXAMPLE, config=False)
     subcommands = parser.add_subcommands(dest="command")
     for name, module in _SUBCOMMANDS.items():
@@ -32,10 +65,13 @@ def main(argv: list[str] | None = None) -> int:
         subcommands.add_subcommand(name, own, help=module.DESCRIPTION.splitlines()[0])
         # jsonargparse put "[options]" into it, which nobody can type.
         own.prog = f"{PROG} {name}"
-    options = parser.parse_args(words)
-    return _SUBCOMMANDS[options.command].run(
-        Invocation(options[options.command], overrides, (*words, *overrides))
-    )
+    return parser
+
+
+def split_rest(words: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Split a command line at ``--``."""
+    at = words.index("--") if "--" in words else len(words)
+    return words[:at], tuple(words[at + 1 :])
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -24,11 +24,13 @@ class Invocation:
         options: The subcommand's parsed options.
         overrides: Dotted overrides of the recipe, as the user typed them.
         words: The whole command line after ``launch.py``.
+        rest: What stands after ``--``, for the room that is launched.
     """
 
     options: Any
     overrides: tuple[str, ...]
     words: tuple[str, ...]
+    rest: tuple[str, ...] = ()
 
     def record(self, folder: Path) -> None:
         """Keep the words and the folder they were said in."""

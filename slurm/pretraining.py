@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +13,15 @@ from nml.errors import UserError
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.detection import Detection, detect_slurm
+from slurm.gpus import gpus_of_ranks
 from slurm.invocation import Invocation
 from slurm.journal import Journal
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.request import DEFAULT_ENGINE, Engine, PretrainRequest
+from slurm.rooms import check_command, run_command
 from slurm.snapshot import take_snapshot
-from slurm.standin import code_environment, run_ranks
+from slurm.standin import run_ranks
 
 DESCRIPTION = "Pre-train one encoder on one noise level."
 EXAMPLE = "python slurm/launch.py pretrain --noise 0.2 --nodes 8"
@@ -112,33 +113,43 @@ def run(call: Invocation) -> int:
         run_dir=options.run_dir,
         overrides=call.overrides,
     )
+    check_command(request.argv())
     found = find_cluster(options.cluster)
     if found.found:
         check_fits(resources)
     if options.dry_run:
         return show_plan(request, resources, found)
+    gpus: list[str] = []
     if not found.found:
-        count = resources.nodes * resources.tasks
-        print(f"no Slurm found ({found.reason}): {count} local processes stand in", flush=True)
+        gpus = announce_standin(found, resources)
     status = write_shards(request)
     if status:
         return status
     call.record(request.path / LAUNCH)
-    return submit_run(request, resources) if found.found else run_locally(request, resources)
+    return submit_run(request, resources) if found.found else run_locally(request, resources, gpus)
 
 
-def run_locally(request: PretrainRequest, resources: Resources) -> int:
+def announce_standin(found: Detection, resources: Resources) -> list[str]:
+    """Say in one line what stands in for the cluster; return a GPU for each rank, or none."""
+    world = resources.nodes * resources.tasks
+    gpus = gpus_of_ranks(world, wanted=resources.gpus_per_node > 0)
+    count = f"{world} local process{'es stand' if world > 1 else ' stands'} in"
+    where = ", one GPU each" if gpus else ""
+    print(f"no Slurm found ({found.reason}): {count}{where}", flush=True)
+    return gpus
+
+
+def run_locally(request: PretrainRequest, resources: Resources, gpus: Sequence[str]) -> int:
     """Run a request with local processes and return its exit status."""
-    status = run_ranks(
+    # Rank 0 ends by printing the path of the run.
+    return run_ranks(
         request.argv(),
         nodes=resources.nodes,
         tasks=resources.tasks,
         logs=request.path / "logs",
+        gpus=gpus,
         extra=resources.env,
     )
-    if status == 0:
-        print(f"run: {request.path}")
-    return status
 
 
 def write_shards(request: PretrainRequest) -> int:
@@ -146,9 +157,7 @@ def write_shards(request: PretrainRequest) -> int:
     if request.notice():
         print(request.notice(), flush=True)
     argv = request.shards_argv()
-    if not argv:
-        return 0
-    return subprocess.run(argv, env=os.environ | code_environment()).returncode
+    return run_command(argv) if argv else 0
 
 
 def show_plan(request: PretrainRequest, resources: Resources, found: Detection) -> int:

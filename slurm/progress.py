@@ -1,11 +1,14 @@
-"""How far a run is, from what it writes: metrics.jsonl, checkpoints and DONE.json."""
+"""How far a run is, from what it writes: metrics.jsonl, config.yaml and DONE.json."""
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
+import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 _TAIL_BYTES = 64_000
 
@@ -36,18 +39,30 @@ def read_progress(run: Path) -> Progress:
         return Progress(done=done)
     last = lines[-1]
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
-    total = next((line["total_steps"] for line in reversed(lines) if line.get("total_steps")), None)
+    total = _total_steps(run, lines)
     eta = None if done or not total else _eta(lines, total)
     return Progress(last["step"], total, losses[-1] if losses else None, eta, done)
 
 
-def _eta(lines: list[dict[str, Any]], total: int) -> float | None:
-    """Return the seconds left at the pace of the last lines of one attempt."""
-    timed = [line for line in lines if isinstance(line.get("time"), int | float)]
-    if len(timed) < 2 or timed[-1]["step"] <= timed[0]["step"]:
+def _total_steps(run: Path, lines: list[dict[str, Any]]) -> int | None:
+    """Return the step a run ends with: the steps of an epoch so far, times the epochs it is asked for."""
+    try:
+        epochs = yaml.safe_load((run / "config.yaml").read_text())["recipe"]["epochs"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
-    pace = (timed[-1]["time"] - timed[0]["time"]) / (timed[-1]["step"] - timed[0]["step"])
-    return max(0.0, (total - timed[-1]["step"]) * pace)
+    paces = [line["step"] / line["epoch"] for line in lines if line.get("epoch")]
+    return round(paces[-1] * epochs) if paces else None
+
+
+def _eta(lines: list[dict[str, Any]], total: int) -> float | None:
+    """Return the seconds left at the usual pace: the pause before a requeued attempt is not usual."""
+    timed = [line for line in lines if isinstance(line.get("time"), int | float)]
+    paces = [
+        (after["time"] - before["time"]) / (after["step"] - before["step"])
+        for before, after in itertools.pairwise(timed)
+        if after["step"] > before["step"]
+    ]
+    return max(0.0, (total - timed[-1]["step"]) * statistics.median(paces)) if paces else None
 
 
 def _last_lines(file: Path) -> list[dict[str, Any]]:
@@ -80,8 +95,3 @@ def describe_seconds(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
-
-
-def age_seconds(file: Path) -> float | None:
-    """Return how long ago a file was written."""
-    return time.time() - file.stat().st_mtime if file.exists() else None

@@ -15,11 +15,11 @@ from typing import Literal, get_args
 from nml.digits import NOTICE
 from nml.errors import UserError, unknown_name
 from nml.levels import CLEAN_LEVEL, decimal_text, level_name, level_ratio
+from slurm.rooms import CODE
 
 Engine = Literal["ddp", "fsdp", "deepspeed"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 DEFAULT_ENGINE: Engine = "ddp"
-CODE = Path(__file__).resolve().parents[1]
 RECIPES = CODE / "recipes"
 _SET_FORMAT = "nml-shards/1"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from nml.errors import UserError
 from nml.files import temporary_beside, write_json
-from slurm.request import CODE
+from slurm.rooms import CODE
 
 RECORD = "SNAPSHOT.json"
 _ROOMS = ("nml", "shards", "pretrain", "plugins", "probes", "slurm", "recipes")

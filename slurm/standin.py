@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from slurm.request import CODE
+from slurm.rooms import code_environment
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.05
@@ -56,7 +56,13 @@ class Rank:
 
 
 def run_ranks(
-    argv: Sequence[str], *, nodes: int, tasks: int, logs: Path, extra: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    nodes: int,
+    tasks: int,
+    logs: Path,
+    gpus: Sequence[str] = (),
+    extra: Mapping[str, str] | None = None,
 ) -> int:
     """Run ``argv`` as nodes x tasks ranks and wait for all of them.
 
@@ -66,6 +72,7 @@ def run_ranks(
         tasks: Ranks a node.
         logs: Folder for the output of ranks 1 and up, ``rank-1.log`` and so on. Rank 0 writes to
             the launcher's standard output and error.
+        gpus: A GPU for each rank, as CUDA_VISIBLE_DEVICES names it; none: all run on the CPU.
         extra: Environment variables on top of the launcher's own.
 
     Returns:
@@ -80,7 +87,9 @@ def run_ranks(
     with _stop_requests() as stop:
         try:
             for rank in range(nodes * tasks):
-                environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port) | dict(extra or {})
+                environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port)
+                environment["CUDA_VISIBLE_DEVICES"] = gpus[rank] if gpus else ""
+                environment |= dict(extra or {})
                 ranks.append(_start(argv, rank, environment, logs))
             return _supervise(ranks, stop)
         finally:
@@ -105,12 +114,6 @@ def rank_environment(rank: int, *, nodes: int, tasks: int, port: int) -> dict[st
         **code_environment(),
     }
     return {name: str(value) for name, value in own.items()}
-
-
-def code_environment() -> dict[str, str]:
-    """Return the variables by which ``python -m`` runs the rooms beside this one, in any folder."""
-    path = os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part)
-    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def free_port() -> int:

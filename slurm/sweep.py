@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +20,12 @@ from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.partitions import check_fits
 from slurm.plan import LAUNCH, Part, SweepRequest, make_plan
-from slurm.pretraining import add_resource_options, find_cluster, resources_of, run_member
+from slurm.pretraining import add_resource_options, announce_standin, find_cluster, resources_of, run_member
 from slurm.receipts import write_receipts
 from slurm.request import DEFAULT_ENGINE, Engine
+from slurm.rooms import check_command, run_command
 from slurm.snapshot import take_snapshot
-from slurm.standin import code_environment, run_ranks
+from slurm.standin import run_ranks
 
 SWEEP = "sweep.json"
 DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
@@ -70,6 +69,8 @@ def run(call: Invocation) -> int:
         overrides=call.overrides,
     )
     check_heads(request.plugins)
+    for run_request in {one.recipe: one for one in request.runs()}.values():
+        check_command(run_request.argv())
     resources = {stage: _stage_resources(options, stage) for stage in STAGES}
     found = find_cluster(options.cluster)
     if found.found:
@@ -83,9 +84,8 @@ def run(call: Invocation) -> int:
     record(call, request)
     if found.found:
         return submit_sweep(request, parts, resources)
-    count = resources["pretrain"].nodes * resources["pretrain"].tasks
-    print(f"no Slurm found ({found.reason}): {count} local processes stand in", flush=True)
-    return run_sweep_locally(request, parts, resources["pretrain"])
+    gpus = announce_standin(found, resources["pretrain"])
+    return run_sweep_locally(request, parts, resources["pretrain"], gpus)
 
 
 def check_heads(names: Sequence[str]) -> None:
@@ -182,7 +182,9 @@ def show_plan(request: SweepRequest, parts: Sequence[Part], resources: dict[str,
     return 0
 
 
-def run_sweep_locally(request: SweepRequest, parts: Sequence[Part], resources: Resources) -> int:
+def run_sweep_locally(
+    request: SweepRequest, parts: Sequence[Part], resources: Resources, gpus: Sequence[str]
+) -> int:
     """Run what is missing, one part after the other; parts of a failed one are left out."""
     failed: dict[str, int] = {}
     for part in parts:
@@ -194,7 +196,7 @@ def run_sweep_locally(request: SweepRequest, parts: Sequence[Part], resources: R
             failed[name] = 1
             continue
         print(f"== {name}", flush=True)
-        status = _run_part(part, resources)
+        status = _run_part(part, resources, gpus)
         if status:
             failed[name] = status
     for name in failed:
@@ -203,14 +205,19 @@ def run_sweep_locally(request: SweepRequest, parts: Sequence[Part], resources: R
     return max(failed.values(), default=0)
 
 
-def _run_part(part: Part, resources: Resources) -> int:
+def _run_part(part: Part, resources: Resources, gpus: Sequence[str]) -> int:
     member = part.member
     if member.distributed:
         logs = Path(member.record).parents[1] / "logs"
         return run_ranks(
-            member.argv, nodes=resources.nodes, tasks=resources.tasks, logs=logs, extra=resources.env
+            member.argv,
+            nodes=resources.nodes,
+            tasks=resources.tasks,
+            logs=logs,
+            gpus=gpus,
+            extra=resources.env,
         )
-    status = subprocess.run(member.argv, env=os.environ | code_environment()).returncode
+    status = run_command(member.argv)
     if status == 0 and member.probe:
         write_receipts(member.probe)
     return status

@@ -52,6 +52,7 @@ class Launched(NamedTuple):
         run: Its run folder, None for other stages.
         complete: Whether its result is there.
         logs: Folder of its logs.
+        has_result: Whether a result tells that it is complete; otherwise its last attempt does.
     """
 
     stage: str
@@ -61,6 +62,7 @@ class Launched(NamedTuple):
     run: Path | None
     complete: bool
     logs: Path
+    has_result: bool = True
 
 
 class Row(NamedTuple):
@@ -93,17 +95,29 @@ def launched_under(folder: Path) -> list[Launched]:
 def everything(base: Path) -> list[Path]:
     """Return the sweeps, and the runs that belong to none, under a folder."""
     sweeps = sorted(file.parent for file in base.glob(f"sweeps/*/{SWEEP}"))
-    runs = sorted(file.parents[1] for file in base.glob(f"runs/*/{LAUNCH}/{COMMAND}"))
-    return [*sweeps, *runs]
+    others = [
+        file.parents[1]
+        for kind in ("runs", "jobs")
+        for file in sorted(base.glob(f"{kind}/*/{LAUNCH}/{COMMAND}"))
+    ]
+    return [*sweeps, *others]
 
 
 def _of_run(folder: Path) -> Launched:
     folder = folder.resolve()
     launch = folder / LAUNCH
-    jobs = list(Journal(launch).jobs().values())
-    done = (folder / "DONE.json").exists()
+    journal = Journal(launch)
+    jobs = list(journal.jobs().values())
+    stage = next((line["stage"] for line in journal.lines()), "pretrain").partition("-")[0]
     return Launched(
-        "pretrain", folder.name, jobs[-1] if jobs else "", launch / "attempts", folder, done, launch
+        stage=stage,
+        name=folder.name,
+        job=jobs[-1] if jobs else "",
+        record=launch / "attempts",
+        run=folder if stage == "pretrain" else None,
+        complete=(folder / "DONE.json").exists(),
+        logs=launch,
+        has_result=stage == "pretrain",
     )
 
 
@@ -166,14 +180,13 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
     closed = last_close(member)
     if job.state not in (states.UNKNOWN, "COMPLETED"):
         return job.state, str(closed.get("reason", ""))
-    # Slurm has forgotten the job, or it ended well and its result was removed since.
+    # Slurm has forgotten the job, or it ended well: its markers know more.
     if closed.get("outcome") == "failed":
         return "FAILED", str(closed["reason"])
-    return (
-        ("TO DO", "its result is gone")
-        if closed.get("outcome") == "done"
-        else ("UNKNOWN", "Slurm has no word of it")
-    )
+    if closed.get("outcome") == "done":
+        # A part of a sweep has a result, which must have been removed since.
+        return ("TO DO", "its result is gone") if member.has_result else ("COMPLETED", "")
+    return "UNKNOWN", "Slurm has no word of it"
 
 
 def last_close(member: Launched) -> dict[str, Any]:

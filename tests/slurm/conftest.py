@@ -79,7 +79,8 @@ def project(tmp_path: Path) -> Project:
     shutil.copytree(TOYS, code, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (code / "recipes").mkdir()
     (code / "recipes" / "quickstart.yaml").write_text("{}\n")
-    work = tmp_path / "work"
+    # Whatever a user's folder is called, everything has to survive it.
+    work = tmp_path / 'it\'s my "work" $HOME'
     work.mkdir()
     return Project(code, work)
 

@@ -65,14 +65,6 @@ def test_what_the_cluster_cannot_give_is_one_line(project, cluster, words, error
     assert not cluster.call("squeue", "--noheader").strip()
 
 
-def test_paths_with_spaces_and_quotes(project, cluster, waiting) -> None:
-    project.work = project.work / 'it\'s "here" $HOME'
-    project.work.mkdir()
-    project.launch("sweep", "--noise", "0.2", "--plugins", "lp")
-    waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
-    assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "1"
-
-
 def test_pending_and_requeued_jobs_run_the_snapshot(project, cluster, waiting) -> None:
     said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
     held = Path(said.strip().rsplit("run: ", 1)[1])

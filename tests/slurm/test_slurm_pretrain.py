@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -71,27 +72,25 @@ def submitted(cluster, project, waiting) -> Callable[..., Run]:
     return submit
 
 
-@pytest.fixture
-def undisturbed(project) -> Callable[[int], str]:
-    """The weights of the same run with local processes, which nothing disturbs."""
-
-    def train(world: int) -> str:
-        said = project.launch(
-            "pretrain", "--noise", "0.2", "--nodes", str(world), "--cluster", "local", "--run-dir", "local"
-        )
-        return (Path(said.strip().rsplit("run: ", 1)[1]) / "export" / "model.safetensors").read_text()
-
-    return train
+def undisturbed(world: int, steps: int = 12, noise: str = "0.2") -> str:
+    """Return the weights that the toy ends with when nothing disturbs it."""
+    weights = "seed"
+    for step in range(steps):
+        total = sum((step + 1) * (rank + 1) for rank in range(world))
+        weights = hashlib.sha256(f"{weights} {step} {total} {noise}".encode()).hexdigest()
+    return weights
 
 
-def test_eight_nodes_train_as_eight_local_processes_do(submitted, undisturbed) -> None:
+def test_eight_nodes_train_as_eight_local_processes_do(submitted, project) -> None:
     run = submitted("--nodes", "8")
     assert run.finish() == undisturbed(8)
+    project.launch("pretrain", "--noise", "0.2", "--nodes", "8", "--cluster", "local", "--run-dir", "local")
+    assert (project.work / "local" / "export" / "model.safetensors").read_text() == undisturbed(8)
     assert not list(run.path.glob("launch/*_8_log.out"))
     assert len(list(run.path.glob("launch/*_log.out"))) == 8
 
 
-def test_a_requeued_run_ends_with_the_weights_of_an_undisturbed_one(submitted, cluster, undisturbed) -> None:
+def test_a_requeued_run_ends_with_the_weights_of_an_undisturbed_one(submitted, cluster) -> None:
     run = submitted("--nodes", "4", *HOLD)
     run.wait_for_hold()
     cluster.call("scontrol", "requeue", run.job)
@@ -99,7 +98,7 @@ def test_a_requeued_run_ends_with_the_weights_of_an_undisturbed_one(submitted, c
     assert run.finish() == undisturbed(4)
 
 
-def test_the_time_limit_signal_saves_and_requeues(submitted, cluster, undisturbed) -> None:
+def test_the_time_limit_signal_saves_and_requeues(submitted, cluster) -> None:
     run = submitted("--nodes", "4", *HOLD)
     run.wait_for_hold()
     cluster.call("scancel", "--signal=USR2", run.job)
@@ -114,7 +113,7 @@ def test_the_time_limit_signal_saves_and_requeues(submitted, cluster, undisturbe
     assert first["reason"] == "stopped by SIGUSR2"
 
 
-def test_preemption_saves_and_requeues(submitted, cluster, undisturbed) -> None:
+def test_preemption_saves_and_requeues(submitted, cluster) -> None:
     run = submitted("--nodes", "4", *HOLD)
     run.wait_for_hold()
     cluster.call(
@@ -125,7 +124,7 @@ def test_preemption_saves_and_requeues(submitted, cluster, undisturbed) -> None:
     assert (run.path / "checkpoints" / "step-00000006").exists()
 
 
-def test_a_run_survives_the_death_of_a_node(submitted, cluster, undisturbed) -> None:
+def test_a_run_survives_the_death_of_a_node(submitted, cluster) -> None:
     run = submitted("--nodes", "4", *HOLD)
     run.wait_for_hold()
     cluster.kill_node("n2")
@@ -135,3 +134,9 @@ def test_a_run_survives_the_death_of_a_node(submitted, cluster, undisturbed) -> 
         json.loads(file.read_text()) for file in sorted(run.path.glob("launch/attempts/*/close.json"))
     ]
     assert first["reason"] == "lost rank 2"
+
+
+def test_shards_are_written_as_a_job_from_the_folder_of_the_user(project, cluster, waiting) -> None:
+    said = project.launch("shards", "--", "--source", "digits", "--noise", "0", "0.2", "--out", "my set")
+    waiting(lambda: (project.work / "my set" / "set.json").exists(), said)
+    waiting(lambda: re.search(r"shards .* COMPLETED", project.launch("status")), "its state")

@@ -20,8 +20,9 @@ def write_metrics(run: Path, *lines: dict[str, object], tail: str = "") -> None:
 
 def test_progress_is_read_from_the_metrics(tmp_path: Path) -> None:
     lines = [
-        {"step": step, "total_steps": 10, "loss": 1 / step, "time": 100.0 + step} for step in range(1, 5)
+        {"step": step, "epoch": step / 5, "loss": 1 / step, "time": 100.0 + step} for step in range(1, 5)
     ]
+    (tmp_path / "config.yaml").write_text("recipe: {epochs: 2}\n")
     write_metrics(tmp_path, *lines, tail='{"step": 5, "lo')
     progress = read_progress(tmp_path)
     assert (progress.step, progress.total, progress.loss, progress.done) == (4, 10, 0.25, False)
@@ -103,16 +104,17 @@ class TestOnSlurm:
         waiting(lambda: "FAILED" in project.launch("status", PATH=path), "sacct's word")
 
 
+@pytest.fixture(scope="module")
+def bare_cluster() -> Iterator[SlurmCluster]:
+    reason = missing(accounting=False)
+    if reason:
+        pytest.skip(reason)
+    with running_cluster(nodes=2) as cluster:
+        yield cluster
+
+
 @pytest.mark.slurm
 class TestWithoutAccounting:
-    @pytest.fixture(scope="class")
-    def bare_cluster(self) -> Iterator[SlurmCluster]:
-        reason = missing(accounting=False)
-        if reason:
-            pytest.skip(reason)
-        with running_cluster(nodes=2) as cluster:
-            yield cluster
-
     @pytest.fixture
     def bare(self, bare_cluster, monkeypatch) -> SlurmCluster:
         for name, value in bare_cluster.environment.items():

@@ -148,7 +148,11 @@ class SlurmCluster:
     def kill_node(self, name: str) -> None:
         """Kill a node as a power cut would: its slurmd and every process of its jobs, without a word."""
         self.daemons.pop(name).kill()
-        for process in _processes_of(self.conf, node=name):
+        # The step's daemon before its tasks: it would tell srun how they ended.
+        found = sorted(
+            _processes_of(self.conf, node=name), key=lambda process: process.name() != "slurmstepd"
+        )
+        for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 

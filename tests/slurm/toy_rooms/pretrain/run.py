@@ -105,7 +105,9 @@ def main() -> int:
     parser.add_argument("--recipe.steps", type=int, default=12, dest="steps")
     parser.add_argument("--recipe.hold", type=int, default=-1, dest="hold")
     parser.add_argument("--recipe.fail", type=int, default=-1, dest="fail")
-    options, _ = parser.parse_known_args()
+    options, rest = parser.parse_known_args()
+    if "--print_config" in rest:
+        return 0
     for number in STOP_SIGNALS:
         signal.signal(number, note_stop)
     worker = start_loader_worker()
@@ -113,6 +115,7 @@ def main() -> int:
     run = options.run_dir
     run.mkdir(parents=True, exist_ok=True)
     step, weights = newest(run)
+    (run / "config.yaml").write_text("recipe: {epochs: 1}\n")
     print(f"{VERSION} from {Path(__file__).parent} at step {step}", flush=True)
     while step < options.steps:
         total, stops, go = ring.sum(
@@ -132,7 +135,8 @@ def main() -> int:
         step += 1
         if ring.rank == 0:
             with (run / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": step, "total_steps": options.steps, "loss": 1 / step}) + "\n")
+                line = {"event": "step", "step": step, "epoch": step / options.steps, "loss": 1 / step}
+                file.write(json.dumps({**line, "time": time.time()}) + "\n")
             if step % 4 == 0:
                 save(run, step, weights)
     if ring.rank == 0:
@@ -141,6 +145,8 @@ def main() -> int:
         (run / "DONE.json").write_text(json.dumps({"step": step}))
     ring.sum(0)
     os.kill(worker, signal.SIGKILL)
+    if ring.rank == 0:
+        print(f"run: {run}")
     return 0
 
 

@@ -1,0 +1,43 @@
+"""Running the other rooms' commands on this machine, from the code beside this room."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from nml.errors import UserError
+
+CODE = Path(__file__).resolve().parents[1]
+_CHECK_SECONDS = 300
+
+
+def code_environment() -> dict[str, str]:
+    """Return the variables by which ``python -m`` runs the rooms beside this one, in any folder."""
+    path = os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part)
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run a room's command here and return its exit status."""
+    return subprocess.run(argv, env=os.environ | code_environment()).returncode
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Have a room check its own options, before a job that would do so only hours later.
+
+    Raises:
+        UserError: In the room's own words.
+    """
+    checked = subprocess.run(
+        [*argv, "--print_config"],
+        env=os.environ | code_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_CHECK_SECONDS,
+    )
+    if checked.returncode:
+        said = checked.stderr.strip().splitlines() or [f"exit status {checked.returncode}"]
+        raise UserError(said[-1].removeprefix("error: "))
