@@ -1,0 +1,141 @@
+"""How a stage's members become arrays that wait for the right parents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slurm.dag import group_by_dependency
+from slurm.members import Member, Probe
+from slurm.plan import Part, SweepRequest, make_plan
+from slurm.pretraining import run_member
+from slurm.receipts import missing_heads, write_receipts
+
+
+def part(name: str, *parents: str, stage: str = "probes") -> Part:
+    return Part(stage, Member(name=name, argv=("true",), record="r", cwd="/"), parents)
+
+
+def groups(todo: list[Part], jobs: dict[str, str], limit: int = 1001) -> list[tuple[list[str], str]]:
+    return [
+        ([one.member.name for one in group], words) for group, words in group_by_dependency(todo, jobs, limit)
+    ]
+
+
+def test_a_stage_that_fits_its_parents_waits_element_by_element() -> None:
+    todo = [part(f"child {index}", f"parent {index}") for index in range(3)]
+    jobs = {f"parent {index}": f"7_{index}" for index in range(3)}
+    assert groups(todo, jobs) == [(["child 0", "child 1", "child 2"], "aftercorr:7")]
+
+
+def test_parents_that_are_complete_are_not_waited_for() -> None:
+    todo = [part(f"child {index}", f"parent {index}") for index in range(3)]
+    assert groups(todo, {"parent 1": "9"}) == [
+        (["child 0"], ""),
+        (["child 1"], "afterok:9"),
+        (["child 2"], ""),
+    ]
+
+
+def test_children_of_a_part_of_an_array_wait_for_their_own_elements() -> None:
+    todo = [part("child 1", "parent 1"), part("child 2", "parent 2")]
+    jobs = {f"parent {index}": f"7_{index}" for index in range(3)}
+    assert groups(todo, jobs) == [(["child 1"], "afterok:7_1"), (["child 2"], "afterok:7_2")]
+
+
+def test_children_of_one_parent_are_one_array() -> None:
+    todo = [part("a", "set"), part("b", "set")]
+    assert groups(todo, {"set": "3"}) == [(["a", "b"], "afterok:3")]
+
+
+def test_the_report_waits_for_the_end_of_whole_arrays_good_or_bad() -> None:
+    report = part("report", "a", "b", "c", stage="report")
+    assert groups([report], {"a": "3_0", "b": "3_1", "c": "4"}) == [(["report"], "afterany:3:4")]
+
+
+def test_an_array_is_no_longer_than_the_cluster_allows() -> None:
+    todo = [part(f"child {index}") for index in range(5)]
+    assert [len(names) for names, _ in groups(todo, {}, limit=2)] == [2, 2, 1]
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(
+    st.lists(st.sampled_from(["", "7_0", "7_1", "7_2", "8"]), min_size=1, max_size=8),
+    st.integers(min_value=1, max_value=4),
+)
+def test_every_member_is_submitted_once_and_waits_for_its_own_parent(waits: list[str], limit: int) -> None:
+    todo = [part(f"child {index}", f"parent {index}") for index in range(len(waits))]
+    # The other elements of the array are there too, whoever waits for them.
+    jobs = {"x": "7_0", "y": "7_1", "z": "7_2"} | {f"parent {i}": job for i, job in enumerate(waits) if job}
+    found = groups(todo, jobs, limit)
+    assert sorted(name for names, _ in found for name in names) == sorted(one.member.name for one in todo)
+    for names, words in found:
+        assert len(names) <= limit
+        for position, name in enumerate(names):
+            wait = waits[int(name.split()[1])]
+            assert words == (f"afterok:{wait}" if wait else "") or (
+                words == "aftercorr:7" and wait == f"7_{position}"
+            )
+
+
+def test_a_plan_has_a_set_a_run_and_probes_for_each_level(tmp_path: Path) -> None:
+    request = SweepRequest(noise=("0", "0.2"), tasks=("digits",), plugins=("lp",), base=tmp_path)
+    parts = {one.member.name: one for one in make_plan(request, run_member)}
+    assert list(parts) == [
+        "shards n00",
+        "shards n20",
+        "pretrain quickstart-n00-seed0",
+        "pretrain quickstart-n20-seed0",
+        "probes quickstart-n00-seed0 digits",
+        "probes quickstart-n20-seed0 digits",
+        "report",
+    ]
+    assert parts["pretrain quickstart-n20-seed0"].parents == ("shards n20",)
+    assert parts["probes quickstart-n20-seed0 digits"].parents == ("pretrain quickstart-n20-seed0",)
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Probe:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "DONE.json").write_text("{}")
+    rows = tmp_path / "results" / "rows"
+    rows.mkdir(parents=True)
+    for head in ("lp", "mlp"):
+        row = {"run_path": str(run), "task": "digits", "head": head, "row_id": f"id-{head}"}
+        pq.write_table(pa.Table.from_pylist([row]), rows / f"{head}.parquet")
+    probe = Probe(
+        results=str(tmp_path / "results"),
+        run=str(run),
+        task="digits",
+        heads=("lp", "mlp"),
+        receipts=str(tmp_path / "receipts"),
+    )
+    write_receipts(probe)
+    return probe
+
+
+def missing_now(probe: Probe) -> tuple[str, ...]:
+    from slurm.receipts import read_rows
+
+    return missing_heads(probe, read_rows(Path(probe.results)))
+
+
+def test_what_was_measured_is_not_measured_again(measured: Probe) -> None:
+    assert missing_now(measured) == ()
+
+
+def test_a_head_whose_rows_are_gone_is_measured_again(measured: Probe) -> None:
+    (Path(measured.results) / "rows" / "mlp.parquet").unlink()
+    assert missing_now(measured) == ("mlp",)
+
+
+def test_heads_of_a_run_that_was_trained_on_are_measured_again(measured: Probe) -> None:
+    (Path(measured.run) / "DONE.json").write_text('{"epochs": 2}')
+    assert missing_now(measured) == ("lp", "mlp")

@@ -1,0 +1,228 @@
+"""The launcher's small parts, each by itself."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import slurm
+from nml.errors import UserError
+from slurm.detection import detect_slurm
+from slurm.entry import split_overrides, split_rest
+from slurm.executor import outside_of_any_job
+from slurm.gpus import gpus_of_ranks, visible_gpus
+from slurm.partitions import read_partitions
+from slurm.rendezvous import choose_port, interface_towards, node_address
+from slurm.snapshot import check_running_from, take_snapshot
+
+ROOM = Path(slurm.__file__).parent
+
+
+def test_no_module_shadows_the_standard_library_or_a_dependency() -> None:
+    # A script's folder comes first on the search path, so a `logging.py` here would be everybody's.
+    names = {file.stem for file in ROOM.glob("*.py")} - {"__init__", "launch"}
+    installed = set(metadata.packages_distributions()) - {"slurm"}
+    assert not names & (set(sys.stdlib_module_names) | installed)
+
+
+def script(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("sbatch", "srun", "squeue", "scontrol"):
+        script(tmp_path, name, "exit 0")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return tmp_path
+
+
+def test_without_tools_there_is_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert detect_slurm() == (False, "sbatch is not on PATH")
+
+
+def test_tools_without_a_controller_are_no_slurm(tools: Path) -> None:
+    script(tools, "scontrol", "echo 'Slurmctld(primary) at head is DOWN'; exit 1")
+    assert detect_slurm() == (False, "its client tools are installed, but no controller answers")
+
+
+def test_a_controller_that_does_not_answer_is_no_slurm(tools: Path) -> None:
+    script(tools, "scontrol", "exec sleep 60")
+    assert detect_slurm(seconds=0.2) == (False, "its controller did not answer within 0.2 s")
+
+
+def test_a_backup_controller_is_enough(tools: Path) -> None:
+    script(tools, "scontrol", "echo 'Slurmctld(primary) at a is DOWN'; echo 'Slurmctld(backup) at b is UP'")
+    assert detect_slurm().found
+
+
+def test_a_port_is_free_and_below_the_ephemeral_range() -> None:
+    first = choose_port("12-000")
+    assert 12000 <= first < 32768
+    with socket.create_server(("", first)):
+        assert choose_port("12-000") != first
+
+
+def test_a_node_is_met_at_its_address_also_where_its_name_does_not_resolve(tools: Path) -> None:
+    script(tools, "scontrol", "echo 'NodeName=n7 Arch=x86_64 NodeAddr=127.0.0.1 NodeHostName=n7'")
+    assert node_address("n7") == "127.0.0.1"
+
+
+def test_without_scontrol_the_own_address_has_to_do(tools: Path) -> None:
+    script(tools, "scontrol", "exit 1")
+    assert socket.inet_aton(node_address("no-such-node.invalid"))
+
+
+def test_loopback_is_reached_over_the_loopback_interface() -> None:
+    assert interface_towards("127.0.0.1") == "lo"
+
+
+def test_recipe_overrides_are_taken_out_of_the_words() -> None:
+    words = ["pretrain", "--recipe.a.b", "-1", "--noise", "0.2", "--recipe.c=d e", "--recipe", "mine.yaml"]
+    assert split_overrides(words) == (
+        ["pretrain", "--noise", "0.2", "--recipe", "mine.yaml"],
+        ("--recipe.a.b", "-1", "--recipe.c=d e"),
+    )
+
+
+def test_what_stands_behind_two_dashes_is_the_rooms() -> None:
+    assert split_rest(["shards", "--nodes", "1", "--", "--source", "x"]) == (
+        ["shards", "--nodes", "1"],
+        ("--source", "x"),
+    )
+
+
+def test_gpus_are_found_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("nvidia0", "nvidia10", "nvidia2", "nvidiactl"):
+        (tmp_path / name).touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus(tmp_path) == ["0", "2", "10"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert visible_gpus(tmp_path) == ["3", "5"]
+
+
+def test_two_local_ranks_never_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert gpus_of_ranks(2, wanted=False) == ["3", "5"]
+    assert gpus_of_ranks(3, wanted=False) == []
+    with pytest.raises(UserError, match="3 ranks, but this machine has 2 GPUs"):
+        gpus_of_ranks(3, wanted=True)
+
+
+def test_partitions_are_read_from_scontrol() -> None:
+    shown = (
+        "PartitionName=main AllocNodes=ALL Default=YES MaxNodes=4 MaxTime=1-00:00:00 TotalNodes=8\n"
+        "PartitionName=long Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED TotalNodes=8\n"
+    )
+    assert read_partitions(shown) == [("main", True, 4, 1440), ("long", False, 8, None)]
+
+
+def test_a_job_inside_a_job_inherits_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    given = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_NTASKS": "8",
+        "SBATCH_PARTITION": "p",
+        "RANK": "3",
+        "SLURM_CONF": "/c",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    with outside_of_any_job():
+        assert not {"SLURM_JOB_ID", "SLURM_NTASKS", "SBATCH_PARTITION", "RANK"} & os.environ.keys()
+        assert os.environ["SLURM_CONF"] == "/c"
+    assert os.environ["RANK"] == "3"
+
+
+def test_a_users_own_defaults_of_sbatch_are_kept_outside_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
+    with outside_of_any_job():
+        assert os.environ["SBATCH_ACCOUNT"] == "mine"
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    code = tmp_path / "code"
+    for room in ("slurm", "pretrain"):
+        (code / room / "__pycache__").mkdir(parents=True)
+        (code / room / "__init__.py").write_text("")
+        (code / room / "__pycache__" / "old.pyc").write_text("")
+    (code / "elsewhere.bin").write_text("")
+    return code
+
+
+def test_a_snapshot_is_the_code_and_no_more(code: Path, tmp_path: Path) -> None:
+    snapshot = take_snapshot(tmp_path / "snapshots", code)
+    names = sorted(str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file())
+    assert names == ["SNAPSHOT.json", "pretrain/__init__.py", "slurm/__init__.py"]
+
+
+def test_the_same_code_shares_a_snapshot_and_other_code_does_not(code: Path, tmp_path: Path) -> None:
+    first = take_snapshot(tmp_path / "snapshots", code)
+    assert take_snapshot(tmp_path / "snapshots", code) == first
+    (code / "pretrain" / "__init__.py").write_text("changed = True")
+    assert take_snapshot(tmp_path / "snapshots", code) != first
+
+
+def test_a_snapshot_names_its_commit_and_what_was_not_committed(code: Path, tmp_path: Path) -> None:
+    git = ["git", "-C", str(code), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "slurm"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *words], check=True)
+    record = json.loads((take_snapshot(tmp_path / "snapshots", code) / "SNAPSHOT.json").read_text())
+    assert len(record["commit"]) == 40
+    assert record["uncommitted"] == ["pretrain/"]
+
+
+def test_a_job_refuses_code_that_is_not_its_snapshot(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="not from the snapshot"):
+        check_running_from(tmp_path, "pretrain.run")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--noise", "1.2"), "--noise 1.2"),
+        (("--nodes", "0"), "--nodes 0"),
+        (("--engine", "foo"), "--engine foo"),
+        (("--recipe", "quickstrat"), "did you mean quickstart?"),
+        (("--recipe", "no/such.yaml"), "no such file"),
+        (("--shards", "nowhere"), "not a complete shard set"),
+        (("--epochs", "0"), "--epochs 0"),
+        (("--time", "soon"), "--time soon"),
+        (("--cluster-file", "nope"), "unknown name 'nope'"),
+        (("--gpus-per-node", "-1"), "--gpus-per-node -1"),
+        (("--cluster", "slurm"), "--cluster slurm"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_work(project, monkeypatch, words, error) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/nonexistent")
+    said = project.launch("pretrain", *words, status=2)
+    assert error in said
+    assert len(said.strip().splitlines()) == 1
+    assert not list(project.work.iterdir())
+
+
+def test_without_slurm_one_line_says_what_stands_in(project) -> None:
+    said = project.launch("pretrain", "--noise", "0.2", "--nodes", "2", SLURM_CONF="/nonexistent")
+    lines = said.splitlines()
+    assert lines[0].startswith("no Slurm found (")
+    assert lines[0].endswith("2 local processes stand in")
+    assert lines[-1] == f"run: {project.work}/runs/quickstart-n20-seed0"
+
+
+def test_a_dry_run_without_slurm_does_nothing(project) -> None:
+    said = project.launch("pretrain", "--dry-run", SLURM_CONF="/nonexistent")
+    assert "-m pretrain.run --recipe quickstart" in said
+    assert not list(project.work.iterdir())

@@ -1,0 +1,82 @@
+"""What becomes of a job after an attempt."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from slurm.attempt import judge, newest_step
+from slurm.members import Member
+
+WORLD = 3
+TERM, USR2, KILL = int(signal.SIGTERM), int(signal.SIGUSR2), int(signal.SIGKILL)
+
+
+def member(folder: Path, *, complete: bool = False) -> Member:
+    if complete:
+        (folder / "DONE.json").write_text("{}")
+    return Member(
+        name="run", argv=("true",), record=str(folder), done=str(folder / "DONE.json"), cwd=str(folder)
+    )
+
+
+def record(folder: Path, *ranks: tuple[int | None, int | None] | None) -> None:
+    """Write the records of ranks: (exit status, stop signal), or None for a lost rank."""
+    for rank, one in enumerate(ranks):
+        if one is not None:
+            status, stop = one
+            content = {"rank": rank, "status": status, "stop_signal": stop, "host": f"n{rank}"}
+            (folder / f"rank-{rank:05d}.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "status", "complete", "outcome", "reason"),
+    [
+        ([(0, None)] * 3, 0, True, "done", "complete"),
+        ([(0, None)] * 3, 0, False, "failed", "ended without"),
+        ([(75, USR2)] * 3, 0, False, "requeue", "stopped by SIGUSR2"),
+        # The signal came as the last step was saved.
+        ([(0, TERM)] * 3, 0, True, "done", "complete"),
+        ([(1, None), (1, None), (1, None)], 1, False, "failed", "exit status 1"),
+        ([(1, None), None, (1, None)], 137, False, "requeue", "lost rank 1"),
+        # A node's death is told from the stop that its step then gets.
+        ([(1, TERM), None, (1, TERM)], 137, False, "requeue", "lost rank 1"),
+        ([(1, None), (-KILL, None), (1, None)], 137, False, "requeue", "rank 1 was killed on n1"),
+        # Hanging ranks answer the roll call of the one that failed.
+        ([(1, None), (None, None), (None, None)], 1, False, "failed", "exit status 1"),
+    ],
+)
+def test_a_job_comes_back_after_stops_and_losses_only(
+    tmp_path: Path,
+    ranks: list[tuple[int, int | None] | None],
+    status: int,
+    complete: bool,
+    outcome: str,
+    reason: str,
+) -> None:
+    record(tmp_path, *ranks)
+    verdict = judge(
+        member(tmp_path, complete=complete), tmp_path, status, world=WORLD, log=tmp_path / "no log"
+    )
+    assert verdict.outcome == outcome
+    assert reason in verdict.reason
+
+
+def test_a_port_taken_in_between_is_no_failure_of_the_program(tmp_path: Path) -> None:
+    record(tmp_path, *[(1, None)] * WORLD)
+    log = tmp_path / "log"
+    log.write_text("DistNetworkError: The server socket has failed to listen ... EADDRINUSE\n")
+    assert judge(member(tmp_path), tmp_path, 1, world=WORLD, log=log).outcome == "requeue"
+
+
+def test_only_complete_checkpoints_are_progress(tmp_path: Path) -> None:
+    for step, complete in ((4, True), (8, True), (12, False)):
+        folder = tmp_path / f"step-{step:08d}"
+        folder.mkdir()
+        if complete:
+            (folder / "COMPLETE.json").touch()
+    assert newest_step(tmp_path) == 8
+    assert newest_step(tmp_path / "nowhere") == 0
