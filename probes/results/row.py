@@ -27,7 +27,6 @@ IDENTITY = (
     "head",
     "head_distribution",
     "head_version",
-    "hyper_parameters",
     "study",
     "fraction",
     "seed",
@@ -63,8 +62,8 @@ class Row:
         head_distribution: Installed distribution that registers the head.
         head_version: Its version.
         hyper_parameters: JSON object of the hyper-parameters that made this row's head.
-        selection: JSON object: candidates, their validation scores, and the rule that chose.
-        study: JSON object of what was searched over; part of the identity, unlike its outcome.
+        selection: JSON object: the candidates' validation scores and which was chosen.
+        study: JSON object of the candidates and the rule, known before any fit; part of the identity.
         fraction: Share of the training data used, 0 to 1.
         seed: Seed of head, subset and downstream noise.
         downstream_noise: Ratio of training labels flipped on purpose, 0 to 1.

@@ -1,0 +1,177 @@
+"""Encoders that this project pre-trained, read from the files of their export.
+
+An export is a folder ``export/`` with ``model.safetensors`` and ``meta.json`` (format
+``nml-export/1``); a run folder holds the newest one, every checkpoint folder holds its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from nml.files import sha256_file
+from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
+from probes.encoders.imaging import image_transform, resolved
+from probes.encoders.registry import newest_run
+from probes.encoders.torch_images import TorchImageEncoder
+from probes.spec import Spec, check_options
+
+FORMAT = "nml-export/1"
+WEIGHTS = "model.safetensors"
+META = "meta.json"
+
+
+def open_export(spec: Spec, settings: Settings) -> Encoder:
+    """Return the encoder of ``checkpoint:PATH``; without a path the newest finished run.
+
+    Raises:
+        UserError: If there is no export at the path, or it is damaged.
+    """
+    check_options(spec, (), where="--encoder")
+    path = Path(spec.arguments[0]) if spec.arguments else newest_run()
+    export = find_export(path)
+    meta = read_meta(export)
+    weights_sha256 = sha256_file(export / WEIGHTS)
+    recorded = meta.get("weights_sha256")
+    if recorded and recorded != weights_sha256:
+        raise UserError(
+            f"--checkpoint {path}: {export / WEIGHTS} does not have the hash that {META} records",
+            mend="the export is damaged or was edited; export or copy it again",
+        )
+    model, forward = _LIBRARIES[meta["library"]](meta, export, path)
+    preprocessing = resolved(meta["preprocessing"])
+    info = EncoderInfo(
+        name=_display_name(export, path, meta),
+        kind="checkpoint",
+        modality="image",
+        identity={
+            "library": meta["library"],
+            "architecture": meta["architecture"],
+            "model_kwargs": meta["model_kwargs"],
+            "weights_sha256": weights_sha256,
+            "preprocessing": preprocessing,
+        },
+        provenance=_provenance(meta, export),
+        versions={name: metadata.version(name) for name in ("torch", "timm", "pillow")},
+    )
+    return TorchImageEncoder(info, model, forward, image_transform(preprocessing, str(path)), settings)
+
+
+def find_export(path: Path) -> Path:
+    """Return the export folder of a run, a checkpoint or an export itself.
+
+    Raises:
+        UserError: If ``path`` is none of the three.
+    """
+    for folder in (path, path / "export"):
+        if (folder / META).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    what = "no such folder" if not path.exists() else "holds no exported encoder"
+    raise UserError(
+        f"--checkpoint {path}: {what}",
+        possible=f"a run, a checkpoint or an export folder with {META} and {WEIGHTS}",
+        mend="leave --checkpoint out for the newest run in runs/",
+    )
+
+
+def read_meta(export: Path) -> dict[str, Any]:
+    """Return the checked content of an export's ``meta.json``.
+
+    Raises:
+        UserError: If it is no JSON, of another format, or lacks a field.
+    """
+    file = export / META
+    try:
+        meta = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read: {error}", mend="export the encoder again") from error
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
+        raise UserError(f"{file}: format {found!r}", possible=repr(FORMAT))
+    missing = [
+        name for name in ("library", "architecture", "model_kwargs", "preprocessing") if name not in meta
+    ]
+    if missing:
+        raise UserError(f"{file}: lacks {', '.join(missing)}", mend="export the encoder again")
+    if meta["library"] not in _LIBRARIES:
+        raise UserError(f"{file}: library {meta['library']!r}", possible=", ".join(sorted(_LIBRARIES)))
+    return meta
+
+
+def _display_name(export: Path, path: Path, meta: dict[str, Any]) -> str:
+    folder = (export.parent if export.name == "export" else export).resolve()
+    if folder.parent.name == "checkpoints":
+        return f"{folder.parent.parent.name}@{meta.get('step', folder.name)}"
+    return folder.name or str(path)
+
+
+def _provenance(meta: dict[str, Any], export: Path) -> Provenance:
+    folder = (export.parent if export.name == "export" else export).resolve()
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    noise = meta.get("noise") or {}
+    realised = noise.get("realised")
+    return Provenance(
+        run_path=str(run),
+        step=meta.get("step"),
+        objective=meta.get("objective"),
+        noise_ratio=None if realised is None else float(realised),
+        noise_level=noise.get("level"),
+        noise_model=noise.get("model"),
+        manifest_sha256=noise.get("manifest_sha256"),
+        set_fingerprint=noise.get("set_fingerprint"),
+        set_path=noise.get("set_path"),
+    )
+
+
+def _load_timm(meta: dict[str, Any], export: Path, path: Path) -> tuple[Any, Callable[[Any], Any]]:
+    import timm
+
+    try:
+        model: Any = timm.create_model(meta["architecture"], pretrained=False, **meta["model_kwargs"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"--checkpoint {path}: timm cannot build {meta['architecture']}: {error}") from error
+    _load_weights(model, export, path)
+
+    def forward(batch: Any) -> Any:
+        return model.forward_head(model.forward_features(batch), pre_logits=True)
+
+    return model, forward
+
+
+def _load_open_clip(meta: dict[str, Any], export: Path, path: Path) -> tuple[Any, Callable[[Any], Any]]:
+    import open_clip
+
+    try:
+        model: Any = open_clip.create_model(meta["architecture"], pretrained=None, **meta["model_kwargs"])
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"--checkpoint {path}: open_clip: {meta['architecture']}: {error}") from error
+    _load_weights(model, export, path)
+    return model, model.encode_image
+
+
+def _load_weights(model: Any, export: Path, path: Path) -> None:
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(export / WEIGHTS)
+        # FSDP2 refuses scalars, so a run of its may have saved logit_scale as [1].
+        expected = model.state_dict()
+        weights = {
+            name: tensor.reshape(expected[name].shape)
+            if name in expected and tensor.numel() == expected[name].numel() == 1
+            else tensor
+            for name, tensor in weights.items()
+        }
+        model.load_state_dict(weights)
+    # safetensors raises its own type, which derives from Exception alone.
+    except Exception as error:
+        raise UserError(
+            f"--checkpoint {path}: the weights do not fit: {error}", mend="export the encoder again"
+        ) from error
+
+
+_LIBRARIES = {"timm": _load_timm, "open_clip": _load_open_clip}

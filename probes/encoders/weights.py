@@ -1,0 +1,109 @@
+"""Where the weights of a library's model come from, and what to say when they cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from nml.errors import UserError
+from probes.hashing import hash_arrays
+
+RANDOM_SEED = 0
+
+
+class Weights(NamedTuple):
+    """Where weights come from.
+
+    Attributes:
+        source: ``pretrained`` (the library's own download), ``random``, or ``file``.
+        path: The local file or folder; None unless ``file``.
+    """
+
+    source: Literal["pretrained", "random", "file"]
+    path: Path | None = None
+
+    @classmethod
+    def parse(cls, value: str, where: str) -> Weights:
+        """Read the option ``weights``.
+
+        Raises:
+            UserError: If it names a file that does not exist.
+        """
+        if value in ("pretrained", "random"):
+            return cls(value)  # type: ignore[arg-type]
+        path = Path(value)
+        if not path.exists():
+            raise UserError(
+                f"--encoder {where}: no weights at {value}", possible="pretrained, random, or a local file"
+            )
+        return cls("file", path)
+
+
+@contextlib.contextmanager
+def random_weights(where: str) -> Iterator[None]:
+    """Seed PyTorch for a random initialisation, restore its state after, and say so loudly."""
+    import torch
+
+    print(
+        f"warning: encoder {where} has RANDOM weights; its numbers say nothing about the pre-trained model",
+        file=sys.stderr,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_SEED)
+        yield
+
+
+def load_weights(model: Any, weights: Weights, where: str) -> None:
+    """Load a local safetensors or PyTorch file into ``model``; a classifier in it may be left over.
+
+    Raises:
+        UserError: If the file cannot be read or lacks a parameter.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    file = weights.path
+    if file is None:
+        raise ValueError("weights from a file need a path")
+    state: Any
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    # safetensors, pickle and zipfile raise types of their own.
+    except Exception as error:
+        raise UserError(f"--encoder {where}: cannot read {file}: {error}") from error
+    state = state.get("state_dict", state)
+    missing, _ = model.load_state_dict({name.removeprefix("module."): t for name, t in state.items()}, False)
+    if missing:
+        raise UserError(
+            f"--encoder {where}: {file} lacks {len(missing)} parameters, for example {missing[0]}",
+            mend="the file belongs to another architecture",
+        )
+
+
+def hash_model(model: Any) -> str:
+    """Return the hex SHA-256 of all parameters and buffers, names, types and shapes included."""
+    import torch
+
+    return hash_arrays(
+        {
+            name: tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+            for name, tensor in model.state_dict().items()
+        }
+    )
+
+
+def offline_error(where: str, error: Exception) -> UserError:
+    """Say what to do about weights that could not be downloaded."""
+    reason = str(error).strip().splitlines()
+    return UserError(
+        f"--encoder {where}: the pre-trained weights could not be downloaded "
+        f"({type(error).__name__}: {reason[0][:200] if reason else ''})",
+        mend="download them on a machine with network and add weights=FILE, "
+        "or weights=random to try things out",
+    )

@@ -1,0 +1,139 @@
+"""The feature pass: samples through an encoder, chunk by chunk, by as many processes as ask for it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from nml.cli import is_interactive
+from nml.errors import UserError
+from probes.encoders.encoder import Encoder
+from probes.features.augmenting import augment
+from probes.features.key import feature_key
+from probes.features.store import Entry, Features, FeatureStore
+from probes.samples import SampleSet
+
+# Rows of a chunk: what a killed pass loses at most, and the unit that processes share.
+CHUNK_ROWS = 1024
+
+
+def feature_pass(
+    store: FeatureStore,
+    encoder: Encoder,
+    samples: SampleSet,
+    *,
+    dataset: str,
+    view: int = 0,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Features:
+    """Return the features of ``samples``, computing what the store does not have.
+
+    Any number of processes may ask for the same features at the same time, on one machine or on many
+    with a shared file system: each chunk is computed by one of them, and all return when all are done.
+    A killed process leaves its finished chunks; the bytes are the same as of an undisturbed pass.
+
+    Args:
+        store: Where features are kept.
+        encoder: What computes them.
+        samples: What it reads.
+        dataset: Name for progress and listings.
+        view: 0 for the samples as they are, n > 0 for the n-th augmented view.
+        chunk_rows: Rows of a chunk.
+
+    Raises:
+        UserError: If a sample cannot be decoded, or features are not finite or of another width.
+    """
+    entry = store.entry(feature_key(encoder.info, samples, view=view, dataset=dataset))
+    found = entry.open()
+    if found is not None:
+        return found
+    entry.begin()
+    count = len(samples.keys)
+    chunks = -(-count // chunk_rows)
+    with tqdm(
+        total=count,
+        unit="samples",
+        desc=f"features of {dataset}",
+        disable=not is_interactive(),
+        leave=False,
+    ) as progress:
+        # First whatever nobody works on, then what others began: theirs are there when the lock comes free.
+        for wait, chunk in itertools.product((False, True), range(chunks)):
+            if entry.has_chunk(chunk):
+                continue
+            with entry.claim(chunk, wait=wait) as mine:
+                if mine and not entry.has_chunk(chunk):
+                    rows = range(chunk * chunk_rows, min(count, (chunk + 1) * chunk_rows))
+                    _compute_chunk(entry, encoder, samples, view, rows, chunk, chunks)
+                    progress.update(len(rows))
+    entry.join(chunks)
+    done = entry.open()
+    if done is None:
+        raise UserError(f"features in {entry.folder} went away while they were computed", mend="run again")
+    return done
+
+
+def _compute_chunk(
+    entry: Entry, encoder: Encoder, samples: SampleSet, view: int, rows: range, chunk: int, chunks: int
+) -> None:
+    begun = time.perf_counter()
+    parts = [encoder.encode(batch) for batch in _prepared(encoder, samples, view, rows)]
+    features = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+    _check(entry, encoder, samples, features, rows, chunks)
+    entry.write_chunk(chunk, features, time.perf_counter() - begun)
+
+
+def _prepared(encoder: Encoder, samples: SampleSet, view: int, rows: range) -> Iterator[list[Any]]:
+    """Yield batches of prepared samples, decoding ahead in threads while the model computes."""
+
+    def prepare(index: int) -> Any:
+        content = samples.read(index)
+        return encoder.prepare(augment(content, samples.keys[index], view) if view else content)
+
+    batches = [
+        list(itertools.islice(rows, start, start + encoder.batch_size))
+        for start in range(0, len(rows), encoder.batch_size)
+    ]
+    with ThreadPoolExecutor(max_workers=min(16, len(os.sched_getaffinity(0)))) as pool:
+        ahead = [[pool.submit(prepare, index) for index in batch] for batch in batches[:2]]
+        for number in range(len(batches)):
+            current = ahead.pop(0)
+            if number + 2 < len(batches):
+                ahead.append([pool.submit(prepare, index) for index in batches[number + 2]])
+            yield [future.result() for future in current]
+
+
+def _check(
+    entry: Entry,
+    encoder: Encoder,
+    samples: SampleSet,
+    features: npt.NDArray[np.float32],
+    rows: range,
+    chunks: int,
+) -> None:
+    name = encoder.info.name
+    if features.ndim != 2 or len(features) != len(rows):
+        raise UserError(
+            f"encoder {name} returned features {list(features.shape)}", possible=f"[{len(rows)}, D]"
+        )
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"encoder {name}: features of sample {samples.keys[rows[int(bad[0])]]} are not finite "
+            f"({len(bad)} of {len(rows)} samples)",
+            mend="the weights diverged or overflow; probe an earlier checkpoint",
+        )
+    cached = entry.dim(chunks)
+    if cached is not None and cached != features.shape[1]:
+        raise UserError(
+            f"encoder {name} gives {features.shape[1]} dimensions, the features cached for it have {cached}",
+            mend=f"the encoder changed under its name; remove {entry.folder} and run again",
+        )

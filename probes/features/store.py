@@ -1,0 +1,202 @@
+"""The folder of features and the life of one entry: claim chunks, write them, join them, read them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nml.errors import UserError
+from nml.files import atomic_writer, sha256_file, write_json
+from probes.features.key import FeatureKey
+
+DONE = "DONE.json"
+KEY = "key.json"
+LOCK = "lock"
+ARRAY = "features.npy"
+DEFAULT_FOLDER = Path("features")
+
+# The lock byte of joining, far beyond any chunk.
+_JOIN = 1 << 40
+
+
+class Features(NamedTuple):
+    """Features as the store holds them.
+
+    Attributes:
+        key: Their digest.
+        array: float32 [N, D], memory-mapped; changes to it never reach the file.
+        seconds: Time all processes together spent on computing them.
+    """
+
+    key: str
+    array: npt.NDArray[np.float32]
+    seconds: float
+
+
+class FeatureStore:
+    """All features in a folder.
+
+    Args:
+        folder: The folder; made when first written to.
+    """
+
+    def __init__(self, folder: Path = DEFAULT_FOLDER) -> None:
+        self.folder = folder
+
+    def entry(self, key: FeatureKey) -> Entry:
+        """Return the entry of ``key``, whether it exists yet or not."""
+        return Entry(self.folder / key.digest, key)
+
+
+class Entry:
+    """One folder of the store.
+
+    Args:
+        folder: Its place.
+        key: What its features follow from.
+    """
+
+    def __init__(self, folder: Path, key: FeatureKey) -> None:
+        self.folder = folder
+        self.key = key
+
+    def open(self) -> Features | None:
+        """Return the features, memory-mapped; None if they are not complete.
+
+        Raises:
+            UserError: If the file is not what was written.
+        """
+        try:
+            done = json.loads((self.folder / DONE).read_text())
+        except FileNotFoundError:
+            return None
+        path = self.folder / ARRAY
+        try:
+            # Copy-on-write: PyTorch warns of read-only memory, and nobody can change the file through this.
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"features {path} cannot be read: {error}", mend=f"remove {self.folder}"
+            ) from error
+        if list(array.shape) != done["shape"] or array.dtype != np.float32:
+            raise UserError(
+                f"features {path} are {array.dtype} {list(array.shape)}",
+                possible=f"float32 {done['shape']}, as written",
+                mend=f"remove {self.folder} and run again",
+            )
+        return Features(self.key.digest, array, float(done["seconds"]))
+
+    def begin(self) -> None:
+        """Make the folder and say in it what its features follow from."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / KEY).exists():
+            write_json(self.folder / KEY, {"parts": dict(self.key.parts), "names": dict(self.key.names)})
+
+    @contextlib.contextmanager
+    def claim(self, chunk: int, *, wait: bool) -> Iterator[bool]:
+        """Hold chunk number ``chunk`` alone among all processes; a killed holder lets go.
+
+        Yields:
+            False if another process holds it and ``wait`` is False.
+        """
+        with (self.folder / LOCK).open("ab") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, chunk)
+            except (BlockingIOError, PermissionError):
+                yield False
+                return
+            # Closing the file releases the byte.
+            yield True
+
+    def chunk_path(self, chunk: int) -> Path:
+        """Return where chunk number ``chunk`` lies until all are joined."""
+        return self.folder / f"chunk-{chunk:06d}.npy"
+
+    def has_chunk(self, chunk: int) -> bool:
+        """Whether a chunk is computed, or already part of the joined array."""
+        return self.chunk_path(chunk).exists() or (self.folder / DONE).exists()
+
+    def write_chunk(self, chunk: int, features: npt.NDArray[np.float32], seconds: float) -> None:
+        """Store one chunk [rows, D] and the time it took; whole or not at all."""
+        with atomic_writer(self.chunk_path(chunk)) as file:
+            np.save(file, features, allow_pickle=False)
+            # After the array, where np.load does not look.
+            file.write(np.float64(seconds).tobytes())
+
+    def join(self, chunks: int) -> None:
+        """Make one array of all chunks, then drop them. The first caller does it, the others wait for it."""
+        with self.claim(_JOIN, wait=True):
+            if not (self.folder / DONE).exists():
+                self._join(chunks)
+            for chunk in range(chunks):
+                self.chunk_path(chunk).unlink(missing_ok=True)
+
+    def _join(self, chunks: int) -> None:
+        shapes = [_shape(self.chunk_path(chunk)) for chunk in range(chunks)]
+        dims = {shape[1] for shape in shapes}
+        if len(dims) > 1:
+            raise UserError(
+                f"features of {self.key.names['encoder']} on {self.key.names['dataset']} have "
+                f"{' and '.join(map(str, sorted(dims)))} dimensions in different chunks",
+                mend=f"the encoder changed meanwhile; remove {self.folder} and run again",
+            )
+        shape = (sum(rows for rows, _ in shapes), dims.pop())
+        seconds = 0.0
+        with atomic_writer(self.folder / ARRAY) as file:
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+            )
+            for chunk in range(chunks):
+                with self.chunk_path(chunk).open("rb") as part:
+                    file.write(memoryview(np.load(part, allow_pickle=False)).cast("B"))
+                    seconds += float(np.frombuffer(part.read(8), np.float64)[0])
+        write_json(
+            self.folder / DONE,
+            {
+                "shape": list(shape),
+                "sha256": sha256_file(self.folder / ARRAY),
+                "seconds": seconds,
+                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            },
+        )
+
+    def dim(self, chunks: int) -> int | None:
+        """Return D of the first chunk that is there; None if there is none."""
+        for chunk in range(chunks):
+            with contextlib.suppress(FileNotFoundError):
+                return _shape(self.chunk_path(chunk))[1]
+        return None
+
+    def remove(self) -> None:
+        """Delete the entry; the marker goes first, so that no half of it is ever taken for whole."""
+        (self.folder / DONE).unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    rows, dim = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    return rows, dim
+
+
+def read_key(folder: Path) -> dict[str, Any]:
+    """Return what an entry's ``key.json`` says; empty if the entry is younger than that."""
+    try:
+        content: dict[str, Any] = json.loads((folder / KEY).read_text())
+        return content
+    except FileNotFoundError:
+        return {}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of an entry on disk."""
+    return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())

@@ -1,0 +1,238 @@
+"""Fitting the heads of one (encoder, task): all candidates, fractions and seeds, then selection.
+
+Nothing in this file sees a test feature or a test label.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from plugins.head import Head
+from probes.heads import HeadChoice
+from probes.scoring import score
+from probes.splits import Carving, flip_labels, subset
+from probes.tasks.task import Metric
+
+RULE = "best validation metric, the first of equals"
+
+
+class TrainingData(NamedTuple):
+    """What heads may learn from.
+
+    Attributes:
+        keys: N training sample keys.
+        features: Features of views 0 to V, float32 [(V + 1) N, D], view by view.
+        labels: Clean training labels, int64 [N].
+        validation_keys: Keys of the published validation samples; None if carved from train.
+        validation_features: Their features, float32 [M, D].
+        validation_labels: Their labels, int64 [M].
+        carving: How the training samples are divided.
+        num_classes: K.
+    """
+
+    keys: Sequence[str]
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    validation_keys: Sequence[str] | None
+    validation_features: npt.NDArray[np.float32] | None
+    validation_labels: npt.NDArray[np.int64] | None
+    carving: Carving
+    num_classes: int
+
+
+class Point(NamedTuple):
+    """What one fit is asked for besides its head.
+
+    Attributes:
+        fraction: Share of the training data.
+        seed: Seed of everything random.
+        noise: Downstream label noise.
+    """
+
+    fraction: Fraction
+    seed: int
+    noise: Fraction
+
+
+class Fitted(NamedTuple):
+    """The chosen head of one point.
+
+    Attributes:
+        point: What was asked for.
+        head: The fitted head.
+        hyper_parameters: JSON of its hyper-parameters.
+        selection: JSON of the validation scores and the choice.
+        n_train: Samples it was trained on, views counted once.
+        n_validation: Samples it was chosen on.
+        seconds: Time to fit it, its share of a common pass.
+    """
+
+    point: Point
+    head: Head
+    hyper_parameters: str
+    selection: str
+    n_train: int
+    n_validation: int
+    seconds: float
+
+
+class _Fit(NamedTuple):
+    point: Point
+    candidate: int
+    head: Head
+    rows: npt.NDArray[np.int64]
+
+
+def fit_points(
+    choice: HeadChoice, data: TrainingData, points: Sequence[Point], metric: Metric, device: str
+) -> list[Fitted]:
+    """Fit a head for every point and candidate, and choose a candidate for each point on validation data.
+
+    Args:
+        choice: The head and its candidates.
+        data: Training and validation data.
+        points: Fractions, seeds and downstream noise; all with the same noise.
+        metric: What selection maximises.
+        device: Where to compute.
+    """
+    groups: dict[tuple[Fraction, int], list[Point]] = {}
+    for point in points:
+        # Without downstream noise all seeds share their labels, so one batched pass serves them all.
+        groups.setdefault((point.noise, point.seed if point.noise else 0), []).append(point)
+    return [
+        fitted
+        for (noise, seed), group in groups.items()
+        for fitted in _fit_group(choice, data, group, noise, seed, metric, device)
+    ]
+
+
+def _fit_group(
+    choice: HeadChoice,
+    data: TrainingData,
+    points: Sequence[Point],
+    noise: Fraction,
+    seed: int,
+    metric: Metric,
+    device: str,
+) -> list[Fitted]:
+    labels = flip_labels(data.keys, data.labels, noise, data.num_classes, seed)
+    validation = _validation(data, labels, noise, seed)
+    fits = [
+        _Fit(point, candidate, choice.build(candidate), _rows(data, point))
+        for point in points
+        for candidate in range(len(choice.candidates))
+    ]
+    seconds = _fit_all(fits, data, labels, validation, device)
+    chosen = []
+    for point in points:
+        mine = [number for number, fit in enumerate(fits) if fit.point == point]
+        scores = [
+            score(predict(fits[number].head, validation[0]), validation[1], metric).metric for number in mine
+        ]
+        best = int(np.argmax(scores))
+        fit = fits[mine[best]]
+        chosen.append(
+            Fitted(
+                point=point,
+                head=fit.head,
+                hyper_parameters=_json(choice.candidates[fit.candidate]),
+                selection=_json({"chosen": best, "metric": metric, "validation": scores}),
+                n_train=len(fit.rows),
+                n_validation=len(validation[1]),
+                seconds=seconds[mine[best]],
+            )
+        )
+    return chosen
+
+
+def _rows(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
+    fit = data.carving.fit
+    keys = [data.keys[row] for row in fit]
+    return fit[subset(keys, data.labels[fit], point.fraction, point.seed)]
+
+
+def _validation(
+    data: TrainingData, labels: npt.NDArray[np.int64], noise: Fraction, seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return what selection sees. Whoever has noisy annotations has them in the validation data, too."""
+    if data.validation_features is None or data.validation_labels is None or data.validation_keys is None:
+        held = data.carving.validation
+        return data.features[held], labels[held]
+    flipped = flip_labels(data.validation_keys, data.validation_labels, noise, data.num_classes, seed)
+    return data.validation_features, flipped
+
+
+def _fit_all(
+    fits: Sequence[_Fit],
+    data: TrainingData,
+    labels: npt.NDArray[np.int64],
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
+    device: str,
+) -> list[float]:
+    """Fit every head in place and return the seconds of each."""
+    import torch
+
+    from plugins.gradient_head import GradientHead
+    from plugins.trainer import Copy, fit_many
+
+    views = len(data.features) // len(data.keys)
+    features, all_labels = torch.from_numpy(data.features), torch.from_numpy(np.tile(labels, views))
+    rows = [
+        torch.from_numpy(np.concatenate([fit.rows + view * len(data.keys) for view in range(views)]))
+        for fit in fits
+    ]
+    kind = type(fits[0].head)
+    begun = time.perf_counter()
+    if issubclass(kind, GradientHead) and kind.fit is GradientHead.fit:
+        copies = [
+            Copy(cast(GradientHead, fit.head), seed=fit.point.seed, rows=part)
+            for fit, part in zip(fits, rows, strict=True)
+        ]
+        fit_many(copies, features, all_labels, num_classes=data.num_classes, device=device)
+        # A copy costs in proportion to the samples it sees.
+        total = sum(len(part) for part in rows)
+        return [(time.perf_counter() - begun) * len(part) / total for part in rows]
+    held = (torch.from_numpy(validation[0]), torch.from_numpy(validation[1]))
+    seconds = []
+    for fit, part in zip(fits, rows, strict=True):
+        begun = time.perf_counter()
+        fit.head.fit(
+            features[part],
+            all_labels[part],
+            validation=held,
+            num_classes=data.num_classes,
+            seed=fit.point.seed,
+            device=device,
+        )
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+def predict(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the logits [N, K] of features [N, D]."""
+    import torch
+
+    return head.predict_logits(torch.from_numpy(features)).numpy()
+
+
+def study_of(choice: HeadChoice, carving: Carving, views: int) -> str:
+    """Return the JSON of what is decided before any fit: candidates, rule, validation samples, views."""
+    return _json(
+        {
+            "candidates": [dict(candidate) for candidate in choice.candidates],
+            "rule": RULE,
+            "validation_carved": len(carving.validation),
+            "views": views,
+        }
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)

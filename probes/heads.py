@@ -1,0 +1,110 @@
+"""The heads of a study: which are asked for, and the hyper-parameters each is tried with."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nml.errors import UserError, unknown_name
+from nml.registry import Plugin
+from plugins.head import Head, hyper_parameters
+from plugins.registry import HEADS
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadChoice:
+    """One head of a study.
+
+    Attributes:
+        plugin: Who registered it.
+        make: The class.
+        candidates: Hyper-parameters to try, complete; the validation data chooses among them.
+    """
+
+    plugin: Plugin
+    make: type[Head]
+    candidates: tuple[Mapping[str, Any], ...]
+
+    def build(self, candidate: int) -> Head:
+        """Return a fresh head with the hyper-parameters of one candidate."""
+        return self.make(**self.candidates[candidate])
+
+
+def choose_heads(names: str, hyper: Sequence[str], modality: str) -> list[HeadChoice]:
+    """Return the heads that a user named.
+
+    Args:
+        names: Registered names, comma-separated.
+        hyper: Settings ``NAME=VALUE``, ``NAME=VALUE,VALUE`` to choose among several on validation data,
+            ``HEAD.NAME=...`` for one head alone.
+        modality: ``image`` or ``text``; a head with a ``modality`` takes its defaults for it.
+
+    Raises:
+        UserError: If a head or hyper-parameter is unknown, or a value impossible.
+    """
+    asked = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not asked:
+        raise UserError("--plugin: names no head", mend="see: python -m plugins list")
+    # All are loaded before any setting is judged: a misspelt head is the likelier mistake.
+    classes = {name: HEADS.load(name) for name in asked}
+    settings = [_parse(text) for text in hyper]
+    known = {name: tuple(inspect.signature(make).parameters) for name, make in classes.items()}
+    for setting in settings:
+        _check_known(setting, known)
+    return [
+        HeadChoice(HEADS.find(name), make, _candidates(name, make, known[name], settings, modality))
+        for name, make in classes.items()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    text: str
+    head: str | None
+    name: str
+    values: tuple[Any, ...]
+
+
+def _parse(text: str) -> _Setting:
+    left, equals, right = text.partition("=")
+    head, dot, name = left.rpartition(".")
+    if not equals or not right or not name.isidentifier():
+        raise UserError(f"--hyper {text}", possible="NAME=VALUE, NAME=VALUE,VALUE or HEAD.NAME=VALUE")
+    return _Setting(text, head if dot else None, name, tuple(_value(part) for part in right.split(",")))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"None": None, "True": True, "False": False}.get(text, text)
+
+
+def _check_known(setting: _Setting, known: Mapping[str, Sequence[str]]) -> None:
+    if setting.head is not None and setting.head not in known:
+        raise unknown_name(f"--hyper {setting.text}: head", setting.head, known)
+    of = known[setting.head] if setting.head else sorted({name for names in known.values() for name in names})
+    if setting.name not in of:
+        raise unknown_name(f"--hyper {setting.text}: hyper-parameter", setting.name, of)
+
+
+def _candidates(
+    name: str, make: type[Head], known: Sequence[str], settings: Sequence[_Setting], modality: str
+) -> tuple[Mapping[str, Any], ...]:
+    values: dict[str, tuple[Any, ...]] = {}
+    if "modality" in known:
+        values["modality"] = ("text" if modality == "text" else "vision",)
+    # A setting for one head is said after, and so wins over, one for all.
+    for setting in sorted(settings, key=lambda setting: setting.head is not None):
+        if setting.name in known and setting.head in (None, name):
+            values[setting.name] = setting.values
+    grid = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    try:
+        # Complete hyper-parameters, defaults included: a default that changes later must change the row.
+        return tuple(hyper_parameters(make(**point)) for point in grid)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--hyper: the head {name!r} refuses its hyper-parameters: {error}") from error

@@ -1,0 +1,166 @@
+"""``python -m probes.run``: heads on frozen encoders, measured in-domain and out-of-domain."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from nml import digits
+from nml.cli import Parser, run
+from nml.errors import UserError
+from nml.levels import parse_ratio
+from probes.spec import split_spec
+
+EXAMPLES = """\
+examples:
+  python -m probes.run --plugin nmtune
+      the newest finished pre-training run in runs/, on the bundled digits
+  python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/a runs/b --seeds 3 --fractions 0.1 0.5 1
+      two encoders, three heads, three seeds; every encoder reads the data once
+  python -m probes.run --plugin lp --encoder timm:resnet50 --task parquet:train.parquet,test.parquet
+      your own images; columns are found, or named: ...,image=img,label=y
+  python -m probes.run --plugin nmtune --hyper lr=0.0001,0.001,0.01
+      validation data chooses the learning rate
+  python -m probes.run --config study.yaml
+      a whole study in a file: the options above, without their dashes
+
+tasks: python -m probes.tasks list      encoders: python -m probes.encoders list
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(
+        "python -m probes.run",
+        "Train heads on the features of frozen encoders and measure them, in-domain and out-of-domain.",
+        epilog=EXAMPLES,
+    )
+    add = parser.add_argument
+    add("--plugin", type=str, default="lp,mlp,nmtune", help="heads, comma-separated")
+    add("--checkpoint", type=str, nargs="+", default=[], help="pre-training runs, checkpoints or exports")
+    add(
+        "--encoder", type=str, nargs="+", default=[], help="other encoders: timm:NAME, transformers:NAME, ..."
+    )
+    add(
+        "--task",
+        type=str,
+        nargs="+",
+        default=["digits"],
+        help="tasks: a name, or parquet:TRAIN,TEST and the like",
+    )
+    add("--results", type=str, default="results", help="folder of result rows")
+    add("--features", type=str, default="features", help="folder of the feature store")
+    add("--tasks-root", type=str, default="data/tasks", help="folder of prepared tasks")
+    add("--seeds", type=int, default=1, help="number of seeds")
+    add("--fractions", type=float, nargs="+", default=[1.0], help="shares of the training data, above 0 to 1")
+    add("--downstream-noise", type=float, nargs="+", default=[0.0], help="shares of training labels to flip")
+    add(
+        "--hyper",
+        type=str,
+        nargs="+",
+        default=[],
+        help="[HEAD.]NAME=VALUE[,VALUE...]; several: validation chooses",
+    )
+    add("--views", type=int, default=0, help="augmented views of the training images to add")
+    add(
+        "--svd", type=str, default="raw", help="singular value convention: raw, row-centred or column-centred"
+    )
+    add(
+        "--head-spectra",
+        type=bool,
+        default=True,
+        help="also the spectrum of each head's transformed features",
+    )
+    add("--device", type=str, default="auto", help="cpu, cuda or auto")
+    add("--batch-size", type=int, default=64, help="samples a forward pass of the encoder")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the study that the command line or a config file names."""
+    arguments = build_parser().parse_args(argv)
+    _check(arguments)
+    # Everything a user can get wrong is looked at before any of the slow work.
+    from probes.encoders import Settings, open_checkpoint, open_encoder
+    from probes.encoders.registry import newest_run
+    from probes.features import FeatureStore
+    from probes.heads import choose_heads
+    from probes.results import read_rows
+    from probes.study import Plan, Probe
+    from probes.summary import summary_table
+    from probes.tasks import TASKS, open_task
+
+    choose_heads(arguments.plugin, arguments.hyper, "image")
+    for text in arguments.task:
+        TASKS.find(split_spec(text).kind)
+    settings = Settings(device=arguments.device, batch_size=arguments.batch_size)
+    device = settings.torch_device()
+    paths = [Path(path) for path in arguments.checkpoint]
+    if not paths and not arguments.encoder:
+        paths = [newest_run()]
+        print(f"no encoder named: the newest finished run stands in ({paths[0]})")
+    if arguments.task == ["digits"] and not _given(argv, "--task"):
+        print(digits.NOTICE)
+    tasks = [open_task(text, Path(arguments.tasks_root)) for text in arguments.task]
+    encoders = [open_checkpoint(path, settings) for path in paths]
+    encoders += [open_encoder(text, settings) for text in arguments.encoder]
+    for encoder in encoders:
+        for task in tasks:
+            if encoder.info.modality != task.modality:
+                raise UserError(
+                    f"encoder {encoder.info.name} reads {encoder.info.modality}s, "
+                    f"task {task.name} holds {task.modality}s",
+                    mend="choose an encoder and a task of one modality",
+                )
+    results = Path(arguments.results)
+    ids: set[str] = set()
+    for task in tasks:
+        plan = Plan(
+            heads=choose_heads(arguments.plugin, arguments.hyper, task.modality),
+            fractions=[Fraction(str(fraction)) for fraction in arguments.fractions],
+            seeds=range(arguments.seeds),
+            noises=[parse_ratio(ratio, where="--downstream-noise") for ratio in arguments.downstream_noise],
+            views=arguments.views,
+            convention=arguments.svd,
+            head_spectra=arguments.head_spectra,
+            device=device,
+            results=results,
+            store=FeatureStore(Path(arguments.features)),
+        )
+        for encoder in encoders:
+            ids.update(Probe(encoder, task, plan).run())
+    print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
+    print(f"results: {results}")
+
+
+def _given(argv: Sequence[str] | None, flag: str) -> bool:
+    return any(part.partition("=")[0] == flag for part in (sys.argv[1:] if argv is None else argv))
+
+
+def _check(arguments: Any) -> None:
+    """Refuse impossible values before any work starts."""
+    possible = {
+        "seeds": (arguments.seeds >= 1, "1 or more"),
+        "views": (arguments.views >= 0, "0 or more"),
+        "batch-size": (arguments.batch_size >= 1, "1 or more"),
+        "fractions": (
+            all(0 < part <= 1 for part in arguments.fractions),
+            "above 0 to 1, for example 0.1 0.5 1",
+        ),
+        "svd": (
+            arguments.svd in ("raw", "row-centred", "column-centred"),
+            "raw, row-centred, column-centred",
+        ),
+    }
+    for name, (right, values) in possible.items():
+        if not right:
+            raise UserError(f"--{name} {getattr(arguments, name.replace('-', '_'))}", possible=values)
+    for ratio in arguments.downstream_noise:
+        parse_ratio(ratio, where="--downstream-noise")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,95 @@
+"""Metrics of a prediction and the spectrum of a feature matrix."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from plugins.spectra import Convention, lsvr, singular_values, sve
+from probes.tasks.task import Metric
+
+
+class Scores(NamedTuple):
+    """Metrics of one prediction.
+
+    Attributes:
+        accuracy: 0 to 1.
+        macro_f1: Mean F1 over the classes that occur, 0 to 1.
+        metric: The task's own metric.
+    """
+
+    accuracy: float
+    macro_f1: float
+    metric: float
+
+
+class Spectrum(NamedTuple):
+    """Singular values and what the paper reads off them.
+
+    Attributes:
+        values: Descending, float64 [min(N, D)].
+        sve: Singular value entropy.
+        lsvr: Largest singular value ratio.
+    """
+
+    values: npt.NDArray[np.float64]
+    sve: float
+    lsvr: float
+
+
+def spectrum(features: npt.NDArray[np.floating], convention: Convention) -> Spectrum:
+    """Return the spectrum of features [N, D]; all zero features have no entropy and no ratio (NaN)."""
+    values = singular_values(features, convention=convention)
+    if not values.sum() > 0:
+        return Spectrum(values, float("nan"), float("nan"))
+    return Spectrum(values, sve(values), lsvr(values))
+
+
+def mask_classes(logits: npt.NDArray[np.float32], classes: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
+    """Return logits [N, K] in which the classes that cannot occur never win."""
+    if classes is None:
+        return logits
+    masked = np.full_like(logits, -np.inf)
+    masked[:, classes] = logits[:, classes]
+    return masked
+
+
+def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], metric: Metric) -> Scores:
+    """Score logits [N, K] against labels [N]."""
+    from sklearn.metrics import f1_score
+
+    predicted = logits.argmax(axis=1)
+    accuracy = float((predicted == labels).mean())
+    macro_f1 = float(f1_score(labels, predicted, average="macro", zero_division=0))
+    own = {"accuracy": accuracy, "macro_f1": macro_f1}
+    return Scores(
+        accuracy, macro_f1, own[metric] if metric in own else _own(metric, logits, predicted, labels)
+    )
+
+
+def _own(
+    metric: Metric,
+    logits: npt.NDArray[np.float32],
+    predicted: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+) -> float:
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
+    if metric == "mean_per_class":
+        return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
+    if metric == "matthews":
+        return float(matthews_corrcoef(labels, predicted))
+    if metric == "f1":
+        return float(f1_score(labels, predicted, zero_division=0))
+    return _pearson(logits, labels)
+
+
+def _pearson(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+    """Correlate the expected class with the label: classes that are steps of a scale (STS-B)."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    expected = (shares / shares.sum(axis=1, keepdims=True)) @ np.arange(logits.shape[1])
+    if np.ptp(expected) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    return float(np.corrcoef(expected, labels)[0, 1])

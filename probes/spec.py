@@ -1,0 +1,53 @@
+"""What a user types for an encoder or a task: ``KIND:ARGUMENT,ARGUMENT,option=value``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from nml.errors import unknown_name
+
+
+class Spec(NamedTuple):
+    """A parsed specification.
+
+    Attributes:
+        text: What the user typed.
+        kind: Registered name, the part before the first colon.
+        arguments: The comma-separated parts that set no option.
+        options: The parts of the form ``option=value``.
+    """
+
+    text: str
+    kind: str
+    arguments: tuple[str, ...]
+    options: Mapping[str, str]
+
+
+def split_spec(text: str) -> Spec:
+    """Split a specification into kind, arguments and options.
+
+    A part counts as an option if what stands before its ``=`` is an identifier, so that a path
+    such as ``/data/a=b`` stays an argument.
+    """
+    kind, _, rest = text.partition(":")
+    arguments: list[str] = []
+    options: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        name, equals, value = part.partition("=")
+        if equals and name.isidentifier():
+            options[name] = value
+        else:
+            arguments.append(part)
+    return Spec(text, kind, tuple(arguments), options)
+
+
+def check_options(spec: Spec, known: Sequence[str], *, where: str) -> None:
+    """Refuse options that ``spec.kind`` does not have.
+
+    Raises:
+        UserError: Names the first unknown option, near matches and all possible ones.
+    """
+    for name in spec.options:
+        if name not in known:
+            raise unknown_name(f"{where} {spec.text}: option", name, known)

@@ -1,0 +1,122 @@
+"""Which training samples a fit sees: validation carved from train, fractions, downstream label noise.
+
+All of it is a pure function of sample keys, training labels and a seed; test data has no part in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nml.errors import UserError
+from nml.files import atomic_writer
+from probes.hashing import hash_value, rank_by_hash
+
+VALIDATION_SHARE = Fraction(1, 10)
+CARVE_SALT = "nml-validation/1"
+
+Indices = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Carving:
+    """Training samples divided in two.
+
+    Attributes:
+        fit: Positions to train on, int64, ascending.
+        validation: Positions to select on, int64, ascending; empty if validation data is published.
+    """
+
+    fit: Indices
+    validation: Indices
+
+
+def carve(keys: Sequence[str], labels: Labels, *, published: bool) -> Carving:
+    """Set a tenth of every class aside for selection, by the hash of the keys.
+
+    A class keeps at least one sample to train on; the split is the same for every seed and head.
+
+    Args:
+        keys: Sample keys of the training split.
+        labels: Their classes, int64 [N].
+        published: Whether the task brings validation data of its own; then nothing is set aside.
+
+    Raises:
+        UserError: If nothing can be set aside.
+    """
+    everything = np.arange(len(keys))
+    if published:
+        return Carving(everything, everything[:0])
+    held = _per_class(keys, labels, CARVE_SALT, VALIDATION_SHARE, leave=1)
+    if not len(held):
+        raise UserError(
+            f"{len(keys)} training samples are too few to set validation samples aside",
+            mend="give two or more samples of a class",
+        )
+    return Carving(np.setdiff1d(everything, held), held)
+
+
+def subset(keys: Sequence[str], labels: Labels, fraction: Fraction, seed: int) -> Indices:
+    """Return the positions of a fraction of every class, at least one sample of each.
+
+    Subsets of one seed are nested: what is among 10 % is among 25 %.
+    """
+    if fraction == 1:
+        return np.arange(len(keys))
+    return _per_class(keys, labels, f"nml-fraction/1 {seed}", fraction, least=1)
+
+
+def _per_class(
+    keys: Sequence[str], labels: Labels, salt: str, share: Fraction, *, least: int = 0, leave: int = 0
+) -> Indices:
+    order = rank_by_hash(keys, salt)
+    chosen = []
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        count = max(least, round(share * len(members)))
+        # A class of two to four samples still has one to select on.
+        if leave and count == 0 and len(members) > leave:
+            count = 1
+        chosen.append(members[: min(count, len(members) - leave)])
+    return np.sort(np.concatenate(chosen))
+
+
+def flip_labels(keys: Sequence[str], labels: Labels, ratio: Fraction, num_classes: int, seed: int) -> Labels:
+    """Return labels of which exactly round(ratio * N) are another class, uniformly (appendix B.5).
+
+    Nested: what is flipped at 10 % is flipped at 20 %, to the same wrong class.
+    """
+    flipped = labels.copy()
+    chosen = rank_by_hash(keys, f"nml-downstream/1 {seed}")[: round(ratio * len(labels))]
+    if not len(chosen):
+        return flipped
+    draws = np.random.Generator(np.random.Philox(key=seed)).integers(0, num_classes - 1, size=len(labels))
+    # Draw number r belongs to rank r, so a longer list of flips begins with the shorter one.
+    wrong = draws[: len(chosen)]
+    flipped[chosen] = wrong + (wrong >= labels[chosen])
+    return flipped
+
+
+def store_split(folder: Path, split_hash: str, keys: Sequence[str], carving: Carving) -> Path:
+    """Write which training samples were set aside for selection; the same split is written once.
+
+    Returns:
+        A Parquet file with a row a training sample: ``key``, ``split`` (``train`` or ``validation``).
+    """
+    names = np.full(len(keys), "train", dtype=object)
+    names[carving.validation] = "validation"
+    identity = hash_value([split_hash, carving.validation.tolist()])[:32]
+    path = folder / "splits" / f"{identity}.parquet"
+    if not path.exists():
+        table = pa.table({"key": list(keys), "split": pa.array(names).dictionary_encode()})
+        with atomic_writer(path) as file:
+            pq.write_table(table, file, compression="zstd")
+    return path

@@ -1,0 +1,245 @@
+"""A study: encoders x tasks x heads x fractions x seeds x downstream noise, from one feature pass each."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from nml.cli import is_interactive
+from plugins.spectra import Convention
+from probes.encoders.encoder import Encoder
+from probes.features import Features, FeatureStore, feature_pass
+from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of
+from probes.heads import HeadChoice
+from probes.results.claiming import claim
+from probes.results.row import Row, identify
+from probes.results.rowfiles import read_ids, write_rows
+from probes.scoring import Spectrum, mask_classes, score, spectrum
+from probes.splits import carve, store_split
+from probes.tasks.task import Evaluation, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure on one (encoder, task).
+
+    Attributes:
+        heads: The heads and their candidates.
+        fractions: Shares of the training data.
+        seeds: Seeds of each fit.
+        noises: Downstream label noise ratios.
+        views: Augmented views of the training data beyond the plain one.
+        convention: Singular value convention.
+        head_spectra: Whether to compute the spectrum of each head's transformed features, too.
+        device: Where to fit.
+        results: Where rows go.
+        store: Where features are kept.
+    """
+
+    heads: Sequence[HeadChoice]
+    fractions: Sequence[Fraction]
+    seeds: Sequence[int]
+    noises: Sequence[Fraction]
+    views: int = 0
+    convention: Convention = "raw"
+    head_spectra: bool = True
+    device: str = "cpu"
+    results: Path
+    store: FeatureStore
+
+    def points(self) -> list[Point]:
+        """Return every (fraction, seed, noise)."""
+        return [
+            Point(fraction, seed, noise)
+            for noise, fraction, seed in itertools.product(self.noises, self.fractions, self.seeds)
+        ]
+
+
+class Probe:
+    """The measurements of one encoder on one task.
+
+    Args:
+        encoder: The frozen model.
+        task: The data.
+        plan: What to measure.
+    """
+
+    def __init__(self, encoder: Encoder, task: Task, plan: Plan) -> None:
+        self.encoder = encoder
+        self.task = task
+        self.plan = plan
+        self.carving = carve(task.train.keys, task.train.labels, published=task.validation is not None)
+        self._spectra: dict[str, Spectrum] = {}
+
+    def run(self) -> list[str]:
+        """Compute the rows that the results folder does not have; return the ids of all rows asked for."""
+        wanted = {
+            (choice.plugin.name, noise): self._ids(choice, noise)
+            for choice in self.plan.heads
+            for noise in self.plan.noises
+        }
+        done = read_ids(self.plan.results)
+        if not all(ids <= done for ids in wanted.values()):
+            store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
+            self._measure(wanted)
+        return [row_id for ids in wanted.values() for row_id in ids]
+
+    def _measure(self, wanted: dict[tuple[str, Fraction], set[str]]) -> None:
+        data, train_key = self._training_data()
+        tests = [
+            (evaluation, self._features(evaluation.name, evaluation)) for evaluation in self.task.evaluations
+        ]
+        # First whatever nobody works on, then what other processes began.
+        pairs = list(itertools.product((False, True), self.plan.heads, self.plan.noises))
+        for wait, choice, noise in tqdm(
+            pairs, desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
+        ):
+            work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {noise}"
+            with claim(self.plan.results, work, wait=wait) as mine:
+                # Read again: another process may have finished it meanwhile.
+                done = read_ids(self.plan.results) if mine else set()
+                if not mine or wanted[choice.plugin.name, noise] <= done:
+                    continue
+                missing = [
+                    point
+                    for point in self.plan.points()
+                    if point.noise == noise
+                    and not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
+                ]
+                fitted = fit_points(choice, data, missing, self.task.metric, self.plan.device)
+                rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
+                write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
+
+    def _features(self, name: str, evaluation: Evaluation) -> Features:
+        return feature_pass(self.plan.store, self.encoder, evaluation.samples, dataset=name)
+
+    def _training_data(self) -> tuple[TrainingData, str]:
+        task, plan = self.task, self.plan
+        views = [
+            feature_pass(plan.store, self.encoder, task.train, dataset=f"{task.name} train", view=view)
+            for view in range(plan.views + 1)
+        ]
+        held = None
+        if task.validation is not None:
+            held = feature_pass(plan.store, self.encoder, task.validation, dataset=f"{task.name} validation")
+        data = TrainingData(
+            keys=task.train.keys,
+            features=views[0].array if len(views) == 1 else np.concatenate([view.array for view in views]),
+            labels=task.train.labels,
+            validation_keys=None if task.validation is None else task.validation.keys,
+            validation_features=None if held is None else held.array,
+            validation_labels=None if task.validation is None else task.validation.labels,
+            carving=self.carving,
+            num_classes=len(task.classes),
+        )
+        return data, views[0].key
+
+    def _rows(
+        self,
+        choice: HeadChoice,
+        fit: Fitted,
+        tests: Sequence[tuple[Evaluation, Features]],
+        train_key: str,
+    ) -> Iterator[Row]:
+        for evaluation, features in tests:
+            begun = time.perf_counter()
+            logits = mask_classes(predict(fit.head, features.array), evaluation.classes)
+            predict_seconds = time.perf_counter() - begun
+            scores = score(logits, evaluation.samples.labels, self.task.metric)
+            own = self._spectrum(evaluation.name, features)
+            reshaped = self._head_spectrum(fit, features, own)
+            yield Row(
+                **self._identity(choice, fit.point, evaluation),
+                encoder=self.encoder.info.name,
+                encoder_kind=self.encoder.info.kind,
+                **dataclasses.asdict(self.encoder.info.provenance),
+                hyper_parameters=fit.hyper_parameters,
+                selection=fit.selection,
+                n_train=fit.n_train,
+                n_validation=fit.n_validation,
+                n_test=len(evaluation.samples.keys),
+                dim=features.array.shape[1],
+                num_classes=len(self.task.classes),
+                accuracy=scores.accuracy,
+                macro_f1=scores.macro_f1,
+                metric_name=self.task.metric,
+                metric=scores.metric,
+                sve=own.sve,
+                lsvr=own.lsvr,
+                head_sve=reshaped.sve if reshaped else None,
+                head_lsvr=reshaped.lsvr if reshaped else None,
+                singular_values=tuple(own.values.tolist()),
+                train_features=train_key,
+                features=features.key,
+                fit_seconds=fit.seconds,
+                predict_seconds=predict_seconds,
+                feature_seconds=features.seconds,
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+                versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
+            )
+
+    def _spectrum(self, name: str, features: Features) -> Spectrum:
+        if name not in self._spectra:
+            self._spectra[name] = spectrum(features.array, self.plan.convention)
+        return self._spectra[name]
+
+    def _head_spectrum(self, fit: Fitted, features: Features, own: Spectrum) -> Spectrum | None:
+        if not self.plan.head_spectra:
+            return None
+        import torch
+
+        transformed = fit.head.transform(torch.from_numpy(features.array)).numpy()
+        if transformed.shape == features.array.shape and np.array_equal(transformed, features.array):
+            return own
+        return spectrum(transformed, self.plan.convention)
+
+    def _identity(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> dict[str, Any]:
+        return {
+            "encoder_hash": self.encoder.info.hash,
+            "task": self.task.name,
+            "task_revision": self.task.revision,
+            "split_hash": self.task.split_hash,
+            "domain": evaluation.domain,
+            "dataset": evaluation.name,
+            "head": choice.plugin.name,
+            "head_distribution": choice.plugin.distribution,
+            "head_version": choice.plugin.version,
+            "study": study_of(choice, self.carving, self.plan.views),
+            "fraction": float(point.fraction),
+            "seed": point.seed,
+            "downstream_noise": float(point.noise),
+            "svd_convention": self.plan.convention,
+        }
+
+    def _id(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> str:
+        return identify(**self._identity(choice, point, evaluation))
+
+    def _ids(self, choice: HeadChoice, noise: Fraction) -> set[str]:
+        return {
+            self._id(choice, point, evaluation)
+            for point in self.plan.points()
+            if point.noise == noise
+            for evaluation in self.task.evaluations
+        }
+
+
+def _versions(encoder: Encoder, choice: HeadChoice) -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": metadata.version("torch"),
+        choice.plugin.distribution: choice.plugin.version,
+        **encoder.info.versions,
+    }

@@ -1,0 +1,62 @@
+"""The small table that ends a run of probes."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from probes.results.row import Row
+
+HEADER = ("encoder", "noise", "task", "head", "ID acc", "OOD acc", "SVE", "LSVR")
+
+
+def summary_table(rows: Sequence[Row]) -> str:
+    """Return a text table: one line an (encoder, task, head), means over seeds and OOD variants.
+
+    Where a study has several fractions or downstream noises, only the largest fraction and the smallest
+    noise are shown; the results hold the rest.
+    """
+    fraction = max(row.fraction for row in rows)
+    noise = min(row.downstream_noise for row in rows)
+    groups: dict[tuple[str, str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.fraction == fraction and row.downstream_noise == noise:
+            pretraining = "-" if row.noise_ratio is None else f"{row.noise_ratio:.3g}"
+            groups[row.encoder, pretraining, row.task, row.head].append(row)
+    lines = [HEADER, *((*key, *_cells(group)) for key, group in groups.items())]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    # Names to the left, numbers to the right.
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < 4 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
+    inside = [row for row in rows if row.domain == "id"]
+    outside = [row for row in rows if row.domain == "ood"]
+    return (
+        _percent(row.accuracy for row in inside),
+        _percent(row.accuracy for row in outside),
+        _number(row.sve for row in inside or outside),
+        _number(row.lsvr for row in outside or inside),
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = [value for value in values if not math.isnan(value)]
+    return sum(found) / len(found) if found else None
+
+
+def _percent(values: Iterable[float]) -> str:
+    mean = _mean(values)
+    return "-" if mean is None else f"{100 * mean:.1f}"
+
+
+def _number(values: Iterable[float]) -> str:
+    mean = _mean(values)
+    return "-" if mean is None else f"{mean:.3f}"

@@ -1,0 +1,56 @@
+"""Refuse a task whose labels cannot be learned or scored, before any feature is computed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nml.errors import UserError
+from probes.samples import SampleSet
+from probes.tasks.task import Task
+
+MINIMUM_TRAINING_SAMPLES = 2
+
+
+def check_task(task: Task) -> None:
+    """Check sizes, unique keys and classes of every split.
+
+    Raises:
+        UserError: Names the split and the class or key that is wrong.
+    """
+    if len(task.classes) < 2:
+        raise UserError(
+            f"task {task.name}: {len(task.classes)} class in the training data",
+            possible="two or more",
+            mend="check the label column",
+        )
+    _check_samples(task, "train", task.train)
+    if task.validation is not None:
+        _check_samples(task, "validation", task.validation)
+    for evaluation in task.evaluations:
+        _check_samples(task, evaluation.name, evaluation.samples)
+        allowed = evaluation.classes
+        if allowed is not None and not np.isin(evaluation.samples.labels, allowed).all():
+            raise UserError(f"task {task.name}, {evaluation.name}: labels outside the classes it declares")
+    present = np.bincount(task.train.labels, minlength=len(task.classes))
+    missing = [task.classes[label] for label in np.flatnonzero(present == 0)]
+    if missing:
+        raise UserError(
+            f"task {task.name}: no training sample of class {', '.join(missing[:5])}"
+            + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+            mend="every class that is tested must occur in the training data",
+        )
+
+
+def _check_samples(task: Task, split: str, samples: SampleSet) -> None:
+    count = len(samples.keys)
+    if count < (MINIMUM_TRAINING_SAMPLES if split == "train" else 1):
+        raise UserError(f"task {task.name}, {split}: {count} samples", mend="check the files of this split")
+    if len(set(samples.keys)) != count:
+        raise UserError(f"task {task.name}, {split}: sample keys occur twice", mend="make them unique")
+    wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= len(task.classes)))
+    if len(wrong):
+        raise UserError(
+            f"task {task.name}, {split}: label {samples.labels[wrong[0]]} of sample {samples.keys[wrong[0]]}",
+            possible=f"0 to {len(task.classes) - 1}",
+            mend="a class that is tested must occur in the training data",
+        )

@@ -1,0 +1,121 @@
+"""What a task is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+from probes.hashing import hash_keys, hash_value
+from probes.results.row import Domain
+from probes.samples import Modality, SampleSet
+from probes.spec import Spec
+
+Metric = Literal["accuracy", "mean_per_class", "macro_f1", "matthews", "f1", "pearson"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """What is known of a task before any of its data is read.
+
+    Attributes:
+        name: Registered name.
+        modality: What its samples are.
+        num_classes: Classes; 0 where the user's data decides.
+        metric: The metric its field reports; accuracy and macro F1 are always computed.
+        splits: Samples in each split as published, for example ``{"train": 50000, "test": 10000}``.
+        ood: Names of the variants that count as out-of-domain.
+        source: Where the data comes from.
+        revision: Exact revision of the source, or the rule that pins it.
+        licence: Licence note.
+        note: What a user must know: dead links, duplicates, class masking.
+    """
+
+    name: str
+    modality: Modality
+    num_classes: int
+    metric: Metric = "accuracy"
+    splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ood: tuple[str, ...] = ()
+    source: str
+    revision: str
+    licence: str
+    note: str = ""
+
+
+class Evaluation(NamedTuple):
+    """Test data that a head is scored on. It never chooses anything.
+
+    Attributes:
+        name: Name in results, for example ``digits-inverted``.
+        domain: ``id`` or ``ood``.
+        samples: The samples.
+        classes: The classes that can occur, where they are a part of the task's (ImageNet-A, -R);
+            the logits of all others are masked. None for all.
+    """
+
+    name: str
+    domain: Domain
+    samples: SampleSet
+    classes: tuple[int, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """Data to probe on.
+
+    Attributes:
+        name: Name in results.
+        modality: What the samples are.
+        classes: Names of the K classes.
+        metric: The metric its field reports.
+        revision: Revision of the data.
+        train: Training samples.
+        validation: Published validation samples; None if they are to be carved from ``train``.
+        evaluations: Test sets, in-domain first.
+    """
+
+    name: str
+    modality: Modality
+    classes: tuple[str, ...]
+    metric: Metric = "accuracy"
+    revision: str
+    train: SampleSet
+    validation: SampleSet | None
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def split_hash(self) -> str:
+        """Hash of the sample keys of every split, in order."""
+        parts = {"train": hash_keys(self.train.keys)}
+        if self.validation is not None:
+            parts["validation"] = hash_keys(self.validation.keys)
+        for evaluation in self.evaluations:
+            parts[f"test:{evaluation.name}"] = hash_keys(evaluation.samples.keys)
+        return hash_value(parts)
+
+
+class TaskSource(Protocol):
+    """What an entry point of the group ``nml.tasks`` names.
+
+    Attributes:
+        record: What is known of the task before its data is read.
+    """
+
+    @property
+    def record(self) -> TaskRecord:
+        """What is known of the task before its data is read."""
+        ...
+
+    def open(self, spec: Spec, root: Path) -> Task:
+        """Return the task.
+
+        Args:
+            spec: What the user typed.
+            root: Folder of prepared tasks.
+
+        Raises:
+            UserError: If the data is missing or damaged; one line with the mend.
+        """
+        ...
