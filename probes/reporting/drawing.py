@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -18,6 +20,7 @@ from probes.reporting.records import Figure, Panel, Series
 from probes.reporting.theme import FONTS, ROLES, colour, marker
 
 WIDTH, HEIGHT = 4.6, 3.3  # inches a panel
+LEFT, RIGHT, TOP, BOTTOM = 0.82, 0.12, 0.4, 0.6  # margins in inches a panel, the same in all
 DPI = 160
 FONT_SIZE = 10.0
 
@@ -60,13 +63,12 @@ def save_figure(figure: Figure, folder: Path) -> None:
     columns = min(figure.columns, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
     with mpl.rc_context(SETTINGS):
-        canvas = Canvas(figsize=(columns * WIDTH, rows * HEIGHT))
+        canvas = _canvas(columns, rows)
         grid = canvas.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(figure.panels) :]:
             axes.set_axis_off()
         for panel, axes in zip(figure.panels, grid.flat, strict=False):
             _draw(axes, panel, shared_range(figure, panel))
-        canvas.tight_layout(w_pad=2.0, h_pad=2.0)
         for axes, panel in zip(grid.flat, figure.panels, strict=False):
             _label_ends(axes, panel)
         write_bytes(folder / f"{figure.name}.png", _bytes(canvas, "png"))
@@ -76,10 +78,9 @@ def save_figure(figure: Figure, folder: Path) -> None:
 def panel_svg(figure: Figure, panel: Panel) -> str:
     """Return one panel of ``figure`` as an SVG document, in the light theme's colours."""
     with mpl.rc_context(SETTINGS):
-        canvas = Canvas(figsize=(WIDTH, HEIGHT))
+        canvas = _canvas(1, 1)
         axes = canvas.subplots()
         _draw(axes, panel, shared_range(figure, panel))
-        canvas.tight_layout()
         _label_ends(axes, panel)
         return _bytes(canvas, "svg").decode()
 
@@ -103,11 +104,28 @@ def shared_range(figure: Figure, panel: Panel) -> tuple[float, float] | None:
     return min(values) - margin, max(values) + margin
 
 
-def _bytes(canvas: Canvas, kind: str) -> bytes:
+def _canvas(columns: int, rows: int) -> Canvas:
+    """Return an empty canvas whose axes all have the same size and lie in line."""
+    canvas = Canvas(figsize=(columns * WIDTH, rows * HEIGHT), dpi=DPI)
+    inner_width, inner_height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+    canvas.subplots_adjust(
+        left=LEFT / (columns * WIDTH),
+        right=1 - RIGHT / (columns * WIDTH),
+        bottom=BOTTOM / (rows * HEIGHT),
+        top=1 - TOP / (rows * HEIGHT),
+        wspace=(LEFT + RIGHT) / inner_width,
+        hspace=(TOP + BOTTOM) / inner_height,
+    )
+    return canvas
+
+
+def _bytes(canvas: Canvas, kind: Literal["png", "svg"]) -> bytes:
     buffer = io.BytesIO()
-    # A date or a version in the file would make equal figures differ.
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    canvas.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
+    # A date or a version in the file would make equal figures differ. Canvas.savefig would draw twice.
+    if kind == "svg":
+        FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    else:
+        FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -122,8 +122,9 @@ def rows_of_the_quick_start() -> list[Row]:
     return digits_rows()
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """A results folder with the rows of the quick start."""
-    write_rows(tmp_path / "results", digits_rows())
-    return tmp_path / "results"
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory, rows_of_the_quick_start: list[Row]) -> Path:
+    """A results folder with the rows of the quick start; reports go elsewhere."""
+    folder = tmp_path_factory.mktemp("study") / "results"
+    write_rows(folder, rows_of_the_quick_start)
+    return folder

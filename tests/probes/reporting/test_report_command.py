@@ -27,7 +27,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_prints_the_table_and_the_path(results: Path) -> None:
-    done = command("results/", cwd=results.parent)
+    done = command("results/", "--out", "report here", cwd=results.parent)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     header = next(line for line in lines if line.startswith("Noise"))
@@ -35,38 +35,37 @@ def test_the_command_prints_the_table_and_the_path(results: Path) -> None:
     body = [line for line in lines if line.startswith(("0 %", "20 %"))]
     assert [line.split()[2] for line in body] == ["lp", "mlp", "nmtune"] * 2
     assert len(set(body)) == 6
-    assert lines[-1] == "report: results/report/report.html"
-    assert (results / "report" / "report.html").is_file()
-    assert (results / "report" / "report.md").is_file()
+    assert lines[-1] == "report: report here/report.html"
+    assert (results.parent / "report here" / "report.html").is_file()
 
 
-def test_every_figure_is_written_as_png_and_svg(results: Path) -> None:
-    report.main([str(results)])
-    names = {file.name for file in (results / "report" / "figures").iterdir()}
-    assert "accuracy-noise.png" in names
-    assert {name.removesuffix(".png") for name in names if name.endswith(".png")} == {
-        name.removesuffix(".svg") for name in names if name.endswith(".svg")
-    }
-    text = (results / "report" / "report.md").read_text()
-    assert all(f"figures/{name}" in text for name in names if name.endswith(".png"))
+@pytest.fixture(scope="module")
+def written(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report."""
+    folder = tmp_path_factory.mktemp("report") / "of results"
+    report.main([str(results), "--out", str(folder)])
+    return folder
 
 
-def test_equal_results_give_equal_bytes(results: Path, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        report.main([str(results), "--out", str(tmp_path / name)])
-    first, second = (
-        {file.relative_to(tmp_path / name): file.read_bytes() for file in (tmp_path / name).rglob("*.*")}
-        for name in ("first", "second")
-    )
-    assert first == second
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_second_report_replaces_the_first_and_its_figures(results: Path) -> None:
-    report.main([str(results)])
-    stale = results / "report" / "figures" / "of-before.png"
-    stale.write_bytes(b"")
-    report.main([str(results)])
-    assert not stale.exists()
+def test_every_figure_is_written_as_png_and_svg_and_shown_in_both_texts(written: Path) -> None:
+    pngs, svgs = (sorted(file.stem for file in written.glob(f"figures/*.{kind}")) for kind in ("png", "svg"))
+    assert pngs == svgs
+    assert {"accuracy-noise", "head-spectra-accuracy", "datasets-ood", "spectrum-id-digits"} <= set(pngs)
+    text, page = (written / "report.md").read_text(), (written / "report.html").read_text()
+    assert all(f"](figures/{name}.png)" in text and f'id="{name}"' in page for name in pngs)
+
+
+def test_a_second_report_gives_the_same_bytes_and_clears_figures_of_before(
+    results: Path, written: Path
+) -> None:
+    before = contents(written)
+    (written / "figures" / "of-before.png").write_bytes(b"")
+    report.main([str(results), "--out", str(written)])
+    assert contents(written) == before
 
 
 def test_a_folder_with_other_files_is_not_written_to(results: Path, tmp_path: Path) -> None:

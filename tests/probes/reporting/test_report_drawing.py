@@ -1,0 +1,112 @@
+"""Colours that can be seen, labels that do not touch, SVG that fits into a page."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes.reporting.drawing import panel_svg
+from probes.reporting.end_labels import apart
+from probes.reporting.inline_svg import inline
+from probes.reporting.records import Figure, Panel, Point, Series
+from probes.reporting.theme import LEVELS, ROLES, colour_role
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb`` (WCAG 2.2)."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_stand_out_from_the_page(theme: str) -> None:
+    page = getattr(ROLES["surface"], theme)
+    for name, role in ROLES.items():
+        needed = {"surface": 0, "grid": 0, "ink": 7, "muted": 4.5}.get(name, 3)
+        assert contrast(getattr(role, theme), page) >= needed, name
+
+
+def test_light_colours_are_unique_since_pages_are_recoloured_by_them() -> None:
+    assert len({role.light for role in ROLES.values()}) == len(ROLES)
+
+
+def test_ordered_levels_spread_over_the_ramp() -> None:
+    def roles(count: int) -> list[str]:
+        return [
+            colour_role(Series(label="", points=(), slot=slot, scale="ordered", of=count))
+            for slot in range(count)
+        ]
+
+    assert roles(2) == ["s0", "s6"]
+    assert all(len(set(roles(count))) == count for count in range(1, LEVELS + 1))
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.lists(st.floats(0, 200), min_size=1, max_size=14))
+def test_labels_stay_apart_and_inside_and_move_only_if_they_must(wanted: list[float]) -> None:
+    placed = apart(wanted, 12, 200)
+    assert all(abs(one - other) >= 12 - 1e-6 for one, other in itertools.combinations(placed, 2))
+    assert all(-1e-6 <= position <= 200 + 1e-6 for position in placed)
+    if all(abs(one - other) >= 12 for one, other in itertools.combinations(wanted, 2)):
+        assert placed == pytest.approx(wanted)
+
+
+def test_labels_that_want_one_place_keep_their_order_from_top_to_bottom() -> None:
+    assert apart([50, 50, 50], 10, 100) == pytest.approx([60, 50, 40])
+
+
+@pytest.fixture(scope="module")
+def svg() -> str:
+    points = (Point(x=0, y=0.001, n=1), Point(x=1, y=10, spread=0.2, n=3))
+    panel = Panel(
+        title="A <b> & $x^2$",
+        x_label="x",
+        y_label="y",
+        series=(Series(label="lp & co", points=points),),
+        log_y=True,
+        alt="what is seen.",
+    )
+    return panel_svg(Figure(name="f", title="t", caption="c", panels=(panel,)), panel)
+
+
+def test_text_of_a_figure_stays_text_also_where_it_looks_like_mathematics(svg: str) -> None:
+    texts = [element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"A <b> & $x^2$", "lp & co", "0.01"} <= set(texts)
+    assert not any("mathdefault" in (text or "") for text in texts)
+
+
+def test_an_inline_figure_has_no_colour_of_its_own(svg: str) -> None:
+    found = inline(svg, name="f-1", title="A <b>", description="what is seen.")
+    assert not re.search(r"#[0-9a-fA-F]{6}\b", re.sub(r'(?:id|href|clip-path)="[^"]*"', "", found))
+    assert "var(--c0)" in found
+    assert "font-family" not in found
+
+
+def test_ids_of_two_inline_figures_do_not_meet_and_references_hold(svg: str) -> None:
+    def ids(name: str) -> tuple[set[str], set[str]]:
+        found = inline(svg, name=name, title="t", description="d")
+        references = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', found))
+        return set(re.findall(r'\bid="([^"]+)"', found)), {one or other for one, other in references}
+
+    first, used = ids("a-1")
+    assert used
+    assert used <= first
+    assert not first & ids("b-1")[0]
+
+
+def test_an_inline_figure_names_and_describes_itself(svg: str) -> None:
+    root = ET.fromstring(inline(svg, name="f-1", title="A <b>", description="what is seen."))
+    assert root.get("role") == "img"
+    assert root.get("aria-labelledby") == "f-1-title f-1-description"
+    assert [child.text for child in list(root)[:2]] == ["A <b>", "what is seen."]

@@ -1,0 +1,185 @@
+"""Means, spreads, paired differences, and which rows they are of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from probes.reporting.averages import means, noise_key, plain, scores
+from probes.reporting.paired import difference, summarise
+from probes.reporting.selection import select
+from probes.reporting.wording import points
+from probes.results import Row
+
+MakeRow = Callable[..., Row]
+MakeRows = Callable[..., list[Row]]
+
+
+def with_metric(row: Row, metric: float) -> Row:
+    return dataclasses.replace(row, accuracy=metric, metric=metric)
+
+
+def test_a_mean_over_runs_has_their_standard_deviation_and_their_number(row: MakeRow) -> None:
+    rows = [with_metric(row(seed=seed), metric) for seed, metric in enumerate((0.8, 0.9, 0.85))]
+    mean = means(scores(select(rows)), lambda score: score.head)["lp"]
+    assert mean.value == pytest.approx(0.85)
+    assert mean.sd == pytest.approx(statistics.stdev((0.8, 0.9, 0.85)))
+    assert (mean.n, mean.tasks) == (3, 1)
+
+
+def test_one_run_has_no_spread(row: MakeRow) -> None:
+    assert means(scores(select([row()])), lambda score: score.head)["lp"].sd is None
+
+
+def test_shifted_test_sets_are_averaged_within_a_run_and_are_not_runs(row: MakeRow) -> None:
+    rows = [
+        with_metric(row(dataset="digits-thick"), 0.6),
+        with_metric(row(dataset="digits-rotated"), 0.8),
+    ]
+    mean = means(scores(select(rows)), lambda score: score.head)["lp"]
+    assert (mean.value, mean.sd, mean.n) == (pytest.approx(0.7), None, 1)
+
+
+def test_means_compare_groups_over_the_same_tasks_only(row: MakeRow) -> None:
+    easy, hard = {"task": "easy", "dataset": "easy"}, {"task": "hard", "dataset": "hard"}
+    rows = [
+        with_metric(row(noise=0.0, **easy), 0.9),
+        with_metric(row(noise=0.0, **hard), 0.5),
+        with_metric(row(noise=0.1, **easy), 0.88),
+        with_metric(row(noise=0.1, **hard), 0.48),
+        with_metric(row(noise=0.2, **easy), 0.86),
+    ]
+    found = means(scores(select(rows)), noise_key)
+    assert {level: mean.value for level, mean in found.items()} == pytest.approx({0.0: 0.7, 10.0: 0.68})
+
+
+def test_a_run_that_lacks_a_task_is_no_run_of_the_mean(row: MakeRow) -> None:
+    rows = [
+        with_metric(row(seed=seed, task=task, dataset=task), metric)
+        for seed, task, metric in ((0, "a", 0.9), (0, "b", 0.5), (1, "a", 0.9))
+    ]
+    mean = means(scores(select(rows)), lambda score: score.head)["lp"]
+    assert (mean.value, mean.n) == (pytest.approx(0.7), 1)
+
+
+def test_main_scores_are_of_clean_labels_and_all_training_data(digits: MakeRows) -> None:
+    rows = [*digits(fractions=(0.1, 1.0)), *digits(downstream_noise=0.3)]
+    found = plain(scores(select(rows)))
+    assert {(score.fraction, score.downstream_noise) for score in found} == {(1.0, 0.0)}
+
+
+def test_differences_are_paired_and_not_of_unpaired_means(row: MakeRow) -> None:
+    # lp has a bad seed that mlp lacks: the means differ by 0.2, every pair by 0.01.
+    rows = [with_metric(row(head="lp", seed=seed), value) for seed, value in enumerate((0.8, 0.82, 0.2))]
+    rows += [with_metric(row(head="mlp", seed=seed), value) for seed, value in enumerate((0.81, 0.83))]
+    found = difference(scores(select(rows)), "mlp")
+    assert found is not None
+    assert found.mean == pytest.approx(0.01)
+    assert found.n == 2
+
+
+def test_the_interval_is_students(row: MakeRow) -> None:
+    # t(0.975, 3) = 3.18245, from the usual table; stdev of 1, 2, 3, 4 is 1.29099.
+    found = summarise([0.01, 0.02, 0.03, 0.04])
+    assert found.low == pytest.approx(0.025 - 3.18245 * 0.0129099 / 2, abs=1e-6)
+    assert found.high == pytest.approx(0.025 + 3.18245 * 0.0129099 / 2, abs=1e-6)
+
+
+def test_one_pair_has_no_interval_and_no_head_pairs_with_nothing(row: MakeRow) -> None:
+    assert summarise([0.02]).low is None
+    assert difference(scores(select([row(head="mlp")])), "mlp") is None
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=20), st.floats(-1, 1))
+def test_the_interval_holds_the_mean_and_moves_with_the_values(values: list[float], shift: float) -> None:
+    found, moved = summarise(values), summarise([value + shift for value in values])
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low <= found.mean <= found.high
+    assert moved.low == pytest.approx(found.low + shift, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "strong"),
+    [
+        ([0.01, 0.012, 0.011], "+1.1 [+0.9, +1.3]", True),
+        ([-0.01, -0.012, -0.011], "−1.1 [−1.3, −0.9]", True),
+        ([0.01, -0.01, 0.0], "+0.0 [−2.5, +2.5]", False),
+        ([0.01], "+1.0", False),
+    ],
+)
+def test_a_difference_is_set_off_only_if_its_interval_leaves_zero_out(
+    values: list[float], text: str, strong: bool
+) -> None:
+    cell = points(summarise(values))
+    assert (cell.text, cell.strong) == (text, strong)
+
+
+def test_spectra_of_one_convention_are_reported_and_the_others_noted(digits: MakeRows) -> None:
+    rows = [*digits(), *digits(svd_convention="row-centred")]
+    selection = select(rows)
+    assert selection.convention == "raw"
+    assert len(selection.rows) == len(digits())
+    assert any("row-centred" in note for note in selection.notes)
+    assert select(rows, "row-centred").convention == "row-centred"
+
+
+def test_only_the_last_step_of_a_run_counts(row: MakeRow) -> None:
+    rows = [row(step=80, encoder_hash="early"), row(step=160)]
+    selection = select(rows)
+    assert [kept.step for kept in selection.rows] == [160]
+    assert "earlier steps" in selection.notes[0]
+
+
+def test_rows_of_an_older_split_are_left_out(row: MakeRow) -> None:
+    old = row(split_hash="4" * 64, created="2025-01-01T00:00:00Z")
+    selection = select([old, row(seed=1)])
+    assert [kept.seed for kept in selection.rows] == [1]
+    assert "older revision or split of digits" in selection.notes[0]
+
+
+def test_a_metric_that_is_no_number_is_left_out_and_noted(row: MakeRow) -> None:
+    selection = select([row(), with_metric(row(seed=1), float("nan"))])
+    assert [kept.seed for kept in selection.rows] == [0]
+    assert "not a number" in selection.notes[0]
+
+
+def test_settings_of_a_head_are_told_apart_by_what_differs(digits: MakeRows) -> None:
+    study = {"candidates": [{"layers": 2, "lr": 0.001}], "validation_carved": 179, "views": 0}
+    other = {**study, "candidates": [{"layers": 4, "lr": 0.001}]}
+    rows = digits(heads=("nmtune",), study=json.dumps(study))
+    rows += digits(heads=("nmtune",), seeds=(0,), study=json.dumps(other))
+    selection = select(rows)
+    assert set(selection.head.values()) == {"nmtune", "nmtune (layers = 4)"}
+    assert selection.main_heads == ("nmtune",)
+
+
+def test_a_tasks_own_defaults_are_no_other_setting(digits: MakeRows) -> None:
+    images = digits(heads=("lp",), study=json.dumps({"candidates": [{"lr": 0.1}], "validation_carved": 1}))
+    texts = digits(heads=("lp",), task="sst2", study=json.dumps({"candidates": [{"lr": 0.01}]}))
+    assert set(select([*images, *texts]).head.values()) == {"lp"}
+
+
+def test_runs_that_differ_in_level_and_seed_make_a_family(row: MakeRow) -> None:
+    rows = [row(noise=0.0), row(noise=0.2), row(encoder="cifar-n00-seed0", encoder_hash="c")]
+    family = select(rows).family
+    assert family[rows[0].encoder_hash] == family[rows[1].encoder_hash] == "quickstart"
+    assert family["c"] == "cifar"
+
+
+def test_runs_named_by_hand_are_taken_together(row: MakeRow) -> None:
+    rows = [row(noise=0.0, encoder="clean"), row(noise=0.2, encoder="my-noisy-run")]
+    assert len(set(select(rows).family.values())) == 1
+
+
+def test_public_encoders_stand_alone(row: MakeRow) -> None:
+    public = {"noise_ratio": None, "noise_level": None, "run_path": None}
+    rows = [row(encoder=name, encoder_hash=name, **public) for name in ("timm:resnet18", "timm:resnet50")]
+    assert set(select(rows).family.values()) == {"timm:resnet18", "timm:resnet50"}

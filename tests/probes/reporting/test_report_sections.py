@@ -1,0 +1,159 @@
+"""What a report shows of which results, and what it names as missing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from probes.reporting.build import build
+from probes.reporting.records import Figure, Report, Table
+from probes.results import Row
+
+MakeRow = Callable[..., Row]
+MakeRows = Callable[..., list[Row]]
+LADDER = (0.0, 0.05, 0.1, 0.2, 0.3)
+
+
+def figure(report: Report, name: str) -> Figure:
+    return next(item for item in report.figures if item.name == name)
+
+
+def table(report: Report, name: str) -> Table:
+    return next(item for item in report.tables if item.name == name)
+
+
+def text(found: Table) -> list[list[str]]:
+    return [[cell.text for cell in row] for row in found.rows]
+
+
+def test_a_whole_study_leaves_nothing_of_the_paper_missing(digits: MakeRows, row: MakeRow) -> None:
+    def study(**candidate: object) -> str:
+        return json.dumps({"candidates": [candidate]})
+
+    rows = digits(noises=LADDER, fractions=(0.1, 0.5, 1.0), study=study(layers=2))
+    rows += digits(noises=LADDER, downstream_noise=0.3, study=study(layers=2))
+    rows += digits(noises=LADDER, heads=("mlp",), study=study(layers=4))
+    rows += digits(noises=LADDER, heads=("svd", "mse", "cov"))
+    public = {"encoder": "timm:resnet50", "encoder_hash": "t", "noise_ratio": None, "run_path": None}
+    rows += [row(study=study(layers=2), **public)]
+    assert build(rows).gaps == []
+
+
+def test_what_is_missing_is_named_with_the_paper_and_a_command(digits: MakeRows) -> None:
+    gaps = build(digits()).gaps
+    assert {gap.paper for gap in gaps} == {
+        "Fig. 1 and 2",
+        "Tables 2 and 3",
+        "Fig. 15 and 16",
+        "Table 15",
+        "Table 16",
+    }
+    assert all("python -m probes.run --" in gap.command and gap.reason for gap in gaps)
+
+
+def test_one_encoder_gives_a_report_of_what_there_is(row: MakeRow) -> None:
+    report = build([row()])
+    assert text(table(report, "summary-table"))[0][:2] == ["20 %", "lp"]
+    assert any(gap.paper == "Fig. 3" for gap in report.gaps)
+    assert [item.name for item in report.figures] == ["spectrum-id-digits"]
+
+
+def test_a_public_encoder_has_no_noise_and_is_compared_all_the_same(digits: MakeRows) -> None:
+    rows = digits(noises=(0.0,), encoder="timm:resnet50", noise_ratio=None, noise_level=None, run_path=None)
+    report = build(rows)
+    assert {line[0] for line in text(table(report, "summary-table"))} == {"–"}
+    assert {line[0] for line in text(table(report, "heads-table"))} == {"timm:resnet50"}
+
+
+def test_the_summary_has_a_line_for_every_noise_level_and_head(digits: MakeRows) -> None:
+    lines = text(table(build(digits()), "summary-table"))
+    assert [(line[0], line[1]) for line in lines] == [
+        (noise, head) for noise in ("0 %", "20 %") for head in ("lp", "mlp", "nmtune")
+    ]
+
+
+def test_two_families_are_kept_apart_everywhere(digits: MakeRows) -> None:
+    rows = digits()
+    for noise in (0.0, 0.2):
+        name = f"rsb_a3-n{round(100 * noise):02d}-seed0"
+        rows += digits(noises=(noise,), encoder=name, encoder_hash=name, run_path=f"/runs/{name}")
+    report = build(rows)
+    assert {line[0] for line in text(table(report, "summary-table"))} == {"quickstart", "rsb_a3"}
+    assert len(figure(report, "accuracy-noise").panels) == 4
+
+
+def test_every_mean_comes_with_its_number_of_runs(digits: MakeRows) -> None:
+    report = build(digits(seeds=(0, 1)))
+    marked = [item for item in report.figures if not item.name.startswith("spectrum-")]
+    assert marked
+    assert all("N = 2 runs each" in item.caption for item in marked)
+    assert all(row[-1].text == "2" for item in marked for values in item.values() for row in values.rows)
+    assert "N = 2 runs each" in table(report, "summary-table").caption
+
+
+def test_every_picture_has_a_text_of_what_is_seen(digits: MakeRows) -> None:
+    for item in build(digits()).figures:
+        for panel in item.panels:
+            assert panel.alt.endswith(".")
+            assert all(series.label in panel.alt for series in panel.series)
+
+
+def test_spectra_come_in_the_papers_stretches_as_far_as_they_reach(row: MakeRow) -> None:
+    long = tuple(1 / (rank + 1) for rank in range(900))
+    titles = [
+        panel.title for panel in figure(build([row(singular_values=long)]), "spectrum-id-digits").panels
+    ]
+    assert titles == ["digits, the 20 largest", "digits, ranks 20 to 500", "digits, ranks 500 to 900"]
+    short = figure(build([row(singular_values=long[:12])]), "spectrum-id-digits")
+    assert [panel.title for panel in short.panels] == ["digits, the 20 largest"]
+    assert "too few values" in short.caption
+
+
+def test_spectra_are_shares_of_their_sum(row: MakeRow) -> None:
+    panel = figure(build([row(singular_values=(3.0, 1.0))]), "spectrum-id-digits").panels[0]
+    assert [point.y for point in panel.series[0].points] == [75.0, 25.0]
+
+
+def test_data_sets_of_like_names_get_figures_of_their_own(row: MakeRow) -> None:
+    rows = [row(task=name, dataset=name) for name in ("a/b", "a?b", "a_b")]
+    names = [item.name for item in build(rows).figures]
+    assert len(set(names)) == 3
+
+
+def test_a_quick_start_is_called_one_and_a_study_is_not(digits: MakeRows) -> None:
+    assert build(digits()).cautions[0].title == "A quick-start result."
+    rows = digits(encoder="rsb_a3-n20-seed0", task="cifar10")
+    assert all("quick" not in caution.title.lower() for caution in build(rows).cautions)
+
+
+def test_one_pre_training_run_a_level_is_said(digits: MakeRows) -> None:
+    titles = [caution.title for caution in build(digits()).cautions]
+    assert "One pre-training run a noise level." in titles
+    again = [
+        row
+        for noise in (0.0, 0.2)
+        for name in [f"quickstart-n{round(100 * noise):02d}-seed1"]
+        for row in digits(noises=(noise,), encoder=name, encoder_hash=name, run_path=f"/runs/{name}")
+    ]
+    titles = [caution.title for caution in build([*digits(), *again]).cautions]
+    assert "One pre-training run a noise level." not in titles
+
+
+def test_run_time_counts_every_fit_once(digits: MakeRows) -> None:
+    lines = text(table(build(digits()), "run-time-heads"))
+    assert [(line[0], line[-1]) for line in lines] == [("lp", "6"), ("mlp", "6"), ("nmtune", "6")]
+    assert lines[0][2] == "1.00"
+
+
+def test_the_report_says_the_svd_convention_and_where_numbers_come_from(digits: MakeRows) -> None:
+    rows = digits()
+    report = build(rows)
+    assert any(
+        line[0] == "SVD convention" and line[1].startswith("raw")
+        for line in text(table(report, "definitions"))
+    )
+    encoders = text(table(report, "provenance-encoders"))
+    assert {(line[1], line[6]) for line in encoders} == {
+        (row.encoder_hash[:12], (row.manifest_sha256 or "")[:12]) for row in rows
+    }
+    assert ["torch", "2.13.0"] in text(table(report, "provenance-versions"))
