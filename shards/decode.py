@@ -20,6 +20,8 @@ DEFAULT_MAX_PIXELS = 100_000_000
 
 FAST_JPEG = importlib.util.find_spec("simplejpeg") is not None
 _JPEG = b"\xff\xd8\xff"
+# What simplejpeg raises for damaged data, and for a colour space it has no name for.
+_DAMAGED_JPEG = (ValueError, KeyError)
 # What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
@@ -46,7 +48,7 @@ def image_size(data: bytes) -> ImageSize:
 
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except ValueError:
+        except _DAMAGED_JPEG:
             pass
         else:
             return ImageSize(width, height)
@@ -85,8 +87,10 @@ def _turbo(data: bytes, at_least: ImageSize | None) -> Any:
 
     width, height = at_least or (0, 0)
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-    except ValueError:
+        return simplejpeg.decode_jpeg(
+            data, "RGB", min_height=height, min_width=width, min_factor=2.0 if at_least else 1.0
+        )
+    except _DAMAGED_JPEG:
         return None
 
 

@@ -101,7 +101,7 @@ def _tensor(path: Path, name: str) -> np.ndarray[Any, Any]:
         (rebuild, "numpy._core.multiarray._reconstruct"),
         np.ndarray,
         np.dtype,
-        *{type(np.dtype(kind)) for kind in "iulqbB"},
+        *{type(np.dtype(kind)) for kind in "bBhHiIlLqQ"},
     ]
     try:
         with torch.serialization.safe_globals(allowed):

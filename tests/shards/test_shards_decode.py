@@ -1,0 +1,157 @@
+"""Decoding: fast JPEGs equal Pillow's, a scaled decode stays close, and crops are where they were drawn."""
+
+from __future__ import annotations
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shards import decode
+from shards.augment import Box, RandomResizedCrop
+from shards.decode import BadImage, ImageSize, decode_rgb, image_size
+
+pytest.importorskip("simplejpeg")
+
+
+def photograph(width: int = 640, height: int = 480, **options: object) -> bytes:
+    """Return a JPEG with the smooth areas and the edges of a photograph."""
+    y, x = np.mgrid[0:height, 0:width]
+    channels = [
+        np.sin(x / 37) + np.cos(y / 23),
+        np.sin((x + y) / 51),
+        np.hypot(x - width / 2, y - height / 2) / 200,
+    ]
+    pixels = np.stack([127 + 60 * channel for channel in channels], axis=-1)
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = (200, 30, 60)
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"quality": 95, "subsampling": 0}, {"progressive": True}, {"subsampling": 1}]
+)
+def test_at_full_size_pixels_are_pillow_s(options: dict) -> None:
+    data = photograph(**options)
+    difference = np.abs(np.asarray(decode_rgb(data)).astype(int) - pillow(data))
+    # Two builds of one library: chroma may round the other way.
+    assert difference.max() <= 3
+    assert difference.mean() < 0.2
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA", "1", "LA", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("L", (20, 10), 128)
+    file = io.BytesIO()
+    converted = image.convert("I;16" if mode == "I;16" else mode)
+    converted.save(file, "JPEG" if mode in ("L", "CMYK") else "PNG")
+    assert decode_rgb(file.getvalue()).mode == "RGB"
+    assert decode_rgb(file.getvalue()).size == (20, 10)
+
+
+def test_a_scaled_decode_is_at_least_as_large_as_asked() -> None:
+    data = photograph(1000, 800)
+    for side in (100, 260, 399, 401, 700):
+        image = decode_rgb(data, at_least=ImageSize(side, side))
+        assert min(image.size) >= min(side, 800)
+
+
+def test_without_the_fast_decoder_everything_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photograph(1000, 800)
+    monkeypatch.setattr(decode, "FAST_JPEG", False)
+    assert image_size(data) == (1000, 800)
+    assert np.array_equal(np.asarray(decode_rgb(data)), pillow(data))
+    assert decode_rgb(data, at_least=ImageSize(250, 200)).size == (250, 200)
+
+
+def test_too_many_pixels_are_refused_before_decoding() -> None:
+    with pytest.raises(BadImage, match="640 x 480 pixels, the limit is 1,000"):
+        decode_rgb(photograph(), max_pixels=1000)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff\xd8\xff", photograph()[:200], b"%PDF-1.4", b"%!PS-Adobe-3.0 EPSF-3.0"]
+)
+def test_what_is_no_image_is_a_bad_image(data: bytes) -> None:
+    with pytest.raises(BadImage):
+        decode_rgb(data)
+
+
+def test_a_crop_s_pixels_are_those_of_the_box() -> None:
+    data = photograph()
+    crop = RandomResizedCrop(size=64, flip=0)
+    random.seed(5)
+    found = crop.from_bytes(data)
+    random.seed(5)
+    box = crop.draw(ImageSize(640, 480))
+    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR, box=corners))
+    assert found.shape == (3, 64, 64)
+    assert found.dtype == torch.uint8
+    difference = np.abs(found.permute(1, 2, 0).numpy().astype(int) - expected)
+    assert difference.mean() < 2
+
+
+def mean_difference(data: bytes, seeds: int) -> tuple[float, float]:
+    """Return the mean and the largest mean difference of scaled from full decoding, in grey levels of 255."""
+    differences = []
+    for seed in range(seeds):
+        results = []
+        for scaled in (False, True):
+            random.seed(seed)
+            crop = RandomResizedCrop(size=48, scaled_decode=scaled)
+            results.append(crop.from_bytes(data).to(torch.float64))
+        differences.append(float((results[0] - results[1]).abs().mean()))
+    return float(np.mean(differences)), max(differences)
+
+
+def test_a_scaled_decode_changes_a_crop_by_little() -> None:
+    mean, largest = mean_difference(photograph(1600, 1200), 30)
+    assert 0 < mean < 0.5
+    assert largest < 1
+
+
+def test_a_scaled_decode_changes_a_real_crop_by_little(real_data: Path) -> None:
+    images = sorted((real_data / "imagenet-sample").rglob("*.JPEG"))[:12]
+    if not images:
+        pytest.skip("imagenet-sample is not there")
+    for path in images:
+        mean, largest = mean_difference(path.read_bytes(), 6)
+        assert mean < 3, path
+        assert largest < 6, path
+
+
+def test_boxes_cover_the_asked_share_and_stay_inside() -> None:
+    random.seed(0)
+    crop = RandomResizedCrop(scale=(0.2, 0.6))
+    for _ in range(500):
+        box = crop.draw(ImageSize(500, 333))
+        assert box.left >= 0
+        assert box.top >= 0
+        assert box.left + box.width <= 500
+        assert box.top + box.height <= 333
+        assert 0.19 < box.width * box.height / (500 * 333) < 0.61
+
+
+def test_an_extreme_image_gets_the_central_box() -> None:
+    random.seed(0)
+    assert RandomResizedCrop(scale=(1, 1)).draw(ImageSize(1000, 10)) == Box(493, 0, 13, 10)
+
+
+def test_bytes_and_decoded_images_give_the_same_crop() -> None:
+    data = photograph(300, 200)
+    crop = RandomResizedCrop(size=64)
+    random.seed(1)
+    first = crop.from_bytes(data)
+    random.seed(1)
+    assert torch.equal(first, crop(decode_rgb(data)))

@@ -1,0 +1,247 @@
+"""The order of reading: the same global batches at any world size, and exact resume at another."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from nml.errors import UserError
+from shards.dataset import Sample, ShardDataset
+from shards.order import StreamOrder
+from shards.sampler import ElasticBatchSampler
+from shards.shardset import ShardSet
+
+WORLDS = (1, 2, 4, 8)
+BATCH = 32
+
+
+class Jitter:
+    """An augmentation that draws from every global random state."""
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        return torch.tensor([random.random(), float(np.random.rand()), float(torch.rand(()))])
+
+
+def samplers(shard_set: ShardSet, world: int, **changes: object) -> list[ElasticBatchSampler]:
+    options = {"global_batch": BATCH, "seed": 3, "streams": 16, **changes}
+    return [ElasticBatchSampler(shard_set, rank=rank, world=world, **options) for rank in range(world)]
+
+
+def global_batches(
+    shard_set: ShardSet, world: int, state: dict | None = None
+) -> Iterator[list[tuple[int, ...]]]:
+    """Yield the global batches of an epoch, as the ranks' parts put together."""
+    ranks = samplers(shard_set, world)
+    for sampler in ranks:
+        if state is not None:
+            sampler.load_state_dict(state)
+    for parts in zip(*ranks, strict=True):
+        yield [tuple(ref) for refs in zip(*parts, strict=True) for ref in refs]
+
+
+def test_global_batches_do_not_depend_on_the_world(digits_set: ShardSet) -> None:
+    expected = list(global_batches(digits_set, 1))
+    for world in WORLDS[1:]:
+        assert list(global_batches(digits_set, world)) == expected
+
+
+def test_resuming_at_any_world_continues_the_sequence(digits_set: ShardSet) -> None:
+    expected = list(global_batches(digits_set, 1))
+    for first in WORLDS:
+        for second in WORLDS:
+            stop = random.Random(10 * first + second).randrange(1, len(expected))
+            rank = samplers(digits_set, first)[first - 1]
+            iterator = iter(rank)
+            for _ in range(stop):
+                next(iterator)
+            assert list(global_batches(digits_set, second, rank.state_dict())) == expected[stop:]
+
+
+def loaded(
+    shard_set: ShardSet, world: int, workers: int, start: int, stop: int
+) -> list[tuple[list, torch.Tensor]]:
+    """Load global batches start to stop through DataLoaders: sample numbers and augmentation draws."""
+    dataset = ShardDataset(shard_set, "n20", Jitter(), seed=5)
+    parts = []
+    for sampler in samplers(shard_set, world):
+        sampler.load_state_dict(sampler.state_dict(epoch=0, step=start))
+        loader = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=workers))
+        parts.append([next(loader) for _ in range(stop - start)])
+        del loader
+    batches = []
+    for ranks in zip(*parts, strict=True):
+        index = torch.stack([part.index for part in ranks], 1).reshape(-1).tolist()
+        image = torch.stack([part.image for part in ranks], 1).reshape(BATCH, -1)
+        target = torch.stack([part.target for part in ranks], 1).reshape(-1).tolist()
+        batches.append((list(zip(index, target, strict=True)), image))
+    return batches
+
+
+def test_loaded_batches_and_draws_do_not_depend_on_world_or_workers(digits_set: ShardSet) -> None:
+    expected = loaded(digits_set, 1, 0, 0, 4)
+    for world, workers, start in ((2, 0, 1), (4, 2, 2), (8, 0, 3), (1, 2, 2)):
+        found = loaded(digits_set, world, workers, start, 4)
+        for (samples, draws), (wanted, wanted_draws) in zip(found, expected[start:], strict=True):
+            assert samples == wanted
+            assert torch.equal(draws, wanted_draws)
+
+
+def test_the_training_process_keeps_its_own_random_state(digits_set: ShardSet) -> None:
+    dataset = ShardDataset(digits_set, transform=Jitter())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = (random.random(), np.random.rand(), torch.rand(()).item())
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    _ = dataset[0]
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
+
+
+def test_views_and_epochs_draw_differently(digits_set: ShardSet) -> None:
+    dataset = ShardDataset(digits_set, transform=Jitter())
+    sampler = samplers(digits_set, 1, views=2)[0]
+    refs = next(iter(sampler))
+    assert [ref.index for ref in refs[:BATCH]] == [ref.index for ref in refs[BATCH:]]
+    assert not torch.equal(dataset[refs[0]].image, dataset[refs[BATCH]].image)
+    assert not torch.equal(dataset[refs[0]].image, dataset[refs[0]._replace(epoch=1)].image)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torchdata_resumes_it_exactly(digits_set: ShardSet, workers: int) -> None:
+    def loader() -> StatefulDataLoader:
+        dataset = ShardDataset(digits_set, transform=Jitter(), seed=5)
+        return StatefulDataLoader(dataset, batch_sampler=samplers(digits_set, 1)[0], num_workers=workers)
+
+    whole = [batch.index.tolist() for batch in loader()]
+    first = loader()
+    iterator = iter(first)
+    for _ in range(3):
+        next(iterator)
+    state = first.state_dict()
+    second = loader()
+    second.load_state_dict(state)
+    assert [batch.index.tolist() for batch in second] == whole[3:]
+
+
+def test_every_sample_is_seen_once_an_epoch_or_at_least_once_with_repeats(digits_set: ShardSet) -> None:
+    seen = [ref.index for batch in samplers(digits_set, 1)[0] for ref in batch]
+    assert len(seen) == len(set(seen)) == 1248
+    repeated = [ref.index for batch in samplers(digits_set, 1, tail="repeat")[0] for ref in batch]
+    assert set(repeated) == set(range(1259))
+
+
+def test_ranks_take_equally_many_steps(digits_set: ShardSet) -> None:
+    for tail in ("drop", "repeat"):
+        assert len({sum(1 for _ in sampler) for sampler in samplers(digits_set, 8, tail=tail)}) == 1
+
+
+def test_epochs_follow_each_other_and_differ(digits_set: ShardSet) -> None:
+    sampler = samplers(digits_set, 1)[0]
+    first, second = ([ref.index for batch in sampler for ref in batch] for _ in range(2))
+    assert first != second
+    assert sampler.epoch == 2
+    sampler.set_epoch(0)
+    assert [ref.index for batch in sampler for ref in batch] == first
+
+
+def test_naming_the_epoch_of_a_loaded_state_keeps_its_step(digits_set: ShardSet) -> None:
+    sampler = samplers(digits_set, 1)[0]
+    sampler.load_state_dict(sampler.state_dict(epoch=4, step=7))
+    sampler.set_epoch(4)
+    assert sum(1 for _ in sampler) == len(sampler) - 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 4}, "seed is 4"),
+        ({"global_batch": 64}, "global_batch is 64"),
+        ({"streams": 32}, "streams is 32"),
+        ({"tail": "repeat"}, "tail is 'repeat'"),
+    ],
+)
+def test_a_state_of_other_options_is_refused(digits_set: ShardSet, change: dict, message: str) -> None:
+    state = samplers(digits_set, 1, **change)[0].state_dict()
+    with pytest.raises(UserError, match=message):
+        samplers(digits_set, 1)[0].load_state_dict(state)
+
+
+def test_a_state_of_another_set_is_refused(digits_set: ShardSet) -> None:
+    state = {**samplers(digits_set, 1)[0].state_dict(), "fingerprint": "0" * 64}
+    with pytest.raises(UserError, match="fingerprint"):
+        samplers(digits_set, 1)[0].load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"world": 3, "rank": 0}, "worlds of 1, 2, 4, 8, 16"),
+        ({"world": 1, "rank": 1}, "rank 1 of world 1"),
+        ({"global_batch": 0}, "positive numbers"),
+        ({"global_batch": 4096}, "at most 1248"),
+        ({"streams": 4096}, "at most 1259 streams"),
+    ],
+)
+def test_impossible_numbers_are_refused_with_the_possible_ones(
+    digits_set: ShardSet, change: dict, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ElasticBatchSampler(digits_set, **{"global_batch": BATCH, "streams": 16, **change})
+
+
+@given(
+    st.integers(1, 5000),
+    st.integers(1, 64),
+    st.lists(st.integers(1, 400), max_size=30),
+    st.integers(0, 5),
+)
+@settings(derandomize=True, deadline=None, max_examples=80)
+def test_an_epoch_visits_each_sample_of_each_stream_once(
+    size: int, streams: int, shards: list[int], epoch: int
+) -> None:
+    streams = min(streams, size)
+    ends = np.unique(np.minimum(np.cumsum([*shards, size]), size))
+    order = StreamOrder(size, streams, 7, ends)
+    positions = np.arange(size // streams * streams)
+    found = order.samples(epoch, positions)
+    assert len(np.unique(found)) == len(found)
+    for position, sample in zip(positions.tolist(), found.tolist(), strict=True):
+        low, high = order.stream_range(position % streams)
+        assert low <= sample < high
+
+
+def test_a_position_far_into_fifteen_million_samples_is_found_at_once() -> None:
+    size = 15_000_000
+    order = StreamOrder(size, 64, 0, np.arange(10_000, size + 1, 10_000))
+    found = order.samples(3, np.arange(14_000_000, 14_000_064))
+    # One block of each stream is all that is ever computed.
+    assert order._block.cache_info().misses == 64
+    assert len(np.unique(found)) == 64
+
+
+def test_an_order_travels_to_another_process(digits_set: ShardSet) -> None:
+    sampler = samplers(digits_set, 2)[1]
+    assert list(pickle.loads(pickle.dumps(sampler))) == list(sampler)
+
+
+def test_the_order_of_version_one_is_kept() -> None:
+    # A change here breaks the resume of every saved run: VERSION would have to change with it.
+    found = StreamOrder(1000, 8, 0, np.array([300, 600, 1000])).samples(1, np.arange(12)).tolist()
+    assert found == [70, 211, 324, 417, 596, 680, 806, 933, 45, 238, 294, 421]
+
+
+def test_collated_samples_keep_their_names(digits_set: ShardSet) -> None:
+    loader = DataLoader(
+        ShardDataset(digits_set, transform=Jitter()), batch_sampler=samplers(digits_set, 1)[0]
+    )
+    batch = next(iter(loader))
+    assert isinstance(batch, Sample)
+    assert batch.image.shape == (BATCH, 3)

@@ -1,0 +1,230 @@
+"""The noise models beside symmetric: what each flips, and what it refuses."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nml.errors import UserError
+from shards.hashing import hash_keys
+from shards.ladder import plan_ladder
+from shards.noise import NOISE_MODELS, Flips, Population
+from shards.noise.from_file import FromFile
+from shards.noise.instance_dependent import InstanceDependent
+from shards.noise.pair_flip import PairFlip
+from shards.noise.transition_matrix import TransitionMatrix
+
+RATIOS = [Fraction(5, 100), Fraction(2, 10)]
+
+
+def population(size: int = 5000, classes: int = 10) -> Population:
+    keys = [f"sample-{number}" for number in range(size)]
+    labels = np.random.default_rng(0).integers(0, classes, size)
+    return Population(
+        kind="class",
+        hashes=hash_keys(keys),
+        labels=labels,
+        num_classes=classes,
+        texts=np.empty(0, np.uint64),
+        keys=keys,
+    )
+
+
+def counts(people: Population, flips: Flips) -> np.ndarray:
+    matrix = np.zeros((people.num_classes,) * 2, np.int64)
+    np.add.at(matrix, (people.labels[flips.rows], flips.values), 1)
+    return matrix
+
+
+def test_every_model_is_registered() -> None:
+    assert NOISE_MODELS.names() == [
+        "caption-swap",
+        "from-file",
+        "instance-dependent",
+        "pair-flip",
+        "paper-released",
+        "symmetric",
+        "transition-matrix",
+    ]
+
+
+def test_pair_flip_goes_to_the_next_class() -> None:
+    people = population()
+    for ratio, flips in zip(RATIOS, PairFlip().plan(people, RATIOS, 0), strict=True):
+        assert len(flips.rows) == ratio * 5000
+        assert np.array_equal(flips.values, (people.labels[flips.rows] + 1) % 10)
+
+
+def test_pair_flip_follows_a_map_and_leaves_other_classes_alone(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("from,to\n9,1\n2,0\n")
+    people = population()
+    flips = PairFlip(str(tmp_path / "map.csv")).plan(people, [Fraction(1, 10)], 0)[0]
+    assert len(flips.rows) == 500
+    assert set(zip(people.labels[flips.rows].tolist(), flips.values.tolist(), strict=True)) == {
+        (9, 1),
+        (2, 0),
+    }
+
+
+@pytest.mark.parametrize("text", ["1,1\n", "", "1,2\n1,3\n", "one,two\n"])
+def test_a_map_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "map.csv").write_text(text)
+    with pytest.raises(UserError, match="--model-file"):
+        PairFlip(str(tmp_path / "map.csv"))
+
+
+def test_a_map_that_cannot_reach_the_ratio_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("9,1\n")
+    with pytest.raises(UserError, match="the mapped classes have"):
+        PairFlip(str(tmp_path / "map.csv")).plan(population(), [Fraction(1, 2)], 0)
+
+
+def matrix_of(classes: int = 10) -> np.ndarray:
+    matrix = np.random.default_rng(1).random((classes, classes))
+    matrix[np.arange(classes), np.arange(classes)] += 8
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_a_matrix_gives_the_pattern_and_the_ratio_the_amount(tmp_path: Path, suffix: str) -> None:
+    matrix, people = matrix_of(), population(200_000)
+    path = tmp_path / f"matrix{suffix}"
+    np.save(path, matrix) if suffix == ".npy" else np.savetxt(path, matrix, delimiter=",", fmt="%.17g")
+    for ratio, flips in zip(RATIOS, TransitionMatrix(str(path)).plan(people, RATIOS, 0), strict=True):
+        assert len(flips.rows) == ratio * 200_000
+        off = matrix * (1 - np.eye(10)) * people.class_sizes[:, None]
+        expected = off / off.sum() * len(flips.rows)
+        found = counts(people, flips)
+        assert np.abs(found.sum(axis=1) - expected.sum(axis=1)).max() < 1.01
+        assert np.abs(found - expected).max() < 2.5
+
+
+def test_matrix_levels_are_nested(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", matrix_of())
+    low, high = TransitionMatrix(str(tmp_path / "m.npy")).plan(population(), RATIOS, 3)
+    assert np.array_equal(low.rows, high.rows[: len(low.rows)])
+    assert np.array_equal(low.values, high.values[: len(low.rows)])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (matrix_of().T, "transpose it"),
+        (np.eye(4), "10x10"),
+        (np.eye(10), "flips nothing"),
+        (np.eye(10) * 2 - 1 / 9 + np.eye(10) / 9, "negative"),
+        (np.where(np.arange(10)[:, None] == 0, np.eye(10)[1], np.eye(10)), "more than class 0 has samples"),
+    ],
+)
+def test_a_matrix_that_cannot_be_is_refused(tmp_path: Path, matrix: np.ndarray, message: str) -> None:
+    np.save(tmp_path / "m.npy", matrix)
+    with pytest.raises(UserError, match=message):
+        TransitionMatrix(str(tmp_path / "m.npy")).plan(population(), [Fraction(1, 5)], 0)
+
+
+def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read"):
+        TransitionMatrix(str(tmp_path / "m.npy"))
+
+
+def test_instance_dependent_noise_is_exact_nested_and_follows_the_features(tmp_path: Path) -> None:
+    people = population()
+    features = np.random.default_rng(2).normal(size=(5000, 16))
+    np.save(tmp_path / "f.npy", features)
+    low, high = InstanceDependent(str(tmp_path / "f.npy")).plan(people, RATIOS, 0)
+    assert (len(low.rows), len(high.rows)) == (250, 1000)
+    assert np.array_equal(low.rows, high.rows[:250])
+    assert np.array_equal(low.values, high.values[:250])
+    assert not np.any(high.values == people.labels[high.rows])
+    np.save(tmp_path / "g.npy", -features)
+    other = InstanceDependent(str(tmp_path / "g.npy")).plan(people, RATIOS, 0)[1]
+    assert len(np.intersect1d(high.rows, other.rows)) < 900
+
+
+def test_features_by_key_equal_features_by_order(tmp_path: Path) -> None:
+    people = population(500)
+    features = np.random.default_rng(2).normal(size=(500, 4))
+    np.save(tmp_path / "f.npy", features)
+    turn = np.random.default_rng(3).permutation(500)
+    table = pa.table(
+        {
+            "key": [list(people.keys)[row] for row in turn],
+            "features": [features[row].tolist() for row in turn],
+        }
+    )
+    pq.write_table(table, tmp_path / "f.parquet")
+    by_order, by_key = (
+        InstanceDependent(str(tmp_path / name)).plan(people, RATIOS, 0)[1] for name in ("f.npy", "f.parquet")
+    )
+    assert np.array_equal(by_order.rows, by_key.rows)
+
+
+def test_features_of_another_set_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "f.npy", np.zeros((4, 4)))
+    with pytest.raises(UserError, match="5000 rows"):
+        InstanceDependent(str(tmp_path / "f.npy")).plan(population(), RATIOS, 0)
+
+
+def human_labels(people: Population) -> np.ndarray:
+    labels = people.labels.copy()
+    labels[:617] = (labels[:617] + 3) % 10
+    return labels
+
+
+@pytest.mark.parametrize("kind", ["csv", "npy", "pt"])
+def test_labels_from_a_file_become_a_level_named_by_its_rate(tmp_path: Path, kind: str) -> None:
+    people = population()
+    labels = human_labels(people)
+    path = tmp_path / f"labels.{kind}"
+    name = str(path)
+    if kind == "csv":
+        path.write_text("".join(f"{key},{label}\n" for key, label in zip(people.keys, labels, strict=True)))
+    elif kind == "npy":
+        np.save(path, labels)
+    else:
+        # As CIFAR-N stores them: a dictionary of NumPy arrays.
+        torch.save({"clean_label": people.labels, "worse_label": labels}, path)
+        name += ":worse_label"
+    planned = plan_ladder(FromFile(name), "from-file", people, [], 0)
+    assert [level.level.name for level in planned] == ["n12p34"]
+    assert planned[0].level.flipped == 617
+    assert np.array_equal(planned[0].flips.rows, np.arange(617))
+
+
+def test_a_ratio_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "labels.npy", human_labels(population()))
+    with pytest.raises(UserError, match=r"ask for --noise 0\.1234"):
+        FromFile(str(tmp_path / "labels.npy")).plan(population(), [Fraction(1, 5)], 0)
+
+
+class Payload:
+    """What a hostile file would run when unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("unpickled"),))
+
+
+def test_a_hostile_label_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"worse_label": Payload()}, tmp_path / "labels.pt")
+    with pytest.raises(UserError, match="cannot be read safely"):
+        FromFile("labels.pt:worse_label").plan(population(), [], 0)
+    assert not (tmp_path / "unpickled").exists()
+
+
+def test_a_model_that_breaks_its_contract_is_stopped() -> None:
+    class Wrong:
+        kind, nested, own_ratio = "class", True, False
+
+        def plan(self, people: Population, ratios: list[Fraction], seed: int) -> list[Flips]:
+            return [Flips(np.array([0]), people.labels[:1])]
+
+    with pytest.raises(RuntimeError, match="flips a label to itself"):
+        plan_ladder(Wrong(), "wrong", population(), [Fraction(1, 5)], 0)

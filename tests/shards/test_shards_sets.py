@@ -1,0 +1,186 @@
+"""Finished sets: adding levels, indexing foreign tars, reading from afar, telling what is there."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from nml.errors import UserError
+from nml.files import sha256_file
+from shards import index, info, relabel, verify
+from shards.dataset import ShardDataset
+from shards.sampler import ElasticBatchSampler
+from shards.shardset import ShardSet
+
+
+@pytest.fixture
+def copied(digits_set: ShardSet, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(digits_set.path, tmp_path / "copy"))
+
+
+def tars(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in folder.glob("*.tar")}
+
+
+def test_a_level_is_added_without_touching_images(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, old = tars(copied), ShardSet.open(copied)
+    relabel.main([str(copied), "--noise", "0.15"])
+    assert "n15: asked 0.15, realised" in capsys.readouterr().out
+    new = ShardSet.open(copied)
+    assert tars(copied) == before
+    assert new.fingerprint == old.fingerprint
+    assert new.manifest_sha256 != old.manifest_sha256
+    assert new.level(0.15).flipped == round(0.15 * 1259)
+    assert verify.main([str(copied)]) == 0
+
+
+def test_an_added_level_is_the_one_a_write_would_have_made(
+    copied: Path, tmp_path: Path, written: Callable, requested: Callable
+) -> None:
+    relabel.main([str(copied), "--noise", "0.15"])
+    whole = written(tmp_path / "whole", requested("digits", "0", "0.15"))
+    added = ShardSet.open(copied)
+    assert added.index.column("label_n15").to_pylist() == whole.index.column("label_n15").to_pylist()
+
+
+def test_an_added_level_keeps_the_state_of_a_run(copied: Path) -> None:
+    state = ElasticBatchSampler(ShardSet.open(copied), global_batch=32).state_dict(epoch=1, step=5)
+    relabel.main([str(copied), "--noise", "0.15"])
+    ElasticBatchSampler(ShardSet.open(copied), global_batch=32).load_state_dict(state)
+
+
+def test_an_interrupted_relabel_reads_as_before_and_is_mended_by_the_same_command(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(relabel, "write_json", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            relabel.main([str(copied), "--noise", "0.15"])
+    assert "n15" not in ShardSet.open(copied).levels
+    assert ShardDataset(ShardSet.open(copied), "n30")[0].target in range(10)
+    relabel.main([str(copied), "--noise", "0.15"])
+    assert verify.main([str(copied)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--noise", "0.1"], "n10 is there already"),
+        (["--noise", "0"], "names no level to add"),
+        ([], "names no level to add"),
+        (["--noise", "0.4", "--model", "caption-swap"], "alters a caption"),
+    ],
+)
+def test_a_level_that_cannot_be_added_changes_nothing(
+    copied: Path, arguments: list[str], message: str
+) -> None:
+    before = {path.name: sha256_file(path) for path in copied.iterdir()}
+    with pytest.raises(UserError, match=message):
+        relabel.main([str(copied), *arguments])
+    assert {path.name: sha256_file(path) for path in copied.iterdir()} == before
+
+
+def test_a_model_of_labels_from_a_file_adds_its_own_level(copied: Path, tmp_path: Path) -> None:
+    labels = ShardSet.open(copied).index.column("label").to_numpy().copy()
+    labels[:100] = (labels[:100] + 1) % 10
+    np.save(tmp_path / "labels.npy", labels)
+    relabel.main([str(copied), "--model", "from-file", "--model-file", str(tmp_path / "labels.npy")])
+    assert ShardSet.open(copied).levels["n07p94"].flipped == 100
+
+
+def test_the_realised_transition_matrix_is_in_the_statistics(digits_set: ShardSet) -> None:
+    matrix = info.transition_matrix(info.read_stats(digits_set), "n30")
+    assert matrix.sum(axis=1) == pytest.approx(np.ones(10))
+    assert np.diag(matrix) == pytest.approx(0.7, abs=0.01)
+
+
+def test_info_tells_the_levels_and_draws_them(
+    digits_set: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info.main([digits_set.path, "--plot", str(tmp_path / "noise.png")])
+    printed = capsys.readouterr().out
+    assert "n30: asked 0.3, realised 0.300238 (symmetric, 378 flipped)" in printed
+    assert digits_set.fingerprint in printed
+    assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_foreign_tars_read_like_a_set_once_indexed(
+    digits_set: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    for number, keep in enumerate((slice(0, 30), slice(30, 90))):
+        # As Python's tarfile writes them: other owners, times and header formats.
+        with (
+            tarfile.open(Path(digits_set.path) / "shard-000000.tar") as source,
+            tarfile.open(folder / f"part-{number}.tar", "w", format=tarfile.PAX_FORMAT) as target,
+        ):
+            for member in source.getmembers()[keep]:
+                content = source.extractfile(member)
+                member.mtime = 1.5
+                target.addfile(member, content)
+    index.main([str(folder)])
+    assert "30 samples in 2 tars, a class each" in capsys.readouterr().out
+    assert verify.main([str(folder)]) == 0
+    foreign, own = ShardSet.open(folder), digits_set
+    clean = dict(zip(own.index.column("key").to_pylist(), own.index.column("label").to_pylist(), strict=True))
+    keys = foreign.index.column("key").to_pylist()
+    assert foreign.index.column("label").to_pylist() == [clean[key] for key in keys]
+    assert ShardDataset(foreign)[0].image.size == (32, 32)
+    relabel.main([str(folder), "--noise", "0.2"])
+    assert ShardSet.open(folder).level(0.2).flipped == 6
+    with pytest.raises(UserError, match="is a shard set already"):
+        index.main([str(folder)])
+
+
+def test_equal_keys_of_two_tars_are_kept_apart(digits_set: ShardSet, tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        shutil.copy(Path(digits_set.path) / "shard-000000.tar", tmp_path / name)
+    index.main([str(tmp_path)])
+    keys = pq.read_table(tmp_path / "manifest.parquet")["key"].to_pylist()
+    assert len(set(keys)) == 400
+
+
+@pytest.fixture
+def remote(digits_set: ShardSet) -> str:
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{digits_set.path}/", "/set/", recursive=True)
+    return "memory://set"
+
+
+def test_a_remote_set_reads_like_a_local_one(remote: str, digits_set: ShardSet, tmp_path: Path) -> None:
+    far = ShardDataset(ShardSet.open(remote, cache=tmp_path), "n20")
+    near = ShardDataset(digits_set, "n20")
+    for sample in (0, 700, 1258):
+        assert far[sample].target == near[sample].target
+        assert far[sample].image.tobytes() == near[sample].image.tobytes()
+    cached = sorted(path.name for path in tmp_path.rglob("*.tar"))
+    assert cached == ["shard-000000.tar", "shard-000003.tar", "shard-000006.tar"]
+
+
+def test_a_cached_shard_is_not_fetched_again(remote: str, tmp_path: Path) -> None:
+    first = ShardDataset(ShardSet.open(remote, cache=tmp_path))[0]
+    fsspec.filesystem("memory").rm("/set/shard-000000.tar")
+    again = ShardDataset(ShardSet.open(remote, cache=tmp_path))[0]
+    assert again.image.tobytes() == first.image.tobytes()
+
+
+def test_a_half_fetched_shard_never_counts(remote: str, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/set/shard-000000.tar", memory.cat("/set/shard-000000.tar")[:-1000])
+    dataset = ShardDataset(ShardSet.open(remote, cache=tmp_path))
+    with pytest.raises(UserError, match=r"has [\d,]+ bytes, set\.json says"):
+        _ = dataset[0]
+    assert not list(tmp_path.rglob("*.tar"))
+
+
+def test_a_remote_folder_without_a_set_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no shard set there"):
+        ShardSet.open("memory://nothing", cache=tmp_path)

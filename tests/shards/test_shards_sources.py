@@ -1,0 +1,332 @@
+"""Sources: the same samples, whatever they come as, with their bytes untouched."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from nml.errors import UserError
+from shards import write
+from shards.keys import MAX_LENGTH, key_of
+from shards.shardset import ShardSet
+from shards.sources import SOURCES, looks_held_out, open_source
+from shards.sources.webdataset import expand
+from shards.verify import verify
+
+
+def jpeg(number: int) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+IMAGES = [jpeg(number) for number in range(12)]
+LABELS = [number % 3 for number in range(12)]
+NAMES = ["cat", "dog", "emu"]
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        path = tmp_path / "train" / NAMES[label] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    return tmp_path / "train"
+
+
+def check(out: Path, classes: tuple[str, ...] | None = tuple(NAMES)) -> ShardSet:
+    """Hold a written set to the images and labels above."""
+    shard_set = ShardSet.open(out)
+    assert shard_set.num_samples == 12
+    assert shard_set.classes == classes
+    found = {}
+    for sample in range(12):
+        place = shard_set.index.place(sample)
+        data = (out / f"shard-{place.shard:06d}.tar").read_bytes()[place.offset : place.offset + place.size]
+        assert hashlib.sha256(data).digest() == place.sha256
+        found[data] = shard_set.index.supervision(sample, "label")
+    assert found == dict(zip(IMAGES, LABELS, strict=True))
+    assert not [finding for finding in verify(out) if finding.problem]
+    return shard_set
+
+
+def run(source: str, out: Path, *more: str) -> None:
+    write.main(["--source", source, "--noise", "0", "0.25", "--out", str(out), *more])
+
+
+def test_the_built_in_sources_are_registered() -> None:
+    assert SOURCES.names() == [
+        "csv",
+        "digits",
+        "huggingface",
+        "imagefolder",
+        "parquet",
+        "torchvision",
+        "tsv",
+        "webdataset",
+    ]
+
+
+def test_an_image_folder(image_folder: Path, tmp_path: Path) -> None:
+    run(f"imagefolder:{image_folder}", tmp_path / "out")
+    assert check(tmp_path / "out").level(0.25).flipped == 3
+
+
+def test_an_image_folder_s_weird_names_make_clean_keys(image_folder: Path, tmp_path: Path) -> None:
+    shutil.move(image_folder / "cat" / "00.jpg", image_folder / "cat" / "ü.b c.JPEG")
+    (image_folder / "cat" / "03.jpg").rename(image_folder / "cat" / "03.x.jpg")
+    (image_folder / "cat" / "06.jpg").rename(image_folder / "cat" / "03-x.jpg")
+    (image_folder / "cat" / "notes.txt").write_text("no image")
+    (image_folder / ".hidden").mkdir()
+    run(f"imagefolder:{image_folder}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_names_that_make_one_key_are_kept_apart(image_folder: Path, tmp_path: Path) -> None:
+    (image_folder / "cat" / "00.jpg").rename(image_folder / "cat" / "a b.jpg")
+    (image_folder / "cat" / "03.jpg").rename(image_folder / "cat" / "a.b.jpg")
+    run(f"imagefolder:{image_folder}", tmp_path / "out")
+    keys = pq.read_table(tmp_path / "out" / "manifest.parquet")["key"].to_pylist()
+    assert len(set(keys)) == 12
+    assert sum(key.startswith("cat_a_b-") for key in keys) == 2
+
+
+def test_keys_hold_only_what_every_reader_agrees_on() -> None:
+    assert key_of("n01440764/n01440764_10026.JPEG") == "n01440764_n01440764_10026"
+    assert key_of("a" * 300 + ".jpg") != key_of("a" * 301 + ".jpg")
+    for name in ("a" * 300, "日本.jpg", "...", "a/b.c/d.jpg", "x.tar.gz", ""):
+        assert len(key_of(name)) <= MAX_LENGTH
+        assert set(key_of(name)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+
+
+@pytest.mark.parametrize("form", ["struct", "bytes", "paths"])
+def test_parquet_with_bytes_structs_or_paths(image_folder: Path, tmp_path: Path, form: str) -> None:
+    paths = [f"train/{NAMES[label]}/{number:02d}.jpg" for number, label in enumerate(LABELS)]
+    images: object = {
+        "struct": [{"bytes": image, "path": path} for image, path in zip(IMAGES, paths, strict=True)],
+        "bytes": IMAGES,
+        "paths": paths,
+    }[form]
+    pq.write_table(pa.table({"image": images, "label": LABELS}), tmp_path / "data.parquet")
+    run(f"parquet:{tmp_path / 'data.parquet'}", tmp_path / "out")
+    check(tmp_path / "out", ("0", "1", "2"))
+
+
+def test_parquet_takes_class_names_from_hugging_face_metadata(tmp_path: Path) -> None:
+    metadata = {"huggingface": '{"info": {"features": {"label": {"names": ["cat", "dog", "emu"]}}}}'}
+    table = pa.table({"image": IMAGES, "label": LABELS}).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "data.parquet")
+    run(f"parquet:{tmp_path / 'data.parquet'}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_parquet_class_names_are_numbered_in_sorted_order(tmp_path: Path) -> None:
+    table = pa.table({"image": IMAGES, "label": [NAMES[label] for label in LABELS]})
+    pq.write_table(table.take(list(reversed(range(12)))), tmp_path / "data.parquet")
+    run(f"parquet:{tmp_path / 'data.parquet'}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_parquet_in_a_folder_and_rows_without_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for part in range(2):
+        rows = slice(6 * part, 6 * part + 6)
+        table = {
+            "jpg": [*IMAGES[rows], None],
+            "cls": [*LABELS[rows], 0],
+            "key": [f"k{part}{number}" for number in range(7)],
+        }
+        pq.write_table(pa.table(table), tmp_path / "in" / f"{part}.parquet")
+    run(f"parquet:{tmp_path / 'in'}", tmp_path / "out")
+    check(tmp_path / "out", ("0", "1", "2"))
+    assert "left out 2 of 14 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_text_tables_with_paths(image_folder: Path, tmp_path: Path, kind: str) -> None:
+    with (image_folder / f"list.{kind}").open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="," if kind == "csv" else "\t")
+        writer.writerow(["filepath", "label"])
+        for number, label in enumerate(LABELS):
+            writer.writerow([f"{NAMES[label]}/{number:02d}.jpg", NAMES[label]])
+    run(f"{kind}:{image_folder / f'list.{kind}'}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_captions_of_a_table(tmp_path: Path) -> None:
+    texts = [f'caption "{number}", with ümlaut\nand a line' for number in range(12)]
+    pq.write_table(pa.table({"image": IMAGES, "text": texts}), tmp_path / "data.parquet")
+    run(f"parquet:{tmp_path / 'data.parquet'}", tmp_path / "out")
+    shard_set = ShardSet.open(tmp_path / "out")
+    assert shard_set.kind == "caption"
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet")
+    assert sorted(table["caption"].to_pylist()) == sorted(texts) == sorted(table["caption_n25"].to_pylist())
+    assert not [finding for finding in verify(tmp_path / "out") if finding.problem]
+
+
+def make_tar(path: Path, ending: str, values: list[str]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, (image, value) in enumerate(zip(IMAGES, values, strict=True)):
+            for extension, content in (("jpg", image), (ending, value.encode())):
+                member = tarfile.TarInfo(f"{number:05d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize(
+    ("ending", "form", "more"),
+    [("cls", "{}", []), ("json", '{{"y": {}}}', ["--label-column", "y"])],
+)
+def test_existing_tars(tmp_path: Path, ending: str, form: str, more: list[str]) -> None:
+    make_tar(tmp_path / "a.tar", ending, [form.format(label) for label in LABELS])
+    run(f"webdataset:{tmp_path / 'a.tar'}", tmp_path / "out", *more)
+    check(tmp_path / "out", ("0", "1", "2"))
+
+
+def test_ranges_of_tars_expand() -> None:
+    assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+
+
+def test_a_set_written_here_is_a_source_too(image_folder: Path, tmp_path: Path) -> None:
+    write.main(["--source", f"imagefolder:{image_folder}", "--out", str(tmp_path / "first")])
+    run(f"webdataset:{tmp_path / 'first'}", tmp_path / "out")
+    assert check(tmp_path / "out").info.parent == {
+        "fingerprint": ShardSet.open(tmp_path / "first").fingerprint,
+        "level": "n00",
+    }
+
+
+def test_torchvision_by_name(image_folder: Path, tmp_path: Path) -> None:
+    run(f"torchvision:ImageFolder:{image_folder}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_a_saved_hugging_face_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    rows = {"image": [{"bytes": image, "path": None} for image in IMAGES], "label": LABELS}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    run(f"huggingface:{tmp_path / 'saved'}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_noise_does_not_depend_on_the_order_of_the_source(tmp_path: Path) -> None:
+    keys = [f"k{number}" for number in range(12)]
+    levels = []
+    for name, order in (("a", range(12)), ("b", reversed(range(12)))):
+        table = pa.table({"key": keys, "image": IMAGES, "label": LABELS}).take(list(order))
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        run(f"parquet:{tmp_path / f'{name}.parquet'}", tmp_path / name)
+        manifest = pq.read_table(tmp_path / name / "manifest.parquet")
+        levels.append(manifest.select(["key", "shard", "image_offset", "sha256", "label_n25"]))
+    assert levels[0].equals(levels[1])
+
+
+def test_held_out_splits_are_known_by_their_names() -> None:
+    held_out = ["/data/val", "imagenet/validation/", "cifar10_test.parquet", "data/test-00000-of-1.parquet"]
+    training = ["/data/train", "cifar10_train.parquet", "contest", "latest", "/validation/train"]
+    assert all(map(looks_held_out, held_out))
+    assert not any(map(looks_held_out, training))
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "message"),
+    [
+        ({"a": [1]}, [], "no image column found; possible: a"),
+        ({"image": [b"x"], "b": [1]}, [], "no label or caption column found"),
+        ({"image": [b"x"], "label": [1], "text": ["t"]}, [], "choose with --label-column label or"),
+        (
+            {"image": [b"x"], "label": [1]},
+            ["--label-column", "lab"],
+            "has no such column; possible: image, label",
+        ),
+        ({"image": ["gone.jpg"], "label": [1]}, [], "names the image .*gone.jpg: No such file"),
+        ({"image": [b"x"], "label": [-1]}, [], "has class -1"),
+        ({"image": [b"<html>"], "label": [0]}, ["--noise", "0"], "is not an image of a known format"),
+        ({"image": [], "label": []}, [], "holds no sample"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_one_line(
+    tmp_path: Path, table: dict, arguments: list[str], message: str
+) -> None:
+    pq.write_table(pa.table(table), tmp_path / "data.parquet")
+    arguments = [
+        "--source",
+        f"parquet:{tmp_path / 'data.parquet'}",
+        "--out",
+        str(tmp_path / "out"),
+        *arguments,
+    ]
+    with pytest.raises(UserError, match=message):
+        write.main(arguments)
+
+
+def test_an_unreadable_image_stops_the_write_and_mending_it_continues(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shards import packshards
+
+    pack = packshards.pack_all
+    victim = image_folder / "cat" / "00.jpg"
+
+    def unlink_first(*arguments: object) -> int:
+        victim.unlink()
+        return pack(*arguments)
+
+    monkeypatch.setattr("shards.writing.pack_all", unlink_first)
+    with pytest.raises(UserError, match=r"00\.jpg: cannot be read: No such file"):
+        run(f"imagefolder:{image_folder}", tmp_path / "out")
+    monkeypatch.setattr("shards.writing.pack_all", pack)
+    victim.write_bytes(IMAGES[0] + b"more")
+    victim.write_bytes(IMAGES[0])
+    run(f"imagefolder:{image_folder}", tmp_path / "out")
+    check(tmp_path / "out")
+
+
+def test_a_third_party_source_is_named_with_its_near_match() -> None:
+    with pytest.raises(UserError, match="did you mean parquet"):
+        open_source("parket:x")
+
+
+def test_real_captions_from_real_tars(tmp_path: Path, real_data: Path) -> None:
+    tar = real_data / "cc12m-0000.tar"
+    if not tar.exists():
+        pytest.skip(f"{tar} is not there")
+    write.main(["--source", f"webdataset:{tar}", "--noise", "0.25", "0.5", "--out", str(tmp_path / "out")])
+    shard_set = ShardSet.open(tmp_path / "out")
+    assert [level.moved for level in shard_set.levels.values()] == [None, 8, 16]
+    assert not [finding for finding in verify(tmp_path / "out") if finding.problem]
+
+
+def test_a_hundred_thousand_captions_are_swapped_exactly(
+    tmp_path: Path, written: Callable, requested: Callable
+) -> None:
+    size = 100_000
+    texts = [f"a photo of {number % 60_000}" for number in range(size)]
+    images = pa.array([IMAGES[0]]).take(pa.array(np.zeros(size, np.int64)))
+    pq.write_table(pa.table({"image": images, "caption": texts}), tmp_path / "captions.parquet")
+    source = f"parquet:{tmp_path / 'captions.parquet'}"
+    shard_set = written(tmp_path / "out", requested(source, "0.05", "0.3", limits=requested().limits))
+    assert [(level.moved, level.flipped) for level in shard_set.levels.values()] == [
+        (None, 0),
+        (5000, 5000),
+        (30_000, 30_000),
+    ]
+    table = pq.read_table(tmp_path / "out" / "manifest.parquet", columns=["caption", "caption_n30"])
+    clean, noisy = (table[name].to_numpy() for name in ("caption", "caption_n30"))
+    assert (clean != noisy).sum() == 30_000
+    assert sorted(clean) == sorted(noisy)
