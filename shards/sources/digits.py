@@ -37,11 +37,11 @@ class DigitsSource:
     def __iter__(self) -> Iterator[Example]:
         data = digits.load(self._split)
         for key, image, label in zip(data.keys, data.images, data.labels, strict=True):
-            yield Example(key, int(label), _png(Image.fromarray(image)))
+            yield Example(key, int(label), encode_png(Image.fromarray(image)))
 
 
-def _png(image: Image.Image) -> bytes:
-    """Encode losslessly and uncompressed: a deflate library's version must not show in the bytes."""
+def encode_png(image: Image.Image) -> bytes:
+    """Return a PNG, lossless and uncompressed: a deflate library's version must not show in the bytes."""
     file = io.BytesIO()
     image.save(file, format="PNG", compress_level=0)
     return file.getvalue()
