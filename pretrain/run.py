@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     join(world)
     try:
-        status = _train(options, text, world, started)
+        status = train(options, text, world, started)
     finally:
         leave()
     if world.is_main and status == 0:
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
-def _train(options: Options, text: str, world: World, started: float) -> int:
+def train(options: Options, text: str, world: World, started: float) -> int:
     """Open the data, build everything, and only then touch the run folder."""
     from pretrain.assembly import assemble
 

@@ -1,0 +1,198 @@
+"""Tiny sets, tiny recipes, and ranks that start fast."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.numpy import load_file
+
+ZYGOTE = Path(__file__).with_name("zygote.py")
+RESNET = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}}
+TINY_CLIP = {
+    "name": "RN50",
+    "kwargs": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+}
+DATA = {
+    "size": 32,
+    "test_size": 32,
+    "crop_pct": 1.0,
+    "crop": "pad",
+    "flip": 0.5,
+    "workers": 0,
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
+    "streams": 8,
+}
+OPTIMIZER = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}
+
+
+class Ranks:
+    """Processes of a run, leader of a process group of their own."""
+
+    def __init__(self, process: subprocess.Popen[str], size: int) -> None:
+        self.process = process
+        self.pids: list[int] = []
+        assert process.stdout is not None
+        while len(self.pids) < size:
+            line = process.stdout.readline()
+            assert line, "the zygote ended early"
+            if line.startswith("rank "):
+                self.pids.append(int(line.split()[-1]))
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+    def end(self) -> tuple[int, str]:
+        """Return the exit status and all output."""
+        out, _ = self.process.communicate(timeout=300)
+        return self.process.returncode, out
+
+
+@pytest.fixture(scope="session")
+def start_ranks() -> Iterator[Callable[..., Ranks]]:
+    started: list[Ranks] = []
+
+    def start(size: int, *commands: list[str], cwd: Path) -> Ranks:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        process = subprocess.Popen(
+            [sys.executable, str(ZYGOTE), str(size), json.dumps(commands)],
+            cwd=cwd,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        ranks = Ranks(process, size)
+        started.append(ranks)
+        return ranks
+
+    yield start
+    for ranks in started:
+        if ranks.process.poll() is None:
+            ranks.kill()
+
+
+@pytest.fixture(scope="session")
+def run_ranks(start_ranks: Callable[..., Ranks]) -> Callable[..., str]:
+    """Run commands on ranks to their end; return the output, which a failure shows."""
+
+    def run(size: int, *commands: list[str], cwd: Path, status: int = 0) -> str:
+        ended, out = start_ranks(size, *commands, cwd=cwd).end()
+        assert ended == status, out
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pretrain")
+
+
+@pytest.fixture(scope="session")
+def image_set(work: Path) -> Path:
+    """320 random 32 x 32 images of 4 classes, noise 0 and 0.25, in several shards."""
+    generator = np.random.default_rng(0)
+    for number in range(320):
+        folder = work / "images" / f"class{number % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (32, 32, 3), np.uint8) // 2 + 32 * (number % 4)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:04d}.png")
+    return _write(work, f"imagefolder:{work / 'images'}", "image-set", "--noise", "0", "0.25")
+
+
+@pytest.fixture(scope="session")
+def caption_set(work: Path) -> Path:
+    """128 random 32 x 32 images with captions."""
+    generator = np.random.default_rng(1)
+    with tarfile.open(work / "captions.tar", "w") as tar:
+        for number in range(128):
+            picture = io.BytesIO()
+            Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(picture, "PNG")
+            words = " ".join(generator.choice(["red", "green", "blue", "cat", "dog", "fish"], 4))
+            members = {"png": picture.getvalue(), "txt": f"{words} {number}".encode()}
+            for suffix, data in members.items():
+                member = tarfile.TarInfo(f"{number:05d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    return _write(work, f"webdataset:{work / 'captions.tar'}", "caption-set")
+
+
+def _write(work: Path, source: str, name: str, *more: str) -> Path:
+    out = work / name
+    command = [sys.executable, "-m", "shards.write", "--source", source, "--out", str(out), "--workers", "1"]
+    done = subprocess.run(
+        [*command, "--max-shard-count", "50", *more], cwd=work, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def make_recipe(work: Path) -> Callable[..., Path]:
+    """Write a small recipe, given values over the defaults, and return its file."""
+
+    def make(name: str, **over: object) -> Path:
+        recipe: dict[str, object] = {
+            "objective": "classify",
+            "epochs": 2,
+            "global_batch": 32,
+            "model": RESNET,
+            "data": DATA,
+            "optimizer": OPTIMIZER,
+            "schedule": {"warmup_epochs": 0.5},
+        }
+        path = work / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe | over))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def losses() -> Callable[[Path], list[float]]:
+    """Read the loss of every step of a run."""
+
+    def read(run: Path) -> list[float]:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if line["event"] == "step"]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[Path], dict[str, np.ndarray]]:
+    """Read the exported tensors of a run."""
+
+    def read(run: Path) -> dict[str, np.ndarray]:
+        return load_file(run / "export" / "model.safetensors")
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def tiny_clip() -> dict[str, object]:
+    return TINY_CLIP
+
+
+@pytest.fixture(scope="session")
+def tiny_data() -> dict[str, object]:
+    return DATA
