@@ -9,11 +9,12 @@ from nml import cli
 from nml.errors import UserError
 from slurm import canceling, logs, pretraining, resume, status, sweep
 from slurm.invocation import Invocation
-from slurm.single import PROBES, SHARDS, SingleCommand
+from slurm.single import PROBES, SHARDS
 
 PROG = "python slurm/launch.py"
 _DESCRIPTION = """Launch the rooms on a Slurm cluster, or on this machine where there is none."""
 _WITH_RECIPE = ("pretrain", "sweep")
+_WITH_REST = ("shards", "probes", "sweep")
 
 
 class Subcommand(Protocol):
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     own, overrides = split_overrides(before)
     options = build_parser().parse_args(own)
     name = options.command
-    if rest and not isinstance(_SUBCOMMANDS[name], SingleCommand):
+    if rest and name not in _WITH_REST:
         raise UserError(f"{name}: unknown words after --: {' '.join(rest)}")
     if overrides and name not in _WITH_RECIPE:
         raise UserError(f"{name}: unknown option {overrides[0]}", mend=f"see: {PROG} {name} --help")

@@ -8,6 +8,7 @@ A part that is complete drops out, and with it the waiting for it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Mem
                 run=str(run.path),
                 task=task,
                 heads=request.plugins,
-                receipts=str(request.folder / LAUNCH / "receipts" / f"{run.path.name}-{_slug(task)}"),
+                receipts=str(request.folder / LAUNCH / "receipts" / _receipts_name(request, run, task)),
             )
             heads = missing_heads(probe, rows) if complete else probe.heads
             probes.append(_probe_part(request, run, dataclasses.replace(probe, heads=heads), member.name))
@@ -206,6 +207,12 @@ def _report_part(request: SweepRequest, probes: Sequence[Part]) -> Part:
     )
     complete = all(part.complete for part in probes) and (out / "report.html").exists()
     return Part("report", member, tuple(part.member.name for part in probes), complete)
+
+
+def _receipts_name(request: SweepRequest, run: PretrainRequest, task: str) -> str:
+    """Name what a probe's rows follow from, so that other options count as other results."""
+    options = hashlib.sha256(repr((task, request.probe_options)).encode()).hexdigest()[:8]
+    return f"{run.path.name}-{_slug(task)}-{options}"
 
 
 def _slug(text: str) -> str:

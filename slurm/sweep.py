@@ -29,7 +29,10 @@ from slurm.standin import run_ranks
 
 SWEEP = "sweep.json"
 DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
-EXAMPLE = "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune"
+EXAMPLE = (
+    "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune\n"
+    "  python slurm/launch.py sweep --noise 0 0.2 -- --seeds 3 --fractions 0.1 1.0    # options of probes.run"
+)
 
 
 def add_options(parser: cli.Parser) -> None:
@@ -67,6 +70,7 @@ def run(call: Invocation) -> int:
         name=options.name,
         results=options.results,
         overrides=call.overrides,
+        probe_options=call.rest,
     )
     check_heads(request.plugins)
     for run_request in {one.recipe: one for one in request.runs()}.values():
@@ -76,9 +80,10 @@ def run(call: Invocation) -> int:
     if found.found:
         for stage in STAGES:
             check_fits(resources[stage])
+    parts = make_plan(request, run_member)
+    check_command(next(part.member.argv for part in parts if part.stage == "probes"))
     if request.shards is None:
         print(NOTICE, flush=True)
-    parts = make_plan(request, run_member)
     if options.dry_run:
         return show_plan(request, parts, resources)
     record(call, request)

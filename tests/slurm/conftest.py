@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "slurm_cluster"))
 
 from slurm_daemons import SlurmCluster, missing, running_cluster
 
+from nml import cli
+from slurm.entry import main
+
 ROOT = Path(__file__).resolve().parents[2]
 TOYS = Path(__file__).parent / "toy_rooms"
 WAIT_SECONDS = 60
@@ -91,6 +94,29 @@ def wait_until(condition: Callable[[], object], what: str = "", seconds: float =
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what or condition}"
         time.sleep(0.05)
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run a command line that is a mistake, in this process, and return what it printed.
+
+    It has to end with status 2 and one line, and leave nothing behind.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SLURM_CONF", "/nonexistent")
+
+    def run(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda: main(list(words)))
+        said = "".join(capsys.readouterr())
+        assert ended.value.code == 2, said
+        assert len(said.strip().splitlines()) == 1, said
+        assert not list(tmp_path.iterdir())
+        return said
+
+    return run
 
 
 @pytest.fixture

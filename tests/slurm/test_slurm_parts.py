@@ -206,12 +206,14 @@ def test_a_job_refuses_code_that_is_not_its_snapshot(tmp_path: Path) -> None:
         (("--cluster", "slurm"), "--cluster slurm"),
     ],
 )
-def test_a_mistake_is_one_line_before_any_work(project, monkeypatch, words, error) -> None:
-    monkeypatch.setenv("SLURM_CONF", "/nonexistent")
-    said = project.launch("pretrain", *words, status=2)
-    assert error in said
-    assert len(said.strip().splitlines()) == 1
-    assert not list(project.work.iterdir())
+def test_a_mistake_is_one_line_before_any_work(refused, words, error) -> None:
+    assert error in refused("pretrain", *words)
+
+
+def test_launch_py_itself_refuses_in_one_line(project) -> None:
+    said = project.launch("pretrain", "--noise", "1.2", status=2)
+    assert said.startswith("error: --noise 1.2: not a noise ratio")
+    assert len(said.splitlines()) == 1
 
 
 def test_without_slurm_one_line_says_what_stands_in(project) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,9 @@ parser.add_argument("--plugin")
 parser.add_argument("--checkpoint", type=Path)
 parser.add_argument("--task")
 parser.add_argument("--results", type=Path)
-options = parser.parse_args()
+options, rest = parser.parse_known_args()
+if "--print_config" in rest:
+    sys.exit(0)
 weights = (options.checkpoint / "export" / "model.safetensors").read_text()
 (options.results / "rows").mkdir(parents=True, exist_ok=True)
 for head in options.plugin.split(","):
