@@ -85,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _check(arguments)
     # Everything a user can get wrong is looked at before any of the slow work.
     from probes.encoders import Settings, open_checkpoint, open_encoder
+    from probes.encoders.api import print_costs
     from probes.encoders.registry import newest_run
     from probes.features import FeatureStore
     from probes.heads import choose_heads
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoders += [open_encoder(text, settings) for text in arguments.encoder]
     for encoder in encoders:
         for task in tasks:
-            if encoder.info.modality != task.modality:
+            if encoder.info.modality not in (task.modality, "any"):
                 raise UserError(
                     f"encoder {encoder.info.name} reads {encoder.info.modality}s, "
                     f"task {task.name} holds {task.modality}s",
@@ -132,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for encoder in encoders:
             ids.update(Probe(encoder, task, plan).run())
+    print_costs(encoders)
     print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
     print(f"results: {results}")
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from plugins.spectra import Convention
 from probes.encoders.encoder import Encoder
+from probes.encoders.feature_files import FileEncoder
 from probes.features import Features, FeatureStore, feature_pass
 from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of
 from probes.heads import HeadChoice
@@ -81,6 +82,14 @@ class Probe:
         self.task = task
         self.plan = plan
         self.carving = carve(task.train.keys, task.train.labels, published=task.validation is not None)
+        self.evaluations = tuple(
+            evaluation
+            for evaluation in task.evaluations
+            # Features of files exist for what the user computed; the task may offer more.
+            if not isinstance(encoder, FileEncoder)
+            or evaluation.domain == "id"
+            or evaluation.name in encoder.arrays
+        )
         self._spectra: dict[str, Spectrum] = {}
 
     def run(self) -> list[str]:
@@ -98,9 +107,7 @@ class Probe:
 
     def _measure(self, wanted: dict[tuple[str, Fraction], set[str]]) -> None:
         data, train_key = self._training_data()
-        tests = [
-            (evaluation, self._features(evaluation.name, evaluation)) for evaluation in self.task.evaluations
-        ]
+        tests = [(evaluation, self._features(evaluation)) for evaluation in self.evaluations]
         # First whatever nobody works on, then what other processes began.
         pairs = list(itertools.product((False, True), self.plan.heads, self.plan.noises))
         for wait, choice, noise in tqdm(
@@ -122,7 +129,8 @@ class Probe:
                 rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
                 write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
 
-    def _features(self, name: str, evaluation: Evaluation) -> Features:
+    def _features(self, evaluation: Evaluation) -> Features:
+        name = f"{self.task.name} test" if evaluation.domain == "id" else evaluation.name
         return feature_pass(self.plan.store, self.encoder, evaluation.samples, dataset=name)
 
     def _training_data(self) -> tuple[TrainingData, str]:
@@ -231,7 +239,7 @@ class Probe:
             self._id(choice, point, evaluation)
             for point in self.plan.points()
             if point.noise == noise
-            for evaluation in self.task.evaluations
+            for evaluation in self.evaluations
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,7 @@ class EncoderInfo:
     Attributes:
         name: Display name.
         kind: Registered name of the encoder's kind.
-        modality: What it reads.
+        modality: What it reads; ``any`` for features that were computed elsewhere.
         identity: Everything its features depend on, JSON-like: hashes of weights, preprocessing, pooling.
         provenance: The pre-training it came from.
         versions: Libraries that compute the features; recorded, no part of the identity.
@@ -67,7 +67,7 @@ class EncoderInfo:
 
     name: str
     kind: str
-    modality: Modality
+    modality: Modality | Literal["any"]
     identity: Mapping[str, Any]
     provenance: Provenance = Provenance()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)

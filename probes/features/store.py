@@ -177,10 +177,24 @@ class Entry:
                 return _shape(self.chunk_path(chunk))[1]
         return None
 
-    def remove(self) -> None:
-        """Delete the entry; the marker goes first, so that no half of it is ever taken for whole."""
-        (self.folder / DONE).unlink(missing_ok=True)
-        shutil.rmtree(self.folder)
+
+def remove_entry(folder: Path) -> None:
+    """Delete an entry; the marker goes first, so that no half of it is ever taken for whole."""
+    (folder / DONE).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def under_way(folder: Path) -> bool:
+    """Whether some process computes part of the entry right now."""
+    try:
+        with (folder / LOCK).open("ab") as file:
+            # Length 0 is every byte, whatever chunk it stands for.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 0, 0)
+    except FileNotFoundError:
+        return False
+    except (BlockingIOError, PermissionError):
+        return True
+    return False
 
 
 def _shape(path: Path) -> tuple[int, int]:

@@ -67,7 +67,7 @@ def write_export(run: Path, *, seed: int = 0, realised: float = 0.0, **changes: 
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_export() -> Callable[..., Path]:
     return write_export
 

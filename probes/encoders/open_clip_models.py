@@ -1,0 +1,74 @@
+"""Image encoders of open_clip: ``open_clip:ViT-L-14/laion2b_s32b_b82k``, or ``...,weights=FILE``."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from nml.errors import unknown_name
+from probes.encoders.encoder import Encoder, EncoderInfo, Settings
+from probes.encoders.imaging import image_transform
+from probes.encoders.torch_images import TorchImageEncoder
+from probes.encoders.weights import Weights, hash_model, load_weights, offline_error, random_weights
+from probes.spec import Spec, check_options
+
+
+def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
+    """Return the image tower of ``NAME/TAG``.
+
+    Options: ``weights`` is ``pretrained`` (default; the tag's), ``random``, or a local file.
+
+    Raises:
+        UserError: If open_clip has no such model or tag, or the weights cannot be had.
+    """
+    import open_clip
+
+    check_options(spec, ("weights",), where="--encoder")
+    name, _, tag = (spec.arguments[0] if len(spec.arguments) == 1 else "").partition("/")
+    if name not in open_clip.list_models():
+        raise unknown_name(f"--encoder {spec.text}", name, open_clip.list_models())
+    weights = Weights.parse(spec.options.get("weights", "pretrained"), spec.text)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights.source == "pretrained" and tag not in tags:
+        raise unknown_name(f"--encoder {spec.text}: tag", tag, tags)
+    model = _create(name, tag, weights, spec)
+    config = open_clip.get_model_preprocess_cfg(model)
+    size = config["size"] if isinstance(config["size"], list | tuple) else (config["size"], config["size"])
+    preprocessing = {
+        "input_size": [3, *map(int, size)],
+        "mean": [float(value) for value in config["mean"]],
+        "std": [float(value) for value in config["std"]],
+        "interpolation": str(config.get("interpolation", "bicubic")),
+        "crop_pct": 1.0,
+    }
+    info = EncoderInfo(
+        name=spec.text,
+        kind="open_clip",
+        modality="image",
+        identity={
+            "library": "open_clip",
+            "architecture": name,
+            "weights_sha256": hash_model(model.visual),
+            "preprocessing": preprocessing,
+        },
+        versions={package: metadata.version(package) for package in ("torch", "open_clip_torch", "pillow")},
+    )
+    transform = image_transform(preprocessing, spec.text)
+    return TorchImageEncoder(info, model.visual, model.encode_image, transform, settings)
+
+
+def _create(name: str, tag: str, weights: Weights, spec: Spec) -> Any:
+    import open_clip
+
+    if weights.source == "random":
+        with random_weights(spec.text):
+            return open_clip.create_model(name, pretrained=None)
+    if weights.source == "file":
+        model = open_clip.create_model(name, pretrained=None)
+        load_weights(model, weights, spec.text)
+        return model
+    try:
+        return open_clip.create_model(name, pretrained=tag)
+    # The hub and urllib each raise their own types when there is no network.
+    except Exception as error:
+        raise offline_error(spec.text, error) from error

@@ -1,0 +1,179 @@
+"""Text encoders of transformers: ``transformers:bert-base-uncased,pooling=mean`` or a local folder."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nml.errors import UserError
+from nml.files import sha256_file
+from probes.encoders.encoder import Encoder, EncoderInfo, Settings
+from probes.encoders.weights import hash_model, offline_error
+from probes.samples import Content
+from probes.spec import Spec, check_options
+
+MAX_TOKENS = 512
+# Models that read left to right know the whole text only at its end.
+LAST_TOKEN = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
+
+
+def _cls(states: Any, mask: Any) -> Any:  # noqa: ARG001 - one signature for all poolings
+    return states[:, 0]
+
+
+def _mean(states: Any, mask: Any) -> Any:
+    weights = mask[..., None].to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1)
+
+
+def _last(states: Any, mask: Any) -> Any:
+    import torch
+
+    return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+
+
+POOLINGS: dict[str, Callable[[Any, Any], Any]] = {"cls": _cls, "mean": _mean, "last": _last}
+
+
+def open_transformers(spec: Spec, settings: Settings) -> Encoder:
+    """Return the text encoder of ``spec``: a name on the hub or a local folder.
+
+    Options: ``pooling`` is ``cls``, ``mean`` or ``last`` (default: ``last`` for left-to-right models,
+    ``cls`` else); ``max_tokens`` cuts longer texts; ``revision`` pins a revision on the hub.
+
+    Raises:
+        UserError: If the model cannot be had or an option is impossible.
+    """
+    check_options(spec, ("pooling", "max_tokens", "revision"), where="--encoder")
+    if len(spec.arguments) != 1:
+        raise UserError(
+            f"--encoder {spec.text}: names no single model", possible="transformers:NAME or :FOLDER"
+        )
+    pooling = spec.options.get("pooling")
+    if pooling is not None and pooling not in POOLINGS:
+        raise UserError(f"--encoder {spec.text}: pooling {pooling}", possible=", ".join(POOLINGS))
+    name = spec.arguments[0]
+    tokenizer, model, loading = _load(name, spec)
+    pooling = pooling or ("last" if model.config.model_type in LAST_TOKEN else "cls")
+    asked = spec.options.get("max_tokens", str(MAX_TOKENS))
+    if not asked.isdigit() or int(asked) < 1:
+        raise UserError(f"--encoder {spec.text}: max_tokens {asked}", possible="1 or more")
+    positions = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
+    # RoBERTa's positions begin after its padding index.
+    positions -= model.config.pad_token_id + 1 if model.config.model_type in ("roberta", "xlm-roberta") else 0
+    max_tokens = min(int(asked), positions)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if loading:
+        print(f"warning: encoder {spec.text}: {loading}", file=sys.stderr)
+    info = EncoderInfo(
+        name=spec.text,
+        kind="transformers",
+        modality="text",
+        identity={
+            "library": "transformers",
+            "architecture": model.config.model_type,
+            "config": hashlib.sha256(model.config.to_json_string().encode()).hexdigest(),
+            "weights_sha256": hash_model(model),
+            "tokenizer": _hash_tokenizer(tokenizer),
+            "pooling": pooling,
+            "max_tokens": max_tokens,
+        },
+        versions={package: metadata.version(package) for package in ("torch", "transformers", "tokenizers")},
+    )
+    return TransformersEncoder(info, tokenizer, model, POOLINGS[pooling], max_tokens, settings)
+
+
+def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
+    from transformers import AutoModel, AutoTokenizer, logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    local = Path(name).is_dir()
+    revision = {} if local else {"revision": spec.options.get("revision", "main")}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
+        model, loading = AutoModel.from_pretrained(
+            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **revision
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        if local:
+            raise UserError(
+                f"--encoder {spec.text}: {name} is no complete model: {error}",
+                mend="save it with save_pretrained, tokenizer included",
+            ) from error
+        raise offline_error(spec.text, error) from error
+    missing = [key for key in loading["missing_keys"] if "pooler" not in key]
+    note = (
+        f"{len(missing)} parameters are not in its files and RANDOM, for example {missing[0]}"
+        if missing
+        else ""
+    )
+    return tokenizer, model, note
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return hashlib.sha256(backend.to_str().encode()).hexdigest()
+    return sha256_file(Path(tokenizer.vocab_file))
+
+
+class TransformersEncoder:
+    """A frozen text model.
+
+    Args:
+        info: What it is made of.
+        tokenizer: From texts to tokens.
+        model: The module.
+        pool: From states [B, T, D] and mask [B, T] to features [B, D].
+        max_tokens: Longer texts are cut.
+        settings: Device and batch size.
+    """
+
+    def __init__(
+        self,
+        info: EncoderInfo,
+        tokenizer: Any,
+        model: Any,
+        pool: Callable[[Any, Any], Any],
+        max_tokens: int,
+        settings: Settings,
+    ) -> None:
+        self.info = info
+        self.batch_size = settings.batch_size
+        self._device = settings.torch_device()
+        self._tokenizer = tokenizer
+        self._model = model.to(self._device).eval().requires_grad_(False)
+        self._pool = pool
+        self._max_tokens = max_tokens
+
+    def prepare(self, content: Content) -> Any:
+        """Return the text, or the pair of texts, unchanged: tokenizers work on batches."""
+        if isinstance(content, str | tuple):
+            return content
+        raise UserError(f"encoder {self.info.name} reads texts, the task holds images")
+
+    def encode(self, prepared: Sequence[Any]) -> npt.NDArray[np.float32]:
+        """Return features, float32 [B, D]."""
+        import torch
+
+        pairs = [(text,) if isinstance(text, str) else text for text in prepared]
+        tokens = self._tokenizer(
+            *(list(part) for part in zip(*pairs, strict=True)),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
+        ).to(self._device)
+        with torch.inference_mode():
+            states = self._model(**tokens).last_hidden_state
+            return self._pool(states, tokens["attention_mask"]).to("cpu", torch.float32).numpy()

@@ -1,0 +1,79 @@
+"""``python -m probes.features``: what the feature store holds, and clearing it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from nml.cli import Parser, run
+from nml.errors import UserError
+from probes.features.store import DONE, KEY, LOCK, folder_bytes, read_key, remove_entry, under_way
+
+EXAMPLES = """\
+examples:
+  python -m probes.features list
+  python -m probes.features gc --days 30            # what it would remove
+  python -m probes.features gc --days 30 --remove   # remove it
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(
+        "python -m probes.features", "Look after the feature store.", epilog=EXAMPLES, config=False
+    )
+    add = parser.add_argument
+    add("command", type=str, choices=["list", "gc"], help="list entries, or collect old and unfinished ones")
+    add("features", type=str, nargs="?", default="features", help="folder of the feature store")
+    add("--days", type=float, default=30.0, help="gc: entries that nobody wrote or finished for so long")
+    add(
+        "--remove",
+        type=bool,
+        default=False,
+        nargs="?",
+        const=True,
+        help="gc: remove them, not only name them",
+    )
+    return parser
+
+
+def main() -> None:
+    """Run one of the commands."""
+    arguments = build_parser().parse_args()
+    root = Path(arguments.features)
+    entries = sorted(path for path in root.glob("*") if (path / LOCK).exists() or (path / KEY).exists())
+    if not entries:
+        raise UserError(f"no features in {root}", mend="name the folder of a feature store")
+    if arguments.command == "gc":
+        now = time.time()
+        entries = [path for path in entries if _age_days(path, now) >= arguments.days and not under_way(path)]
+    total = 0
+    for path in entries:
+        total += folder_bytes(path)
+        print(_line(path))
+    verb = ""
+    if arguments.command == "gc":
+        verb = " removed" if arguments.remove else " to remove; add --remove to do so"
+        if arguments.remove:
+            for path in entries:
+                remove_entry(path)
+    print(f"{len(entries)} entries, {total / 1e6:.1f} MB{verb}: {root}")
+
+
+def _line(path: Path) -> str:
+    names = read_key(path).get("names", {})
+    shape = "unfinished"
+    if (path / DONE).exists():
+        rows, dim = json.loads((path / DONE).read_text())["shape"]
+        shape = f"{rows} x {dim}"
+    megabytes = folder_bytes(path) / 1e6
+    return f"{path.name}  {shape:>14}  {megabytes:9.1f} MB  {names.get('encoder', '?')} on {names.get('dataset', '?')}"
+
+
+def _age_days(path: Path, now: float) -> float:
+    return (now - max(file.stat().st_mtime for file in path.iterdir())) / 86400
+
+
+if __name__ == "__main__":
+    run(main)

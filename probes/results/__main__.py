@@ -1,0 +1,61 @@
+"""``python -m probes.results``: look at results, choose among them, export them, trace them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nml.cli import Parser, run
+from nml.errors import UserError
+from nml.files import write_bytes
+from probes.results import read_rows
+from probes.results.export import COLUMNS, FORMATS, check_columns, select
+from probes.results.trace import find_row, trace
+
+EXAMPLES = """\
+examples:
+  python -m probes.results show
+  python -m probes.results query results/ --where head=nmtune domain=ood "accuracy>0.5"
+  python -m probes.results export results/ --format latex --out table.tex
+  python -m probes.results trace results/ --row 3f0c9a
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser("python -m probes.results", "Look at results.", epilog=EXAMPLES, config=False)
+    add = parser.add_argument
+    add("command", type=str, choices=["show", "query", "export", "trace"], help="what to do")
+    add("results", type=str, nargs="?", default="results", help="folder of result rows")
+    add("--where", type=str, nargs="+", default=[], help="conditions FIELD=VALUE, also != < <= > >=")
+    add("--columns", type=str, nargs="+", default=list(COLUMNS), help="fields of a row")
+    add("--format", type=str, choices=sorted(FORMATS), default=None, help="text; csv when exporting")
+    add("--out", type=str, default=None, help="file to write; without it the terminal")
+    add("--row", type=str, default=None, help="row id, or its beginning, to trace")
+    add("--features", type=str, default="features", help="folder of the feature store, to trace")
+    return parser
+
+
+def main() -> None:
+    """Run one of the commands."""
+    arguments = build_parser().parse_args()
+    rows = read_rows(arguments.results)
+    if arguments.command == "trace":
+        if arguments.row is None:
+            raise UserError(
+                "trace: no --row", possible="the beginning of a row id", mend="see: probes.results show"
+            )
+        row = find_row(rows, arguments.row)
+        print("\n".join(trace(row, features=Path(arguments.features))))
+        return
+    rows = select(rows, arguments.where)
+    form = arguments.format or ("csv" if arguments.command == "export" else "text")
+    text = FORMATS[form](rows, check_columns(arguments.columns))
+    if arguments.out is None:
+        print(text)
+    else:
+        write_bytes(Path(arguments.out), (text + "\n").encode())
+        print(f"{len(rows)} rows: {arguments.out}")
+
+
+if __name__ == "__main__":
+    run(main)

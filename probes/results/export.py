@@ -1,0 +1,151 @@
+"""Rows chosen by conditions, grouped, and written as text, CSV or LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nml.errors import UserError, unknown_name
+from probes.results.row import Row
+
+COLUMNS = (
+    "row_id",
+    "encoder",
+    "noise_ratio",
+    "task",
+    "dataset",
+    "domain",
+    "head",
+    "fraction",
+    "seed",
+    "downstream_noise",
+    "accuracy",
+    "macro_f1",
+    "metric",
+    "sve",
+    "lsvr",
+)
+FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+
+_CONDITION = re.compile(r"(?P<field>\w+)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>.*)")
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_LATEX = {
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
+
+
+def check_columns(columns: Sequence[str]) -> Sequence[str]:
+    """Return ``columns`` if all are fields of a row.
+
+    Raises:
+        UserError: Names the first that is not, and near matches.
+    """
+    for column in columns:
+        if column not in FIELDS:
+            raise unknown_name("--columns", column, FIELDS)
+    return columns
+
+
+def select(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
+    """Return the rows that meet every condition, for example ``head=nmtune`` or ``fraction>=0.5``.
+
+    Raises:
+        UserError: If a condition cannot be read or names no field.
+    """
+    tests = [_condition(text) for text in conditions]
+    return [row for row in rows if all(test(row) for test in tests)]
+
+
+def _condition(text: str) -> Callable[[Row], bool]:
+    match = _CONDITION.fullmatch(text.strip())
+    if not match:
+        raise UserError(f"--where {text}", possible="FIELD=VALUE, also != < <= > >=")
+    if match["field"] not in FIELDS:
+        raise unknown_name("--where: field", match["field"], FIELDS)
+    compare, wanted = _COMPARE[match["sign"]], match["value"]
+
+    def test(row: Row) -> bool:
+        found = getattr(row, match["field"])
+        if isinstance(found, int | float):
+            try:
+                return compare(found, float(wanted))
+            except ValueError as error:
+                raise UserError(f"--where {text}: {wanted!r} is no number") from error
+        return compare("none" if found is None else str(found), wanted)
+
+    return test
+
+
+def as_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return an aligned table."""
+    lines = [list(columns), *([_short(getattr(row, column)) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return CSV with a header; numbers in full precision."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (getattr(row, column) for column in columns)
+        writer.writerow(
+            ["" if value is None else repr(value) if isinstance(value, float) else value for value in values]
+        )
+    return file.getvalue().rstrip("\n")
+
+
+def as_latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """Return a ``tabular`` for the booktabs package."""
+    body = [" & ".join(_escape(_short(getattr(row, column))) for column in columns) + r" \\" for row in rows]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
+            r"\toprule",
+            " & ".join(map(_escape, columns)) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return f"[{len(value)}]"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+FORMATS = {"text": as_text, "csv": as_csv, "latex": as_latex}

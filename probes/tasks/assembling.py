@@ -1,0 +1,140 @@
+"""From the splits in a user's files to a task: one list of classes, limits, shifted test versions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nml.errors import UserError, unknown_name
+from probes.hashing import hash_value
+from probes.samples import Modality, SampleSet
+from probes.spec import Spec
+from probes.tasks.samplesets import Shifted, limited
+from probes.tasks.shifts import SHIFTS, VERSION
+from probes.tasks.task import Evaluation, Task
+
+OPTIONS = ("limit", "shifts", "name", "validation")
+
+
+class RawSplit(NamedTuple):
+    """One split as a file holds it.
+
+    Attributes:
+        keys: N names.
+        labels: N labels as found: all integers or all strings.
+        names: Class names, if the file knows them.
+        modality: What the samples are.
+        build: Makes the samples, given labels int64 [N].
+    """
+
+    keys: Sequence[str]
+    labels: Sequence[Any]
+    names: tuple[str, ...] | None
+    modality: Modality
+    build: Callable[[npt.NDArray[np.int64]], SampleSet]
+
+
+def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
+    """Return the task of ``KIND:TRAIN,TEST[,OOD ...]``.
+
+    Every further path is an out-of-domain variant, named after its file. Without one, shifted versions
+    of the test samples are: all of the modality's, ``shifts=none``, or some as ``shifts=rotated+noisy``.
+    ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split.
+
+    Raises:
+        UserError: If paths or options are wrong, or classes differ between the splits.
+    """
+    if len(spec.arguments) < 2:
+        raise UserError(
+            f"--task {spec.text}: names {len(spec.arguments)} of the two files or folders it needs",
+            possible=f"{spec.kind}:TRAIN,TEST or {spec.kind}:TRAIN,TEST,OOD",
+        )
+    train_path, test_path, *ood_paths = spec.arguments
+    train = read(train_path)
+    classes = train.names or _class_names(train.labels, train_path)
+    limit = _limit(spec)
+
+    def build(path: str, raw: RawSplit) -> SampleSet:
+        return limited(raw.build(_codes(raw.labels, classes, path)), limit)
+
+    name = spec.options.get("name") or _display_name(train_path)
+    test = build(test_path, read(test_path))
+    evaluations = [Evaluation(name, "id", test)]
+    evaluations += [
+        Evaluation(f"{name}-{Path(path).stem}", "ood", build(path, read(path))) for path in ood_paths
+    ]
+    evaluations += [
+        Evaluation(f"{name}-{shift}", "ood", Shifted(test, shift, VERSION, SHIFTS[train.modality][shift]))
+        for shift in _shifts(spec, train.modality, default=not ood_paths)
+    ]
+    validation_path = spec.options.get("validation")
+    validation = build(validation_path, read(validation_path)) if validation_path else None
+    train_samples = build(train_path, train)
+    everything = [train_samples, *([validation] if validation else []), *(e.samples for e in evaluations)]
+    return Task(
+        name=name,
+        modality=train.modality,
+        classes=classes,
+        # Labels belong to the revision; test labels take part in nothing else.
+        revision=hash_value([[part.fingerprint, part.labels.tolist()] for part in everything])[:16],
+        train=train_samples,
+        validation=validation,
+        evaluations=tuple(evaluations),
+    )
+
+
+def _class_names(labels: Sequence[Any], path: str) -> tuple[str, ...]:
+    if not len(labels):
+        raise UserError(f"--task: no samples in {path}")
+    if isinstance(labels[0], str):
+        return tuple(sorted(set(labels)))
+    return tuple(str(number) for number in range(max(labels) + 1))
+
+
+def _codes(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.NDArray[np.int64]:
+    if not len(labels) or not isinstance(labels[0], str):
+        return np.asarray(labels, dtype=np.int64)
+    code = {name: number for number, name in enumerate(classes)}
+    strange = sorted(set(labels) - code.keys())
+    if strange:
+        raise UserError(
+            f"--task: class {strange[0]!r} of {path} does not occur in the training data",
+            possible=", ".join(classes[:20]) + (", ..." if len(classes) > 20 else ""),
+        )
+    return np.array([code[label] for label in labels], dtype=np.int64)
+
+
+def _limit(spec: Spec) -> int | None:
+    text = spec.options.get("limit")
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise UserError(f"--task {spec.text}: limit {text}", possible="1 or more")
+    return int(text)
+
+
+def _shifts(spec: Spec, modality: Modality, *, default: bool) -> list[str]:
+    text = spec.options.get("shifts", "all" if default else "none")
+    if text == "none":
+        return []
+    if text == "all":
+        return list(SHIFTS[modality])
+    for shift in text.split("+"):
+        if shift not in SHIFTS[modality]:
+            raise unknown_name(f"--task {spec.text}: shifts", shift, ["all", "none", *SHIFTS[modality]])
+    return text.split("+")
+
+
+def _display_name(path: str) -> str:
+    place = Path(path)
+    stem = place.name.partition(".")[0] or place.parent.name
+    for word in ("train", "training"):
+        # /data/sst2/train.tsv is known by its folder, cifar10_train.parquet by its own name.
+        if stem == word:
+            return place.resolve().parent.name
+        stem = stem.removesuffix(f"_{word}").removesuffix(f"-{word}")
+    return stem

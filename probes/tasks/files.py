@@ -1,0 +1,165 @@
+"""Tasks in image files: ``imagefolder:`` with a folder a class, ``wds:`` with WebDataset tars."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nml.errors import UserError
+from probes.spec import Spec, check_options
+from probes.tasks.assembling import OPTIONS, RawSplit, assemble
+from probes.tasks.samplesets import ImageBytes
+from probes.tasks.task import Task, TaskRecord
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+class ImageFolderTask:
+    """``imagefolder:TRAIN,TEST``: folders that hold a folder a class."""
+
+    record = TaskRecord(
+        name="imagefolder",
+        modality="image",
+        num_classes=0,
+        ood=("every further folder", "or shifts of the test images"),
+        source="your own folders: imagefolder:TRAIN,TEST[,OOD], a folder a class in each",
+        revision="hash of the content",
+        licence="yours",
+    )
+
+    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
+        """Return the task of the folders."""
+        check_options(spec, OPTIONS, where="--task")
+        return assemble(spec, read_folder)
+
+
+class WebDatasetTask:
+    """``wds:TRAIN,TEST``: tars, or folders of tars, with an image and a ``cls`` or ``json`` label."""
+
+    record = TaskRecord(
+        name="wds",
+        modality="image",
+        num_classes=0,
+        ood=("every further tar or folder", "or shifts of the test images"),
+        source="your own WebDataset tars: wds:TRAIN,TEST[,OOD][,label=FIELD], tars or folders of tars",
+        revision="hash of the content",
+        licence="yours",
+        note="label=FIELD reads the label from that field of the json member, for example label=label_n20",
+    )
+
+    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002
+        """Return the task of the tars."""
+        check_options(spec, (*OPTIONS, "label"), where="--task")
+        return assemble(spec, functools.partial(_read_tars, label=spec.options.get("label")))
+
+
+class _FileBytes(Sequence[bytes]):
+    """Files that are read when asked for."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.paths[index].read_bytes()
+
+
+class _Place(NamedTuple):
+    tar: Path
+    offset: int
+    size: int
+
+
+class _TarBytes(Sequence[bytes]):
+    """Members of tars, read by offset when asked for."""
+
+    def __init__(self, places: Sequence[_Place]) -> None:
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        tar, offset, size = self.places[index]
+        with tar.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+
+def read_folder(path: str) -> RawSplit:
+    """Read a folder with a folder of images for each class.
+
+    Raises:
+        UserError: If there is no such folder, or no image in it.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"--task: no folder {path}", mend="check the path")
+    files = sorted(file for file in root.glob("*/**/*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(
+            f"--task: no images in the folders of {path}", possible=f"CLASS/FILE with {', '.join(SUFFIXES)}"
+        )
+    keys = [file.relative_to(root).as_posix() for file in files]
+    labels = [key.partition("/")[0] for key in keys]
+    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, _FileBytes(files)))
+
+
+def _read_tars(path: str, label: str | None) -> RawSplit:
+    place = Path(path)
+    tars = sorted(place.glob("*.tar")) if place.is_dir() else [place]
+    if not tars or not tars[0].is_file():
+        raise UserError(f"--task: no tar at {path}", possible="a tar, or a folder of tars")
+    images: dict[str, _Place] = {}
+    labels: dict[str, Any] = {}
+    for tar in tars:
+        _index(tar, label, images, labels)
+    keys = [key for key in images if key in labels]
+    if not keys:
+        raise UserError(
+            f"--task: no sample of {path} has an image and a label",
+            possible="members KEY.jpg and KEY.cls or KEY.json",
+        )
+    found = [labels[key] for key in keys]
+    places = [images[key] for key in keys]
+    return RawSplit(keys, found, None, "image", lambda codes: ImageBytes(keys, codes, _TarBytes(places)))
+
+
+def _index(tar: Path, label: str | None, images: dict[str, _Place], labels: dict[str, Any]) -> None:
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            for member in archive:
+                key, _, suffix = member.name.partition(".")
+                suffix = suffix.lower()
+                if not member.isfile():
+                    continue
+                if f".{suffix.rpartition('.')[2]}" in SUFFIXES:
+                    images[key] = _Place(tar, member.offset_data, member.size)
+                elif (suffix == "cls" and label is None) or suffix == "json":
+                    file = archive.extractfile(member)
+                    found = _label(file.read() if file else b"", suffix, label, f"{tar}: {member.name}")
+                    # The .cls member, where there is one, is what the tar's writer meant a reader to see.
+                    if found is not None and (suffix == "cls" or key not in labels):
+                        labels[key] = found
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(f"--task: {tar} cannot be read: {error}", mend="check the file") from error
+
+
+def _label(data: bytes, suffix: str, label: str | None, where: str) -> Any:
+    try:
+        if suffix == "cls":
+            return int(data)
+        content = json.loads(data)
+        return content.get(label or "label") if isinstance(content, dict) else None
+    except ValueError as error:
+        raise UserError(f"--task: {where}: no label: {error}", mend="write the class as a number") from error
+
+
+IMAGE_FOLDER = ImageFolderTask()
+WEBDATASET = WebDatasetTask()

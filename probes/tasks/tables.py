@@ -1,0 +1,204 @@
+"""Tasks in tables: ``parquet:`` with images or texts, ``tsv:`` with texts."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nml.errors import UserError, unknown_name
+from probes.spec import Spec, check_options
+from probes.tasks.assembling import OPTIONS, RawSplit, assemble
+from probes.tasks.samplesets import ImageBytes, Texts
+from probes.tasks.task import Task, TaskRecord
+
+IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
+TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question", "question1")
+PAIR_COLUMNS = ("text2", "sentence2", "hypothesis", "question2")
+LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+KEY_COLUMNS = ("key", "__key__", "idx", "id")
+
+
+class ParquetTask:
+    """``parquet:TRAIN,TEST``: images (bytes, or a struct with bytes) or texts, and a label."""
+
+    record = TaskRecord(
+        name="parquet",
+        modality="image",
+        num_classes=0,
+        ood=("every further file", "or shifts of the test samples"),
+        source="your own Parquet files: parquet:TRAIN,TEST[,OOD][,image=COLUMN][,text=COLUMN][,label=COLUMN]",
+        revision="hash of the content",
+        licence="yours",
+    )
+
+    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
+        """Return the task of the files."""
+        check_options(spec, (*OPTIONS, "image", "text", "pair", "label"), where="--task")
+        return assemble(spec, functools.partial(read_parquet, columns=spec.options))
+
+
+class TsvTask:
+    """``tsv:TRAIN,TEST``: a text, perhaps a second one, and a label, separated by tabs."""
+
+    record = TaskRecord(
+        name="tsv",
+        modality="text",
+        num_classes=0,
+        ood=("every further file", "or shifts of the test samples"),
+        source="your own tab-separated files: tsv:TRAIN,TEST[,OOD][,text=COLUMN][,label=COLUMN]",
+        revision="hash of the content",
+        licence="yours",
+        note="without a header the last column is the label",
+    )
+
+    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002
+        """Return the task of the files."""
+        check_options(spec, (*OPTIONS, "text", "pair", "label"), where="--task")
+        return assemble(spec, functools.partial(_read_tsv, columns=spec.options))
+
+
+def read_parquet(path: str, columns: Any) -> RawSplit:
+    """Read one split; the columns are those the user named, or those with a usual name.
+
+    Raises:
+        UserError: If the file is no Parquet, or a column is missing or of the wrong type.
+    """
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    names = table.column_names
+    label = _column(path, names, columns.get("label"), LABEL_COLUMNS, "label")
+    labels = _labels(path, table[label])
+    key = next((name for name in KEY_COLUMNS if name in names and name != label), None)
+    keys = [f"{row:08d}" if key is None else str(table[key][row]) for row in range(len(table))]
+    class_names = _class_names(table.schema, label)
+    image = columns.get("image") or next((name for name in IMAGE_COLUMNS if name in names), None)
+    if image and not columns.get("text"):
+        data = _image_bytes(path, table, _column(path, names, image, (), "image"))
+        return RawSplit(keys, labels, class_names, "image", lambda codes: ImageBytes(keys, codes, data))
+    text = _column(path, names, columns.get("text"), TEXT_COLUMNS, "image or text")
+    pair = columns.get("pair") or next((name for name in PAIR_COLUMNS if name in names), None)
+    texts: Sequence[Any] = table[text].to_pylist()
+    if pair:
+        texts = list(zip(texts, table[_column(path, names, pair, (), "pair")].to_pylist(), strict=True))
+    return RawSplit(keys, labels, class_names, "text", lambda codes: Texts(keys, codes, texts))
+
+
+def _image_bytes(path: str, table: pa.Table, name: str) -> list[bytes]:
+    column = (
+        table[name].combine_chunks() if table[name].num_chunks == 1 else pa.chunked_array(table[name].chunks)
+    )
+    if pa.types.is_struct(column.type):
+        if column.type.get_field_index("bytes") < 0:
+            raise UserError(
+                f"--task: column {name} of {path} is {column.type}", possible="binary, or a struct with bytes"
+            )
+        data = [item["bytes"] for item in column.to_pylist()]
+    elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        data = column.to_pylist()
+    else:
+        raise UserError(
+            f"--task: column {name} of {path} is {column.type}", possible="binary, or a struct with bytes"
+        )
+    empty = next((row for row, item in enumerate(data) if item is None), None)
+    if empty is not None:
+        raise UserError(
+            f"--task: row {empty} of {path} has no image", mend="remove the row, or embed the image"
+        )
+    return data
+
+
+def _labels(path: str, column: pa.ChunkedArray) -> list[Any]:
+    if column.null_count:
+        raise UserError(f"--task: {column.null_count} labels of {path} are empty", mend="remove these rows")
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UserError(f"--task: labels of {path} are {column.type}", possible="integers from 0, or strings")
+    labels = column.to_pylist()
+    if labels and isinstance(labels[0], int) and min(labels) < 0:
+        raise UserError(
+            f"--task: label {min(labels)} in {path}",
+            possible="0 or more",
+            mend="a label of -1 marks a hidden one; use a split with labels",
+        )
+    return labels
+
+
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """Return the class names that Hugging Face datasets leaves in a Parquet schema."""
+    content = (schema.metadata or {}).get(b"huggingface")
+    if content is None:
+        return None
+    feature = json.loads(content).get("info", {}).get("features", {}).get(label, {})
+    return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("names") else None
+
+
+def _column(path: str, names: Sequence[str], asked: str | None, usual: Sequence[str], what: str) -> str:
+    if asked is not None:
+        if asked not in names:
+            raise unknown_name(f"--task: column of {path}", asked, names)
+        return asked
+    for name in usual:
+        if name in names:
+            return name
+    raise UserError(
+        f"--task: no {what} column found in {path}",
+        possible=f"columns: {', '.join(names)}",
+        mend=f"name it: ...,{what.split()[-1]}=COLUMN",
+    )
+
+
+def _read_tsv(path: str, columns: Any) -> RawSplit:
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+    if not rows:
+        raise UserError(f"--task: no samples in {path}")
+    header = _header(rows[0], columns)
+    if header:
+        rows = rows[1:]
+        label = header.index(_column(path, header, columns.get("label"), LABEL_COLUMNS, "label"))
+        text = header.index(_column(path, header, columns.get("text"), TEXT_COLUMNS, "text"))
+        second = columns.get("pair") or next((name for name in PAIR_COLUMNS if name in header), None)
+        places = [text] + ([header.index(_column(path, header, second, (), "pair"))] if second else [])
+        width = len(header)
+    else:
+        width = len(rows[0])
+        label, places = width - 1, list(range(width - 1))
+    for number, row in enumerate(rows, start=2 if header else 1):
+        if len(row) != width or width < 2:
+            raise UserError(
+                f"--task: line {number} of {path} has {len(row)} columns", possible=str(max(width, 2))
+            )
+    texts = [row[places[0]] if len(places) == 1 else tuple(row[place] for place in places) for row in rows]
+    labels: list[Any] = [row[label] for row in rows]
+    if all(value.isdigit() for value in labels):
+        labels = [int(value) for value in labels]
+    keys = [f"{number:08d}" for number in range(len(rows))]
+    return RawSplit(keys, labels, None, "text", lambda codes: Texts(keys, codes, texts))
+
+
+def _header(first: list[str], columns: Any) -> list[str] | None:
+    asked = {columns[name] for name in ("text", "pair", "label") if name in columns}
+    usual = {*TEXT_COLUMNS, *LABEL_COLUMNS}
+    return first if asked & {*first} or len(usual & {*first}) > 1 or asked else None
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    if not Path(path).exists():
+        return UserError(f"--task: no file {path}", mend="check the path")
+    return UserError(f"--task: {path} cannot be read: {error}", mend="check the file's format")
+
+
+PARQUET = ParquetTask()
+TSV = TsvTask()
