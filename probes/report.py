@@ -16,7 +16,7 @@ EPILOG = """
 examples:
   python -m probes.report                              # results/ -> results/report/report.html
   python -m probes.report results/ --out paper/report
-  python -m probes.report results/ --svd-convention row-centred
+  python -m probes.report results/ --svd row-centred
 """
 
 
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
         "--out", default=None, type=str | None, help="folder of the report (default: RESULTS/report)"
     )
     parser.add_argument(
-        "--svd-convention",
+        "--svd",
         default=None,
         type=str | None,
         help="spectra to report where results have several: raw, row-centred, column-centred (default: raw)",
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
     rows = read_rows(arguments.results)
     check_output(folder)
-    report = build(rows, convention=arguments.svd_convention)
+    report = build(rows, convention=arguments.svd)
     figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())
     page = write_report(report, folder, figures)
     print(table_text(report.tables[0]))

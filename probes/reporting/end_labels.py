@@ -34,7 +34,9 @@ def spread_labels(axes: Axes, series: Sequence[Series], *, kind: Kind) -> None:
     is_curve = kind == "curve"
     # A path ends anywhere: its labels are a list at the top.
     wanted = [axes_height if kind == "path" else _height(axes, one) * axes_height for one in series]
-    for one, y in zip(series, apart(wanted, SIZE * LINE, axes_height), strict=True):
+    # Many curves run into one another at their ends: which is higher by a hair says nothing.
+    tie = SIZE * LINE if is_curve else 1e-6
+    for one, y in zip(series, apart(wanted, SIZE * LINE, axes_height, tie), strict=True):
         place: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
         sample = (1 + 5.5 / axes_width, y / axes_height)
         axes.plot(
@@ -64,14 +66,14 @@ def _height(axes: Axes, series: Series) -> float:
     return min(1.0, max(0.0, float(axes.transAxes.inverted().transform((0, pixel))[1])))
 
 
-def apart(wanted: Sequence[float], distance: float, top: float) -> list[float]:
+def apart(wanted: Sequence[float], distance: float, top: float, tie: float = 1e-6) -> list[float]:
     """Return positions near ``wanted``, in its order, ``distance`` apart, within 0 to ``top`` if they fit.
 
     Labels that touch form a block centred on the mean of what its members want, so that no label
-    moves further than its neighbours force it to (pool adjacent violators).
+    moves further than its neighbours force it to (pool adjacent violators). Labels that want the same
+    place to within ``tie`` keep their order from top to bottom.
     """
-    # Labels that want the same place, by and large, keep their order from top to bottom.
-    order = sorted(range(len(wanted)), key=lambda index: (round(wanted[index] / distance), -index))
+    order = sorted(range(len(wanted)), key=lambda index: (round(wanted[index] / tie), -index))
     blocks: list[tuple[float, int]] = []  # wanted position of the block's first label, labels in it
     for index in order:
         start, size = wanted[index], 1

@@ -53,7 +53,7 @@ def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
     kept = [row for row in rows if row.svd_convention == chosen]
     if not kept:
         found = ", ".join(sorted({row.svd_convention for row in rows}))
-        raise UserError(f"--svd-convention {chosen}: no result has it", possible=found)
+        raise UserError(f"--svd {chosen}: no result has it", possible=found)
     if len(kept) < len(rows):
         others = ", ".join(sorted({row.svd_convention for row in rows} - {chosen}))
         notes.append(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from plugins.registry import HEADS
-from probes.reporting.averages import Score, means
+from probes.reporting.averages import Mean, Score, means
 from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Gap, Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
@@ -46,7 +46,7 @@ def _table(study: Study, family: str, labels: list[str]) -> Table:
                     entry
                     for domain in ("id", "ood")
                     for entry in (
-                        percent(by[domain].get(head)),
+                        percent(_without_deviation(by[domain].get(head))),
                         "baseline"
                         if head == BASELINE
                         else points(difference(in_domain(compared, domain), head)),
@@ -63,12 +63,17 @@ def _table(study: Study, family: str, labels: list[str]) -> Table:
         title=f"Further heads and settings on {family}",
         paper="Tables 15 and 16",
         caption=(
-            f"{metric.capitalize()} in percent, mean over all noise levels ± standard deviation over runs; "
+            f"{metric.capitalize()} in percent, mean over all noise levels and shares of the training data; "
             f"{runs_behind(by['id'].values())}. Only runs that the further heads have too. {METHOD}"
         ),
         header=("Head", f"ID {metric}", f"minus {BASELINE}", f"OOD {metric}", f"minus {BASELINE}"),
         rows=tuple(rows),
     )
+
+
+def _without_deviation(mean: Mean | None) -> Mean | None:
+    """Drop a deviation that would be of noise levels and shares of the data more than of runs."""
+    return mean and mean._replace(sd=None)
 
 
 def _case(score: Score) -> tuple[str, str, float, int, float]:

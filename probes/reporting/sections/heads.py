@@ -9,9 +9,7 @@ from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, percent, points, several
 
 COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --seeds 3"
-ENCODER_COMMAND = (
-    "python -m probes.run --encoder timm:tf_efficientnet_b3.ns_jft_in1k --plugin lp,mlp,nmtune --task NAME"
-)
+ENCODER_COMMAND = "python -m probes.run --encoder timm:tf_efficientnet_b3.ns_jft_in1k --plugin lp,mlp,nmtune"
 
 
 def section(study: Study) -> Section:
@@ -43,6 +41,8 @@ def section(study: Study) -> Section:
 def _table(study: Study) -> Table:
     rows = []
     for name, found in _groups(study):
+        # Over several levels a deviation would be of the levels more than of the runs.
+        mixed = len({noise_key(score) for score in found}) > 1
         by_domain = {domain: in_domain(found, domain) for domain in ("id", "ood")}
         by = {domain: means(members, lambda score: score.head) for domain, members in by_domain.items()}
         for head in study.heads:
@@ -53,7 +53,7 @@ def _table(study: Study) -> Table:
                 mean = by[domain].get(head)
                 change = None if head == BASELINE else difference(by_domain[domain], head)
                 entries += [
-                    percent(mean),
+                    percent(mean and (mean._replace(sd=None) if mixed else mean)),
                     "baseline" if head == BASELINE else points(change),
                     NONE if change is None else str(change.n),
                 ]
@@ -65,7 +65,7 @@ def _table(study: Study) -> Table:
         caption=(
             f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over runs; "
             f"differences in percentage points. {METHOD} N counts pairs. Out of domain, a pair's value is "
-            f"its mean over the test sets of its task."
+            f"its mean over the test sets of its task; over all levels no deviation is given."
         ),
         header=(
             "Encoders",

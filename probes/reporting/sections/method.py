@@ -33,7 +33,7 @@ def section(study: Study, before: Sequence[Section]) -> Section:
 def _definitions(study: Study) -> Table:
     convention = study.selection.convention
     metrics = sorted({(row.task, row.metric_name) for row in study.rows})
-    own = several([f"{task}: {name}" for task, name in metrics], limit=20)
+    own = several([f"{name} on {task}" for task, name in metrics], limit=20)
     entries = [
         (
             "Noise",
@@ -41,7 +41,7 @@ def _definitions(study: Study) -> Table:
         ),
         (
             "Metric",
-            f"On the test set, of the head that validation data chose; test data chooses nothing. {own}.",
+            f"On the test set, of the head that validation data chose, never test data. Here {own}.",
         ),
         (
             "Out-of-domain",

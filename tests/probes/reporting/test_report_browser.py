@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from probes import report
-from probes.results import Row, write_rows
+from probes.reporting.build import build
+from probes.results import Row, read_rows, write_rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -151,14 +152,24 @@ def test_every_picture_and_table_is_there_without_network_or_script(browser: Bro
     browser.open(page, script=False)
     assert browser.requests() == [page.resolve().as_uri()]
     assert not [event for event in browser.events if event.get("method") == "Log.entryAdded"]
+    expected = build(read_rows(page.parents[1]))
     boxes = browser.ask(
         "[...document.querySelectorAll('.panel svg')].map(s => [s.getBoundingClientRect().width, "
         "s.querySelectorAll('path, use').length, s.querySelector('title').textContent.length, "
         "s.querySelector('desc').textContent.length])"
     )
-    assert len(boxes) >= 2
+    assert len(boxes) == sum(len(figure.panels) for figure in expected.figures) > 15
     assert all(width > 200 and marks > 5 and title and text > 20 for width, marks, title, text in boxes)
-    assert browser.ask("document.querySelectorAll('main table').length") >= 2
+    titles = browser.ask("[...document.querySelectorAll('main .scroll')].map(e => e.ariaLabel)")
+    assert sorted(titles) == sorted(
+        table.title
+        for table in [
+            *expected.tables,
+            *(values for figure in expected.figures for values in figure.values()),
+        ]
+    )
+    gaps = browser.ask("[...document.querySelectorAll('.gap code')].map(e => e.textContent)")
+    assert gaps == [gap.command for gap in expected.gaps]
     assert browser.ask("[...document.querySelectorAll('tbody tr')].every(r => r.textContent.trim())")
 
 

@@ -87,7 +87,7 @@ def test_no_results_is_one_line_with_the_mend(tmp_path: Path) -> None:
 
 def test_an_unknown_svd_convention_names_those_there(results: Path) -> None:
     with pytest.raises(UserError, match=r"row-centered.*possible: raw"):
-        report.main([str(results), "--svd-convention", "row-centered"])
+        report.main([str(results), "--svd", "row-centered"])
 
 
 def test_names_of_others_are_text_and_never_markup(row: Callable[..., Row], tmp_path: Path) -> None:
