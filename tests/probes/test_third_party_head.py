@@ -1,0 +1,64 @@
+"""A head in a package of its own is found by its entry point and used like a built-in one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "third_party_head"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Install the example into a folder of its own, and put that on the path."""
+    # A copy: building leaves traces beside the sources.
+    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("example") / "source")
+    target = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "--target", str(target), str(source)], check=True, capture_output=True)
+    return os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
+
+
+def call(*words: str, cwd: Path, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *words], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_head_is_listed_with_its_distribution(tmp_path: Path, environment: dict[str, str]) -> None:
+    lines = call("plugins", "list", cwd=tmp_path, environment=environment).splitlines()
+    (line,) = [line for line in lines if line.startswith("prototype ")]
+    assert line.split()[1:] == ["nml-prototype-head", "0.1.0", "prototype_head:Prototype"]
+
+
+def test_the_head_probes_an_encoder(
+    tmp_path: Path, environment: dict[str, str], make_export: Callable[..., Path]
+) -> None:
+    run = make_export(tmp_path / "runs" / "tiny")
+    words = ("probes.run", "--plugin", "prototype", "--checkpoint", str(run))
+    printed = call(*words, cwd=tmp_path, environment=environment)
+    assert "prototype" in printed
+
+    from probes.results import read_rows
+
+    rows = read_rows(tmp_path / "results")
+    assert {row.domain for row in rows} == {"id", "ood"}
+    assert {(row.head_distribution, row.head_version) for row in rows} == {("nml-prototype-head", "0.1.0")}
+    assert all(row.accuracy > 0.1 for row in rows if row.domain == "id")
+
+
+def test_the_head_keeps_the_contract_by_the_kit(tmp_path: Path, environment: dict[str, str]) -> None:
+    tests = shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    printed = call(
+        "pytest", "-q", "-p", "no:cacheprovider", str(tests), cwd=tmp_path, environment=environment
+    )
+    assert " passed" in printed
+    assert "failed" not in printed
