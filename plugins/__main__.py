@@ -1,0 +1,74 @@
+"""``python -m plugins list`` and ``python -m plugins check NAME``."""
+
+from __future__ import annotations
+
+import textwrap
+
+from nml.cli import Parser, run
+from nml.errors import UserError
+from plugins.registry import HEADS
+
+EPILOG = """
+examples:
+  python -m plugins list
+  python -m plugins check nmtune
+"""
+
+
+def build_parser() -> Parser:
+    """Return the parser of both subcommands."""
+    parser = Parser("python -m plugins", "List or check registered heads.", epilog=EPILOG, config=False)
+    commands = parser.add_subcommands(dest="command")
+    listing = Parser("python -m plugins list", "Name every registered head and its distribution.")
+    check = Parser("python -m plugins check", "Hold a head to its contract, check by check.", epilog=EPILOG)
+    check.add_argument("name", type=str, help="a registered head, see: python -m plugins list")
+    check.add_argument("--device", type=str, default="cpu", help="where the head computes, such as cuda:0")
+    commands.add_subcommand("list", listing, help="name every registered head and who brings it")
+    commands.add_subcommand("check", check, help="hold a head to its contract")
+    return parser
+
+
+def show_list() -> None:
+    """Print one line a registered head, then what is wrong with the registrations, if anything."""
+    plugins = HEADS.discover()
+    name = max((len(plugin.name) for plugin in plugins), default=0)
+    owner = max((len(plugin.owner) for plugin in plugins), default=0)
+    for plugin in plugins:
+        print(f"{plugin.name:{name}}  {plugin.owner:{owner}}  {plugin.value}")
+    for fault in HEADS.faults():
+        print(f"warning: {fault}")
+
+
+def check(name: str, device: str) -> int:
+    """Print one line a check; return 1 if any failed."""
+    head = HEADS.load(name)
+    import torch
+
+    from plugins.conformance import run_checks
+
+    # The problems are tiny: threads would cost more than they bring.
+    torch.set_num_threads(1)
+    failed = 0
+    for outcome in run_checks(head, device=device):
+        print(f"{outcome.status:4}  {outcome.name}")
+        if outcome.message:
+            print(textwrap.indent(textwrap.fill(outcome.message, 100), "      "))
+        failed += outcome.status == "FAIL"
+    owner = HEADS.find(name).owner
+    print(f"{name} of {owner}: " + (f"{failed} checks failed" if failed else "every check passed"))
+    return int(failed > 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the subcommand that was named."""
+    arguments = build_parser().parse_args(argv)
+    if arguments.command == "list":
+        show_list()
+        return 0
+    if arguments.command == "check":
+        return check(arguments.check.name, arguments.check.device)
+    raise UserError("no command", possible="list, check NAME")
+
+
+if __name__ == "__main__":
+    run(main)

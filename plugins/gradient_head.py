@@ -1,0 +1,185 @@
+"""The base of every head that is trained by gradient descent: say what the module and its loss are.
+
+A subclass gives :meth:`GradientHead.build_transform` and, where cross-entropy is not all, named terms::
+
+    @dataclass(kw_only=True, eq=False)
+    class Narrow(GradientHead):
+        width: int = 64
+
+        def build_transform(self, in_features):
+            return nn.Sequential(nn.Linear(in_features, self.width), nn.Tanh())
+
+Training, seeds, devices, saving and the batched pass over many copies are done here and in ``trainer``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nml.errors import UserError
+from plugins.head import check_data
+from plugins.schedule import TEXT, VISION, Modality, Schedule
+
+# Rows a forward pass without gradients takes at once; bounds the memory of wide heads.
+PREDICT_ROWS = 8192
+
+
+class Batch(NamedTuple):
+    """What a loss term may look at.
+
+    Attributes:
+        features: F, float32 [M, D].
+        transformed: Z, [M, H].
+        logits: Class scores, [M, K].
+        labels: int64 [M].
+    """
+
+    features: Tensor
+    transformed: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class HeadModule(nn.Module):
+    """Features F [M, D] -> transformed features Z [M, H] -> class scores [M, K]."""
+
+    in_features: Tensor
+
+    def __init__(self, transform: nn.Module, classifier: nn.Module, in_features: int) -> None:
+        super().__init__()
+        self.transform = transform
+        self.classifier = classifier
+        # In the state, so that a saved head says what it was trained on.
+        self.register_buffer("in_features", torch.tensor(in_features))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Z and the class scores."""
+        transformed = self.transform(features)
+        return transformed, self.classifier(transformed)
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class GradientHead(abc.ABC):
+    """A transformation, a linear classifier on it, and a loss of named terms.
+
+    Attributes:
+        modality: Whose schedule of the paper fills in what is None below: ``vision`` (30 epochs, cosine
+            decay) or ``text`` (10 epochs, linear decay).
+        epochs: Passes over the training features.
+        lr: AdamW's first learning rate.
+        weight_decay: AdamW's weight decay.
+        batch_size: Samples a step.
+    """
+
+    modality: Modality = "vision"
+    epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    batch_size: int = 64
+
+    schedules: ClassVar[Mapping[str, Schedule]] = {"vision": VISION, "text": TEXT}
+    # A module that draws random numbers as it trains (dropout) has to be trained alone.
+    stackable: ClassVar[bool] = True
+    uses_validation: ClassVar[bool] = False
+
+    _module: HeadModule | None = dataclasses.field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.modality not in self.schedules:
+            raise UserError(f"modality {self.modality!r}", possible=" or ".join(self.schedules))
+        self.schedule()
+
+    @abc.abstractmethod
+    def build_transform(self, in_features: int) -> nn.Module:
+        """Return the untrained module that maps [M, ``in_features``] to Z [M, H]."""
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms whose sum is minimised, already weighted, by name; cross-entropy is the first.
+
+        The batch is that of one copy, whatever the number of copies in training.
+        """
+        return {"cross_entropy": functional.cross_entropy(batch.logits.float(), batch.labels)}
+
+    def schedule(self) -> Schedule:
+        """Return the schedule in force.
+
+        Raises:
+            UserError: If a value is impossible.
+        """
+        given = {
+            name: getattr(self, name)
+            for name in ("epochs", "lr", "weight_decay", "batch_size")
+            if getattr(self, name) is not None
+        }
+        return dataclasses.replace(self.schedules[self.modality], **given)
+
+    def build(self, in_features: int, num_classes: int, *, seed: int = 0) -> HeadModule:
+        """Return the untrained module, the same for the same seed; global random states stay as they were."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            transform = self.build_transform(in_features)
+            with torch.no_grad():
+                width = transform.eval()(torch.zeros(1, in_features)).shape[1]
+            return HeadModule(transform, nn.Linear(width, num_classes), in_features)
+
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        validation: tuple[Tensor, Tensor] | None = None,
+        num_classes: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Self:
+        """Train on features [N, D] and labels [N]; see :meth:`plugins.head.Head.fit`."""
+        # The trainer imports this module.
+        from plugins.trainer import Copy, train
+
+        num_classes = check_data(features, labels, validation, num_classes)
+        train([Copy(self, seed=seed)], features, labels, num_classes=num_classes, device=device)
+        return self
+
+    def adopt(self, module: HeadModule) -> None:
+        """Take over a trained module."""
+        self._module = module.eval().requires_grad_(False)
+
+    def transform(self, features: Tensor) -> Tensor:
+        """Return Z, float32 [N, H] on the CPU."""
+        return self._forward(features, 0)
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """Return class scores, float32 [N, K] on the CPU."""
+        return self._forward(features, 1)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights, and the number of features as ``in_features``."""
+        state = self._fitted().state_dict()
+        return {name: value.detach().cpu().clone() for name, value in state.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of a head with the same hyper-parameters."""
+        state = dict(state)
+        num_classes = state["classifier.weight"].shape[0]
+        module = self.build(int(state["in_features"]), num_classes)
+        module.load_state_dict(state)
+        self.adopt(module)
+
+    def _fitted(self) -> HeadModule:
+        if self._module is None:
+            raise UserError(f"{type(self).__name__} is not fitted", mend="call fit or load_state_dict first")
+        return self._module
+
+    @torch.no_grad()
+    def _forward(self, features: Tensor, output: int) -> Tensor:
+        module = self._fitted()
+        device = module.in_features.device
+        parts = features.split(PREDICT_ROWS)
+        return torch.cat([module(rows.to(device, torch.float32))[output].float().cpu() for rows in parts])

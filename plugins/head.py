@@ -1,0 +1,119 @@
+"""The contract of a head: a class that learns to classify from the features of a frozen encoder.
+
+A head sees features and labels and nothing else: no images, no encoder, no noise level. Its
+hyper-parameters are explicit keywords of ``__init__``, each with a default that works, and kept
+under their own name; ``__init__`` does no work. ``plugins.testing`` checks the promises below.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from nml.errors import UserError
+
+
+class Labelled(NamedTuple):
+    """Features with their labels.
+
+    Attributes:
+        features: [N, D], any floating dtype.
+        labels: Classes 0 to K - 1, int64 [N].
+    """
+
+    features: Tensor
+    labels: Tensor
+
+
+@runtime_checkable
+class Head(Protocol):
+    """What every head does. Tensors come in on any device and go out on the CPU, in float32."""
+
+    def fit(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        *,
+        validation: tuple[Tensor, Tensor] | None = None,
+        num_classes: int | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> Any:
+        """Learn from features [N, D] and labels int64 [N]; the result depends on nothing else but the seed.
+
+        Args:
+            features: [N, D], any floating dtype; left unchanged.
+            labels: Classes 0 to K - 1, int64 [N]; left unchanged.
+            validation: More features and labels, to choose hyper-parameters by. Only a head whose class
+                says ``uses_validation = True`` may let them change its result.
+            num_classes: K. None means the largest label of ``labels`` and ``validation``, plus one.
+            seed: Fixes every random choice. The global random state is left as it was.
+            device: Where to compute, for example ``cpu`` or ``cuda:0``.
+
+        Raises:
+            UserError: If shapes or labels do not fit together.
+        """
+
+    def transform(self, features: Tensor) -> Tensor:
+        """Return the features as the head reshapes them, [N, H]. A linear head returns them as they are."""
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """Return class scores [N, K]; the largest names the class. Each row depends on its own input only."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that was learnt, as tensors that safetensors can store."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take the state of a head with the same hyper-parameters; afterwards both predict the same."""
+
+
+def hyper_parameters(head: Any) -> dict[str, Any]:
+    """Return a head's hyper-parameters by name, as its ``__init__`` declares them."""
+    return {name: getattr(head, name) for name in inspect.signature(type(head)).parameters}
+
+
+def check_data(
+    features: Tensor,
+    labels: Tensor,
+    validation: tuple[Tensor, Tensor] | None,
+    num_classes: int | None,
+) -> int:
+    """Return K, after checking what ``fit`` was given.
+
+    Raises:
+        UserError: If shapes, dtypes or labels do not fit together.
+    """
+    largest = 0
+    for name, part in (("training", Labelled(features, labels)), ("validation", validation)):
+        if part is None:
+            continue
+        rows, classes = part
+        if rows.ndim != 2 or not rows.is_floating_point():
+            raise UserError(
+                f"{name} features are {rows.dtype} {list(rows.shape)}", possible="floating point [N, D]"
+            )
+        if classes.shape != rows.shape[:1] or classes.dtype != torch.int64:
+            raise UserError(
+                f"{name} labels are {classes.dtype} {list(classes.shape)}",
+                possible=f"torch.int64 [{len(rows)}], one a row of the features",
+            )
+        if len(rows) == 0:
+            raise UserError(f"{name} features are empty", possible="one row or more")
+        if rows.shape[1] != features.shape[1]:
+            raise UserError(
+                f"validation features have {rows.shape[1]} columns",
+                possible=f"{features.shape[1]}, as in training",
+            )
+        if classes.min() < 0:
+            raise UserError(f"{name} labels hold {int(classes.min())}", possible="classes counted from 0")
+        largest = max(largest, int(classes.max()))
+    if num_classes is None:
+        return largest + 1
+    if largest >= num_classes:
+        raise UserError(
+            f"labels hold {largest}", possible=f"0 to {num_classes - 1}, as num_classes={num_classes}"
+        )
+    return num_classes

@@ -1,0 +1,50 @@
+"""mlp: a two-layer MLP on the frozen features, then a linear classifier; NMTune without its regularisers."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from nml.errors import UserError
+from plugins.gradient_head import GradientHead
+
+Activation = Literal["relu", "gelu", "linear"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "linear": nn.Identity}
+
+
+@dataclass(kw_only=True, eq=False)
+class MLP(GradientHead):
+    """D -> hidden -> D with an activation between the layers; Z has the width of F, as Eq. 3 needs.
+
+    Attributes:
+        layers: Linear layers before the classifier. The paper has 2.
+        hidden: Width between the layers; None is D, the width of the features. The paper names no width;
+            D adds none of its own and keeps Z able to copy F.
+        activation: What stands between two layers; the paper has ``relu``. ``linear`` is none at all.
+    """
+
+    layers: int = 2
+    hidden: int | None = None
+    activation: Activation = "relu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers < 1:
+            raise UserError(f"layers {self.layers}", possible="1 or more")
+        if self.hidden is not None and self.hidden < 1:
+            raise UserError(f"hidden {self.hidden}", possible="1 or more, or None for the features' width")
+        if self.activation not in _ACTIVATIONS:
+            raise UserError(f"activation {self.activation!r}", possible=", ".join(_ACTIVATIONS))
+
+    def build_transform(self, in_features: int) -> nn.Module:
+        """Return the layers; the last one leads back to ``in_features``."""
+        widths = [in_features, *[self.hidden or in_features] * (self.layers - 1), in_features]
+        parts: list[nn.Module] = []
+        for number, (before, after) in enumerate(itertools.pairwise(widths)):
+            if number:
+                parts.append(_ACTIVATIONS[self.activation]())
+            parts.append(nn.Linear(before, after))
+        return nn.Sequential(*parts)
