@@ -414,7 +414,12 @@ def _accuracy(head: Any, data: Labelled) -> float:
 
 
 def _random_states() -> tuple[Any, ...]:
-    return torch.get_rng_state(), np.random.get_state(legacy=True)[1], random.getstate()
+    return torch.get_rng_state(), _numpy_state(), random.getstate()
+
+
+def _numpy_state() -> Any:
+    state: Any = np.random.get_state()
+    return state[1]
 
 
 def _equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:

@@ -172,7 +172,7 @@ def _prepared(chunk: npt.ArrayLike, dim: int, convention: Convention) -> Values:
 
 
 def _roots(gram: Values, count: int) -> Values:
-    eigenvalues: Values = np.linalg.eigvalsh(gram, UPLO="U")
+    eigenvalues: npt.NDArray[np.float64] = np.linalg.eigvalsh(gram, UPLO="U").astype(np.float64, copy=False)
     return np.sqrt(np.clip(eigenvalues[::-1][:count], 0, None))
 
 
