@@ -167,13 +167,10 @@ def noise_key(score: Score) -> float:
     return round(100 * (score.noise or 0.0), 1)
 
 
-def largest_fraction(found: Iterable[Score]) -> float:
-    """Return the largest share of training data that any score used."""
-    return max((score.fraction for score in found), default=1.0)
-
-
 def plain(found: Iterable[Score]) -> list[Score]:
-    """Return the scores of clean downstream labels at the largest fraction of the training data."""
+    """Return the scores of clean downstream labels at each family's largest share of the training data."""
     clean = [score for score in found if score.downstream_noise == 0]
-    top = largest_fraction(clean)
-    return [score for score in clean if score.fraction == top]
+    largest: dict[str, float] = {}
+    for score in clean:
+        largest[score.family] = max(score.fraction, largest.get(score.family, 0.0))
+    return [score for score in clean if score.fraction == largest[score.family]]

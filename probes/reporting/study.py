@@ -47,6 +47,17 @@ class Study:
         return plain(self.of_main_heads(self.scores))
 
     @functools.cached_property
+    def beside(self) -> list[str]:
+        """Pairs of head and encoder that have results, but none among the main scores, as text."""
+        shown = {(score.head, score.encoder) for score in self.main}
+        missed = {
+            (score.head.partition(" (")[0], score.encoder)
+            for score in self.scores
+            if (score.head.partition(" (")[0], score.encoder) not in shown
+        }
+        return [f"{head} on {encoder}" for head, encoder in sorted(missed)]
+
+    @functools.cached_property
     def ladders(self) -> dict[str, list[float]]:
         """Families with two noise levels or more -> their levels in percent, ascending."""
         found = {

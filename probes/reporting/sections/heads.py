@@ -41,8 +41,8 @@ def section(study: Study) -> Section:
 def _table(study: Study) -> Table:
     rows = []
     for name, found in _groups(study):
-        # Over several levels a deviation would be of the levels more than of the runs.
-        mixed = len({noise_key(score) for score in found}) > 1
+        # Over several levels or shares a deviation would be of those more than of the runs.
+        mixed = len({(noise_key(score), score.fraction) for score in found}) > 1
         by_domain = {domain: in_domain(found, domain) for domain in ("id", "ood")}
         by = {domain: means(members, lambda score: score.head) for domain, members in by_domain.items()}
         for head in study.heads:
@@ -65,7 +65,8 @@ def _table(study: Study) -> Table:
         caption=(
             f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over runs; "
             f"differences in percentage points. {METHOD} N counts pairs. Out of domain, a pair's value is "
-            f"its mean over the test sets of its task; over all levels no deviation is given."
+            f"its mean over the test sets of its task. Lines over several levels or shares of the training "
+            f"data carry no deviation."
         ),
         header=(
             "Encoders",
@@ -84,7 +85,7 @@ def _table(study: Study) -> Table:
 
 
 def _groups(study: Study) -> list[tuple[str, list[Score]]]:
-    """Return the encoders by level, then each family over all its levels."""
+    """Return the encoders by level, then each family over all its levels, and over all shares of the data."""
     groups: list[tuple[str, list[Score]]] = []
     for family in dict.fromkeys(score.family for score in study.main):
         found = of_family(study.main, family)
@@ -95,4 +96,8 @@ def _groups(study: Study) -> list[tuple[str, list[Score]]]:
         ]
         if len(levels) != 1:
             groups.append((f"{family}, all levels" if levels else family, found))
+        everything = of_family(study.of_main_heads(study.scores), family)
+        clean = [score for score in everything if score.downstream_noise == 0]
+        if len({score.fraction for score in clean}) > 1:
+            groups.append((f"{family}, all levels and shares", clean))
     return groups

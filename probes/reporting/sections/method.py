@@ -61,6 +61,7 @@ def _definitions(study: Study) -> Table:
         ("LSVR", "Minus the logarithm of the largest singular value's share. Higher: it dominates less."),
         ("Encoders", "Encoders whose names differ in noise level and seed only are read as one family."),
         *(("Left out", note) for note in study.selection.notes),
+        *_beside(study),
     ]
     return Table(
         name="definitions",
@@ -71,6 +72,16 @@ def _definitions(study: Study) -> Table:
         text_columns=2,
         prose=True,
     )
+
+
+def _beside(study: Study) -> list[tuple[str, str]]:
+    """Name results that no main table shows: nothing that was measured goes missing in silence."""
+    if not study.beside:
+        return []
+    reason = (
+        "no result in the head's main setting, on clean labels, at its family's largest share of the data"
+    )
+    return [("Not in main tables", f"{several(study.beside)}: {reason}.")]
 
 
 def _coverage(before: Sequence[Section]) -> Table:

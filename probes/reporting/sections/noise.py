@@ -8,7 +8,7 @@ from typing import TypeVar
 from probes.reporting.averages import Mean, means, noise_key, plain
 from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
-from probes.reporting.wording import runs_behind, several
+from probes.reporting.wording import runs_behind, several, unique
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -125,11 +125,11 @@ def point(x: float, mean: Mean, scale: float = 100.0, label: str = "") -> Point:
 def conditions(study: Study) -> str:
     """Return the sentence that says what a figure of the main scores averages over."""
     tasks = sorted({score.task for score in study.main})
-    fraction = 100 * max(score.fraction for score in study.main)
+    shares = several([f"{100 * fraction:g} %" for fraction in unique(score.fraction for score in study.main)])
     outside = sorted(
         {score.task for score in in_domain(plain(study.of_main_heads(study.dataset_scores)), "ood")}
     )
-    text = f"Heads fitted on {fraction:g} % of the training data of {several(tasks)}."
+    text = f"Heads fitted on {shares} of the training data of {several(tasks)}."
     return text + (f" Out-of-domain: mean over {several(outside)}." if outside else "")
 
 

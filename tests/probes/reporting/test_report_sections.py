@@ -157,3 +157,19 @@ def test_the_report_says_the_svd_convention_and_where_numbers_come_from(digits: 
         (row.encoder_hash[:12], (row.manifest_sha256 or "")[:12]) for row in rows
     }
     assert ["torch", "2.13.0"] in text(table(report, "provenance-versions"))
+
+
+def test_nothing_measured_goes_missing_in_silence(digits: MakeRows) -> None:
+    rows = [*digits(heads=("lp", "mlp")), *digits(heads=("nmtune",), fractions=(0.1,))]
+    report = build(rows)
+    assert {line[1] for line in text(table(report, "summary-table"))} == {"lp", "mlp"}
+    beside = next(line[1] for line in text(table(report, "definitions")) if line[0] == "Not in main tables")
+    assert "nmtune on quickstart-n20-seed0" in beside
+
+
+def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -> None:
+    lines = text(table(build(digits(fractions=(0.1, 1.0))), "heads-table"))
+    counts = {(line[0], line[1]): line[4] for line in lines}
+    assert counts["quickstart, 0 % noise", "mlp"] == "3"
+    assert counts["quickstart, all levels", "mlp"] == "6"
+    assert counts["quickstart, all levels and shares", "mlp"] == "12"
