@@ -16,7 +16,7 @@ examples:
   python -m probes.results show
   python -m probes.results query results/ --where head=nmtune domain=ood "accuracy>0.5"
   python -m probes.results export results/ --format latex --out table.tex
-  python -m probes.results trace results/ --row 3f0c9a
+  python -m probes.results trace 3f0c9a --results results/
 """
 
 
@@ -25,12 +25,12 @@ def build_parser() -> Parser:
     parser = Parser("python -m probes.results", "Look at results.", epilog=EXAMPLES, config=False)
     add = parser.add_argument
     add("command", type=str, choices=["show", "query", "export", "trace"], help="what to do")
-    add("results", type=str, nargs="?", default="results", help="folder of result rows")
+    add("target", type=str, nargs="?", default=None, help="trace: a row id or its beginning; else the folder")
+    add("--results", type=str, default="results", help="folder of result rows")
     add("--where", type=str, nargs="+", default=[], help="conditions FIELD=VALUE, also != < <= > >=")
     add("--columns", type=str, nargs="+", default=list(COLUMNS), help="fields of a row")
     add("--format", type=str, choices=sorted(FORMATS), default=None, help="text; csv when exporting")
     add("--out", type=str, default=None, help="file to write; without it the terminal")
-    add("--row", type=str, default=None, help="row id, or its beginning, to trace")
     add("--features", type=str, default="features", help="folder of the feature store, to trace")
     return parser
 
@@ -38,16 +38,15 @@ def build_parser() -> Parser:
 def main() -> None:
     """Run one of the commands."""
     arguments = build_parser().parse_args()
-    rows = read_rows(arguments.results)
     if arguments.command == "trace":
-        if arguments.row is None:
+        if arguments.target is None:
             raise UserError(
-                "trace: no --row", possible="the beginning of a row id", mend="see: probes.results show"
+                "trace: no row named", possible="a row id", mend="see: python -m probes.results show"
             )
-        row = find_row(rows, arguments.row)
+        row = find_row(read_rows(arguments.results), arguments.target)
         print("\n".join(trace(row, features=Path(arguments.features))))
         return
-    rows = select(rows, arguments.where)
+    rows = select(read_rows(arguments.target or arguments.results), arguments.where)
     form = arguments.format or ("csv" if arguments.command == "export" else "text")
     text = FORMATS[form](rows, check_columns(arguments.columns))
     if arguments.out is None:

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nml.errors import UserError
+from nml.files import sha256_file
+from probes.results import Row, read_rows, write_rows
+from probes.results.export import as_csv, as_latex, select
+from probes.results.row import IDENTITY, identify
+
+
+def row(**changes: object) -> Row:
+    values: dict[str, object] = {
+        "encoder": "tiny", "encoder_kind": "timm", "encoder_hash": "e", "task": "digits", "task_revision": "1",
+        "split_hash": "s", "domain": "id", "dataset": "digits", "head": "lp", "head_distribution": "d",
+        "head_version": "1", "n_train": 3, "n_validation": 2, "n_test": 1, "dim": 2, "num_classes": 2,
+        "accuracy": 0.5, "macro_f1": 0.25, "metric": 0.5, "sve": 1.0, "lsvr": 0.5,
+        "singular_values": (2.0, 1.0), "created": "2024-01-01",
+    }  # fmt: skip
+    return Row(**(values | changes))  # type: ignore[arg-type]
+
+
+def write_batch(folder: str, writer: int) -> None:
+    for number in range(25):
+        write_rows(folder, [row(seed=1000 * writer + number), row(seed=1000 * writer + number + 500)])
+
+
+def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
+    rows = [row(), row(seed=1, noise_ratio=0.2, run_path="runs/a", step=3)]
+    write_rows(tmp_path, rows)
+    assert sorted(read_rows(tmp_path), key=lambda r: r.seed) == rows
+
+
+def test_rows_of_eight_concurrent_writers_are_all_there(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_batch, args=(str(tmp_path), number)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert len(read_rows(tmp_path)) == 8 * 50
+    assert not [path for path in (tmp_path / "rows").iterdir() if path.suffix != ".parquet"]
+
+
+@pytest.mark.parametrize("field", IDENTITY)
+def test_every_cause_changes_the_row_id(field: str) -> None:
+    fields = {name: getattr(row(), name) for name in IDENTITY}
+    changed = 0.5 if isinstance(fields[field], float) else 7 if isinstance(fields[field], int) else "other"
+    assert identify(**(fields | {field: changed})) != identify(**fields)
+
+
+def test_measurements_and_places_leave_the_row_id_alone() -> None:
+    assert row(accuracy=0.9, run_path="elsewhere", created="2030").row_id == row().row_id
+
+
+def test_the_first_of_two_computations_of_one_result_counts(tmp_path: Path) -> None:
+    write_rows(tmp_path, [row(accuracy=0.1, created="2024-01-02")])
+    write_rows(tmp_path, [row(accuracy=0.2, created="2024-01-01")])
+    assert [found.accuracy for found in read_rows(tmp_path)] == [0.2]
+
+
+def test_a_torn_file_and_another_version_are_named(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, [row()])
+    assert path is not None
+    other = pa.table({"row_id": ["a"]}).replace_schema_metadata({"format": "nml-results/0"})
+    pq.write_table(other, tmp_path / "rows" / "other.parquet")
+    with pytest.raises(UserError, match="nml-results/0"):
+        read_rows(tmp_path)
+    (tmp_path / "rows" / "other.parquet").unlink()
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_rows(tmp_path)
+
+
+def test_conditions_choose_rows() -> None:
+    rows = [row(), row(head="nmtune", accuracy=0.75), row(seed=3)]
+    assert select(rows, ["head=nmtune", "accuracy>0.6"]) == [rows[1]]
+    assert select(rows, ["seed!=3", "noise_ratio=none"]) == rows[:2]
+    with pytest.raises(UserError, match="did you mean accuracy"):
+        select(rows, ["acuracy>1"])
+
+
+def test_exports_keep_every_digit_and_escape_latex() -> None:
+    rows = [row(accuracy=1 / 3, encoder="a_b&c")]
+    assert as_csv(rows, ["encoder", "accuracy"]).splitlines()[1] == f"a_b&c,{1 / 3!r}"
+    assert r"a\_b\&c & 0.3333 \\" in as_latex(rows, ["encoder", "accuracy"])
+
+
+def test_a_row_is_traced_to_the_samples_that_were_flipped(tmp_path: Path) -> None:
+    shards, run = tmp_path / "set", tmp_path / "runs" / "a"
+    shards.mkdir()
+    (run / "export").mkdir(parents=True)
+    manifest = shards / "manifest.parquet"
+    pq.write_table(pa.table({"key": ["k0", "k1"], "label": [0, 1], "label_n50": [0, 2]}), manifest)
+    facts = {"classes": ["cat", "dog", "owl"], "kind": "class", "fingerprint": "f"}
+    (shards / "set.json").write_text(json.dumps(facts))
+    meta = {"step": 7, "recipe": {"name": "quickstart"}, "engine": "ddp", "world_size": 8}
+    (run / "export" / "meta.json").write_text(json.dumps(meta))
+    traced = dataclasses.replace(
+        row(), run_path=str(run), step=7, noise_level="n50", noise_model="symmetric", noise_ratio=0.5,
+        manifest_sha256=sha256_file(manifest), set_fingerprint="f", set_path=str(shards),
+    )  # fmt: skip
+    write_rows(tmp_path / "results", [traced])
+    command = [sys.executable, "-m", "probes.results", "trace", traced.row_id[:6]]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "k1: dog -> owl" in done.stdout
+    assert "the very file" in done.stdout
+    assert "recipe quickstart, engine ddp, world size 8" in done.stdout
