@@ -89,7 +89,7 @@ def parse_options(argv: list[str] | None) -> tuple[Options, str]:
         profile=namespace.profile,
     )
     namespace.config = None
-    return options, parser.dump(namespace, skip_none=True)
+    return options, parser.dump(namespace, skip_unset=True)
 
 
 def _parser() -> cli.Parser:

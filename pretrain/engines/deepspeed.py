@@ -148,6 +148,12 @@ class DeepSpeedEngine:
             own.update(read_tensors(_own_file(folder)))
 
     def _load_universal(self, folder: Path) -> None:
+        if self._recipe.optimizer.name == "sgd":
+            raise UserError(
+                "deepspeed: a checkpoint of sgd cannot change its world size, since universal checkpoints "
+                "hold Adam's state alone",
+                mend="continue with as many processes as before, or train with --engine ddp",
+            )
         from argparse import Namespace
 
         if dist.get_rank() == 0:

@@ -97,7 +97,7 @@ def test_another_world_size_continues_with_the_same_samples(
     recipe = make_recipe(
         "elastic",
         model={"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}, "batch_norm": "sync"},
-        optimizer={"name": "sgd", "lr": 0.01},
+        optimizer={"name": "adamw", "lr": 1e-3, "eps": 1e-4},
         checkpoints={"every_steps": 10, "keep_last": 9},
     )
     words = ["--engine", engine]
