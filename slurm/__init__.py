@@ -2,12 +2,20 @@
 
 ``python slurm/launch.py`` is the door. Behind it, one idea a module:
 
-======================  ==========================================================================
-request                 what one pre-training run is, checked before any work starts
-cluster                 what a job asks of Slurm: cluster files, then the command line
-detection               whether a Slurm controller answers, and if not, why
-standin                 N nodes x M tasks as local processes
-======================  ==========================================================================
+What a user asks for
+    ``entry`` and ``invocation`` (the command line), ``pretraining``, ``sweep``, ``single``, ``status``,
+    ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run), ``plan`` (a sweep as a
+    graph), ``cluster`` (what a job asks of Slurm)
+This machine
+    ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``gpus``, ``rooms``
+Submitting
+    ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
+    a job reads back), ``executor`` (submitit, and nothing else talks to it), ``dag`` (arrays that wait
+    for each other), ``journal`` (jobs.jsonl)
+Inside a job
+    ``rendezvous`` (where ranks meet), ``attempt`` (begin, end, again?), ``job`` (one rank, watched)
+Looking
+    ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it)
 
-The other rooms are run as command lines; nothing of theirs is imported.
+The other rooms are run as command lines; nothing of theirs is imported. See docs/slurm.md.
 """

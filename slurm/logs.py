@@ -22,7 +22,7 @@ def add_options(parser: cli.Parser) -> None:
     parser.add_argument("folder", type=str, help="a run or a sweep")
     parser.add_argument("--member", type=str, default=None, help="which part of a sweep, as status names it")
     parser.add_argument("--rank", type=int, default=0, help="which rank")
-    parser.add_argument("--follow", action="store_true", help="go on until the job has ended")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
 
 
 def run(call: Invocation) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from nml.cli import USER_ERROR_STATUS
 from slurm.rooms import code_environment
 
 LOOPBACK = "127.0.0.1"
@@ -211,6 +212,11 @@ def _report_failure(failed: Sequence[Rank]) -> int:
     """Say which rank failed and why; return its exit status."""
     first = min(failed, key=_is_echo)
     status = first.process.returncode
+    if status == USER_ERROR_STATUS:
+        # The room has said in one line what is wrong; where rank 0 did, it is on the terminal.
+        if first.log is not None and not any(rank.log is None for rank in failed):
+            print(*tail(first.log, 1), file=sys.stderr)
+        return status
     how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
     print(f"rank {first.rank} of the run ended with {how}; the other ranks were stopped", file=sys.stderr)
     if first.log is not None:

@@ -103,6 +103,14 @@ def test_the_rank_that_caused_the_failure_is_named_before_its_echoes(
     assert "rank 2 of the run" in capfd.readouterr().err
 
 
+def test_a_users_mistake_that_every_rank_finds_is_told_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "import sys; print('error: --x 1: no', file=sys.stderr); sys.exit(2)"
+    assert run_ranks(python(text), nodes=3, tasks=1, logs=tmp_path / "logs") == 2
+    assert capfd.readouterr().err == "error: --x 1: no\n"
+
+
 def test_a_rank_killed_by_a_signal_is_a_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert run_ranks(python(text), nodes=1, tasks=1, logs=tmp_path / "logs") == 128 + signal.SIGKILL
