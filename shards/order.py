@@ -23,6 +23,8 @@ VERSION = "streams-blocks/1"
 DEFAULT_STREAMS = 64
 # Shards whose samples are shuffled among each other: enough to mix, few enough to stay in cache.
 BLOCK_SHARDS = 4
+# Where samples lie in no shards, runs of this length stand in, so that blocks stay small.
+_RUN = 8192
 
 
 class _StreamEpoch(NamedTuple):
@@ -45,7 +47,7 @@ class StreamOrder:
         num_samples: N, at least ``streams``.
         streams: C.
         seed: Seed of the order.
-        shard_ends: Sample number where each shard ends, int64 [shards]; None treats the set as one.
+        shard_ends: Sample number where each shard ends, int64 [shards]; None for data in no shards.
         shuffle: Whether to shuffle; without, each stream is read in storage order.
     """
 
@@ -62,7 +64,9 @@ class StreamOrder:
         self.streams = streams
         self._seed = seed
         self._shuffle = shuffle
-        self._shard_ends = np.array([num_samples]) if shard_ends is None else np.asarray(shard_ends)
+        if shard_ends is None:
+            shard_ends = np.append(np.arange(_RUN, num_samples, _RUN), num_samples)
+        self._shard_ends = np.asarray(shard_ends)
         # As many entries as a process has streams in flight, and room for the turn of an epoch.
         self._epoch_of_stream = lru_cache(maxsize=2 * streams)(self._make_epoch_of_stream)
         self._block = lru_cache(maxsize=streams + 8)(self._make_block)
