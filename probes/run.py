@@ -12,7 +12,9 @@ from nml import digits
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.levels import parse_ratio
+from plugins.registry import HEADS
 from probes.spec import split_spec
+from probes.tasks.registry import TASKS
 
 EXAMPLES = """\
 examples:
@@ -83,7 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the study that the command line or a config file names."""
     arguments = build_parser().parse_args(argv)
     _check(arguments)
-    # Everything a user can get wrong is looked at before any of the slow work.
+    # Names first: a misspelt one is told before torch is even imported.
+    for name in arguments.plugin.split(","):
+        if name.strip():
+            HEADS.find(name.strip())
+    for text in arguments.task:
+        TASKS.find(split_spec(text).kind)
+    # Everything else a user can get wrong is looked at before any of the slow work.
     from probes.encoders import Settings, open_checkpoint, open_encoder
     from probes.encoders.api import print_costs
     from probes.encoders.registry import newest_run
@@ -92,11 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.results import read_rows
     from probes.study import Plan, Probe
     from probes.summary import summary_table
-    from probes.tasks import TASKS, open_task
+    from probes.tasks import open_task
 
     choose_heads(arguments.plugin, arguments.hyper, "image")
-    for text in arguments.task:
-        TASKS.find(split_spec(text).kind)
     settings = Settings(device=arguments.device, batch_size=arguments.batch_size)
     device = settings.torch_device()
     paths = [Path(path) for path in arguments.checkpoint]

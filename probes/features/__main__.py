@@ -68,7 +68,8 @@ def _line(path: Path) -> str:
         rows, dim = json.loads((path / DONE).read_text())["shape"]
         shape = f"{rows} x {dim}"
     megabytes = folder_bytes(path) / 1e6
-    return f"{path.name}  {shape:>14}  {megabytes:9.1f} MB  {names.get('encoder', '?')} on {names.get('dataset', '?')}"
+    what = f"{names.get('encoder', '?')} on {names.get('dataset', '?')}"
+    return f"{path.name}  {shape:>14}  {megabytes:9.1f} MB  {what}"
 
 
 def _age_days(path: Path, now: float) -> float:

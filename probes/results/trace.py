@@ -48,7 +48,8 @@ def trace(row: Row, *, features: Path = DEFAULT_FOLDER, samples: int = 10) -> It
         features: The feature store.
         samples: Flipped samples to name.
     """
-    yield f"result    {row.row_id}: {row.head} on {row.dataset} ({row.domain}), {row.metric_name} {row.metric:.4f}"
+    score = f"{row.metric_name} {row.metric:.4f}"
+    yield f"result    {row.row_id}: {row.head} on {row.dataset} ({row.domain}), {score}"
     yield f"          head {row.head_distribution} {row.head_version}, {row.hyper_parameters}"
     yield f"          fraction {row.fraction:g}, seed {row.seed}, downstream noise {row.downstream_noise:g}"
     yield f"          selection {row.selection}"
@@ -82,8 +83,8 @@ def _run(row: Row) -> Iterator[str]:
         return
     recipe = meta.get("recipe") or {}
     yield (
-        f"          recipe {recipe.get('name')}, engine {meta.get('engine')}, world size {meta.get('world_size')}, "
-        f"seed {meta.get('seed')}, {meta.get('samples_seen')} samples seen"
+        f"          recipe {recipe.get('name')}, engine {meta.get('engine')}, "
+        f"world size {meta.get('world_size')}, seed {meta.get('seed')}, {meta.get('samples_seen')} samples seen"
     )
     if meta.get("step") != row.step:
         yield f"          its export has moved on to step {meta.get('step')}"

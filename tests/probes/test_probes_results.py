@@ -20,7 +20,8 @@ from probes.results.row import IDENTITY, identify
 
 def row(**changes: object) -> Row:
     values: dict[str, object] = {
-        "encoder": "tiny", "encoder_kind": "timm", "encoder_hash": "e", "task": "digits", "task_revision": "1",
+        "encoder": "tiny", "encoder_kind": "timm", "encoder_hash": "e", "task": "digits",
+        "task_revision": "1",
         "split_hash": "s", "domain": "id", "dataset": "digits", "head": "lp", "head_distribution": "d",
         "head_version": "1", "n_train": 3, "n_validation": 2, "n_test": 1, "dim": 2, "num_classes": 2,
         "accuracy": 0.5, "macro_f1": 0.25, "metric": 0.5, "sve": 1.0, "lsvr": 0.5,

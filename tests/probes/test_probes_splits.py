@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -33,7 +34,7 @@ def test_fractions_are_nested_and_hold_every_class(labels: np.ndarray, seed: int
     parts = [
         set(subset(keys(labels), labels, Fraction(f), seed)) for f in ("0.1", "0.25", "0.5", "0.75", "1")
     ]
-    assert all(small <= large for small, large in zip(parts, parts[1:], strict=False))
+    assert all(small <= large for small, large in itertools.pairwise(parts))
     assert all({labels[row] for row in part} == set(labels) for part in parts)
 
 

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nml.errors import UserError
+from probes.encoders import open_checkpoint
+from probes.features import FeatureStore
+from probes.heads import choose_heads
+from probes.results import Row, read_rows
+from probes.run import main
+from probes.study import Plan, Probe
+from probes.tasks import Task, open_task
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "probes.run", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
+    )
+
+
+def measure(task: Task, run: Path, folder: Path, hyper: tuple[str, ...] = ()) -> list[Row]:
+    plan = Plan(
+        heads=choose_heads("lp,nmtune", ["epochs=2", *hyper], task.modality),
+        fractions=[Fraction(1, 2), Fraction(1)],
+        seeds=[0, 1],
+        noises=[Fraction(0), Fraction(1, 5)],
+        results=folder,
+        store=FeatureStore(folder / "features"),
+    )
+    Probe(open_checkpoint(run), task, plan).run()
+    return read_rows(folder)
+
+
+def test_the_newest_run_is_probed_on_the_bundled_digits(
+    tmp_path: Path, make_export: Callable[..., Path]
+) -> None:
+    old = make_export(tmp_path / "runs" / "old", seed=1)
+    make_export(tmp_path / "runs" / "new", seed=2, realised=0.2)
+    os.utime(old / "DONE.json", (1, 1))
+    done = run(tmp_path, "--plugin", "lp,nmtune", "--hyper", "epochs=3")
+    assert done.returncode == 0, done.stderr
+    assert "runs/new" in done.stdout
+    assert "bundled digits" in done.stdout
+    assert done.stdout.splitlines()[-1] == "results: results"
+    rows = read_rows(tmp_path / "results")
+    assert {(row.head, row.dataset) for row in rows} == {
+        (head, dataset)
+        for head in ("lp", "nmtune")
+        for dataset in (
+            "digits",
+            *(f"digits-{shift}" for shift in ("inverted", "rotated", "thick", "textured")),
+        )
+    }
+    assert {row.noise_level for row in rows} == {"n20"}
+    assert all(len(row.singular_values) == row.dim for row in rows)
+    files = sorted((tmp_path / "results" / "rows").iterdir())
+    again = run(tmp_path, "--plugin", "lp,nmtune", "--hyper", "epochs=3")
+    assert again.stdout == done.stdout
+    assert sorted((tmp_path / "results" / "rows").iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plugin", "nmtun"], "did you mean nmtune"),
+        (["--checkpoint", "/nonexistent"], "--checkpoint /nonexistent: no such folder"),
+        (["--plugin", "nmtune"], "no finished pre-training run"),
+        (["--task", "digit"], "did you mean digits"),
+        (["--fractions", "1.5"], "--fractions"),
+        (["--downstream-noise", "1.2"], "--downstream-noise 1.2"),
+        (["--hyper", "lr2=1"], "did you mean lr"),
+        (["--encoder", "timm:resnet5O"], "did you mean"),
+        (["--encoder", "timm:test_resnet,weights=random", "--task", "parquet:a,b"], "no file a"),
+        (["--encoder", "api:m"], "export OPENAI_API_KEY"),
+        (["--encoder", "transformers:/nonexistent"], "could not be downloaded"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError) as error:
+        main(arguments)
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_on_the_command_line_shows_no_traceback(tmp_path: Path) -> None:
+    done = run(tmp_path, "--plugin", "nmtun")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: --plugin: unknown name 'nmtun'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_scrambled_test_labels_change_nothing_but_the_test_metrics(
+    tmp_path: Path, make_export: Callable[..., Path]
+) -> None:
+    export = make_export(tmp_path / "run")
+    task = open_task("digits")
+
+    def scrambled(samples: object) -> object:
+        import copy
+
+        other = copy.copy(samples)
+        other.labels = np.random.default_rng(0).permutation(other.labels)  # type: ignore[attr-defined]
+        return other
+
+    evaluations = tuple(
+        evaluation._replace(samples=scrambled(evaluation.samples)) for evaluation in task.evaluations
+    )
+    search = ("lr=0.0001,0.1",)
+    plain = measure(task, export, tmp_path / "plain", search)
+    mixed = measure(dataclasses.replace(task, evaluations=evaluations), export, tmp_path / "mixed", search)
+    metrics = {"accuracy", "macro_f1", "metric"}
+    timing = {"fit_seconds", "predict_seconds", "feature_seconds", "created"}
+    by_id = {row.row_id: dataclasses.asdict(row) for row in mixed}
+    assert len(plain) == len(by_id)
+    for row in plain:
+        other = by_id[row.row_id]
+        assert {
+            name for name, value in dataclasses.asdict(row).items() if value != other[name]
+        } <= metrics | timing
+    assert any(row.accuracy != by_id[row.row_id]["accuracy"] for row in plain)
+    assert any(
+        json.loads(row.selection)["validation"][0] != json.loads(row.selection)["validation"][1]
+        for row in plain
+    )
+
+
+def test_what_a_killed_study_left_out_is_all_that_is_computed(
+    tmp_path: Path, make_export: Callable[..., Path]
+) -> None:
+    export = make_export(tmp_path / "run")
+    rows = measure(open_task("digits"), export, tmp_path / "results")
+    files = sorted((tmp_path / "results" / "rows").iterdir())
+    files[0].unlink()
+    again = measure(open_task("digits"), export, tmp_path / "results")
+    assert set(files[1:]) < set((tmp_path / "results" / "rows").iterdir())
+    assert {row.row_id: row.accuracy for row in again} == {row.row_id: row.accuracy for row in rows}
+
+
+def test_two_commands_at_once_share_the_work(tmp_path: Path, make_export: Callable[..., Path]) -> None:
+    make_export(tmp_path / "runs" / "a")
+    command = [sys.executable, "-m", "probes.run", "--plugin", "lp,mlp", "--hyper", "epochs=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    tables = [process.communicate()[0] for process in both]
+    assert tables[0] == tables[1]
+    import pyarrow.parquet as pq
+
+    from probes.results.rowfiles import row_files
+
+    ids = [i for file in row_files(tmp_path / "results") for i in pq.read_table(file)["row_id"].to_pylist()]
+    assert len(ids) == len(set(ids)) == 10
+
+
+def test_a_study_in_a_file(tmp_path: Path, make_export: Callable[..., Path]) -> None:
+    for seed, noise in ((1, 0.0), (2, 0.2)):
+        make_export(tmp_path / f"e{seed}", seed=seed, realised=noise)
+    (tmp_path / "study.yaml").write_text(
+        "plugin: lp\ncheckpoint: [e1, e2]\nseeds: 2\nfractions: [0.1, 1.0]\nhyper: [epochs=1]\n"
+    )
+    done = run(tmp_path, "--config", "study.yaml")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "results")
+    assert len(rows) == 2 * 2 * 2 * 5
+    assert {row.noise_ratio for row in rows} == {0.0, 0.2}
+    assert {(row.fraction, row.n_train) for row in rows} == {(0.1, 126), (1.0, 1259)}
