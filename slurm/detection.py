@@ -19,10 +19,17 @@ class Detection(NamedTuple):
     Attributes:
         found: Jobs can be submitted from here.
         reason: Where ``found`` is false, why, as a phrase.
+        asked: Whether a controller was looked for at all.
     """
 
     found: bool
     reason: str
+    asked: bool = True
+
+    @property
+    def sentence(self) -> str:
+        """Why jobs run on this machine."""
+        return f"no Slurm found ({self.reason})" if self.asked else "--cluster local"
 
 
 def detect_slurm(seconds: float = ANSWER_SECONDS) -> Detection:

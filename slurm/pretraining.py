@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from nml import cli
 from nml.errors import UserError
+from nml.files import write_bytes
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.detection import Detection, detect_slurm
 from slurm.gpus import gpus_of_ranks
+from slurm.invocation import FILE as COMMAND
 from slurm.invocation import Invocation
 from slurm.journal import Journal
 from slurm.members import Member, Submission
@@ -92,7 +96,7 @@ def find_cluster(where: Where) -> Detection:
         UserError: If Slurm was asked for and does not answer.
     """
     if where == "local":
-        return Detection(False, "--cluster local")
+        return Detection(False, "", asked=False)
     found = detect_slurm()
     if where == "slurm" and not found.found:
         raise UserError(f"--cluster slurm: {found.reason}", mend="run on a login node, or --cluster local")
@@ -125,8 +129,10 @@ def run(call: Invocation) -> int:
     status = write_shards(request)
     if status:
         return status
-    call.record(request.path / LAUNCH)
-    return submit_run(request, resources) if found.found else run_locally(request, resources, gpus)
+    if found.found:
+        call.record(request.path / LAUNCH)
+        return submit_run(request, resources)
+    return run_locally(call, request, resources, gpus)
 
 
 def announce_standin(found: Detection, resources: Resources) -> list[str]:
@@ -135,21 +141,36 @@ def announce_standin(found: Detection, resources: Resources) -> list[str]:
     gpus = gpus_of_ranks(world, wanted=resources.gpus_per_node > 0)
     count = f"{world} local process{'es stand' if world > 1 else ' stands'} in"
     where = ", one GPU each" if gpus else ""
-    print(f"no Slurm found ({found.reason}): {count}{where}", flush=True)
+    print(f"{found.sentence}: {count}{where}", flush=True)
     return gpus
 
 
-def run_locally(request: PretrainRequest, resources: Resources, gpus: Sequence[str]) -> int:
+def run_locally(call: Invocation, request: PretrainRequest, resources: Resources, gpus: Sequence[str]) -> int:
     """Run a request with local processes and return its exit status."""
+    kept = request.path / LAUNCH / COMMAND
+    before = kept.read_bytes() if kept.exists() else None
+    call.record(kept.parent)
+    logs = request.path / "logs"
     # Rank 0 ends by printing the path of the run.
-    return run_ranks(
+    status = run_ranks(
         request.argv(),
         nodes=resources.nodes,
         tasks=resources.tasks,
-        logs=request.path / "logs",
+        logs=logs,
         gpus=gpus,
         extra=resources.env,
     )
+    if status == cli.USER_ERROR_STATUS:
+        # Refused: a run that was there is resumed as it was, and one that was not leaves nothing.
+        if before is not None:
+            write_bytes(kept, before)
+        elif not (request.path / "config.yaml").exists():
+            shutil.rmtree(kept.parent)
+            shutil.rmtree(logs)
+            with contextlib.suppress(OSError):
+                request.path.rmdir()
+                request.path.parent.rmdir()
+    return status
 
 
 def write_shards(request: PretrainRequest) -> int:
@@ -169,7 +190,7 @@ def show_plan(request: PretrainRequest, resources: Resources, found: Detection) 
         submission = run_submission(request, resources, snapshot="SNAPSHOT", token="TOKEN")  # noqa: S106
         print(executor.batch_text(submission, resources, folder / "TOKEN.json"), end="")
     else:
-        print(f"# {found.reason}: {resources.nodes * resources.tasks} local processes would stand in")
+        print(f"# {found.sentence}: {resources.nodes * resources.tasks} local processes would stand in")
     print(f"run: {request.path}")
     return 0
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nml.errors import UserError
+from slurm.lifeline import die_with_this_process
 
 CODE = Path(__file__).resolve().parents[1]
 _CHECK_SECONDS = 300
@@ -21,7 +22,8 @@ def code_environment() -> dict[str, str]:
 
 def run_command(argv: Sequence[str]) -> int:
     """Run a room's command here and return its exit status."""
-    return subprocess.run(argv, env=os.environ | code_environment()).returncode
+    environment = os.environ | code_environment()
+    return subprocess.run(argv, env=environment, preexec_fn=die_with_this_process()).returncode
 
 
 def check_command(argv: Sequence[str]) -> None:

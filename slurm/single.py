@@ -56,7 +56,7 @@ class SingleCommand:
         if call.options.dry_run:
             print(f"# {shlex.join(argv)}")
             return 0
-        print(f"no Slurm found ({found.reason}): it runs here", flush=True)
+        print(f"{found.sentence}: it runs here", flush=True)
         return run_command(argv)
 
     def _submit(self, call: Invocation, argv: list[str], folder: Path, resources: Resources) -> int:

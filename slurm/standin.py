@@ -8,7 +8,6 @@ failing rank ends the rest, Ctrl-C ends all, and the death of the launcher itsel
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import re
@@ -23,6 +22,7 @@ from types import FrameType
 from typing import IO
 
 from nml.cli import USER_ERROR_STATUS
+from slurm.lifeline import die_with_this_process
 from slurm.rooms import code_environment
 
 LOOPBACK = "127.0.0.1"
@@ -37,8 +37,6 @@ TAIL_LINES = 15
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Lines that a rank writes because another one died: the cause is to be found elsewhere.
 _ECHO = re.compile(rb"Connection (closed|reset|refused)|gloo|NCCL|c10d|TCPStore|SIGTERM", re.IGNORECASE)
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +147,6 @@ def _stop_requests() -> Iterator[_Stop]:
 
 def _start(argv: Sequence[str], rank: int, environment: Mapping[str, str], logs: Path) -> Rank:
     log = logs / f"rank-{rank}.log" if rank else None
-    parent = os.getpid()
-
-    def die_with_the_launcher() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
     output: IO[bytes] | None = log.open("wb") if log else None
     try:
         process = subprocess.Popen(
@@ -166,7 +157,7 @@ def _start(argv: Sequence[str], rank: int, environment: Mapping[str, str], logs:
             stderr=subprocess.STDOUT if output else None,
             # Ctrl-C reaches the launcher alone, which then stops the ranks once and in order.
             start_new_session=True,
-            preexec_fn=die_with_the_launcher,
+            preexec_fn=die_with_this_process(),
         )
     finally:
         if output:

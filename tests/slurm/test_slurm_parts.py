@@ -46,17 +46,17 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_tools_there_is_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert detect_slurm() == (False, "sbatch is not on PATH")
+    assert detect_slurm()[:2] == (False, "sbatch is not on PATH")
 
 
 def test_tools_without_a_controller_are_no_slurm(tools: Path) -> None:
     script(tools, "scontrol", "echo 'Slurmctld(primary) at head is DOWN'; exit 1")
-    assert detect_slurm() == (False, "its client tools are installed, but no controller answers")
+    assert detect_slurm()[:2] == (False, "its client tools are installed, but no controller answers")
 
 
 def test_a_controller_that_does_not_answer_is_no_slurm(tools: Path) -> None:
     script(tools, "scontrol", "exec sleep 60")
-    assert detect_slurm(seconds=0.2) == (False, "its controller did not answer within 0.2 s")
+    assert detect_slurm(seconds=0.2)[:2] == (False, "its controller did not answer within 0.2 s")
 
 
 def test_a_backup_controller_is_enough(tools: Path) -> None:
@@ -228,3 +228,16 @@ def test_a_dry_run_without_slurm_does_nothing(project) -> None:
     said = project.launch("pretrain", "--dry-run", SLURM_CONF="/nonexistent")
     assert "-m pretrain.run --recipe quickstart" in said
     assert not list(project.work.iterdir())
+
+
+def test_a_run_that_its_room_refuses_leaves_nothing(project) -> None:
+    said = project.launch("pretrain", "--cluster", "local", "--recipe.refuse", "1", status=2)
+    assert said.splitlines()[-1] == "error: the toy was told to refuse"
+    assert [path.name for path in project.work.iterdir()] == ["data"]
+
+
+def test_a_refused_command_does_not_change_what_resume_says(project) -> None:
+    project.launch("pretrain", "--cluster", "local")
+    project.launch("pretrain", "--cluster", "local", "--recipe.refuse", "1", status=2)
+    said = project.launch("resume", "runs/quickstart-n00-seed0")
+    assert said.splitlines()[0] == "python slurm/launch.py pretrain --cluster local"

@@ -104,10 +104,14 @@ def main() -> int:
     parser.add_argument("--noise", default="0")
     parser.add_argument("--recipe.steps", type=int, default=12, dest="steps")
     parser.add_argument("--recipe.hold", type=int, default=-1, dest="hold")
+    parser.add_argument("--recipe.refuse", type=int, default=0, dest="refuse")
     parser.add_argument("--recipe.fail", type=int, default=-1, dest="fail")
     options, rest = parser.parse_known_args()
     if "--print_config" in rest:
         return 0
+    if options.refuse:
+        print("error: the toy was told to refuse", file=sys.stderr)
+        return 2
     for number in STOP_SIGNALS:
         signal.signal(number, note_stop)
     worker = start_loader_worker()
