@@ -7,7 +7,8 @@ What a user asks for
     ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run), ``plan`` (a sweep as a
     graph), ``cluster`` (what a job asks of Slurm)
 This machine
-    ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``lifeline``, ``gpus``, ``rooms``
+    ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``lifeline`` (none
+    outlives the launcher), ``gpus``, ``rooms``
 Submitting
     ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``dag`` (arrays that wait
