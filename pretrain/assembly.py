@@ -71,6 +71,7 @@ def assemble(
             seed=options.seed,
         ),
         started=started,
+        profile=options.profile,
         observers=build_observers(options, sampler.steps_per_epoch) if world.is_main else [],
     )
     dataset = ShardDataset(

@@ -45,6 +45,7 @@ class Clip:
         classes: tuple[str, ...] | None,
     ) -> None:
         import open_clip
+        from open_clip.loss import SigLipLoss
 
         arch = architecture(recipe, None)
         if recipe.loss.name == "siglip":
@@ -59,7 +60,7 @@ class Clip:
         self._micro_batches = micro_batches
         self._classes = classes
         self._criterion: Callable[..., torch.Tensor] = (
-            open_clip.SigLipLoss(rank=rank, world_size=world_size)
+            SigLipLoss(rank=rank, world_size=world_size)
             if recipe.loss.name == "siglip"
             else open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world_size)
         )

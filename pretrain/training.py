@@ -24,6 +24,7 @@ from pretrain.exporting import describe_moment
 from pretrain.loading import Batch, StepSampler
 from pretrain.metrics import Ledger, Metrics
 from pretrain.objective import Objective
+from pretrain.profiling import trace
 from pretrain.recipe import Recipe
 from pretrain.saving import Saver
 from pretrain.schedule import learning_rate
@@ -48,6 +49,7 @@ class Trainer:
         meta: The part of meta.json that is known beforehand.
         started: When the process began, by time.perf_counter().
         observers: Called with every metrics line on rank 0.
+        profile: Steps to trace; 0 for none.
     """
 
     def __init__(
@@ -64,11 +66,12 @@ class Trainer:
         meta: dict[str, Any],
         started: float,
         observers: list[Any],
+        profile: int = 0,
     ) -> None:
         self.recipe, self.folder, self.world = recipe, run, world
         self.engine, self.objective, self.sampler = engine, objective, sampler
         self.shard_set, self.validation, self.meta = shard_set, validation, meta
-        self.observers, self._started = observers, started
+        self.observers, self._started, self._profile = observers, started, profile
         self.ledger, self.stop = Ledger(), StopRequest()
         self.steps_per_epoch = sampler.steps_per_epoch
         self.total = recipe.epochs * self.steps_per_epoch
@@ -130,22 +133,27 @@ class Trainer:
 
     def train(self, batches: Iterator[Batch]) -> int:
         """Train to the end, or to a stop signal; return the exit status. Collective."""
+        tracer = trace(self.folder, self._profile) if self.world.is_main else None
         while self.step < self.total:
+            if tracer is not None:
+                tracer.step()
             with self.ledger.losing("data_wait"):
                 waiting = time.perf_counter()
                 batch = self._move(next(batches))
                 waited = time.perf_counter() - waiting
-            stopped = self._train_step(batch, waited)
+            stopped = self.train_step(batch, waited)
             self._end_of_epoch()
             if stopped:
                 return self._stop()
+        if tracer is not None:
+            tracer.stop()
         self._save()
         with self.ledger.losing("checkpoint"):
             self.saver.wait()
         self._done()
         return 0
 
-    def _train_step(self, batch: Batch, waited: float) -> bool:
+    def train_step(self, batch: Batch, waited: float) -> bool:
         """Do one step; return whether any rank was asked to stop."""
         start = time.perf_counter()
         lr = learning_rate(

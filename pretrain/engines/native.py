@@ -133,7 +133,7 @@ class NativeEngine:
             # Buffers differ by rank: they are among its own.
             "network": {name: value for name, value in network.items() if name in parameters},
             "optimizer": optimizer,
-            "scaler": {k: torch.tensor(v, dtype=torch.float64) for k, v in scaler.items()},
+            "scaler": {k: torch.as_tensor(v, dtype=torch.float64) for k, v in scaler.items()},
             "shared": shared,
             "own": {f"{rank}/{name}": tensor for name, tensor in own.items()},
         }

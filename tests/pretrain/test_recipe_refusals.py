@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -91,8 +92,10 @@ def test_the_config_of_a_run_gives_the_run_again(tmp_path: Path) -> None:
 
 def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     options, _ = parse_options(["--recipe", "rsb_a3"])
-    rates = [learning_rate(options.recipe, step, steps_per_epoch=10, total_steps=1000) for step in range(1000)]
+    rates = [
+        learning_rate(options.recipe, step, steps_per_epoch=10, total_steps=1000) for step in range(1000)
+    ]
     assert rates[49] == pytest.approx(8e-3)
     assert rates[0] < rates[25] < rates[49]
-    assert all(one >= other for one, other in zip(rates[50:], rates[51:], strict=False))
+    assert all(one >= other for one, other in itertools.pairwise(rates[50:]))
     assert rates[-1] == pytest.approx(1e-6, abs=1e-6)

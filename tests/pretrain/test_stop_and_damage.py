@@ -37,7 +37,10 @@ def wait_for_steps(run: Path, number: int, process: subprocess.Popen[str]) -> No
 def long_recipe(make_recipe: Callable[..., Path], tiny_data: dict[str, Any]) -> Path:
     """Far more steps than a test waits for, with four loader workers on each rank."""
     return make_recipe(
-        "long", epochs=200, data={**tiny_data, "workers": 4}, checkpoints={"every_epochs": 0, "every_steps": 7}
+        "long",
+        epochs=200,
+        data={**tiny_data, "workers": 4},
+        checkpoints={"every_epochs": 0, "every_steps": 7},
     )
 
 
@@ -78,7 +81,10 @@ def test_a_run_folder_refuses_another_run(
     from pretrain.same_run import check_same_run
 
     run = stopped[0][0].parents[1]
-    for more, named in ((["--seed", "3"], "--seed 3"), (["--recipe.optimizer.lr", "0.5"], "recipe.optimizer.lr")):
+    for more, named in (
+        (["--seed", "3"], "--seed 3"),
+        (["--recipe.optimizer.lr", "0.5"], "recipe.optimizer.lr"),
+    ):
         options, text = parse_options(words(long_recipe, image_set, run, *more))
         with pytest.raises(UserError, match=named):
             check_same_run(options.run_dir, text)
@@ -159,7 +165,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_ends_in_one_line_and_keeps_the_good_checkpoint(
-    small_disk: Path, work: Path, image_set: Path, make_recipe: Callable[..., Path], run_ranks: Callable[..., str]
+    small_disk: Path,
+    work: Path,
+    image_set: Path,
+    make_recipe: Callable[..., Path],
+    run_ranks: Callable[..., str],
 ) -> None:
     recipe = make_recipe("full", checkpoints={"every_steps": 2, "keep_last": 99})
     run = small_disk / "run"

@@ -23,8 +23,8 @@ def warm() -> None:
     """Import what the ranks will: forked children share it."""
     import timm  # noqa: F401
     import torch
-    import torch.distributed.checkpoint  # noqa: F401
-    import torch.distributed.fsdp  # noqa: F401
+    import torch.distributed.checkpoint
+    import torch.distributed.fsdp
 
     import pretrain.assembly
     import pretrain.engines.ddp  # noqa: F401
@@ -40,7 +40,11 @@ def free_port() -> int:
 
 def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     me = world.world_from_environment()
     world.join(me)
