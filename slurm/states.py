@@ -105,7 +105,10 @@ def _from_sacct(jobs: list[str]) -> dict[str, JobState]:
     found = {}
     for line in listed.splitlines():
         job, state, nodes = line.split("|")
-        if job in jobs:
-            # `CANCELLED by 0` names the user.
-            found[job] = JobState(state.split()[0], "", nodes)
+        if job not in jobs:
+            continue
+        # `CANCELLED by 0` names the user. The controller's PREEMPTED is on its way back into the queue;
+        # once only accounting knows it, it was not requeued.
+        word = state.split()[0]
+        found[job] = JobState("CANCELLED" if word == "PREEMPTED" else word, "", nodes)
     return found
