@@ -81,7 +81,7 @@ def _from_squeue(jobs: list[str]) -> dict[str, JobState]:
     form = "%F|%K|%T|%r|%N|%A"
     listed = _output(["squeue", "--noheader", "--me", "--states=all", "--array", f"--format={form}"])
     found = {}
-    for line in listed.splitlines():
+    for line in filter(None, listed.splitlines()):
         array, index, state, reason, nodes, _ = line.split("|")
         job = array if index == "N/A" else f"{array}_{index}"
         if job in jobs:
@@ -103,7 +103,7 @@ def _from_sacct(jobs: list[str]) -> dict[str, JobState]:
         ]
     )
     found = {}
-    for line in listed.splitlines():
+    for line in filter(None, listed.splitlines()):
         job, state, nodes = line.split("|")
         if job not in jobs:
             continue
