@@ -84,7 +84,7 @@ def _run(row: Row) -> Iterator[str]:
     recipe = meta.get("recipe") or {}
     yield (
         f"          recipe {recipe.get('name')}, engine {meta.get('engine')}, "
-        f"world size {meta.get('world_size')}, seed {meta.get('seed')}, {meta.get('samples_seen')} samples seen"
+        f"world size {meta.get('world_size')}, seed {meta.get('seed')}, {meta.get('samples_seen')} samples"
     )
     if meta.get("step") != row.step:
         yield f"          its export has moved on to step {meta.get('step')}"

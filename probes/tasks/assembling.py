@@ -17,7 +17,7 @@ from probes.tasks.samplesets import Shifted, limited
 from probes.tasks.shifts import SHIFTS, VERSION
 from probes.tasks.task import Evaluation, Task
 
-OPTIONS = ("limit", "shifts", "name", "validation")
+OPTIONS = ("limit", "shifts", "name", "validation", "mask")
 
 
 class RawSplit(NamedTuple):
@@ -43,7 +43,8 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
 
     Every further path is an out-of-domain variant, named after its file. Without one, shifted versions
     of the test samples are: all of the modality's, ``shifts=none``, or some as ``shifts=rotated+noisy``.
-    ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split.
+    ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split;
+    ``mask=present`` scores each variant among the classes that occur in it (ImageNet-A, -R, ObjectNet).
 
     Raises:
         UserError: If paths or options are wrong, or classes differ between the splits.
@@ -64,9 +65,11 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     name = spec.options.get("name") or _display_name(train_path)
     test = build(test_path, read(test_path))
     evaluations = [Evaluation(name, "id", test)]
-    evaluations += [
-        Evaluation(f"{name}-{Path(path).stem}", "ood", build(path, read(path))) for path in ood_paths
-    ]
+    masked = _masked(spec)
+    for path in ood_paths:
+        samples = build(path, read(path))
+        present = tuple(np.unique(samples.labels).tolist()) if masked else None
+        evaluations.append(Evaluation(f"{name}-{Path(path).stem}", "ood", samples, present))
     evaluations += [
         Evaluation(f"{name}-{shift}", "ood", Shifted(test, shift, VERSION, SHIFTS[train.modality][shift]))
         for shift in _shifts(spec, train.modality, default=not ood_paths)
@@ -100,6 +103,9 @@ def _codes(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.ND
         return np.asarray(labels, dtype=np.int64)
     code = {name: number for number, name in enumerate(classes)}
     strange = sorted(set(labels) - code.keys())
+    # ImageNet-V2 names its folders by the number of the class.
+    if len(strange) == len(set(labels)) and all(n.isdecimal() and int(n) < len(classes) for n in strange):
+        return np.array([int(label) for label in labels], dtype=np.int64)
     if strange:
         raise UserError(
             f"--task: class {strange[0]!r} of {path} does not occur in the training data",
@@ -115,6 +121,13 @@ def _limit(spec: Spec) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise UserError(f"--task {spec.text}: limit {text}", possible="1 or more")
     return int(text)
+
+
+def _masked(spec: Spec) -> bool:
+    value = spec.options.get("mask", "none")
+    if value not in ("none", "present"):
+        raise UserError(f"--task {spec.text}: mask {value}", possible="none, present")
+    return value == "present"
 
 
 def _shifts(spec: Spec, modality: Modality, *, default: bool) -> list[str]:

@@ -21,7 +21,7 @@ from probes.tasks.task import Task, TaskRecord
 IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question", "question1")
 PAIR_COLUMNS = ("text2", "sentence2", "hypothesis", "question2")
-LABEL_COLUMNS = ("label", "labels", "class", "target", "fine_label")
+LABEL_COLUMNS = ("label", "cls", "labels", "class", "target", "fine_label")
 KEY_COLUMNS = ("key", "__key__", "idx", "id")
 
 

@@ -16,6 +16,8 @@ from nml.errors import UserError
 from probes.encoders import Settings, open_encoder
 from probes.encoders.api import ApiEncoder
 from probes.features import FeatureStore, feature_pass
+from probes.results import read_rows
+from probes.run import main
 from probes.samples import Content
 from probes.tasks.samplesets import Texts
 
@@ -86,6 +88,16 @@ def test_a_changed_weight_of_a_text_model_is_another_encoder(tmp_path: Path) -> 
     data[-1] ^= 1
     file.write_bytes(data)
     assert open_encoder(f"transformers:{folder}", SETTINGS).info.hash != before
+
+
+def test_sst2_through_a_text_model(tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = f"transformers:{save_text_model(tmp_path / 'model', 'bert')},pooling=mean"
+    task = f"tsv:{real_data}/sst2/train.tsv,{real_data}/sst2/test.tsv,limit=200"
+    main(["--plugin", "lp", "--encoder", encoder, "--task", task])
+    rows = read_rows("results")
+    assert {row.dataset for row in rows} == {"sst2", "sst2-typos", "sst2-dropped"}
+    assert json.loads(rows[0].hyper_parameters)["modality"] == "text"
 
 
 def test_local_weights_of_timm_are_used_and_random_ones_said_loudly(
