@@ -31,10 +31,12 @@ class Products(NamedTuple):
     Attributes:
         z: The batch, [M, D].
         matrix: Z Z^T [M, M] if M <= D, else Z^T Z [D, D].
+        dtype: What a loss is returned in: float32, or float64 if the batch came so.
     """
 
     z: Tensor
     matrix: Tensor
+    dtype: torch.dtype
 
     @property
     def of_samples(self) -> bool:
@@ -51,7 +53,8 @@ def products(transformed: Tensor) -> Products:
     with torch.autocast(transformed.device.type, enabled=False):
         z = transformed.double()
         rows, columns = z.shape
-        return Products(z, z @ z.mT if rows <= columns else z.mT @ z)
+        matrix = z @ z.mT if rows <= columns else z.mT @ z
+        return Products(z, matrix, _result(transformed))
 
 
 def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction = "sample") -> Tensor:
@@ -75,7 +78,7 @@ def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction =
             loss = squares.sum()
             if reduction == "sample":
                 loss = loss / len(features)
-    return _like(transformed, loss)
+        return loss.to(_result(transformed))
 
 
 def covariance(of: Products) -> Tensor:
@@ -84,7 +87,7 @@ def covariance(of: Products) -> Tensor:
     C(Z) = 1 / (M - 1) sum_i (z_i - mean)(z_i - mean)^T. From Z Z^T it is the squared Frobenius norm of the
     doubly centred matrix minus the squared variances. One sample has no covariance: the loss is 0.
     """
-    z, matrix = of
+    z, matrix, dtype = of
     rows, columns = z.shape
     mean = z.mean(dim=0)
     if of.of_samples:
@@ -95,7 +98,7 @@ def covariance(of: Products) -> Tensor:
     else:
         centred = matrix - rows * torch.outer(mean, mean)
         total = (centred - torch.diag(centred.diagonal())).square().sum()
-    return _like(z, total / (max(rows - 1, 1) ** 2 * columns))
+    return (total / (max(rows - 1, 1) ** 2 * columns)).to(dtype)
 
 
 def dominant_share(of: Products, *, k: int = 1) -> Tensor:
@@ -107,11 +110,28 @@ def dominant_share(of: Products, *, k: int = 1) -> Tensor:
     Raises:
         ValueError: If k is below 1.
     """
+    return top_share(of, k=k)
+
+
+def top_share(of: Products, *, k: int, softness: float = 0.0) -> Tensor:
+    """Generalise Eq. 5 to -sum_i w_i sigma_i / sum_j sigma_j, sigma_1 the largest.
+
+    Args:
+        of: The products of Z.
+        k: w_i is 1 up to i = k and 0 after it.
+        softness: Above 0, w_i = sigmoid((k + 1/2 - i) / softness) instead.
+
+    Raises:
+        ValueError: If k is below 1.
+    """
     if k < 1:
         raise ValueError(f"k is {k}; possible: 1 or more")
     sigma = singular_values(of)
+    rank = torch.arange(len(sigma), 0, -1, device=sigma.device, dtype=sigma.dtype)
+    weights = torch.sigmoid((k + 0.5 - rank) / softness) if softness > 0 else (rank <= k).to(sigma.dtype)
     total = sigma.sum()
-    return _like(of.z, -sigma[..., -k:].sum() / torch.where(total > 0, total, torch.ones_like(total)))
+    share = (weights * sigma).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return -share.to(of.dtype)
 
 
 def singular_values(of: Products) -> Tensor:
@@ -127,5 +147,5 @@ def _unit_rows(rows: Tensor) -> Tensor:
     return rows / torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt()
 
 
-def _like(source: Tensor, loss: Tensor) -> Tensor:
-    return loss if source.dtype == torch.float64 else loss.float()
+def _result(source: Tensor) -> torch.dtype:
+    return torch.float64 if source.dtype == torch.float64 else torch.float32

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from nml.errors import UserError
 from plugins.gradient_head import Batch
-from plugins.losses import Reduction, consistency, covariance, dominant_share, products
+from plugins.losses import Products, Reduction, consistency, covariance, dominant_share, products
 from plugins.mlp import MLP
 
 
@@ -24,17 +25,30 @@ class NMTune(MLP):
     weight: float = 0.01
     reduction: Reduction = "sample"
 
+    # Which of Eq. 3 to 5 take part; the ablations leave some out.
+    regularisers: ClassVar[frozenset[str]] = frozenset({"mse", "cov", "svd"})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.weight >= 0:
             raise UserError(f"weight {self.weight}", possible="0 or more")
+        if self.reduction not in ("sample", "element", "sum"):
+            raise UserError(f"reduction {self.reduction!r}", possible="sample, element, sum")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return cross-entropy and the three weighted terms of Eq. 3 to 5."""
-        of = products(batch.transformed)
-        consistent = consistency(batch.features, batch.transformed, reduction=self.reduction)
-        return super().terms(batch) | {
-            "consistency": self.weight * consistent,
-            "covariance": self.weight * covariance(of),
-            "dominant_share": self.weight * dominant_share(of),
-        }
+        """Return cross-entropy and the weighted terms of Eq. 3 to 5."""
+        terms = super().terms(batch)
+        if "mse" in self.regularisers:
+            distance = consistency(batch.features, batch.transformed, reduction=self.reduction)
+            terms["mse"] = self.weight * distance
+        if self.regularisers & {"cov", "svd"}:
+            of = products(batch.transformed)
+            if "cov" in self.regularisers:
+                terms["cov"] = self.weight * covariance(of)
+            if "svd" in self.regularisers:
+                terms["svd"] = self.weight * self.spectral_term(of)
+        return terms
+
+    def spectral_term(self, of: Products) -> Tensor:
+        """Return the unweighted L_SVD of Eq. 5."""
+        return dominant_share(of)

@@ -1,0 +1,33 @@
+"""bss: batch spectral shrinkage, which holds the smallest singular values of the batch down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from plugins.gradient_head import Batch
+from plugins.losses import products
+from plugins.mlp import MLP
+
+
+@dataclass(kw_only=True, eq=False)
+class BatchSpectralShrinkage(MLP):
+    """L = L_CE + weight * (sum of the k smallest squared singular values of Z), on the MLP of nmtune.
+
+    Source: X. Chen et al., Catastrophic Forgetting Meets Negative Transfer (NeurIPS 2019), Eq. 6: weight
+    0.001 and k = 1.
+
+    Attributes:
+        weight: The weight of the term.
+        k: How many singular values are held down.
+    """
+
+    weight: float = 1e-3
+    k: int = 1
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return cross-entropy and the weighted shrinkage."""
+        smallest = torch.linalg.eigvalsh(products(batch.transformed).matrix)[..., : self.k]
+        return super().terms(batch) | {"shrinkage": self.weight * smallest.sum().float()}

@@ -1,0 +1,117 @@
+"""Every head that the project brings keeps the contract; the terms of each are what its name says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from nml.errors import UserError
+from plugins.conformance import CHECKS, separable
+from plugins.gradient_head import Batch, GradientHead
+from plugins.nmtune import NMTune
+from plugins.nmtune_topk import NMTuneTopK
+from plugins.registry import HEADS
+from plugins.testing import parametrize_head_checks
+
+OURS = [plugin.name for plugin in HEADS.discover() if plugin.distribution == "noisy-model-learning"]
+# Subclasses that only set a ClassVar or a default share everything the kit looks at with nmtune.
+VARIANTS = [
+    name for name in OURS if name.startswith("nmtune-") and name not in ("nmtune-topk", "nmtune-released")
+]
+BUILT_IN = [HEADS.load(name) for name in OURS if name not in VARIANTS]
+
+
+@parametrize_head_checks(*BUILT_IN)
+def test_head_keeps_its_promises(check: Callable[[], None]) -> None:
+    check()
+
+
+def test_the_kit_has_at_least_fifteen_checks() -> None:
+    assert len(CHECKS) >= 15
+    assert all(function.__doc__ for function in CHECKS.values())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variant_of_nmtune_learns(name: str) -> None:
+    data = separable(360, seed=0)
+    head = HEADS.load(name)().fit(*data)
+    assert (head.predict_logits(data.features).argmax(1) == data.labels).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("lp", set()),
+        ("mlp", set()),
+        ("nmtune", {"mse", "cov", "svd"}),
+        ("nmtune-mse", {"mse"}),
+        ("nmtune-cov", {"cov"}),
+        ("nmtune-svd", {"svd"}),
+        ("nmtune-mse-cov", {"mse", "cov"}),
+        ("nmtune-mse-svd", {"mse", "svd"}),
+        ("nmtune-cov-svd", {"cov", "svd"}),
+    ],
+)
+def test_head_adds_the_terms_of_its_name(name: str, terms: set[str]) -> None:
+    head: GradientHead = HEADS.load(name)()
+    batch = Batch(torch.randn(8, 5), torch.randn(8, 5), torch.randn(8, 3), torch.arange(8) % 3)
+    assert head.terms(batch).keys() == {"cross_entropy"} | terms
+
+
+@pytest.mark.parametrize(("layers", "linear"), [(1, 1), (2, 2), (3, 3), (4, 4)])
+def test_depth_counts_the_linear_layers_before_the_classifier(layers: int, linear: int) -> None:
+    module = NMTune(layers=layers, hidden=7).build(5, 3)
+    found = [part for part in module.transform.modules() if isinstance(part, torch.nn.Linear)]
+    assert len(found) == linear
+    assert found[-1].out_features == 5
+
+
+@pytest.mark.parametrize(
+    ("head", "modality", "lr", "weight_decay", "epochs", "decay"),
+    [
+        ("lp", "vision", 0.1, 0.0, 30, "cosine"),
+        ("lp", "text", 0.01, 0.0, 10, "linear"),
+        ("nmtune", "vision", 1e-3, 1e-4, 30, "cosine"),
+        ("nmtune", "text", 1e-3, 1e-4, 10, "linear"),
+    ],
+)
+def test_schedules_are_the_papers(
+    head: str, modality: str, lr: float, weight_decay: float, epochs: int, decay: str
+) -> None:
+    schedule = HEADS.load(head)(modality=modality).schedule()
+    assert (schedule.lr, schedule.weight_decay, schedule.epochs, schedule.decay) == (
+        lr,
+        weight_decay,
+        epochs,
+        decay,
+    )
+    assert schedule.rate(0, 100) == pytest.approx(lr)
+    assert schedule.rate(50, 100) == pytest.approx(lr / 2)
+    assert schedule.rate(99, 100) < lr / 50
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lr": 0.0},
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"modality": "audio"},
+        {"weight": -1.0},
+        {"activation": "x"},
+    ],
+)
+def test_impossible_hyper_parameters_are_refused_when_given(setting: dict[str, object]) -> None:
+    with pytest.raises(UserError, match=next(iter(setting))):
+        NMTune(**setting)  # type: ignore[arg-type]
+
+
+def test_chosen_k_is_of_the_grid_and_survives_saving() -> None:
+    data = separable(60, seed=0)
+    head = NMTuneTopK(grid=(2, 3), epochs=2).fit(*data, validation=separable(30, seed=1))
+    assert head.chosen_k in (2, 3)
+    again = NMTuneTopK(grid=(2, 3), epochs=2)
+    again.load_state_dict(head.state_dict())
+    assert again.chosen_k == head.chosen_k

@@ -1,0 +1,142 @@
+"""Eq. 3 to 5 against a float64 reference with an explicit SVD and an explicit D x D covariance."""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from plugins.losses import ZERO_SHARE, consistency, covariance, dominant_share, products, top_share
+
+SETTINGS = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def reference_consistency(f: Tensor, z: Tensor) -> Tensor:
+    unit = [rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300) for rows in (f, z)]
+    return (unit[0] - unit[1]).square().sum(dim=1).mean()
+
+
+def reference_covariance(z: Tensor) -> Tensor:
+    if len(z) < 2:
+        return 0 * z.sum()
+    matrix = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
+    off = matrix - torch.diag(torch.diagonal(matrix))
+    return off.square().sum() / z.shape[1]
+
+
+def reference_share(z: Tensor) -> Tensor:
+    """Through U, V of an explicit SVD: the sum's gradient is U V^T over the non-zero singular values."""
+    u, s, vt = torch.linalg.svd(z.detach(), full_matrices=False)
+    kept = s > s[0] * ZERO_SHARE
+    sigma = torch.einsum("mi,md,id->i", u, z, vt)[kept]
+    return -sigma[0] / sigma.sum()
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Tensor:
+    """M < D, M = D and M > D; full rank, rank-deficient, constant; float32 values held in float64."""
+    rows, columns = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    kind = draw(st.sampled_from(["full", "deficient", "constant"]))
+    if kind == "constant":
+        return torch.full((rows, columns), draw(st.integers(1, 5)) / 2, dtype=torch.float64)
+    if kind == "deficient":
+        # Small integers: the products are exact, so the rank is.
+        rank = draw(st.integers(1, max(1, min(rows, columns) // 2)))
+        parts = [
+            torch.randint(-3, 4, shape, generator=generator) for shape in ((rows, rank), (rank, columns))
+        ]
+        z = (parts[0] @ parts[1]).double()
+    else:
+        z = torch.randn(rows, columns, generator=generator).double()
+    return z + draw(st.sampled_from([0.0, 1.0]))
+
+
+def assert_close(found: Tensor, expected: Tensor, scale: float = 0.0) -> None:
+    """Within 1e-6 of the expected size; of ``scale`` where the exact answer cancels to nothing."""
+    assert found.isfinite().all()
+    assert float((found.double() - expected).norm()) <= 1e-6 * max(float(expected.norm()), scale)
+
+
+def value_and_gradient(loss: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    return loss.detach(), torch.autograd.grad(loss, z, allow_unused=True, materialize_grads=True)[0]
+
+
+@SETTINGS
+@hypothesis.given(batches(), st.integers(0, 1000))
+def test_consistency_is_equation_3(z: Tensor, seed: int) -> None:
+    f = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).double()
+    hypothesis.assume(bool((z.norm(dim=1) > 0).all()))
+    small, exact = z.float().requires_grad_(), z.requires_grad_()
+    found = value_and_gradient(consistency(f.float(), small), small)
+    expected = value_and_gradient(reference_consistency(f, exact), exact)
+    assert_close(found[0], expected[0], 1e-6)
+    assert_close(found[1], expected[1], 1e-6 / float(z.detach().norm(dim=1).min()))
+
+
+@SETTINGS
+@hypothesis.given(batches())
+def test_covariance_is_equation_4(z: Tensor) -> None:
+    small, exact = z.float().requires_grad_(), z.requires_grad_()
+    found = value_and_gradient(covariance(products(small)), small)
+    expected = value_and_gradient(reference_covariance(exact), exact)
+    size = float(z.detach().square().sum()) / max(1, len(z) - 1)
+    assert_close(found[0], expected[0], 1e-8 * size**2)
+    assert_close(found[1], expected[1], 1e-8 * size**1.5)
+
+
+@SETTINGS
+@hypothesis.given(batches())
+def test_dominant_share_is_equation_5(z: Tensor) -> None:
+    s = torch.linalg.svdvals(z)
+    hypothesis.assume(bool(s[0] > 0))
+    # At a repeated largest value the gradient is any of a set; another test asks for it to be finite.
+    hypothesis.assume(len(s) == 1 or bool(s[0] - s[1] > 1e-3 * s[0]))
+    small, exact = z.float().requires_grad_(), z.requires_grad_()
+    found = value_and_gradient(dominant_share(products(small)), small)
+    expected = value_and_gradient(reference_share(exact), exact)
+    assert_close(found[0], expected[0])
+    assert_close(found[1], expected[1], 1.0 / float(s.sum()))
+
+
+@pytest.mark.parametrize(
+    "z",
+    [
+        torch.eye(6),
+        torch.zeros(5, 3),
+        torch.ones(1, 4),
+        torch.ones(7, 7),
+        torch.randn(9, 2) @ torch.ones(2, 30),
+    ],
+    ids=["repeated", "zero", "one sample", "constant", "rank one"],
+)
+def test_gradients_are_finite_where_singular_values_repeat_or_vanish(z: Tensor) -> None:
+    z = z.clone().requires_grad_()
+    loss = consistency(torch.ones_like(z), z) + covariance(products(z)) + dominant_share(products(z))
+    loss.backward()
+    assert loss.isfinite()
+    assert z.grad is not None
+    assert z.grad.isfinite().all()
+
+
+def test_losses_leave_half_precision_under_autocast() -> None:
+    z = torch.randn(16, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = [consistency(z + 1, z), covariance(products(z)), dominant_share(products(z))]
+    assert [loss.dtype for loss in losses] == [torch.float32] * 3
+    assert float(losses[1]) == pytest.approx(float(reference_covariance(z.double())), rel=1e-6)
+
+
+def test_reductions_of_equation_3() -> None:
+    f, z = torch.randn(6, 4), torch.randn(6, 4)
+    a_sample = consistency(f, z, reduction="sample")
+    torch.testing.assert_close(consistency(f, z, reduction="sum"), 6 * a_sample)
+    torch.testing.assert_close(consistency(f, z, reduction="element"), a_sample / 4)
+
+
+def test_soft_top_share_goes_to_the_hard_one() -> None:
+    of = products(torch.randn(10, 6))
+    torch.testing.assert_close(top_share(of, k=2, softness=1e-3), dominant_share(of, k=2))
+    assert top_share(of, k=2, softness=1.0) != dominant_share(of, k=2)
