@@ -165,10 +165,10 @@ def _commit(task: HubTask) -> str | None:
 
 
 def _offline(task: HubTask, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:160]
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
     return UserError(
-        f"task {task.record.name}: {task.repository} could not be fetched{offline}: {type(error).__name__}: {reason}",
+        f"task {task.record.name}: {task.repository} could not be fetched{offline}: {reason}",
         mend="prepare it on a machine with network and copy its folder here",
     )
 
@@ -184,6 +184,4 @@ def _plain(data: Any) -> Any:
         elif name in ("label", "cls") and getattr(feature, "dtype", "").startswith("float"):
             data = data.map(lambda row, name=name: {name: round(row[name])})
             data = data.cast_column(name, datasets.Value("int64"))
-                name, datasets.Value("int64")
-            )
     return data
