@@ -57,7 +57,7 @@ class WebDatasetTask:
         return assemble(spec, functools.partial(_read_tars, label=spec.options.get("label")))
 
 
-class _FileBytes(Sequence[bytes]):
+class FileBytes(Sequence[bytes]):
     """Files that are read when asked for."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -108,7 +108,7 @@ def read_folder(path: str) -> RawSplit:
         )
     keys = [file.relative_to(root).as_posix() for file in files]
     labels = [key.partition("/")[0] for key in keys]
-    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, _FileBytes(files)))
+    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, FileBytes(files)))
 
 
 def _read_tars(path: str, label: str | None) -> RawSplit:

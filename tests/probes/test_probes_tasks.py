@@ -87,6 +87,27 @@ def test_variants_with_fewer_classes_are_masked_and_numbered_folders_understood(
     assert task.evaluations[1].samples.labels.tolist() == [0, 2, 2]
 
 
+def test_domainnet_from_the_authors_lists_without_duplicates(tmp_path: Path) -> None:
+    root = tmp_path / "domainnet"
+    for domain in ("real", "sketch", "clipart", "painting"):
+        for part in ("train", "test"):
+            write_folder(root / domain / part, {"cat": 2, "dog": 2})
+            lines = [
+                f"{domain}/{part}/{name}/{n}.png {label}"
+                for label, name in enumerate(("cat", "dog"))
+                for n in (0, 1)
+            ]
+            (root / f"{domain}_{part}.txt").write_text("\n".join(lines) + "\n")
+    kept = open_task("domainnet:train=sketch", tmp_path)
+    assert [part.domain for part in kept.evaluations] == ["id", "ood", "ood", "ood"]
+    (root / "duplicates.txt").write_text("sketch/train/cat/0.png\n")
+    deduplicated = open_task("domainnet:train=sketch", tmp_path)
+    assert (len(kept.train.keys), len(deduplicated.train.keys)) == (4, 3)
+    assert "duplicates-kept" in kept.revision != deduplicated.revision
+    with pytest.raises(UserError, match="no list"):
+        open_task("domainnet", tmp_path / "elsewhere")
+
+
 def test_tars_with_cls_and_with_a_field_of_json(tmp_path: Path) -> None:
     samples = [
         {
