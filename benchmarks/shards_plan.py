@@ -47,7 +47,7 @@ def plan(kind: str, samples: int) -> None:
     # A power law: the largest class has a thousand times the smallest one's samples.
     weights = 1 / np.arange(1, CLASSES + 1)
     labels = np.random.default_rng(0).choice(CLASSES, samples, p=weights / weights.sum())
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     hashes = hash_column(keys)
     population = Population(
         kind="caption" if captions is not None else "class",
@@ -63,11 +63,14 @@ def plan(kind: str, samples: int) -> None:
         apply_flips(clean, level.flips)
     order = write_order(hashes, 0)
     cut(np.full(samples, 20_000)[order], ShardLimits(256_000_000, 10_000))
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     collisions = samples - len(np.unique(hashes))
     counts = ", ".join(f"{level.level.flipped:,}" for level in levels)
-    print(f"{kind}: {samples:,} samples planned in {seconds:.1f} s, peak {memory:.2f} GB", flush=True)
+    print(
+        f"{kind}: {samples:,} samples planned in {seconds:.1f} s ({cpu:.1f} s of CPU), peak {memory:.2f} GB",
+        flush=True,
+    )
     print(f"  flipped {counts}; {collisions} collisions of key hashes", flush=True)
 
 

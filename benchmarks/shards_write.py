@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -96,12 +97,13 @@ WRITERS: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
-def timed(name: str, source: Path, out: Path, python: str) -> float:
-    """Return the seconds that one writer takes, imports left out."""
+def timed(name: str, source: Path, out: Path, python: str) -> tuple[float, float]:
+    """Return the seconds and the CPU seconds that one writer takes, imports left out."""
     command = [python, __file__, "--one", name, "--source", str(source), "--out", str(out)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     shutil.rmtree(out)
-    return float(done.stdout.split()[-1])
+    seconds, cpu = map(float, done.stdout.split()[-2:])
+    return seconds, cpu
 
 
 def run_one(name: str, source: Path, out: Path) -> None:
@@ -113,9 +115,15 @@ def run_one(name: str, source: Path, out: Path) -> None:
     }
     for module in modules.get(name, ()):
         importlib.import_module(module)
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), cpu_seconds()
     WRITERS[name](source, out)
-    print(time.perf_counter() - start)
+    print(time.perf_counter() - start, cpu_seconds() - start_cpu)
+
+
+def cpu_seconds() -> float:
+    """Return user and system time of this process and the children it has waited for."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def main() -> None:
@@ -139,16 +147,20 @@ def main() -> None:
         total = replicate(arguments.images, source, arguments.samples)
         each = total / arguments.samples / 1000
         print(f"{arguments.samples} images, {each:.0f} kB each, one core, best of {arguments.repeats}")
-        rates: dict[str, float] = {}
+        wall: dict[str, float] = {}
+        cpu: dict[str, float] = {}
         # In turns, so that whatever else the machine does falls on all of them.
         for _ in range(arguments.repeats):
             for name in WRITERS:
                 python = arguments.streaming_python if name == "MDSWriter" else sys.executable
                 if python:
-                    seconds = timed(name, source, Path(scratch, "out"), python)
-                    rates[name] = max(rates.get(name, 0.0), arguments.samples / seconds)
-        for name, rate in rates.items():
-            print(f"{name:12} {rate:9,.0f} samples/s   ours / {name}: {rates['ours'] / rate:.2f}")
+                    seconds, busy = timed(name, source, Path(scratch, "out"), python)
+                    wall[name] = max(wall.get(name, 0.0), arguments.samples / seconds)
+                    cpu[name] = max(cpu.get(name, 0.0), arguments.samples / busy)
+        print(f"{'':12} {'samples/s':>10} {'ours / it':>10} {'samples/CPU s':>14} {'ours / it':>10}")
+        for name in wall:
+            ratios = wall["ours"] / wall[name], cpu["ours"] / cpu[name]
+            print(f"{name:12} {wall[name]:10,.0f} {ratios[0]:10.2f} {cpu[name]:14,.0f} {ratios[1]:10.2f}")
 
 
 if __name__ == "__main__":
