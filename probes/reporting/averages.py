@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -11,6 +12,8 @@ from typing import NamedTuple, TypeVar
 from probes.reporting.selection import Selection
 from probes.results import Row
 from probes.results.row import Domain
+
+UNCHANGED = "lp"  # reads the encoder's features as they are
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -34,7 +37,7 @@ class Score:
         sve: Singular value entropy of the encoder's features, in nats.
         lsvr: Largest singular value ratio of the encoder's features, in nats.
         seen_sve: The same of the features that the classifier sees, after the head reshaped them.
-        seen_lsvr: The same of those features.
+        seen_lsvr: The same of those features. Both NaN where they were not measured.
         datasets: Test sets behind the mean.
     """
 
@@ -107,10 +110,17 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         metric=statistics.fmean(row.metric for row in rows),
         sve=statistics.fmean(row.sve for row in rows),
         lsvr=statistics.fmean(row.lsvr for row in rows),
-        seen_sve=statistics.fmean(row.sve if row.head_sve is None else row.head_sve for row in rows),
-        seen_lsvr=statistics.fmean(row.lsvr if row.head_lsvr is None else row.head_lsvr for row in rows),
+        seen_sve=statistics.fmean(_seen(row, row.sve, row.head_sve) for row in rows),
+        seen_lsvr=statistics.fmean(_seen(row, row.lsvr, row.head_lsvr) for row in rows),
         datasets=len(rows),
     )
+
+
+def _seen(row: Row, encoder: float, head: float | None) -> float:
+    """Return a quantity of the features that the classifier sees; NaN where nobody measured it."""
+    if head is not None:
+        return head
+    return encoder if row.head == UNCHANGED else math.nan
 
 
 def means(
@@ -158,7 +168,8 @@ def _mean(group: Sequence[Score], value: Callable[[Score], float]) -> Mean | Non
     ]
     if not values:
         return None
-    sd = statistics.stdev(values) if len(values) > 1 else None
+    whole = all(map(math.isfinite, values))
+    sd = statistics.stdev(values) if len(values) > 1 and whole else None
     return Mean(statistics.fmean(values), sd, len(values), len(tasks))
 
 

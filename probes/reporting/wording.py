@@ -67,6 +67,14 @@ def unique(values: Iterable[float]) -> list[float]:
     return sorted(set(values))
 
 
+def error_bars(means: Iterable[Mean]) -> str:
+    """Return what the error bars of a figure are and the N behind its means."""
+    found = list(means)
+    if all(mean.sd is None for mean in found):
+        return f"No error bars: {runs_behind(found)}"
+    return f"Error bars: standard deviation over runs; {runs_behind(found)}"
+
+
 def runs_behind(means: Iterable[Mean]) -> str:
     """Return the range of N over means: ``N = 3 runs each`` or ``N = 1 to 3 runs``."""
     counts = unique(mean.n for mean in means)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from probes.reporting.averages import Mean, Score, means, noise_key, plain
 from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Figure, Gap, Panel, Section, Series, Table, cells
-from probes.reporting.sections.noise import ERROR_BARS, NOISE_AXIS, describe, line
+from probes.reporting.sections.noise import NOISE_AXIS, describe, line
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
-from probes.reporting.wording import percent, points, runs_behind
+from probes.reporting.wording import error_bars, percent, points, runs_behind
 from probes.results.row import Domain
 
 OOD_COMMAND = "python -m probes.tasks list\npython -m probes.run --plugin lp,mlp,nmtune --task NAME"
@@ -64,7 +64,7 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
         name=f"datasets-{domain}",
         title=f"{study.metric.capitalize()} against pre-training noise on each {title.lower()} test set",
         paper="Fig. 6 to 9",
-        caption=f"{ERROR_BARS}; {runs_behind(behind)}. Each panel has its own vertical range.",
+        caption=f"{error_bars(behind)}. Each panel has its own vertical range.",
         panels=tuple(panels),
     )
 

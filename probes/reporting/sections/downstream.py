@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Figure, Gap, Panel, Section, Series
-from probes.reporting.sections.noise import ERROR_BARS, describe, line
+from probes.reporting.sections.noise import describe, line
 from probes.reporting.study import DOMAINS, Study, in_domain
-from probes.reporting.wording import runs_behind, unique
+from probes.reporting.wording import error_bars, unique
 from probes.results.row import Domain
 
 COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --downstream-noise 0 0.1 0.2 0.3 0.4 0.5"
@@ -62,7 +62,7 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
         paper="Fig. 15 and 16",
         caption=(
             f"One panel a level of pre-training noise. Test labels are clean; how many training labels "
-            f"changed is counted. {ERROR_BARS}; {runs_behind(behind)}."
+            f"changed is counted. {error_bars(behind)}."
         ),
         panels=tuple(panels),
     )

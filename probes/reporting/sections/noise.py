@@ -8,12 +8,11 @@ from typing import TypeVar
 from probes.reporting.averages import Mean, means, noise_key, plain
 from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
-from probes.reporting.wording import runs_behind, several, unique
+from probes.reporting.wording import error_bars, several, unique
 
 Name = TypeVar("Name", bound=Hashable)
 
 NOISE_AXIS = "Pre-training noise (% of labels)"
-ERROR_BARS = "Error bars: standard deviation over runs"
 NOISE_COMMAND = "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune"
 FRACTION_COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --fractions 0.1 0.25 0.5 0.75 1.0"
 
@@ -63,7 +62,7 @@ def by_head(study: Study) -> Figure:
         name="accuracy-noise",
         title=f"{study.metric.capitalize()} against pre-training noise, by head",
         paper="Fig. 1",
-        caption=f"{conditions(study)} {ERROR_BARS}; {runs_behind(behind)}.",
+        caption=f"{conditions(study)} {error_bars(behind)}.",
         panels=tuple(panels),
     )
 
@@ -105,7 +104,7 @@ def by_fraction(study: Study) -> Figure | Gap:
         name="accuracy-fractions",
         title=f"{study.metric.capitalize()} against pre-training noise, by share of the training data",
         paper="Fig. 1 and 2",
-        caption=f"Labels name the share of the task's training data. {ERROR_BARS}; {runs_behind(behind)}.",
+        caption=f"Labels name the share of the task's training data. {error_bars(behind)}.",
         panels=tuple(panels),
     )
 

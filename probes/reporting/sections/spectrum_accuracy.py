@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
-from probes.reporting.sections.noise import ERROR_BARS, NOISE_COMMAND
+from probes.reporting.sections.noise import NOISE_COMMAND
 from probes.reporting.study import Study, in_domain, of_family
-from probes.reporting.wording import runs_behind
+from probes.reporting.wording import error_bars
 from probes.results.row import Domain
 
 BASELINE = "lp"
@@ -58,7 +58,7 @@ def _of_encoders(study: Study) -> Figure | Gap:
         paper="Fig. 3",
         caption=(
             f"One mark a noise level, labelled with it; spectra of the encoder's features, accuracy of "
-            f"{BASELINE}. {ERROR_BARS}; {runs_behind(behind)}. A handful of encoders makes no trend."
+            f"{BASELINE}. {error_bars(behind)}. A handful of encoders makes no trend."
         ),
         panels=tuple(panels),
     )
@@ -77,7 +77,7 @@ def _of_heads(study: Study) -> Figure | Gap:
         caption=(
             f"One mark a head and noise level, labelled with the level. Heads that reshape the features "
             f"are placed by the spectrum of what they make of them, the others by the encoder's. "
-            f"{ERROR_BARS}; {runs_behind(behind)}."
+            f"{error_bars(behind)}."
         ),
         panels=tuple(panels),
     )

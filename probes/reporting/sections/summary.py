@@ -53,7 +53,8 @@ def summary_table(study: Study) -> Table:
             f"pre-training). SVE (of the in-domain test features) and LSVR (of the out-of-domain ones), in "
             f"nats, are of the features that the classifier sees: the encoder's for lp, the head's own for "
             f"heads that reshape them. Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of the "
-            f"largest singular value. Compare both between heads only where N and dimension agree."
+            f"largest singular value. A dash: not measured. Compare both between heads only where N and "
+            f"dimension agree."
         ),
         header=(
             *(["Encoders"] if named else []),

@@ -173,3 +173,14 @@ def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -
     assert counts["quickstart, 0 % noise", "mlp"] == "3"
     assert counts["quickstart, all levels", "mlp"] == "6"
     assert counts["quickstart, all levels and shares", "mlp"] == "12"
+
+
+def test_spectra_of_a_head_that_were_not_measured_are_not_made_up(digits: MakeRows) -> None:
+    report = build(digits(head_sve=None, head_lsvr=None))
+    lines = {(line[0], line[1]): line[4:] for line in text(table(report, "summary-table"))}
+    assert lines["0 %", "nmtune"] == ["–", "–"]
+    assert "–" not in lines["0 %", "lp"]
+    labels = {
+        series.label for panel in figure(report, "head-spectra-accuracy").panels for series in panel.series
+    }
+    assert labels == {"lp"}
