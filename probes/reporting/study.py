@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from probes.reporting.averages import Score, noise_key, plain, scores
 from probes.reporting.selection import Selection
+from probes.reporting.variants import FIRST
 from probes.reporting.wording import metric_label, unique
 from probes.results import Row
 from probes.results.row import Domain
@@ -89,8 +90,8 @@ class Study:
         return text if len(self.ladders) < 2 else f"{family}: {text}"
 
     def head_slot(self, head: str) -> int:
-        """Return the palette slot of a head, the same in every figure."""
-        return self.heads.index(head)
+        """Return the palette slot of a head: the same in every figure, for the paper's in every report."""
+        return [*FIRST, *(other for other in self.heads if other not in FIRST)].index(head)
 
 
 def in_domain(found: Iterable[Score], domain: Domain) -> list[Score]:
