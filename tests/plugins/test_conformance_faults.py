@@ -1,0 +1,195 @@
+"""A head with one fault fails the check that names the fault."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plugins.conformance import CHECKS, Subject, run_checks
+from plugins.gradient_head import GradientHead
+from plugins.lp import LinearProbe
+from plugins.testing import parametrize_head_checks
+
+
+def head(**methods: Any) -> type[Any]:
+    """Return a linear probe of two epochs with some methods replaced."""
+    return type("Faulty", (LinearProbe,), {"epochs": 6, **methods})
+
+
+def fit_then(after: Any) -> Any:
+    def fit(self: Any, features: Tensor, labels: Tensor, **more: Any) -> Any:
+        LinearProbe.fit(self, features, labels, **more)
+        after(self, features, labels, more)
+        return self
+
+    return fit
+
+
+def replaced(**arguments: Any) -> Any:
+    """Return a fit that overrides some of its own arguments."""
+
+    def fit(self: Any, features: Tensor, labels: Tensor, **more: Any) -> Any:
+        given = {"features": features, "labels": labels, **more}
+        changed = {
+            name: value(given) if inspect.isfunction(value) else value for name, value in arguments.items()
+        }
+        return LinearProbe.fit(self, **{**given, **changed})
+
+    return fit
+
+
+def scores_then(after: Any) -> Any:
+    return lambda self, features: after(LinearProbe.predict_logits(self, features), self, features)
+
+
+class Swallowing(LinearProbe):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(epochs=6)
+        del settings
+
+
+class Misspelt(LinearProbe):
+    """Takes what it does not know without saying ``**``."""
+
+    def __init__(self, epochs: int = 6, no_such_hyper_parameter: int = 0) -> None:
+        super().__init__(epochs=epochs)
+        self.no_such_hyper_parameter = no_such_hyper_parameter
+
+
+class Eager(LinearProbe):
+    def __init__(self, *, width: int = 12) -> None:
+        super().__init__(epochs=6)
+        self.width = width
+        self.layer = nn.Linear(width, 3)
+
+
+class Complicated(LinearProbe):
+    def __init__(self, *, activation: Any = nn.ReLU) -> None:
+        super().__init__(epochs=6)
+        self.activation = activation
+
+
+@dataclass(kw_only=True, eq=False)
+class BatchDependent(GradientHead):
+    """BatchNorm left in training mode."""
+
+    def build_transform(self, in_features: int) -> nn.Module:
+        return nn.BatchNorm1d(in_features, track_running_stats=False)
+
+
+def _shares_weights(self: Any) -> dict[str, Tensor]:
+    return dict(self._fitted().state_dict())
+
+
+def _forgets_bias(self: Any) -> dict[str, Tensor]:
+    state = LinearProbe.state_dict(self)
+    return state | {"classifier.bias": torch.zeros_like(state["classifier.bias"]) + 5 * torch.arange(3)}
+
+
+def _remembers(self: Any, features: Tensor, labels: Tensor, **more: Any) -> Any:
+    seed = more.pop("seed", 0) + 7 * getattr(self, "fits", 0)
+    self.fits = getattr(self, "fits", 0) + 1
+    return LinearProbe.fit(self, features, labels, seed=seed, **more)
+
+
+def _peeks(given: dict[str, Any]) -> Any:
+    held = given.get("validation")
+    return given["features"] if held is None else torch.cat([given["features"], held[0]])
+
+
+def _peeks_labels(given: dict[str, Any]) -> Any:
+    held = given.get("validation")
+    return given["labels"] if held is None else torch.cat([given["labels"], held[1]])
+
+
+def _accepts_any_length(given: dict[str, Any]) -> Any:
+    return given["features"][: len(given["labels"])]
+
+
+def _refuses(condition: Any) -> Any:
+    def fit(self: Any, features: Tensor, labels: Tensor, **more: Any) -> Any:
+        if condition(features, labels):
+            raise RuntimeError("not supported")
+        return LinearProbe.fit(self, features, labels, **more)
+
+    return fit
+
+
+def _trains_on_validation(self: Any, features: Tensor, labels: Tensor, **more: Any) -> Any:
+    held = more.pop("validation", None)
+    if held is not None:
+        features, labels = torch.cat([features, held[0]]), torch.cat([labels, held[1]])
+    return LinearProbe.fit(self, features, labels, **more)
+
+
+FAULTS: dict[str, type[Any]] = {
+    "has_every_method": Swallowing,
+    "init_does_no_work": Eager,
+    "hyper_parameters_are_plain": Complicated,
+    "refuses_unknown_hyper_parameter": Misspelt,
+    "refuses_to_predict_unfitted": head(
+        predict_logits=lambda self, features: (
+            torch.zeros(len(features), 3)
+            if self._module is None
+            else LinearProbe.predict_logits(self, features)
+        )
+    ),
+    "refuses_labels_of_another_length": head(fit=replaced(features=_accepts_any_length)),
+    "beats_chance": head(predict_logits=scores_then(lambda scores, *_: scores.roll(1, dims=1))),
+    "logits_shape": head(predict_logits=scores_then(lambda scores, *_: scores.double())),
+    "transform_shape": head(transform=lambda self, features: features.mean(dim=1)),
+    "refit_gives_the_same": head(fit=_remembers),
+    "leaves_global_randomness_alone": head(fit=fit_then(lambda *_: torch.rand(1))),
+    "inputs_unchanged": head(fit=fit_then(lambda self, features, labels, more: features.mul_(2))),
+    "hyper_parameters_unchanged": head(fit=fit_then(lambda self, *_: setattr(self, "lr", 0.5))),
+    "state_round_trip": head(state_dict=_forgets_bias),
+    "state_is_a_copy": head(state_dict=_shares_weights),
+    "rows_are_independent": BatchDependent,
+    "fewer_samples_than_features": head(
+        fit=_refuses(lambda features, labels: len(features) < features.shape[1])
+    ),
+    "missing_classes": head(fit=replaced(num_classes=lambda given: len(given["labels"].unique()))),
+    "imbalanced_classes": head(
+        fit=_refuses(lambda features, labels: bool((labels == 2).float().mean() < 0.2))
+    ),
+    "half_precision_features": head(fit=_refuses(lambda features, labels: features.dtype == torch.half)),
+    "strided_features": head(fit=_refuses(lambda features, labels: not features.is_contiguous())),
+    "constant_features": head(
+        fit=replaced(features=lambda given: given["features"] / given["features"].std(dim=0))
+    ),
+    "validation_is_not_peeked_at": head(fit=replaced(features=_peeks, labels=_peeks_labels)),
+    "validation_only_chooses": head(fit=_trains_on_validation, uses_validation=True),
+    "device_in_and_cpu_out": head(predict_logits=scores_then(lambda scores, *_: scores.to("meta"))),
+}
+
+
+def test_every_check_has_a_fault_that_it_finds() -> None:
+    assert FAULTS.keys() == CHECKS.keys()
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_fails_the_check_that_names_it(name: str) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011 - the fault decides what is raised
+        CHECKS[name](Subject(FAULTS[name]))
+    assert str(error.value)
+
+
+def test_sound_head_of_the_same_shape_passes() -> None:
+    assert [outcome for outcome in run_checks(head()) if outcome.status != "ok"] == []
+
+
+def test_announced_failures_are_not_failures() -> None:
+    outcomes = run_checks(
+        FAULTS["constant_features"], expected_failures={"constant_features": "divides by 0"}
+    )
+    assert {o.name: (o.status, o.message) for o in outcomes}["constant_features"] == ("xfail", "divides by 0")
+
+
+def test_announcing_a_check_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValueError, match="no such check: nonsense"):
+        parametrize_head_checks(LinearProbe, expected_failures={"nonsense": ""})

@@ -1,0 +1,110 @@
+"""One batched pass gives each copy what it would get alone."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import nn
+
+from nml.errors import UserError
+from plugins.conformance import separable
+from plugins.gradient_head import GradientHead
+from plugins.lp import LinearProbe
+from plugins.nmtune import NMTune
+from plugins.nmtune_released import NMTuneReleased
+from plugins.trainer import Copy, _Lane, _Stream, fit_many
+
+DATA = separable(200, seed=0)
+TEST = separable(100, seed=1)
+
+
+def logits(head: GradientHead) -> torch.Tensor:
+    return head.predict_logits(TEST.features)
+
+
+@pytest.mark.parametrize("make", [LinearProbe, NMTune, NMTuneReleased])
+def test_each_copy_is_as_if_trained_alone(make: type[GradientHead]) -> None:
+    rows = [None, torch.arange(0, 200, 2), torch.arange(37)]
+    grid = list(itertools.product(rows, (0, 1), (1e-3, 1e-2), (0.0, 0.1)))
+    copies = [
+        Copy(make(epochs=3, lr=lr, weight_decay=wd), seed=seed, rows=part) for part, seed, lr, wd in grid
+    ]
+    fit_many(copies, *DATA)
+    for copy in copies:
+        alone = make(epochs=3, lr=copy.head.lr, weight_decay=copy.head.weight_decay)
+        part = slice(None) if copy.rows is None else copy.rows
+        alone.fit(DATA.features[part], DATA.labels[part], num_classes=3, seed=copy.seed)
+        torch.testing.assert_close(logits(copy.head), logits(alone), rtol=1e-3, atol=1e-3)
+
+
+def test_copies_differ_by_seed_and_by_learning_rate() -> None:
+    copies = [Copy(LinearProbe(epochs=1, lr=lr), seed=seed) for seed in (0, 1) for lr in (0.1, 0.2)]
+    fit_many(copies, *DATA)
+    results = [logits(copy.head) for copy in copies]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(results, 2))
+
+
+def test_memory_limit_makes_more_passes_with_the_same_result() -> None:
+    def fitted(limit: int) -> list[torch.Tensor]:
+        copies = [Copy(LinearProbe(epochs=1), seed=seed) for seed in range(4)]
+        fit_many(copies, *DATA, memory_limit=limit)
+        return [logits(copy.head) for copy in copies]
+
+    for one, many in zip(fitted(1), fitted(1 << 30), strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4)
+
+
+def test_heads_of_other_kinds_are_fitted_too() -> None:
+    copies = [Copy(LinearProbe(epochs=2)), Copy(NMTune(epochs=2)), Copy(NMTune(epochs=2, weight=0.5))]
+    fit_many(copies, *DATA)
+    assert all(logits(copy.head).shape == (100, 3) for copy in copies)
+
+
+def test_one_head_in_two_copies_is_refused() -> None:
+    head = LinearProbe()
+    with pytest.raises(UserError, match="several copies"):
+        fit_many([Copy(head), Copy(head, seed=1)], *DATA)
+
+
+def test_a_head_that_draws_as_it_trains_is_trained_alone_and_keeps_its_seed() -> None:
+    @dataclass(kw_only=True, eq=False)
+    class Dropping(GradientHead):
+        stackable: ClassVar[bool] = False
+
+        def build_transform(self, in_features: int) -> nn.Module:
+            return nn.Dropout(0.5)
+
+    copies = [Copy(Dropping(epochs=2), seed=seed) for seed in (0, 1)]
+    fit_many(copies, *DATA)
+    alone = Dropping(epochs=2).fit(*DATA, seed=1)
+    torch.testing.assert_close(logits(copies[1].head), logits(alone), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("samples", [1, 5, 64, 130])
+def test_every_epoch_sees_every_sample_once(samples: int) -> None:
+    head = LinearProbe()
+    lane = _Lane(Copy(head, seed=3), head.schedule(), samples, 0, None)
+    stream = _Stream(lane)
+    drawn = torch.cat([stream.take(7) for _ in range(2 * samples)])
+    for epoch in drawn[: len(drawn) // samples * samples].view(-1, samples):
+        assert sorted(epoch.tolist()) == list(range(samples))
+
+
+def test_steps_cover_the_epochs() -> None:
+    schedule = LinearProbe(epochs=3).schedule()
+    assert schedule.steps(640) == 30
+    assert schedule.steps(641) == 31
+    assert schedule.steps(10) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_copies_train_on_a_gpu() -> None:
+    copies = [Copy(NMTune(epochs=3), seed=seed) for seed in range(3)]
+    fit_many(copies, *DATA, device="cuda")
+    alone = NMTune(epochs=3).fit(*DATA, seed=2, device="cuda")
+    torch.testing.assert_close(logits(copies[2].head), logits(alone), rtol=1e-2, atol=1e-2)
