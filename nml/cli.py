@@ -84,7 +84,9 @@ def _one_line(message: str, flags: list[str]) -> str:
     match = _TYPE_MESSAGE.search(message)
     if not match:
         return " ".join(message.split())
-    flag = "--" + match["key"]
+    # Keys have underscores where the flag that a user typed may have dashes.
+    dashed = "--" + match["key"].replace("_", "-")
+    flag = dashed if dashed in flags else "--" + match["key"]
     rest = " ".join(match["rest"].split())
     rest = rest.removesuffix(".") if rest.count(".") == 1 else rest
     expected, separator, value = rest.partition("Got value:")

@@ -19,6 +19,7 @@ def main():
     parser = Parser("python -m example", "An example.", epilog="Example:\\n  python -m example")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1], help="noise ratios")
     parser.add_argument("--engine", type=Literal["ddp", "fsdp"], default="ddp", help="engine")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs")
     parser.add_argument("--fail", type=str, default="", help="how to fail")
     arguments = parser.parse_args()
     if arguments.fail == "user":
@@ -51,6 +52,7 @@ def call(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["--engine", "foo"], "--engine foo: not a possible value; possible: ddp, fsdp"),
         (["--noise", "0.1", "much"], "--noise much: not a possible value; possible: float"),
+        (["--gpus-per-node", "two"], "--gpus-per-node two: not a possible value; possible: int"),
         (["--nois", "0.1"], "did you mean --noise?"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--fail", "user"], "--fail user; possible: no failure; leave it out"),
