@@ -109,7 +109,7 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
         for lane in lanes
     ]
     parameters, buffers = stack_module_state(modules)
-    stack = _Stack(modules[0], lanes, {name: value.detach() for name, value in parameters.items()}, buffers)
+    stack = _Stack(modules[0], lanes, {name: _laid_out(value) for name, value in parameters.items()}, buffers)
     features, labels = features.to(device), labels.to(device)
     # A module that is not stackable may draw from the global generator.
     with torch.random.fork_rng(devices=[]):
@@ -140,7 +140,7 @@ class _Stack:
         self.slices = list(_slices(lanes))
         groups: list[dict[str, Any]] = [
             {
-                "params": [value[part] for value in parameters.values()],
+                "params": [_dense(value[part]) for value in parameters.values()],
                 "weight_decay": lanes[part.start].schedule.weight_decay,
             }
             for part in self.slices
@@ -163,16 +163,40 @@ class _Stack:
         if len(features) != live:
             features, labels = features[order_of_lane], labels[order_of_lane]
         losses = self._losses(leaves, buffers, features, labels)
-        # The fused AdamW walks parameter and gradient alike; vmap may return a transposed gradient.
-        gradients = [g.contiguous() for g in torch.autograd.grad(losses.sum(), list(leaves.values()))]
+        gradients = [
+            _like(leaf, gradient)
+            for leaf, gradient in zip(
+                leaves.values(), torch.autograd.grad(losses.sum(), list(leaves.values())), strict=True
+            )
+        ]
         for part, group in zip(self.slices, self.optimizer.param_groups, strict=True):
             lane = self.lanes[part.start]
             finished = step >= lane.steps
             for parameter, gradient in zip(group["params"], gradients, strict=True):
-                parameter.grad = None if finished else gradient[part]
+                parameter.grad = None if finished else _dense(gradient[part])
             if not finished:
                 group["lr"] = lane.schedule.rate(step, lane.steps)
         self.optimizer.step()
+
+
+def _laid_out(stacked: Tensor) -> Tensor:
+    """Return a stack of parameters in the memory layout that its gradients come in.
+
+    The gradient of a stack of weights [L, O, I] is a transposed product. Kept in that layout, the
+    weights need no transposing copy of the gradient a step, which took as long as the products do.
+    """
+    stacked = stacked.detach()
+    return stacked.mT.contiguous().mT if stacked.ndim == 3 else stacked
+
+
+def _dense(stacked: Tensor) -> Tensor:
+    """Return a contiguous view for the fused AdamW, which would copy anything else before each step."""
+    return stacked.mT if stacked.ndim == 3 and not stacked.is_contiguous() else stacked
+
+
+def _like(leaf: Tensor, gradient: Tensor) -> Tensor:
+    """Return the gradient in the layout of its leaf: AdamW walks the memory of both alike."""
+    return gradient if gradient.stride() == leaf.stride() else torch.empty_like(leaf).copy_(gradient)
 
 
 def _lane(copy: Copy, total: int) -> _Lane:
