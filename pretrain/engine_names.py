@@ -6,5 +6,5 @@ from typing import Literal, get_args
 
 EngineName = Literal["ddp", "fsdp", "deepspeed"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-# By measurement: see docs/pretraining.md.
+# The numerical reference; models of 25 to 100 million parameters fit a GPU and need no sharding.
 DEFAULT_ENGINE: EngineName = "ddp"
