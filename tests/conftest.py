@@ -10,6 +10,8 @@ import pytest
 TOGETHER = ("slurm", "pretrain")
 
 
+# Before xdist reads the marks.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group tests by file, and those of a room in TOGETHER by room, for ``--dist loadgroup``."""
     here = Path(__file__).parent
