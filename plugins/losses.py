@@ -71,13 +71,17 @@ def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction =
             ``sum``: the squared Frobenius norm of the batch.
     """
     with torch.autocast(transformed.device.type, enabled=False):
-        squares = (_unit_rows(features.double()) - _unit_rows(transformed.double())).square()
-        if reduction == "element":
-            loss = squares.mean()
-        else:
-            loss = squares.sum()
-            if reduction == "sample":
-                loss = loss / len(features)
+        f, z = features.double(), transformed.double()
+        squares = [(rows * rows).sum(dim=-1) for rows in (f, z)]
+        zero = [square == 0 for square in squares]
+        norms = [torch.where(none, 1.0, square).sqrt() for none, square in zip(zero, squares, strict=True)]
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b of unit or zero vectors: no [M, D] quotients. In float64 the
+        # subtraction leaves six digits to distances down to 1e-10.
+        lengths = sum((~none).to(f.dtype) for none in zero)
+        distances = (lengths - 2 * (f * z).sum(dim=-1) / (norms[0] * norms[1])).clamp_min(0)
+        loss = distances.sum()
+        if reduction != "sum":
+            loss = loss / (features.numel() if reduction == "element" else len(features))
         return loss.to(_result(transformed))
 
 
@@ -93,7 +97,7 @@ def covariance(of: Products) -> Tensor:
     if of.of_samples:
         by_row = matrix.mean(dim=0)
         centred = matrix - by_row - by_row.unsqueeze(1) + by_row.mean()
-        variances = (z - mean).square().sum(dim=0)
+        variances = (z * z).sum(dim=0) - rows * mean * mean
         total = centred.square().sum() - variances.square().sum()
     else:
         centred = matrix - rows * torch.outer(mean, mean)
@@ -140,11 +144,6 @@ def singular_values(of: Products) -> Tensor:
     squared = torch.linalg.eigvalsh(of.matrix)
     counts = squared > squared[..., -1:] * ZERO_SHARE**2
     return torch.where(counts, squared, torch.ones_like(squared)).sqrt() * counts
-
-
-def _unit_rows(rows: Tensor) -> Tensor:
-    squared = rows.square().sum(dim=-1, keepdim=True)
-    return rows / torch.where(squared > 0, squared, torch.ones_like(squared)).sqrt()
 
 
 def _result(source: Tensor) -> torch.dtype:
