@@ -80,6 +80,10 @@ def run(call: Invocation) -> int:
     if found.found:
         for stage in STAGES:
             check_fits(resources[stage])
+    # The queue first, the files second: what ends in between is then found complete. The other way round
+    # it would be in neither, and be submitted again.
+    journal = Journal(request.folder / LAUNCH)
+    active = active_members(journal) if found.found else {}
     parts = make_plan(request, run_member)
     check_command(next(part.member.argv for part in parts if part.stage == "probes"))
     if request.shards is None:
@@ -88,7 +92,7 @@ def run(call: Invocation) -> int:
         return show_plan(request, parts, resources)
     record(call, request)
     if found.found:
-        return submit_sweep(request, parts, resources)
+        return submit_sweep(request, parts, resources, journal, active)
     gpus = announce_standin(found, resources["pretrain"])
     return run_sweep_locally(request, parts, resources["pretrain"], gpus)
 
@@ -118,11 +122,23 @@ def _stage_resources(options: Any, stage: str) -> Resources:
     return resources_of(options, stage, **single)
 
 
-def submit_sweep(request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources]) -> int:
-    """Submit what is missing and not in the queue yet."""
+def submit_sweep(
+    request: SweepRequest,
+    parts: Sequence[Part],
+    resources: dict[str, Resources],
+    journal: Journal,
+    active: dict[str, str],
+) -> int:
+    """Submit what is missing and not in the queue yet.
+
+    Args:
+        request: What the user wants.
+        parts: Its parts, their files looked at after the queue.
+        resources: What each stage asks for.
+        journal: What was submitted before.
+        active: Members in the queue, with their job ids.
+    """
     folder = request.folder / LAUNCH
-    journal = Journal(folder)
-    active = active_members(journal)
     todo = [part for part in parts if not part.complete and part.member.name not in active]
     _say_counts(parts, active)
     if todo:
