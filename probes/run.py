@@ -109,8 +109,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not paths and not arguments.encoder:
         paths = [newest_run()]
         print(f"no encoder named: the newest finished run stands in ({paths[0]})")
-    if arguments.task == ["digits"] and not _given(argv, "--task"):
-        print(digits.NOTICE)
     tasks = [open_task(text, Path(arguments.tasks_root)) for text in arguments.task]
     encoders = [open_checkpoint(path, settings) for path in paths]
     encoders += [open_encoder(text, settings) for text in arguments.encoder]
@@ -122,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     f"task {task.name} holds {task.modality}s",
                     mend="choose an encoder and a task of one modality",
                 )
+    if arguments.task == ["digits"] and not _given(argv, "--task"):
+        print(digits.NOTICE)
     results = Path(arguments.results)
     ids: set[str] = set()
     for task in tasks:
