@@ -36,7 +36,7 @@ demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards
 	python -m probes.report results/
 
 test: $(VENV)/installed lint ## lint, types and the whole test suite
-	python -m pytest --numprocesses 2 --dist loadgroup
+	python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/installed
 	ruff check .
