@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import PurePosixPath
 
 # 100 bytes is what a plain tar header holds; the longest ending is ".json".
 MAX_LENGTH = 80
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _SAFE = re.compile(r"[A-Za-z0-9_-]+")
-_EXTENSION = re.compile(r"\.[A-Za-z]{3,4}")
+_WITH_EXTENSION = re.compile(r"(.*[^/])\.[A-Za-z]{3,4}", re.DOTALL)
 
 
 def key_of(name: str) -> str:
@@ -26,9 +25,8 @@ def key_of(name: str) -> str:
     """
     if len(name) <= MAX_LENGTH and _SAFE.fullmatch(name):
         return name
-    path = PurePosixPath(name)
-    stem = name[: -len(path.suffix)] if _EXTENSION.fullmatch(path.suffix) else name
-    key = _UNSAFE.sub("_", stem).strip("_")
+    match = _WITH_EXTENSION.fullmatch(name)
+    key = _UNSAFE.sub("_", match[1] if match else name).strip("_")
     if not key or len(key) > MAX_LENGTH:
         return with_hash(key, name)
     return key

@@ -6,63 +6,60 @@ import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 from nml.errors import UserError
 from nml.files import atomic_writer
 from shards import tar
 from shards.imagetype import image_extension
 
-BUFFER = 8 << 20
+BUFFER = 4 << 20
+
+# Columns of the manifest that packing fills in.
+PLACE_COLUMNS = (
+    "image_extension",
+    "image_offset",
+    "image_size",
+    "supervision_offset",
+    "supervision_size",
+    "json_offset",
+    "json_size",
+    "sha256",
+)
 
 
-class PackSample(NamedTuple):
-    """One sample to pack.
+class Samples(NamedTuple):
+    """What a shard is packed from, a list a field: tuples a sample would cost more than their tar headers.
 
     Attributes:
-        key: Its unique name in the tar.
-        path, offset, size: Where the image's bytes lie.
-        supervision: Content of the ``.cls`` or ``.txt`` member.
-        record: Content of the ``.json`` member.
+        keys: Unique names in the tar.
+        paths, offsets, sizes: Where the images' bytes lie.
+        supervision: Contents of the ``.cls`` or ``.txt`` members.
+        records: Contents of the ``.json`` members.
     """
 
-    key: str
-    path: str
-    offset: int
-    size: int
-    supervision: bytes
-    record: bytes
+    keys: Sequence[str]
+    paths: Sequence[str]
+    offsets: Sequence[int]
+    sizes: Sequence[int]
+    supervision: Sequence[bytes]
+    records: Sequence[bytes]
 
 
-class PackedSample(NamedTuple):
-    """Where a packed sample lies in its shard, and what it hashes to."""
-
-    image_extension: str
-    image_offset: int
-    image_size: int
-    supervision_offset: int
-    supervision_size: int
-    json_offset: int
-    json_size: int
-    sha256: bytes
-
-
-@dataclass(frozen=True)
-class PackedShard:
+class PackedShard(NamedTuple):
     """A written shard.
 
     Attributes:
         size: Bytes of the tar.
         digest: Tree hash of the tar, hexadecimal (see :class:`TreeHash`).
-        samples: One record a sample, in order.
+        columns: Where each sample lies and what it hashes to, as columns of the manifest.
     """
 
     size: int
     digest: str
-    samples: Sequence[PackedSample]
+    columns: dict[str, list[Any]]
 
 
 class ImageReader:
@@ -110,27 +107,22 @@ class ImageReader:
         return descriptor
 
 
-def pack_shard(path: Path, samples: Sequence[PackSample], supervision_extension: str) -> PackedShard:
-    """Write the tar of ``samples`` to ``path``, whole or not at all.
+def pack_shard(path: Path, samples: Samples, supervision_extension: str) -> PackedShard:
+    """Write the tar of ``samples``, in their order, to ``path``, whole or not at all.
 
     Args:
         path: Final name of the shard.
-        samples: In the order they are written.
+        samples: What to pack.
         supervision_extension: ``cls`` or ``txt``.
 
     Raises:
         UserError: If an image cannot be read or is of no known format.
     """
-    packed = []
     with ImageReader() as reader, atomic_writer(path) as file:
-        packer = _Packer(supervision_extension, reader)
-        for sample in samples:
-            if packer.full(sample):
-                file.write(packer.take())
-            packed.append(packer.add(sample))
-        file.write(packer.take())
-        file.write(packer.close())
-        return PackedShard(file.tell(), packer.tree.hexdigest(), packed)
+        packer = _Packer(file, supervision_extension, reader)
+        for sample in zip(*samples, strict=True):
+            packer.add(*sample)
+        return packer.close()
 
 
 class TreeHash:
@@ -158,78 +150,74 @@ class TreeHash:
 
 
 class _Packer:
-    """A buffer that samples are laid out in: images are read straight into their place."""
+    """A buffer that samples are laid out in: images are read straight into their place and hashed there."""
 
-    def __init__(self, supervision_extension: str, reader: ImageReader) -> None:
-        self.tree = TreeHash()
+    def __init__(self, file: IO[bytes], supervision_extension: str, reader: ImageReader) -> None:
+        self._file = file
+        self._ending = f".{supervision_extension}".encode()
+        self._reader = reader
+        self._tree = TreeHash()
         self._buffer = memoryview(bytearray(BUFFER))
         self._used = 0
-        self._flushed = 0
-        self._reader = reader
-        self._ending = f".{supervision_extension}".encode()
+        self._written = 0
+        self._places: list[tuple[Any, ...]] = []
 
-    def full(self, sample: PackSample) -> bool:
-        """Whether what is laid out must be taken before ``sample``."""
-        return self._used > 0 and self._used + _room(sample) > len(self._buffer)
-
-    def take(self) -> memoryview:
-        """Return what is laid out, and start anew; the view is valid until the next sample."""
-        block = self._buffer[: self._used]
-        self._flushed += self._used
-        self._used = 0
-        return block
-
-    def close(self) -> bytes:
-        """Return what closes the tar, once everything is taken."""
-        closing = tar.end_of_archive(self._flushed)
-        self.tree.plain(closing)
-        return closing
-
-    def add(self, sample: PackSample) -> PackedSample:
+    def add(self, key: str, path: str, offset: int, size: int, supervision: bytes, record: bytes) -> None:
         """Lay a sample out after those before it."""
-        if _room(sample) > len(self._buffer):
-            self._buffer = memoryview(bytearray(_room(sample)))
-        begin = self._used
+        name = key.encode()
+        text = tar.member(name + self._ending, supervision)
+        after = tar.padding(size) + text + tar.member(name + b".json", record)
+        begin = self._reserve(tar.BLOCK + size + len(after))
         start = begin + tar.BLOCK
-        image = self._buffer[start : start + sample.size]
-        self._reader.read_into(image, sample.path, sample.offset)
+        end = start + size
+        image = self._buffer[start:end]
+        self._reader.read_into(image, path, offset)
         extension = image_extension(image[:16])
         if extension is None:
             raise UserError(
-                f"{sample.path}: sample {sample.key!r} is not an image of a known format",
+                f"{path}: sample {key!r} is not an image of a known format",
                 possible="JPEG, PNG, WebP, GIF, BMP, TIFF, PPM",
                 mend="remove it from the source",
             )
+        # While the bytes are in the processor's cache.
         sha256 = hashlib.sha256(image).digest()
-        key = sample.key.encode()
-        self._put(tar.header(b"%b.%b" % (key, extension.encode()), sample.size))
-        self.tree.plain(self._buffer[begin:start])
-        self.tree.image(sha256)
-        self._used = end = start + sample.size
-        self._put(tar.padding(sample.size))
-        supervision_offset = self._member(key + self._ending, sample.supervision)
-        json_offset = self._member(key + b".json", sample.record)
-        self.tree.plain(self._buffer[end : self._used])
-        return PackedSample(
-            extension,
-            self._flushed + start,
-            sample.size,
-            self._flushed + supervision_offset,
-            len(sample.supervision),
-            self._flushed + json_offset,
-            len(sample.record),
-            sha256,
+        before = tar.header(name + b"." + extension.encode(), size)
+        self._buffer[begin:start] = before
+        self._buffer[end : self._used] = after
+        self._tree.plain(before)
+        self._tree.image(sha256)
+        self._tree.plain(after)
+        place = self._written + start
+        text_place = place + size + -size % tar.BLOCK + tar.BLOCK
+        record_place = text_place - tar.BLOCK + len(text) + tar.BLOCK
+        self._places.append(
+            (extension, place, size, text_place, len(supervision), record_place, len(record), sha256)
         )
 
-    def _member(self, name: bytes, content: bytes) -> int:
-        self._put(tar.header(name, len(content)) + content + tar.padding(len(content)))
-        return self._used - tar.stored(len(content)) + tar.BLOCK
+    def close(self) -> PackedShard:
+        """Write what is laid out and what closes the tar."""
+        self._flush()
+        closing = tar.end_of_archive(self._written)
+        self._tree.plain(closing)
+        self._file.write(closing)
+        columns = map(list, zip(*self._places, strict=True))
+        return PackedShard(
+            self._written + len(closing),
+            self._tree.hexdigest(),
+            dict(zip(PLACE_COLUMNS, columns, strict=True)),
+        )
 
-    def _put(self, data: bytes) -> None:
-        self._buffer[self._used : self._used + len(data)] = data
-        self._used += len(data)
+    def _reserve(self, size: int) -> int:
+        """Return where the next ``size`` bytes of the buffer begin, writing what was there if need be."""
+        if self._used + size > len(self._buffer):
+            self._flush()
+            if size > len(self._buffer):
+                self._buffer = memoryview(bytearray(size))
+        begin = self._used
+        self._used += size
+        return begin
 
-
-def _room(sample: PackSample) -> int:
-    """Return more bytes than a sample takes in the tar."""
-    return sample.size + len(sample.supervision) + len(sample.record) + 6 * tar.BLOCK
+    def _flush(self) -> None:
+        self._file.write(self._buffer[: self._used])
+        self._written += self._used
+        self._used = 0

@@ -41,6 +41,11 @@ def header(name: bytes, size: int) -> bytes:
     )
 
 
+def member(name: bytes, content: bytes) -> bytes:
+    """Return a whole member: header, content and padding."""
+    return header(name, len(content)) + content + _PADDING[-len(content) % BLOCK]
+
+
 def padding(size: int) -> bytes:
     """Return the zeros after ``size`` bytes of content."""
     return _PADDING[-size % BLOCK]
