@@ -6,11 +6,11 @@ from pathlib import Path
 
 from nml import cli
 from slurm import dag, states
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation, command_line
 from slurm.table import launched_under
 
 DESCRIPTION = "Cancel the jobs of a run or a sweep; what is complete stays."
-EXAMPLE = "python slurm/launch.py cancel sweeps/sweep"
+EXAMPLE = f"{PROG} cancel sweeps/sweep"
 
 
 def add_options(parser: cli.Parser) -> None:
@@ -25,5 +25,5 @@ def run(call: Invocation) -> int:
     jobs = [job for job, state in found.items() if state.active]
     dag.cancel(jobs)
     print(f"cancelled {', '.join(jobs)}" if jobs else "nothing was in the queue")
-    print(f"go on: python slurm/launch.py resume {call.options.folder}")
+    print(f"go on: {command_line('resume', call.options.folder)}")
     return 0

@@ -8,10 +8,9 @@ from typing import Protocol
 from nml import cli
 from nml.errors import UserError
 from slurm import canceling, logs, pretraining, resume, status, sweep
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation
 from slurm.single import PROBES, SHARDS
 
-PROG = "python slurm/launch.py"
 _DESCRIPTION = """Launch the rooms on a Slurm cluster, or on this machine where there is none."""
 _WITH_RECIPE = ("pretrain", "sweep")
 _WITH_REST = ("shards", "probes", "sweep")

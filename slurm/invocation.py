@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,20 @@ from nml.errors import UserError
 from nml.files import write_json
 
 FILE = "command.json"
+
+
+def launcher() -> str:
+    """Return the launcher as its user typed it: as a file of the checkout, or as an installed module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return "python -m slurm.launch" if spec and spec.name == "slurm.launch" else "python slurm/launch.py"
+
+
+PROG = launcher()
+
+
+def command_line(*words: object) -> str:
+    """Return a call of the launcher as it can be pasted into a shell."""
+    return f"{PROG} {shlex.join(map(str, words))}"
 
 
 @dataclasses.dataclass(frozen=True)

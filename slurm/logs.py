@@ -9,11 +9,11 @@ from pathlib import Path
 from nml import cli
 from nml.errors import UserError, unknown_name
 from slurm import states
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation
 from slurm.table import Launched, launched_under, make_rows
 
 DESCRIPTION = "Show the log of a rank, of all its attempts."
-EXAMPLE = "python slurm/launch.py logs runs/quickstart-n20-seed0 --follow"
+EXAMPLE = f"{PROG} logs runs/quickstart-n20-seed0 --follow"
 POLL_SECONDS = 0.5
 
 
@@ -86,6 +86,4 @@ def find_log(member: Launched, rank: int) -> Path:
         raise UserError(
             f"{member.name}: rank 0 of a local run writes to the terminal", mend="name another: --rank 1"
         )
-    raise UserError(
-        f"{member.name}: no log of rank {rank} yet ({log})", mend="see: python slurm/launch.py status"
-    )
+    raise UserError(f"{member.name}: no log of rank {rank} yet ({log})", mend=f"see: {PROG} status")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
 from nml import cli
-from slurm.invocation import Invocation, recorded
+from slurm.invocation import PROG, Invocation, command_line, recorded
 from slurm.plan import LAUNCH
 
 DESCRIPTION = "Go on with a run or a sweep that failed or was cancelled."
-EXAMPLE = "python slurm/launch.py resume sweeps/sweep"
+EXAMPLE = f"{PROG} resume sweeps/sweep"
 
 
 def add_options(parser: cli.Parser) -> None:
@@ -24,6 +23,6 @@ def run(call: Invocation) -> int:
     from slurm.entry import main
 
     words, cwd = recorded(Path(call.options.folder).resolve() / LAUNCH)
-    print(f"python slurm/launch.py {shlex.join(words)}", flush=True)
+    print(command_line(*words), flush=True)
     os.chdir(cwd)
     return main(words)

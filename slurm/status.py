@@ -8,11 +8,11 @@ from pathlib import Path
 
 from nml import cli
 from slurm import states
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation
 from slurm.table import everything, launched_under, layout, make_rows
 
 DESCRIPTION = "Show what was launched: state, attempt, step, ETA, loss, and why it waits."
-EXAMPLE = "python slurm/launch.py status sweeps/sweep --watch"
+EXAMPLE = f"{PROG} status sweeps/sweep --watch"
 WATCH_SECONDS = 5.0
 
 
@@ -29,7 +29,7 @@ def run(call: Invocation) -> int:
     named = call.options.folder
     folders = [Path(named)] if named else everything(Path.cwd())
     if not folders:
-        print("nothing was launched from here; see: python slurm/launch.py --help")
+        print(f"nothing was launched from here; see: {PROG} --help")
         return 0
     while True:
         rows = make_rows([member for folder in folders for member in launched_under(folder)])
