@@ -14,7 +14,8 @@ Submitting
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``dag`` (arrays that wait
     for each other), ``journal`` (jobs.jsonl)
 Inside a job
-    ``rendezvous`` (where ranks meet), ``attempt`` (begin, end, again?), ``job`` (one rank, watched)
+    ``rendezvous`` (where ranks meet), ``attempt`` (begin and end), ``verdict``
+    (again?), ``job`` (one rank, watched)
 Looking
     ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it)
 

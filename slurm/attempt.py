@@ -1,52 +1,46 @@
 """One attempt of a job, opened before srun and closed after it, by the batch script.
 
-    read -r MASTER_ADDR MASTER_PORT <<< "$(python -m slurm.attempt open SUBMISSION)"
-    srun ...
-    python -m slurm.attempt close SUBMISSION $?
+    while true; do
+      read -r MASTER_ADDR MASTER_PORT <<< "$(python -m slurm.attempt open SUBMISSION)"
+      srun ...
+      python -m slurm.attempt close SUBMISSION $?
+      [ $? -eq 98 ] || break
+    done
 
 There is one owner of the question "again, or not?", and it is here: ranks only save, and this
 requeues. A job comes back after a stop (preemption, time limit) and after a loss (a node died, a
 rank was killed), and fails honestly, with srun's status, after a failure of its program: jobs that
 depend on it must not start. Attempts that bring no new checkpoint are counted, and bounded.
+
+Between the choice of a rendezvous port and its use another program may take it. That costs no
+requeue: the ranks are started again on the same nodes, and told of another port.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from nml.files import write_json
-from slurm.job import rank_records
+from slurm.job import clear_records
 from slurm.members import Member, Submission, own_attempt, own_index, own_job
 from slurm.receipts import write_receipts
 from slurm.rendezvous import choose_port, node_address
+from slurm.verdict import DONE, FAILED, REQUEUE, RETRY, Rendezvous, Verdict, judge
 
 OPEN = "open.json"
 CLOSE = "close.json"
 KILL_SECONDS = 300
+RETRY_STATUS = errno.EADDRINUSE
 _STEP = re.compile(r"step-(\d+)")
 # A job in another state was cancelled, or is on its way back already.
 _REQUEUE_FROM = ("RUNNING", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-_PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use")
-
-
-class Verdict(NamedTuple):
-    """What becomes of a job after an attempt.
-
-    Attributes:
-        outcome: ``done``, ``requeue`` or ``failed``.
-        reason: Why, as a phrase.
-    """
-
-    outcome: str
-    reason: str
 
 
 def newest_step(checkpoints: Path) -> int:
@@ -61,28 +55,62 @@ def attempts(record: Path) -> list[dict[str, object]]:
     return sorted(opened, key=lambda one: one["time"])
 
 
-def open_attempt(submission: Submission) -> str:
-    """Begin an attempt and return ``ADDRESS PORT``, where its ranks meet.
+def open_attempt(submission: Submission, *, logs: Path) -> str:
+    """Begin an attempt, or its next try, and return ``ADDRESS PORT``, where its ranks meet.
+
+    Args:
+        submission: What the job runs.
+        logs: Folder of the ranks' logs.
 
     Raises:
         RuntimeError: If too many attempts in a row brought no progress.
     """
     member = submission.members[own_index()]
+    folder = Path(member.record) / own_attempt()
     step = newest_step(Path(member.progress)) if member.progress else 0
     before = attempts(Path(member.record))
+    earlier = read_rendezvous(folder)
     idle = sum(1 for _ in _trailing(before, step))
-    if idle >= submission.max_idle_attempts:
+    if not earlier and idle >= submission.max_idle_attempts:
         raise RuntimeError(
             f"{member.name}: given up after {idle} attempts in a row without a new checkpoint (step {step}); "
             f"their logs are beside {submission.members[own_index()].record}"
         )
+    tries = earlier.tries + 1 if earlier else 1
+    # What a user fixed is there in the first try; later it is the port that was exported then.
+    fixed = earlier.fixed if earlier else bool(os.environ.get("MASTER_PORT"))
     node, address = _first_node()
-    port = int(os.environ.get("MASTER_PORT") or choose_port(own_attempt()))
+    port = int(os.environ["MASTER_PORT"]) if fixed else choose_port(f"{own_attempt()} {tries}")
+    if earlier:
+        clear_records(folder)
+        (folder / CLOSE).unlink(missing_ok=True)
+    log = _log_of_rank_0(logs)
+    rendezvous = Rendezvous(tries, fixed, log.stat().st_size if log.exists() else 0)
     write_json(
-        Path(member.record) / own_attempt() / OPEN,
-        {"job": own_job(), "attempt": own_attempt(), "node": node, "step": step, "time": time.time()},
+        folder / OPEN,
+        {
+            "job": own_job(),
+            "attempt": own_attempt(),
+            "node": node,
+            "port": port,
+            "step": step,
+            "time": time.time(),
+            "rendezvous": rendezvous._asdict(),
+        },
     )
     return f"{address} {port}"
+
+
+def read_rendezvous(folder: Path) -> Rendezvous | None:
+    """Return where the ranks of an attempt were told to meet, or None before they were."""
+    try:
+        return Rendezvous(**json.loads((folder / OPEN).read_text())["rendezvous"])
+    except FileNotFoundError:
+        return None
+
+
+def _log_of_rank_0(logs: Path) -> Path:
+    return logs / f"{own_job()}_0_log.out"
 
 
 def _trailing(before: list[dict[str, object]], step: int) -> list[dict[str, object]]:
@@ -108,22 +136,36 @@ def _first_node() -> tuple[str, str]:
 
 
 def close_attempt(submission: Submission, status: int, *, logs: Path) -> int:
-    """End an attempt: requeue the job if it shall come back. Return the batch script's exit status."""
+    """End an attempt: requeue the job if it shall come back.
+
+    Returns:
+        The batch script's exit status; :data:`RETRY_STATUS` has it start the ranks again.
+    """
     member = submission.members[own_index()]
     folder = Path(member.record) / own_attempt()
-    log = logs / f"{own_job()}_0_log.out"
-    verdict = judge(member, folder, status, world=int(os.environ.get("SLURM_NTASKS") or 1), log=log)
-    if verdict.outcome == "done" and member.probe:
+    verdict = judge(
+        member,
+        folder,
+        status,
+        world=int(os.environ.get("SLURM_NTASKS") or 1),
+        log=_log_of_rank_0(logs),
+        rendezvous=read_rendezvous(folder) or Rendezvous(),
+    )
+    if verdict.outcome == DONE and member.probe:
         write_receipts(member.probe)
     # Before the requeue: once Slurm has it, this process may be killed at any moment.
     _record(member, verdict, status)
-    if verdict.outcome == "requeue":
+    if verdict.outcome == RETRY:
+        return RETRY_STATUS
+    if verdict.outcome == REQUEUE:
         refusal = _requeue()
         if not refusal:
             # Slurm ends the batch script; ending by itself, it would look like the end of the job.
             time.sleep(KILL_SECONDS)
-        _record(member, Verdict("failed", f"{verdict.reason}; {refusal}"), status)
-    return 0 if verdict.outcome == "done" else status or 1
+        _record(member, Verdict(FAILED, f"{verdict.reason}; {refusal}"), status)
+    if verdict.outcome == DONE:
+        return 0
+    return status if status not in (0, RETRY_STATUS) else 1
 
 
 def _record(member: Member, verdict: Verdict, status: int) -> None:
@@ -133,37 +175,6 @@ def _record(member: Member, verdict: Verdict, status: int) -> None:
         {**verdict._asdict(), "status": status, "step": step, "time": time.time()},
     )
     print(f"{member.name}: attempt {own_attempt()}: {verdict.outcome}: {verdict.reason}", flush=True)
-
-
-def judge(member: Member, folder: Path, status: int, *, world: int, log: Path) -> Verdict:
-    """Decide what becomes of a job from srun's status, its ranks' records and rank 0's log."""
-    ranks = rank_records(folder)
-    stops = {one["stop_signal"] for one in ranks if one["stop_signal"] is not None}
-    complete = member.done is None or Path(member.done).exists()
-    if status == 0 and complete and not (stops and member.done is None):
-        return Verdict("done", "complete")
-    lost = sorted(set(range(world)) - {int(str(one["rank"])) for one in ranks})
-    if lost:
-        return Verdict("requeue", f"lost rank {', '.join(map(str, lost))}")
-    if stops:
-        return Verdict("requeue", f"stopped by {signal.Signals(int(str(min(stops, key=str)))).name}")
-    killed = [one for one in ranks if one["status"] in (-signal.SIGKILL, -signal.SIGBUS)]
-    if killed:
-        return Verdict("requeue", f"rank {killed[0]['rank']} was killed on {killed[0]['host']}")
-    if _port_was_taken(log):
-        return Verdict("requeue", "the rendezvous port was taken by another program")
-    if status == 0:
-        return Verdict("failed", f"ended without {member.done}")
-    return Verdict("failed", f"exit status {status}")
-
-
-def _port_was_taken(log: Path) -> bool:
-    if not log.is_file():
-        return False
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 20_000))
-        last = file.read()
-    return any(words in last for words in _PORT_TAKEN)
 
 
 def _requeue() -> str:
@@ -190,7 +201,7 @@ def main(argv: list[str]) -> int:
     if verb == "close":
         return close_attempt(submission, int(rest[0]), logs=Path(file).parent)
     try:
-        print(open_attempt(submission))
+        print(open_attempt(submission, logs=Path(file).parent))
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from slurm import executor
 from slurm.cluster import STAGES, Resources
@@ -25,6 +26,18 @@ from slurm.plan import Part
 _DEFAULT_ARRAY_SIZE = 1001
 
 
+class Submitted(NamedTuple):
+    """What became of a sweep's parts.
+
+    Attributes:
+        jobs: Job ids of what was submitted, by the member's name.
+        full: Why there is not more of it, where the user may have no more jobs in the queue.
+    """
+
+    jobs: dict[str, str]
+    full: str = ""
+
+
 def submit_parts(
     parts: Sequence[Part],
     active: Mapping[str, str],
@@ -33,8 +46,8 @@ def submit_parts(
     snapshot: Path,
     folder: Path,
     journal: Journal,
-) -> dict[str, str]:
-    """Submit every part that is neither complete nor in the queue.
+) -> Submitted:
+    """Submit every part that is neither complete nor in the queue, or as many as the queue takes.
 
     Args:
         parts: The plan, parents first.
@@ -44,43 +57,57 @@ def submit_parts(
         folder: Where submissions, pickles and logs go.
         journal: The sweep's journal.
 
-    Returns:
-        The job ids of what was submitted, by the member's name.
-
     Raises:
         UserError: If Slurm refuses a part; all that this call had submitted is then cancelled.
     """
     submitted: dict[str, str] = {}
     limit = max_array_size()
+
+    def submit(group: Sequence[Part], dependency: str) -> None:
+        asked = resources(group[0].stage)
+        token = f"nml-{secrets.token_hex(6)}"
+        submission = Submission(
+            stage=group[0].stage,
+            token=token,
+            snapshot=str(snapshot),
+            members=tuple(part.member for part in group),
+            max_idle_attempts=asked.max_idle_attempts,
+        )
+        file = folder / f"{token}.json"
+        try:
+            ids = executor.submit(submission, asked, file, journal=journal, dependency=dependency)
+        except executor.QueueFull:
+            if len(group) == 1:
+                raise
+            # There may be room for a part of the array.
+            half = len(group) // 2
+            submit_all(group[:half])
+            submit_all(group[half:])
+        else:
+            submitted.update(zip((part.member.name for part in group), ids, strict=True))
+
+    def submit_all(todo: Sequence[Part]) -> None:
+        for group, dependency in group_by_dependency(todo, {**active, **submitted}, limit):
+            submit(group, dependency)
+
     try:
         for stage in STAGES:
-            todo = [
-                part
-                for part in parts
-                if part.stage == stage and not part.complete and part.member.name not in active
-            ]
-            for group, dependency in group_by_dependency(todo, {**active, **submitted}, limit):
-                token = f"nml-{secrets.token_hex(6)}"
-                submission = Submission(
-                    stage=stage,
-                    token=token,
-                    snapshot=str(snapshot),
-                    members=tuple(part.member for part in group),
-                    max_idle_attempts=resources(stage).max_idle_attempts,
-                )
-                ids = executor.submit(
-                    submission,
-                    resources(stage),
-                    folder / f"{token}.json",
-                    journal=journal,
-                    dependency=dependency,
-                )
-                submitted |= {part.member.name: job for part, job in zip(group, ids, strict=True)}
+            submit_all(
+                [
+                    part
+                    for part in parts
+                    if part.stage == stage and not part.complete and part.member.name not in active
+                ]
+            )
+    except executor.QueueFull as full:
+        if not submitted:
+            raise
+        return Submitted(submitted, full.what)
     except BaseException:
         # Half a sweep in the queue would be found by nobody.
         cancel(submitted.values())
         raise
-    return submitted
+    return Submitted(submitted)
 
 
 def group_by_dependency(
@@ -101,15 +128,17 @@ def group_by_dependency(
         return found[0].partition("_")[0] if len(found) == 1 else ""
 
     for array, members in itertools.groupby(todo, key=parent_array):
-        segment = list(members)
-        elements = [waits[part.member.name] for part in segment]
-        aligned = [(f"{array}_{index}",) for index in range(sizes[array])]
-        if array and len(segment) > 1 and elements == aligned and len(segment) <= limit:
-            yield segment, f"aftercorr:{array}"
-            continue
+        size = sizes[array]
+        aligned = [(f"{array}_{index}",) for index in range(size)]
         groups: dict[tuple[str, ...], list[Part]] = {}
-        for part in segment:
-            groups.setdefault(waits[part.member.name], []).append(part)
+        segment = list(members)
+        while segment:
+            elements = [waits[part.member.name] for part in segment[:size]]
+            if array and 1 < size <= limit and elements == aligned:
+                yield segment[:size], f"aftercorr:{array}"
+                segment = segment[size:]
+                continue
+            groups.setdefault(waits[segment[0].member.name], []).append(segment.pop(0))
         for wait, group in groups.items():
             for start in range(0, len(group), limit):
                 yield group[start : start + limit], _words(group[0].stage, wait)
@@ -137,8 +166,9 @@ def max_array_size() -> int:
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
         shown = ""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", shown)
-    return int(found[1]) if found else _DEFAULT_ARRAY_SIZE
+    limits = re.findall(r"(?:MaxArraySize\s*=\s*|\bmax_array_tasks=)(\d+)", shown)
+    # Where arrays are switched off, every member is a job of its own.
+    return max(1, min(map(int, limits), default=_DEFAULT_ARRAY_SIZE))
 
 
 def cancel(jobs: Iterable[str]) -> None:

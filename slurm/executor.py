@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
+from slurm.attempt import RETRY_STATUS
 from slurm.cluster import Resources
 from slurm.job import RankCommand
 from slurm.journal import Journal
@@ -41,6 +42,11 @@ _RANK_VARIABLES = {
 _BUSY = re.compile(
     r"timed out|temporarily unable|Unable to contact|Resource temporarily|try again", re.IGNORECASE
 )
+_FULL = re.compile(r"MaxSubmit\w*|job submit limit")
+
+
+class QueueFull(UserError):
+    """Slurm takes no more jobs of this user: a limit of the account, the partition or the QOS."""
 
 
 def parameters(submission: Submission, resources: Resources, file: Path, dependency: str) -> dict[str, Any]:
@@ -64,7 +70,7 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
         "array_parallelism": resources.array_parallelism,
         "stderr_to_stdout": True,
         "setup": _setup(submission, resources, file),
-        "teardown": [f"{_python()} -m slurm.attempt close {shlex.quote(str(file))} $?", ""],
+        "teardown": _teardown(file),
         "srun_args": [
             f"--cpus-per-task={resources.cpus_per_task}",
             "--kill-on-bad-exit=1",
@@ -93,14 +99,30 @@ def _setup(submission: Submission, resources: Resources, file: Path) -> list[str
     """Return the shell lines before srun: the user's, then the beginning of the attempt."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in resources.env.items()]
     opening = f"{_python()} -m slurm.attempt open {shlex.quote(str(file))}"
+    snapshot = shlex.quote(submission.snapshot)
     return [
         *resources.setup,
         *exports,
         # The user's lines may have gone elsewhere, and what runs is what lies in this folder.
-        f"cd {shlex.quote(submission.snapshot)} || exit 1",
+        f"cd {snapshot} || exit 1",
+        # PYTHONSAFEPATH, where it is set, takes the current folder off the search path.
+        f'export PYTHONPATH={snapshot}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+        "while true; do",
         f"rendezvous=$({opening}) || exit 1",
         'read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"',
         "export MASTER_ADDR MASTER_PORT",
+    ]
+
+
+def _teardown(file: Path) -> list[str]:
+    """Return the shell lines after srun: the end of the attempt, and once more from its beginning or not."""
+    return [
+        f"{_python()} -m slurm.attempt close {shlex.quote(str(file))} $?",
+        "status=$?",
+        f'[ "$status" -eq {RETRY_STATUS} ] || break',
+        "done",
+        'exit "$status"',
+        "",
     ]
 
 
@@ -134,6 +156,7 @@ def submit(
         dependency: Slurm's words for what to wait for.
 
     Raises:
+        QueueFull: If its user has as many jobs in the queue as they may.
         UserError: If Slurm refuses it; nothing of it is then left in the queue.
     """
     import submitit
@@ -160,6 +183,11 @@ def submit(
                 time.sleep(RETRY_SECONDS * attempt)
                 continue
             journal.note("refused", submission, error=said)
+            if full := _FULL.search(said):
+                raise QueueFull(
+                    f"sbatch refused {submission.stage}: you may have no more jobs in the queue ({full[0]})",
+                    mend="say it again once some have ended",
+                ) from error
             raise UserError(
                 f"sbatch refused {submission.stage}: {said}", mend="the script: --dry-run"
             ) from error

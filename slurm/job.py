@@ -29,6 +29,8 @@ from slurm.snapshot import check_running_from
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 POLL_SECONDS = 0.2
+# A command that was still starting when a signal came has ignored it, and is told again.
+REPEAT_SECONDS = 10.0
 # How long a failed rank keeps the step alive for the others to say that they are there.
 ROLL_CALL_SECONDS = 20.0
 FAILED = "failed"
@@ -96,6 +98,7 @@ class _Watched:
         self.saves = saves
         self.stop_signal: int | None = None
         self.answered = False
+        self._told = 0.0
 
     def run(self, argv: list[str], environment: dict[str, str], cwd: str) -> int:
         """Run the child to its end and return the exit status of this rank."""
@@ -109,6 +112,7 @@ class _Watched:
         while child.poll() is None:
             time.sleep(POLL_SECONDS)
             self._answer_roll_call()
+            self._repeat_stop(child)
         status = child.returncode
         self._record(status)
         if status == 0 or self.stop_signal is not None:
@@ -116,6 +120,14 @@ class _Watched:
             return 0
         self._call_roll()
         return status if status > 0 else 128 - status
+
+    def _repeat_stop(self, child: subprocess.Popen[bytes]) -> None:
+        """Say again to a command that saves that it is to stop: to it alone, not to what it started."""
+        now = time.monotonic()
+        if self.stop_signal is not None and self.saves and now - self._told >= REPEAT_SECONDS:
+            if self._told:
+                child.send_signal(self.stop_signal)
+            self._told = now
 
     def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
         # srun ends the step of a failed rank with SIGTERM too, and that is no stop.
@@ -149,6 +161,12 @@ class _Watched:
         deadline = time.monotonic() + ROLL_CALL_SECONDS
         while len(rank_records(self.folder)) < self.world and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
+
+
+def clear_records(folder: Path) -> None:
+    """Forget the records of an attempt whose ranks are to be started once more."""
+    for file in (*folder.glob("rank-*.json"), folder / FAILED):
+        file.unlink(missing_ok=True)
 
 
 def rank_records(folder: Path) -> list[dict[str, object]]:

@@ -18,17 +18,17 @@ from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.detection import Detection, detect_slurm
 from slurm.gpus import gpus_of_ranks
 from slurm.invocation import FILE as COMMAND
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.request import DEFAULT_ENGINE, Engine, PretrainRequest
-from slurm.rooms import check_command, run_command
+from slurm.rooms import check_command
 from slurm.snapshot import take_snapshot
-from slurm.standin import run_ranks
+from slurm.standin import run_command, run_ranks
 
 DESCRIPTION = "Pre-train one encoder on one noise level."
-EXAMPLE = "python slurm/launch.py pretrain --noise 0.2 --nodes 8"
+EXAMPLE = f"{PROG} pretrain --noise 0.2 --nodes 8"
 LAUNCH = "launch"
 
 Where = Literal["auto", "slurm", "local"]
@@ -234,7 +234,7 @@ def submit_run(request: PretrainRequest, resources: Resources) -> int:
     else:
         job = _submit(request, resources, folder, journal)
         print(f"submitted job {job}: {resources.nodes} nodes x {resources.tasks} ranks")
-        print(f"follow it: python slurm/launch.py logs {request.path} --follow")
+        print(f"follow it: {command_line('logs', request.path, '--follow')}")
     print(f"run: {request.path}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Running the other rooms' commands on this machine, from the code beside this room."""
+"""The other rooms' commands, from the code beside this room."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nml.errors import UserError
-from slurm.lifeline import die_with_this_process
 
 CODE = Path(__file__).resolve().parents[1]
 _CHECK_SECONDS = 300
@@ -18,12 +17,6 @@ def code_environment() -> dict[str, str]:
     """Return the variables by which ``python -m`` runs the rooms beside this one, in any folder."""
     path = os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part)
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
-def run_command(argv: Sequence[str]) -> int:
-    """Run a room's command here and return its exit status."""
-    environment = os.environ | code_environment()
-    return subprocess.run(argv, env=environment, preexec_fn=die_with_this_process()).returncode
 
 
 def check_command(argv: Sequence[str]) -> None:

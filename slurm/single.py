@@ -11,14 +11,15 @@ from nml import cli
 from nml.errors import UserError
 from slurm import executor
 from slurm.cluster import Resources
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.plan import LAUNCH
 from slurm.pretraining import add_resource_options, find_cluster, resources_of
-from slurm.rooms import check_command, run_command
+from slurm.rooms import check_command
 from slurm.snapshot import take_snapshot
+from slurm.standin import run_command
 
 
 class SingleCommand:
@@ -70,7 +71,7 @@ class SingleCommand:
         snapshot = take_snapshot(launch / "snapshots")
         submission = self._submission(argv, folder, token, str(snapshot), resources)
         [job] = executor.submit(submission, resources, launch / f"{token}.json", journal=Journal(launch))
-        print(f"submitted job {job}; follow it: python slurm/launch.py logs {folder} --follow")
+        print(f"submitted job {job}; follow it: {command_line('logs', folder, '--follow')}")
         print(f"job: {folder}")
         return 0
 
@@ -96,11 +97,11 @@ SHARDS = SingleCommand(
     "shards",
     "shards.write",
     "Write a shard set as a job.",
-    "python slurm/launch.py shards -- --source digits --noise 0 0.2 --out data/shards/digits",
+    f"{PROG} shards -- --source digits --noise 0 0.2 --out data/shards/digits",
 )
 PROBES = SingleCommand(
     "probes",
     "probes.run",
     "Run probes as a job.",
-    "python slurm/launch.py probes -- --plugin lp,nmtune --checkpoint runs/quickstart-n20-seed0",
+    f"{PROG} probes -- --plugin lp,nmtune --checkpoint runs/quickstart-n20-seed0",
 )

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO
 
 from nml.cli import USER_ERROR_STATUS
-from slurm.lifeline import die_with_this_process
+from slurm.lifeline import die_with_this_process, warden
 from slurm.rooms import code_environment
 
 LOOPBACK = "127.0.0.1"
@@ -83,16 +83,37 @@ def run_ranks(
     logs.mkdir(parents=True, exist_ok=True)
     ranks: list[Rank] = []
     port = free_port()
-    with _stop_requests() as stop:
+    # What a killed launcher leaves behind has the time to save that a stopped rank has.
+    with _stop_requests() as stop, warden(STOP_SECONDS) as guard:
         try:
             for rank in range(nodes * tasks):
                 environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port)
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[rank] if gpus else ""
                 environment |= dict(extra or {})
                 ranks.append(_start(argv, rank, environment, logs))
+                guard.watch(ranks[-1].process.pid)
             return _supervise(ranks, stop)
         finally:
             _end(ranks, seconds=FAILURE_SECONDS)
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command of another room alone, as :func:`run_ranks` runs many, and return its exit status.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, once it has ended.
+    """
+    with _stop_requests() as stop, warden(STOP_SECONDS) as guard:
+        alone = Rank(0, _popen(argv, code_environment()), None)
+        guard.watch(alone.process.pid)
+        try:
+            while (status := alone.process.poll()) is None:
+                if stop.signal is not None:
+                    raise KeyboardInterrupt
+                time.sleep(POLL_SECONDS)
+            return status if status >= 0 else 128 - status
+        finally:
+            _end([alone], seconds=STOP_SECONDS)
 
 
 def rank_environment(rank: int, *, nodes: int, tasks: int, port: int) -> dict[str, str]:
@@ -146,23 +167,26 @@ def _stop_requests() -> Iterator[_Stop]:
 
 
 def _start(argv: Sequence[str], rank: int, environment: Mapping[str, str], logs: Path) -> Rank:
-    log = logs / f"rank-{rank}.log" if rank else None
-    output: IO[bytes] | None = log.open("wb") if log else None
-    try:
-        process = subprocess.Popen(
-            list(argv),
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT if output else None,
-            # Ctrl-C reaches the launcher alone, which then stops the ranks once and in order.
-            start_new_session=True,
-            preexec_fn=die_with_this_process(),
-        )
-    finally:
-        if output:
-            output.close()
-    return Rank(rank, process, log)
+    if not rank:
+        return Rank(rank, _popen(argv, environment), None)
+    log = logs / f"rank-{rank}.log"
+    with log.open("wb") as output:
+        return Rank(rank, _popen(argv, environment, output), log)
+
+
+def _popen(
+    argv: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        list(argv),
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        # Ctrl-C reaches the launcher alone, which then stops what it started once and in order.
+        start_new_session=True,
+        preexec_fn=die_with_this_process(),
+    )
 
 
 def _supervise(ranks: Sequence[Rank], stop: _Stop) -> int:

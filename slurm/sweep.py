@@ -15,7 +15,7 @@ from nml.errors import UserError
 from nml.files import write_json
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
-from slurm.invocation import Invocation
+from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.partitions import check_fits
@@ -23,15 +23,16 @@ from slurm.plan import LAUNCH, Part, SweepRequest, make_plan
 from slurm.pretraining import add_resource_options, announce_standin, find_cluster, resources_of, run_member
 from slurm.receipts import write_receipts
 from slurm.request import DEFAULT_ENGINE, Engine
-from slurm.rooms import check_command, run_command
+from slurm.rooms import check_command
 from slurm.snapshot import take_snapshot
-from slurm.standin import run_ranks
+from slurm.standin import run_command, run_ranks
 
 SWEEP = "sweep.json"
+INCOMPLETE_STATUS = 75  # EX_TEMPFAIL: the same command again goes on
 DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
 EXAMPLE = (
-    "python slurm/launch.py sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune\n"
-    "  python slurm/launch.py sweep --noise 0 0.2 -- --seeds 3 --fractions 0.1 1.0    # options of probes.run"
+    f"{PROG} sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune\n"
+    f"  {PROG} sweep --noise 0 0.2 -- --seeds 3 --fractions 0.1 1.0    # options of probes.run"
 )
 
 
@@ -129,7 +130,7 @@ def submit_sweep(
     journal: Journal,
     active: dict[str, str],
 ) -> int:
-    """Submit what is missing and not in the queue yet.
+    """Submit what is missing and not in the queue yet; return the exit status.
 
     Args:
         request: What the user wants.
@@ -141,8 +142,9 @@ def submit_sweep(
     folder = request.folder / LAUNCH
     todo = [part for part in parts if not part.complete and part.member.name not in active]
     _say_counts(parts, active)
+    left = 0
     if todo:
-        jobs = dag.submit_parts(
+        submitted = dag.submit_parts(
             parts,
             active,
             resources=resources.__getitem__,
@@ -150,13 +152,16 @@ def submit_sweep(
             folder=folder,
             journal=journal,
         )
-        arrays = dict.fromkeys(job.partition("_")[0] for job in jobs.values())
-        print(f"submitted {len(jobs)} members as jobs {', '.join(arrays)}")
-        print(f"follow it: python slurm/launch.py status {request.folder}")
+        left = len(todo) - len(submitted.jobs)
+        arrays = dict.fromkeys(job.partition("_")[0] for job in submitted.jobs.values())
+        print(f"submitted {len(submitted.jobs)} members as jobs {', '.join(arrays)}")
+        if left:
+            print(f"{left} members are left: {submitted.full}; the same command again submits them")
+        print(f"follow it: {command_line('status', request.folder)}")
     else:
         print("nothing to submit")
     print(f"sweep: {request.folder}")
-    return 0
+    return INCOMPLETE_STATUS if left else 0
 
 
 def active_members(journal: Journal) -> dict[str, str]:

@@ -30,8 +30,29 @@ def shared_cluster() -> Iterator[SlurmCluster]:
     reason = missing(accounting=True)
     if reason:
         pytest.skip(reason)
-    with running_cluster(nodes=8, accounting=True) as cluster:
+    limits = "AccountingStorageEnforce=limits"
+    with running_cluster(nodes=8, accounting=True, settings=[limits]) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def shared_bare_cluster() -> Iterator[SlurmCluster]:
+    reason = missing(accounting=False)
+    if reason:
+        pytest.skip(reason)
+    with running_cluster(nodes=2, settings=["MaxArraySize=2"]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def bare_cluster(
+    shared_bare_cluster: SlurmCluster, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SlurmCluster]:
+    """A small cluster of 2 idle nodes: no accounting, and arrays of 2 members at most."""
+    for name, value in shared_bare_cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    yield shared_bare_cluster
+    shared_bare_cluster.reset()
 
 
 @pytest.fixture
@@ -96,16 +117,27 @@ def wait_until(condition: Callable[[], object], what: str = "", seconds: float =
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="session")
+def no_controller(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A slurm.conf of a cluster that is down, so that where Slurm is installed it answers so at once."""
+    conf = tmp_path_factory.mktemp("down") / "slurm.conf"
+    conf.write_text(
+        "ClusterName=down\nSlurmctldHost=localhost(127.0.0.1)\nSlurmctldPort=1\n"
+        "NodeName=n0 NodeAddr=127.0.0.1\nPartitionName=main Nodes=n0\n"
+    )
+    return str(conf)
+
+
 @pytest.fixture
 def refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, no_controller: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """Run a command line that is a mistake, in this process, and return what it printed.
 
     It has to end with status 2 and one line, and leave nothing behind.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SLURM_CONF", "/nonexistent")
+    monkeypatch.setenv("SLURM_CONF", no_controller)
 
     def run(*words: str) -> str:
         with pytest.raises(SystemExit) as ended:
@@ -119,6 +151,6 @@ def refused(
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def waiting() -> Callable[..., None]:
     return wait_until

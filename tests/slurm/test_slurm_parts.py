@@ -216,16 +216,16 @@ def test_launch_py_itself_refuses_in_one_line(project) -> None:
     assert len(said.splitlines()) == 1
 
 
-def test_without_slurm_one_line_says_what_stands_in(project) -> None:
-    said = project.launch("pretrain", "--noise", "0.2", "--nodes", "2", SLURM_CONF="/nonexistent")
+def test_without_slurm_one_line_says_what_stands_in(project, no_controller) -> None:
+    said = project.launch("pretrain", "--noise", "0.2", "--nodes", "2", SLURM_CONF=no_controller)
     lines = said.splitlines()
     assert lines[0].startswith("no Slurm found (")
     assert lines[0].endswith("2 local processes stand in")
     assert lines[-1] == f"run: {project.work}/runs/quickstart-n20-seed0"
 
 
-def test_a_dry_run_without_slurm_does_nothing(project) -> None:
-    said = project.launch("pretrain", "--dry-run", SLURM_CONF="/nonexistent")
+def test_a_dry_run_without_slurm_does_nothing(project, no_controller) -> None:
+    said = project.launch("pretrain", "--dry-run", SLURM_CONF=no_controller)
     assert "-m pretrain.run --recipe quickstart" in said
     assert not list(project.work.iterdir())
 

@@ -29,6 +29,15 @@ pathlib.Path(f"rank-{os.environ['RANK']}.pid").write_text(f"{os.getpid()} {child
 time.sleep(600)
 """
 
+SAVE_ON_TERM = """
+import os, pathlib, signal, sys, time
+rank = os.environ["RANK"]
+def save(*_): time.sleep(0.3); pathlib.Path(f"saved-{rank}").touch(); sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(f"rank-{rank}.pid").write_text(f"{os.getpid()} 0")
+time.sleep(600)
+"""
+
 
 def python(text: str) -> list[str]:
     return [sys.executable, "-c", text]
@@ -117,8 +126,9 @@ def test_a_rank_killed_by_a_signal_is_a_failure(tmp_path: Path, capfd: pytest.Ca
     assert "signal SIGKILL" in capfd.readouterr().err
 
 
-def launch(folder: Path, text: str, world: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*python(LAUNCHER), text, str(world)], cwd=folder, stderr=subprocess.DEVNULL)
+def launch(folder: Path, text: str, world: int, **more: bool) -> subprocess.Popen[bytes]:
+    words = [*python(LAUNCHER), text, str(world)]
+    return subprocess.Popen(words, cwd=folder, stderr=subprocess.DEVNULL, **more)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -131,28 +141,39 @@ def test_a_stop_signal_ends_every_rank_and_what_it_started(tmp_path: Path, numbe
     wait_for(lambda: not any(alive(pid) for pid in pids))
 
 
-def test_ranks_do_not_outlive_a_killed_launcher(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_ends_every_rank_and_what_it_started(tmp_path: Path) -> None:
+    # A terminal signals the whole foreground group, not the launcher alone.
+    launcher = launch(tmp_path, MARK_AND_SLEEP, 3, start_new_session=True)
+    pids = started_pids(tmp_path, 3)
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    os.killpg(launcher.pid, signal.SIGINT)
+    launcher.wait(WAIT_SECONDS)
+    assert launcher.returncode != 0
+    assert {process.pid for process in family} >= set(pids)
+    wait_for(lambda: not any(alive(process.pid) for process in family))
+
+
+def test_nothing_outlives_a_killed_launcher(tmp_path: Path) -> None:
     launcher = launch(tmp_path, MARK_AND_SLEEP, 2)
     pids = started_pids(tmp_path, 2)
+    family = psutil.Process(launcher.pid).children(recursive=True)
+    assert {process.pid for process in family} >= set(pids)
     launcher.kill()
     launcher.wait(WAIT_SECONDS)
-    ranks = pids[::2]
-    wait_for(lambda: not any(alive(pid) for pid in ranks))
-    # The grandchildren are the rank's to end; this rank's is a bare sleep.
-    for pid in pids[1::2]:
-        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not any(alive(process.pid) for process in family))
+
+
+def test_ranks_of_a_killed_launcher_may_save_before_they_end(tmp_path: Path) -> None:
+    launcher = launch(tmp_path, SAVE_ON_TERM, 2)
+    pids = started_pids(tmp_path, 2)[::2]
+    launcher.kill()
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+    assert (tmp_path / "saved-0").exists()
+    assert (tmp_path / "saved-1").exists()
 
 
 def test_a_rank_may_save_before_it_ends(tmp_path: Path) -> None:
-    text = (
-        "import os, pathlib, signal, sys, time\n"
-        "rank = os.environ['RANK']\n"
-        "def save(*_): time.sleep(0.3); pathlib.Path(f'saved-{rank}').touch(); sys.exit(0)\n"
-        "signal.signal(signal.SIGTERM, save)\n"
-        "pathlib.Path(f'rank-{rank}.pid').write_text(f'{os.getpid()} 0')\n"
-        "time.sleep(600)"
-    )
-    launcher = launch(tmp_path, text, 2)
+    launcher = launch(tmp_path, SAVE_ON_TERM, 2)
     started_pids(tmp_path, 2)
     launcher.send_signal(signal.SIGINT)
     launcher.wait(WAIT_SECONDS)

@@ -3,11 +3,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_daemons import SlurmCluster, missing, running_cluster
 
 from slurm.entry import main
 from slurm.progress import describe_seconds, read_progress
@@ -95,38 +93,23 @@ class TestOnSlurm:
         waiting(lambda: "FAILED" in project.launch("status", PATH=path), "sacct's word")
 
 
-@pytest.fixture(scope="module")
-def bare_cluster() -> Iterator[SlurmCluster]:
-    reason = missing(accounting=False)
-    if reason:
-        pytest.skip(reason)
-    with running_cluster(nodes=2) as cluster:
-        yield cluster
-
-
 @pytest.mark.slurm
 class TestWithoutAccounting:
-    @pytest.fixture
-    def bare(self, bare_cluster, monkeypatch) -> SlurmCluster:
-        for name, value in bare_cluster.environment.items():
-            monkeypatch.setenv(name, value)
-        return bare_cluster
+    def test_there_is_no_accounting(self, bare_cluster) -> None:
+        assert not bare_cluster.call("sacct", "--noheader", check=False).strip()
 
-    def test_there_is_no_accounting(self, bare) -> None:
-        assert not bare.call("sacct", "--noheader", check=False).strip()
-
-    def test_a_run_completes_and_is_known_to_be(self, project, bare, waiting) -> None:
+    def test_a_run_completes_and_is_known_to_be(self, project, bare_cluster, waiting) -> None:
         project.launch("pretrain", "--nodes", "2")
         waiting(lambda: "COMPLETED" in project.launch("status"), "the end")
 
-    def test_a_cancelled_job_is_known_to_be(self, project, bare, waiting) -> None:
+    def test_a_cancelled_job_is_known_to_be(self, project, bare_cluster, waiting) -> None:
         said = project.launch("pretrain", "--recipe.hold", "2")
         job = re.findall(r"submitted job (\d+)", said)[0]
-        bare.call("scancel", job)
+        bare_cluster.call("scancel", job)
         waiting(lambda: job_states([job])[job].state == "CANCELLED", "the cancelled job")
         assert "CANCELLED" in project.launch("status")
 
-    def test_what_slurm_forgot_is_told_by_the_markers(self, project, bare, waiting, tmp_path) -> None:
+    def test_what_slurm_forgot_is_told_by_the_markers(self, project, bare_cluster, waiting, tmp_path) -> None:
         project.launch("pretrain", "--recipe.fail", "3")
         waiting(lambda: "FAILED" in project.launch("status"), "the failure")
         folder = tmp_path / "bin"

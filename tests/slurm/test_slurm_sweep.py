@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 SWEEP = ("sweep", "--noise", "0", "0.1", "0.2", "--plugins", "lp", "mlp")
@@ -14,20 +17,35 @@ def computed(work: Path) -> list[str]:
     return sorted((work / "results" / "computed.txt").read_text().splitlines())
 
 
+def journal(work: Path) -> list[dict[str, Any]]:
+    file = work / "sweeps" / "sweep" / "launch" / "jobs.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def started_since(before: set[int]) -> list[str]:
+    """Return the command lines of processes that are new."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid not in before:
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join([process.cwd(), *process.cmdline()]))
+    return found
+
+
 def test_a_sweep_with_local_processes_computes_each_part_once(project) -> None:
     words = ("sweep", "--cluster", "local", "--noise", "0", "0.2", "--plugins", "lp", "mlp")
     project.launch(*words)
     runs = [f"quickstart-{level}-seed0" for level in ("n00", "n20")]
-    assert computed(project.work) == sorted(f"{run} {head}" for run in runs for head in ("lp", "mlp"))
+    assert computed(project.work) == sorted(f"{run} digits {head}" for run in runs for head in ("lp", "mlp"))
     assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "4"
 
     (project.work / "results" / "computed.txt").unlink()
     project.launch(*words)
     assert not (project.work / "results" / "computed.txt").exists()
 
-    (project.work / "results" / "rows" / "quickstart-n20-seed0-mlp.parquet").unlink()
+    (project.work / "results" / "rows" / "quickstart-n20-seed0-digits-mlp.parquet").unlink()
     project.launch(*words)
-    assert computed(project.work) == ["quickstart-n20-seed0 mlp"]
+    assert computed(project.work) == ["quickstart-n20-seed0 digits mlp"]
 
     rows = project.launch("status").splitlines()[1:]
     assert [row.split()[0] for row in rows] == [*["shards"] * 2, *["pretrain"] * 2, *["probes"] * 2, "report"]
@@ -68,26 +86,79 @@ class TestOnSlurm:
         return found[1].split(", ")
 
     def test_a_sweep_completes_with_no_process_on_the_login_side(self, project, cluster, waiting) -> None:
+        cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+        before = {process.pid for process in psutil.process_iter()}
         said = project.launch(*SWEEP)
         assert len(self.jobs_of(said)) == 4
+        # The whole sweep waits, and all of it that lives is in the queue and on disk.
+        assert not [process for process in started_since(before) if str(project.work) in process]
+        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
         waiting(lambda: self.drained(cluster), "an empty queue")
         assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "6"
         assert "nothing to submit" in project.launch(*SWEEP)
 
         (project.work / "results" / "computed.txt").unlink()
-        (project.work / "results" / "rows" / "quickstart-n10-seed0-mlp.parquet").unlink()
+        (project.work / "results" / "rows" / "quickstart-n10-seed0-digits-mlp.parquet").unlink()
         said = project.launch(*SWEEP)
         assert "probes: 2 complete, 1 to do" in said
         waiting(lambda: self.drained(cluster), "an empty queue")
-        assert computed(project.work) == ["quickstart-n10-seed0 mlp"]
+        assert computed(project.work) == ["quickstart-n10-seed0 digits mlp"]
         assert "nothing to submit" in project.launch(*SWEEP)
+
+    def test_arrays_are_cut_to_the_size_that_the_cluster_allows(self, project, bare_cluster, waiting) -> None:
+        words = (*SWEEP, "--tasks", "digits", "dtd")
+        assert "submitted 13 members" in project.launch(*words)
+        arrays = [line["members"] for line in journal(project.work) if line["event"] == "submitted"]
+        # 3 sets, 3 runs, 2 x 3 probes, 1 report.
+        assert [len(members) for members in arrays] == [2, 1, 2, 1, 2, 1, 2, 1, 1]
+        waiting(lambda: self.drained(bare_cluster), "an empty queue")
+        assert computed(project.work) == sorted(
+            f"quickstart-{level}-seed0 {task} {head}"
+            for level in ("n00", "n10", "n20")
+            for task in ("digits", "dtd")
+            for head in ("lp", "mlp")
+        )
+        assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "12"
+
+    def test_a_queue_that_takes_no_more_is_filled_and_the_rest_follows(
+        self, project, cluster, waiting
+    ) -> None:
+        def allow(count: int) -> None:
+            cluster.call("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={count}")
+
+        cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+        allow(4)
+        try:
+            said = project.launch(*SWEEP, status=75)
+        finally:
+            allow(-1)
+        # 3 sets, and of the array of 3 runs the first.
+        assert "submitted 4 members" in said
+        assert "6 members are left" in said
+        assert "you may have no more jobs in the queue (" in said
+        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+        said = project.launch(*SWEEP)
+        waiting(lambda: self.drained(cluster), "an empty queue")
+        assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "6"
+        assert len(computed(project.work)) == 6
+
+    def test_a_sweep_that_slurm_refuses_half_way_leaves_nothing_in_the_queue(
+        self, project, cluster, tmp_path
+    ) -> None:
+        # The probes ask for what the cluster does not have; sets and runs are in the queue by then.
+        (project.work / "cluster.yaml").write_text("stages: {probes: {constraint: h100}}\n")
+        said = project.launch(*SWEEP, "--cluster-file", "cluster.yaml", status=2)
+        assert said.strip().splitlines()[-1].startswith("error: sbatch refused probes: ")
+        assert "Traceback" not in said
+        assert self.drained(cluster)
+        events = [(line["stage"], line["event"]) for line in journal(project.work)]
+        assert events[-2:] == [("probes", "submitting"), ("probes", "refused")]
 
     def test_what_is_in_the_queue_is_not_submitted_again(self, project, cluster) -> None:
         words = ("sweep", "--noise", "0", "0.2", "--recipe.hold", "2")
         project.launch(*words)
         assert "nothing to submit" in project.launch(*words)
-        journal = project.work / "sweeps" / "sweep" / "launch" / "jobs.jsonl"
-        lines = [json.loads(line) for line in journal.read_text().splitlines()]
+        lines = journal(project.work)
         assert [line["event"] for line in lines] == ["submitting", "submitted"] * 4
         assert [line["stage"] for line in lines[::2]] == ["shards", "pretrain", "probes", "report"]
 

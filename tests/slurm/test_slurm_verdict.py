@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
 
 import pytest
 
-from slurm.attempt import judge, newest_step
+from slurm.attempt import newest_step
 from slurm.members import Member
+from slurm.verdict import RENDEZVOUS_TRIES, Rendezvous, judge
 
 WORLD = 3
 TERM, USR2, KILL = int(signal.SIGTERM), int(signal.SIGUSR2), int(signal.SIGKILL)
@@ -59,17 +61,42 @@ def test_a_job_comes_back_after_stops_and_losses_only(
 ) -> None:
     record(tmp_path, *ranks)
     verdict = judge(
-        member(tmp_path, complete=complete), tmp_path, status, world=WORLD, log=tmp_path / "no log"
+        member(tmp_path, complete=complete),
+        tmp_path,
+        status,
+        world=WORLD,
+        log=tmp_path / "no log",
+        rendezvous=Rendezvous(),
     )
     assert verdict.outcome == outcome
     assert reason in verdict.reason
 
 
-def test_a_port_taken_in_between_is_no_failure_of_the_program(tmp_path: Path) -> None:
+TAKEN = "DistNetworkError: The server socket has failed to listen ... EADDRINUSE\n"
+
+
+@pytest.mark.parametrize(
+    ("rendezvous", "outcome"),
+    [
+        (Rendezvous(tries=1), "retry"),
+        (Rendezvous(tries=RENDEZVOUS_TRIES), "requeue"),
+        # The port is the user's: it may be free later.
+        (Rendezvous(tries=1, fixed=True), "requeue"),
+        # It was taken in an earlier attempt, whose words the log still has.
+        (Rendezvous(tries=1, log_bytes=len(TAKEN)), "failed"),
+    ],
+)
+def test_a_port_taken_in_between_is_no_failure_of_the_program(
+    tmp_path: Path, rendezvous: Rendezvous, outcome: str
+) -> None:
     record(tmp_path, *[(1, None)] * WORLD)
     log = tmp_path / "log"
-    log.write_text("DistNetworkError: The server socket has failed to listen ... EADDRINUSE\n")
-    assert judge(member(tmp_path), tmp_path, 1, world=WORLD, log=log).outcome == "requeue"
+    log.write_text(TAKEN)
+    run = dataclasses.replace(member(tmp_path), distributed=True)
+    assert judge(run, tmp_path, 1, world=WORLD, log=log, rendezvous=rendezvous).outcome == outcome
+    # A command that meets nobody has a port of its own in mind.
+    alone = judge(member(tmp_path), tmp_path, 1, world=WORLD, log=log, rendezvous=rendezvous)
+    assert alone.outcome == "failed"
 
 
 def test_only_complete_checkpoints_are_progress(tmp_path: Path) -> None:

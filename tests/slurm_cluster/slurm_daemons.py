@@ -17,14 +17,15 @@ import dataclasses
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import psutil
+from slurm_conf import write_slurm_conf, write_slurmdbd_conf
+from slurm_ports import free_port, listens
+from slurm_processes import kill_processes
 
 START_SECONDS = 60
 _TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")
@@ -32,69 +33,6 @@ _ACCOUNTING_TOOLS = ("slurmdbd", "mariadbd", "mariadb-install-db", "sacctmgr")
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
-
-_SLURM_CONF = """\
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={controller_port}
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
-CryptoType=crypto/munge
-StateSaveLocation={folder}/state
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdSpoolDir={folder}/spool/%n
-SlurmdPidFile={folder}/slurmd-%n.pid
-SlurmdLogFile={folder}/log/slurmd-%n.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SwitchType=switch/none
-MpiDefault=none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-SlurmdParameters=config_overrides
-SlurmctldParameters=preempt_send_user_signal
-SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=0,batch_sched_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-JobRequeue=1
-ReturnToService=2
-KillWait=10
-SlurmdTimeout=5
-SlurmctldTimeout=30
-MessageTimeout=20
-MailProg=/bin/true
-JobCompType=jobcomp/none
-JobAcctGatherType=jobacct_gather/none
-{accounting}
-{nodes}
-PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
-PartitionName=urgent Nodes={names} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
-"""
-_NODE = "CPUs=2 RealMemory=4000"
-_ACCOUNTING = """\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={port}
-AccountingStoragePass={folder}/munge/socket"""
-_SLURMDBD_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={port}
-SlurmUser=root
-LogFile={folder}/log/slurmdbd.log
-PidFile={folder}/slurmdbd.pid
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={storage_port}
-StorageUser=root
-StoragePass=none
-StorageLoc=slurm
-"""
 
 
 def missing(*, accounting: bool) -> str:
@@ -115,11 +53,13 @@ class SlurmCluster:
         folder: Where all its state is.
         nodes: Names of the nodes.
         accounting: Whether slurmdbd runs, so that sacct answers.
+        settings: Further lines of slurm.conf.
     """
 
     folder: Path
     nodes: list[str]
     accounting: bool
+    settings: tuple[str, ...] = ()
     daemons: dict[str, subprocess.Popen[bytes]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -148,29 +88,29 @@ class SlurmCluster:
     def kill_node(self, name: str) -> None:
         """Kill a node as a power cut would: its slurmd and every process of its jobs, without a word."""
         self.daemons.pop(name).kill()
-        # The step's daemon before its tasks: it would tell srun how they ended.
-        found = sorted(
-            _processes_of(self.conf, node=name), key=lambda process: process.name() != "slurmstepd"
-        )
-        for process in found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_processes(self.conf, node=name)
 
     def wait_until_idle(self) -> None:
         """Wait until every node can take a job."""
         wait_for(lambda: self._states() == {"idle"}, f"idle nodes, found {self._states()}", self.folder)
+
+    def bring_back_nodes(self) -> None:
+        """Start the slurmd of every node that was killed, and have the nodes take jobs again."""
+        dead = [
+            name for name in self.nodes if name not in self.daemons or self.daemons[name].poll() is not None
+        ]
+        for name in dead:
+            self.start_node(name)
+        down = [name for name in self.nodes if self._state(name).startswith(("down", "drain", "fail"))]
+        if down:
+            self.call("scontrol", "update", f"NodeName={','.join(down)}", "State=RESUME", check=False)
 
     def reset(self) -> None:
         """Cancel all jobs and bring every node back, so that the next test finds an empty cluster."""
         self.call("scancel", "--full", "--signal=KILL", "--state=RUNNING", check=False)
         self.call("scancel", "--user=root", check=False)
         wait_for(lambda: not self.call("squeue", "--noheader").strip(), "an empty queue", self.folder)
-        for name in self.nodes:
-            if name not in self.daemons or self.daemons[name].poll() is not None:
-                self.start_node(name)
-        down = [name for name in self.nodes if not self._state(name).startswith("idle")]
-        if down:
-            self.call("scontrol", "update", f"NodeName={','.join(down)}", "State=RESUME", check=False)
+        self.bring_back_nodes()
         self.wait_until_idle()
 
     def _state(self, name: str) -> str:
@@ -238,46 +178,24 @@ class SlurmCluster:
         self._start("mariadbd", ["mariadbd", *options])
         wait_for(lambda: listens(port), "mariadbd", self.folder)
         dbd_port = free_port()
-        conf = self.conf.with_name("slurmdbd.conf")
-        conf.write_text(
-            _SLURMDBD_CONF.format(
-                folder=self.folder, host=socket.gethostname(), port=dbd_port, storage_port=port
-            )
-        )
-        conf.chmod(0o600)
-        self._write_conf(_ACCOUNTING.format(port=dbd_port, folder=self.folder))
+        write_slurmdbd_conf(self.folder, port=dbd_port, storage_port=port)
+        write_slurm_conf(self.folder, self.nodes, accounting_port=dbd_port, settings=self.settings)
         self._start("slurmdbd", ["slurmdbd", "-D"])
         wait_for(lambda: listens(dbd_port), "slurmdbd", self.folder)
         self.call("sacctmgr", "--immediate", "add", "cluster", "test", check=False)
-
-    def _write_conf(self, accounting: str) -> None:
-        host = socket.gethostname()
-        lines = [
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={free_port()} {_NODE}"
-            for name in self.nodes
-        ]
-        self.conf.write_text(
-            _SLURM_CONF.format(
-                host=host,
-                folder=self.folder,
-                controller_port=free_port(),
-                accounting=accounting,
-                nodes="\n".join(lines),
-                names=f"n[0-{len(self.nodes) - 1}]",
-            )
-        )
+        # Where limits are enforced, a user without an account may submit nothing.
+        self.call("sacctmgr", "--immediate", "add", "account", "main", check=False)
+        self.call("sacctmgr", "--immediate", "add", "user", "root", "account=main", check=False)
 
     def prepare(self) -> None:
         """Make the folders and the configuration."""
         for name in ("etc", "log", "state", "spool"):
             (self.folder / name).mkdir()
-        self._write_conf("AccountingStorageType=accounting_storage/none")
+        write_slurm_conf(self.folder, self.nodes, accounting_port=None, settings=self.settings)
 
     def stop(self) -> None:
         """End every daemon and every job, and wait until they are gone."""
-        for process in _processes_of(self.conf):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_processes(self.conf)
         for daemon in self.daemons.values():
             daemon.kill()
             daemon.wait()
@@ -285,65 +203,27 @@ class SlurmCluster:
 
 
 @contextlib.contextmanager
-def running_cluster(*, nodes: int = 8, accounting: bool = False) -> Iterator[SlurmCluster]:
+def running_cluster(
+    *, nodes: int = 8, accounting: bool = False, settings: Sequence[str] = ()
+) -> Iterator[SlurmCluster]:
     """Start a cluster, yield it, and stop it whole.
 
     Args:
         nodes: Number of nodes, each with 2 CPUs that are shared with every other node.
         accounting: Whether to run slurmdbd over a MariaDB.
+        settings: Further lines of slurm.conf, for example ``MaxArraySize=3``.
     """
     # A short path: sockets in it may have at most 107 characters.
     with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        cluster = SlurmCluster(Path(folder), [f"n{index}" for index in range(nodes)], accounting)
+        names = [f"n{index}" for index in range(nodes)]
+        cluster = SlurmCluster(Path(folder), names, accounting, tuple(settings))
         cluster.prepare()
         try:
             cluster.start()
             yield cluster
         finally:
             cluster.stop()
-
-
-def _processes_of(conf: Path, node: str | None = None) -> Iterator[psutil.Process]:
-    """Yield the daemons and job processes of a cluster: those started with its SLURM_CONF.
-
-    Args:
-        conf: The cluster's slurm.conf.
-        node: Only the processes of this node's jobs, and its slurmd.
-    """
-    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            environment = process.environ()
-            if process.pid in mine or environment.get("SLURM_CONF") != str(conf):
-                continue
-            if node is None or environment.get("SLURMD_NODENAME") == node or _is_stepd(process, node):
-                yield process
-
-
-def _is_stepd(process: psutil.Process, node: str) -> bool:
-    """Whether a process is a node's slurmstepd: it has no job's variables, but its children do."""
-    if process.name() != "slurmstepd":
-        return False
-    return any(child.environ().get("SLURMD_NODENAME") == node for child in process.children())
-
-
-def free_port() -> int:
-    """Return a TCP port below the ephemeral range, so that no outgoing connection can take it."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
-        if port not in _given and not listens(port):
-            _given.add(port)
-            return port
-    raise RuntimeError("no free port between 20000 and 32000")
-
-
-_given: set[int] = set()
-
-
-def listens(port: int) -> bool:
-    """Whether something answers on a port of 127.0.0.1."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def wait_for(condition: Callable[[], bool], what: str, folder: Path, seconds: float = START_SECONDS) -> None:

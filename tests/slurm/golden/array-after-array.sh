@@ -24,6 +24,8 @@
 module load cuda
 export NCCL_SOCKET_IFNAME=ib0
 cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1
+export PYTHONPATH='/home/ada/it'"'"'s "here" $HOME/snapshot'"${PYTHONPATH:+:$PYTHONPATH}"
+while true; do
 rendezvous=$('/opt/my env/bin/python' -m slurm.attempt open '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json') || exit 1
 read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"
 export MASTER_ADDR MASTER_PORT
@@ -35,3 +37,7 @@ srun --unbuffered --output '/home/ada/it'"'"'s "here" $HOME/launch/%A_%a_%t_log.
 
 # teardown
 '/opt/my env/bin/python' -m slurm.attempt close '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json' $?
+status=$?
+[ "$status" -eq 98 ] || break
+done
+exit "$status"

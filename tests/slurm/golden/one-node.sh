@@ -15,6 +15,8 @@
 
 # setup
 cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1
+export PYTHONPATH='/home/ada/it'"'"'s "here" $HOME/snapshot'"${PYTHONPATH:+:$PYTHONPATH}"
+while true; do
 rendezvous=$('/opt/my env/bin/python' -m slurm.attempt open '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json') || exit 1
 read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"
 export MASTER_ADDR MASTER_PORT
@@ -26,3 +28,7 @@ srun --unbuffered --output '/home/ada/it'"'"'s "here" $HOME/launch/%j_%t_log.out
 
 # teardown
 '/opt/my env/bin/python' -m slurm.attempt close '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json' $?
+status=$?
+[ "$status" -eq 98 ] || break
+done
+exit "$status"

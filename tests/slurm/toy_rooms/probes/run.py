@@ -23,8 +23,8 @@ weights = (options.checkpoint / "export" / "model.safetensors").read_text()
 for head in options.plugin.split(","):
     row_id = hashlib.sha256(f"{weights} {options.task} {head}".encode()).hexdigest()[:16]
     row = {"run_path": str(options.checkpoint), "task": options.task, "head": head, "row_id": row_id}
-    file = options.results / "rows" / f"{options.checkpoint.name}-{head}.parquet"
+    file = options.results / "rows" / f"{options.checkpoint.name}-{options.task}-{head}.parquet"
     if not file.exists():
         pq.write_table(pa.Table.from_pylist([row]), file)
     with (options.results / "computed.txt").open("a") as log:
-        log.write(f"{options.checkpoint.name} {head}\n")
+        log.write(f"{options.checkpoint.name} {options.task} {head}\n")
