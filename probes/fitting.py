@@ -222,6 +222,13 @@ def predict(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     return head.predict_logits(torch.from_numpy(features)).numpy()
 
 
+def transform(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return features [N, D] as the head's classifier sees them, [N, H]."""
+    import torch
+
+    return head.transform(torch.from_numpy(features)).numpy()
+
+
 def study_of(choice: HeadChoice, carving: Carving, views: int) -> str:
     """Return the JSON of what is decided before any fit: candidates, rule, validation samples, views."""
     return _json(

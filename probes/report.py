@@ -47,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     # matplotlib and scipy take a second to import: not before the arguments are known to be right.
     from probes.reporting.build import build
     from probes.reporting.render import check_output, write_report
-    from probes.reporting.sections.summary import NOTE
     from probes.reporting.terminal import table_text
+    from probes.summary import NOTE
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
     rows = read_rows(arguments.results)

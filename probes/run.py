@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.heads import choose_heads
     from probes.results import read_rows
     from probes.study import Plan, Probe
-    from probes.summary import summary_table
+    from probes.summary import NOTE, summary_table
     from probes.tasks import open_task
 
     choose_heads(arguments.plugin, arguments.hyper, "image")
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.task == ["digits"] and not _given(argv, "--task"):
         print(digits.NOTICE)
     results = Path(arguments.results)
-    ids: set[str] = set()
+    probes: list[Probe] = []
     for task in tasks:
         plan = Plan(
             heads=choose_heads(arguments.plugin, arguments.hyper, task.modality),
@@ -137,10 +137,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             results=results,
             store=FeatureStore(Path(arguments.features)),
         )
-        for encoder in encoders:
-            ids.update(Probe(encoder, task, plan).run())
+        probes += [Probe(encoder, task, plan) for encoder in encoders]
+    # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
+    for wait in (False, True):
+        for probe in probes:
+            probe.run(wait=wait)
     print_costs(encoders)
+    ids = frozenset().union(*(probe.ids for probe in probes))
     print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
+    print(f"\n{NOTE}")
     print(f"results: {results}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import json
 import platform
@@ -22,7 +23,7 @@ from plugins.spectra import Convention
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
 from probes.features import Features, FeatureStore, feature_pass
-from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of
+from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of, transform
 from probes.heads import HeadChoice
 from probes.results.claiming import claim
 from probes.results.row import Row, identify
@@ -30,6 +31,9 @@ from probes.results.rowfiles import read_ids, write_rows
 from probes.scoring import Spectrum, mask_classes, score, spectrum
 from probes.splits import carve, store_split
 from probes.tasks.task import Evaluation, Task
+
+# Rows that tell whether a head leaves features as they are.
+LOOK = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,42 +96,55 @@ class Probe:
         )
         self._spectra: dict[str, Spectrum] = {}
 
-    def run(self) -> list[str]:
-        """Compute the rows that the results folder does not have; return the ids of all rows asked for."""
-        wanted = {
-            (choice.plugin.name, noise): self._ids(choice, noise)
-            for choice in self.plan.heads
-            for noise in self.plan.noises
-        }
-        done = read_ids(self.plan.results)
-        if not all(ids <= done for ids in wanted.values()):
-            store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
-            self._measure(wanted)
-        return [row_id for ids in wanted.values() for row_id in ids]
+    @functools.cached_property
+    def ids(self) -> frozenset[str]:
+        """The ids of all rows asked for."""
+        return frozenset(row_id for choice, noise in self._pieces() for row_id in self._ids(choice, noise))
 
-    def _measure(self, wanted: dict[tuple[str, Fraction], set[str]]) -> None:
+    def run(self, *, wait: bool) -> None:
+        """Compute rows that the results folder does not have, leaving it those of other processes.
+
+        Args:
+            wait: Whether to wait for pieces that another process works on, and do what it leaves undone
+                if it is killed. Otherwise they are passed over.
+        """
+        if self.ids <= read_ids(self.plan.results):
+            return
+        store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
         data, train_key = self._training_data()
         tests = [(evaluation, self._features(evaluation)) for evaluation in self.evaluations]
-        # First whatever nobody works on, then what other processes began.
-        pairs = list(itertools.product((False, True), self.plan.heads, self.plan.noises))
-        for wait, choice, noise in tqdm(
-            pairs, desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
+        for choice, noise in tqdm(
+            self._pieces(), desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
         ):
             work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {noise}"
             with claim(self.plan.results, work, wait=wait) as mine:
-                # Read again: another process may have finished it meanwhile.
-                done = read_ids(self.plan.results) if mine else set()
-                if not mine or wanted[choice.plugin.name, noise] <= done:
-                    continue
-                missing = [
-                    point
-                    for point in self.plan.points()
-                    if point.noise == noise
-                    and not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
-                ]
-                fitted = fit_points(choice, data, missing, self.task.metric, self.plan.device)
-                rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
-                write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
+                if mine:
+                    self._measure(choice, noise, data, train_key, tests)
+
+    def _pieces(self) -> list[tuple[HeadChoice, Fraction]]:
+        """Return the pieces of work that processes divide among themselves."""
+        return list(itertools.product(self.plan.heads, self.plan.noises))
+
+    def _measure(
+        self,
+        choice: HeadChoice,
+        noise: Fraction,
+        data: TrainingData,
+        train_key: str,
+        tests: Sequence[tuple[Evaluation, Features]],
+    ) -> None:
+        # Only now that the piece is ours: another process may just have finished it.
+        done = read_ids(self.plan.results)
+        missing = [
+            point
+            for point in self.plan.points()
+            if point.noise == noise
+            and not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
+        ]
+        if missing:
+            fitted = fit_points(choice, data, missing, self.task.metric, self.plan.device)
+            rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
+            write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
 
     def _features(self, evaluation: Evaluation) -> Features:
         name = f"{self.task.name} test" if evaluation.domain == "id" else evaluation.name
@@ -204,14 +221,13 @@ class Probe:
         return self._spectra[name]
 
     def _head_spectrum(self, fit: Fitted, features: Features, own: Spectrum) -> Spectrum | None:
+        """Return the spectrum of what the head's classifier sees; None if that is not to be computed."""
+        first = features.array[:LOOK]
+        if np.array_equal(transform(fit.head, first), first):
+            return own
         if not self.plan.head_spectra:
             return None
-        import torch
-
-        transformed = fit.head.transform(torch.from_numpy(features.array)).numpy()
-        if transformed.shape == features.array.shape and np.array_equal(transformed, features.array):
-            return own
-        return spectrum(transformed, self.plan.convention)
+        return spectrum(transform(fit.head, features.array), self.plan.convention)
 
     def _identity(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> dict[str, Any]:
         return {

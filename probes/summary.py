@@ -8,7 +8,23 @@ from collections.abc import Iterable, Sequence
 
 from probes.results.row import Row
 
-HEADER = ("encoder", "noise", "task", "head", "ID acc", "OOD acc", "SVE", "LSVR")
+HEADER = (
+    "encoder",
+    "noise",
+    "task",
+    "head",
+    "ID acc",
+    "OOD acc",
+    "encoder SVE",
+    "head SVE",
+    "encoder LSVR",
+    "head LSVR",
+)
+# Under every table that shows the four, in the terminal and in the report.
+NOTE = (
+    "SVE of in-domain test features, LSVR of out-of-domain ones; "
+    "encoder: as pre-trained, head: as its classifier sees them."
+)
 
 
 def summary_table(rows: Sequence[Row]) -> str:
@@ -43,12 +59,14 @@ def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
         _percent(row.accuracy for row in inside),
         _percent(row.accuracy for row in outside),
         _number(row.sve for row in inside or outside),
+        _number(row.head_sve for row in inside or outside),
         _number(row.lsvr for row in outside or inside),
+        _number(row.head_lsvr for row in outside or inside),
     )
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    found = [value for value in values if not math.isnan(value)]
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = [value for value in values if value is not None and not math.isnan(value)]
     return sum(found) / len(found) if found else None
 
 
@@ -57,6 +75,6 @@ def _percent(values: Iterable[float]) -> str:
     return "-" if mean is None else f"{100 * mean:.1f}"
 
 
-def _number(values: Iterable[float]) -> str:
+def _number(values: Iterable[float | None]) -> str:
     mean = _mean(values)
     return "-" if mean is None else f"{mean:.3f}"

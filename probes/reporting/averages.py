@@ -13,8 +13,6 @@ from probes.reporting.selection import Selection
 from probes.results import Row
 from probes.results.row import Domain
 
-UNCHANGED = "lp"  # reads the encoder's features as they are
-
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -36,8 +34,8 @@ class Score:
         metric: The task's metric, 0 to 1.
         sve: Singular value entropy of the encoder's features, in nats.
         lsvr: Largest singular value ratio of the encoder's features, in nats.
-        seen_sve: The same of the features that the classifier sees, after the head reshaped them.
-        seen_lsvr: The same of those features. Both NaN where they were not measured.
+        head_sve: Singular value entropy of the features as the head's classifier sees them, in nats.
+        head_lsvr: Largest singular value ratio of the same. Both NaN where they were not measured.
         datasets: Test sets behind the mean.
     """
 
@@ -54,8 +52,8 @@ class Score:
     metric: float
     sve: float
     lsvr: float
-    seen_sve: float
-    seen_lsvr: float
+    head_sve: float
+    head_lsvr: float
     datasets: int
 
 
@@ -110,17 +108,14 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         metric=statistics.fmean(row.metric for row in rows),
         sve=statistics.fmean(row.sve for row in rows),
         lsvr=statistics.fmean(row.lsvr for row in rows),
-        seen_sve=statistics.fmean(_seen(row, row.sve, row.head_sve) for row in rows),
-        seen_lsvr=statistics.fmean(_seen(row, row.lsvr, row.head_lsvr) for row in rows),
+        head_sve=statistics.fmean(_measured(row.head_sve) for row in rows),
+        head_lsvr=statistics.fmean(_measured(row.head_lsvr) for row in rows),
         datasets=len(rows),
     )
 
 
-def _seen(row: Row, encoder: float, head: float | None) -> float:
-    """Return a quantity of the features that the classifier sees; NaN where nobody measured it."""
-    if head is not None:
-        return head
-    return encoder if row.head == UNCHANGED else math.nan
+def _measured(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def means(

@@ -28,7 +28,9 @@ COLUMNS = (
     "macro_f1",
     "metric",
     "sve",
+    "head_sve",
     "lsvr",
+    "head_lsvr",
 )
 FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 

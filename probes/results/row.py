@@ -78,8 +78,9 @@ class Row:
         metric: Its value.
         sve: Singular value entropy of the encoder's features on ``dataset`` (paper, definition 2.1).
         lsvr: Largest singular value ratio of the same (paper, definition 2.2).
-        head_sve: The same of the head's transformed features; None if the head transforms nothing.
-        head_lsvr: The same of the head's transformed features.
+        head_sve: Singular value entropy of the features on ``dataset`` as the head's classifier sees them;
+            equal to ``sve`` where the head leaves them as they are, None where it was not measured.
+        head_lsvr: Largest singular value ratio of the same.
         svd_convention: ``raw``, ``row-centred`` or ``column-centred``.
         spectrum_split: Split whose features the spectrum is of.
         singular_values: Singular values of the encoder's features, descending.
@@ -146,7 +147,8 @@ class Row:
     row_id: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "singular_values", tuple(self.singular_values))
+        if not isinstance(self.singular_values, tuple):
+            object.__setattr__(self, "singular_values", tuple(self.singular_values))
         if not self.row_id:
             object.__setattr__(self, "row_id", identify(**{name: getattr(self, name) for name in IDENTITY}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -53,7 +54,8 @@ def read_rows(folder: Path | str) -> list[Row]:
             f"no results in {folder}",
             mend="run first: python -m probes.run --plugin lp,mlp,nmtune, or name another folder",
         )
-    rows = [row for file in files for row in _read_file(file)]
+    spectra: dict[bytes, tuple[float, ...]] = {}
+    rows = [row for file in files for row in _read_file(file, spectra)]
     first: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: (row.created, row.row_id)):
         first.setdefault(row.row_id, row)
@@ -68,19 +70,28 @@ def row_files(folder: Path | str) -> list[Path]:
 
 def read_ids(folder: Path | str) -> set[str]:
     """Return the ids of the rows that a results folder has; empty for a new folder."""
-    return {
-        row_id
-        for file in row_files(folder)
-        for row_id in _read_table(file, columns=["row_id"])["row_id"].to_pylist()
-    }
+    return {row_id for file in row_files(folder) for row_id in _ids_of(file)}
 
 
-def _read_file(path: Path) -> list[Row]:
-    known = {field.name for field in dataclasses.fields(Row)}
-    return [
-        Row(**{name: value for name, value in record.items() if name in known})
-        for record in _read_table(path).to_pylist()
-    ]
+@functools.cache
+def _ids_of(path: Path) -> frozenset[str]:
+    # A file is named after its content, so it never has to be read twice.
+    return frozenset(_read_table(path, columns=["row_id"])["row_id"].to_pylist())
+
+
+def _read_file(path: Path, spectra: dict[bytes, tuple[float, ...]]) -> list[Row]:
+    """Read the rows of a file; equal spectra are one tuple, which all rows of a test set then share."""
+    table = _read_table(path)
+    known = [field.name for field in dataclasses.fields(Row) if field.name in table.column_names]
+    records = table.select([name for name in known if name != "singular_values"]).to_pylist()
+    rows = []
+    for record, values in zip(records, table["singular_values"], strict=True):
+        array = values.values.to_numpy(zero_copy_only=False)
+        spectrum = spectra.get(array.tobytes())
+        if spectrum is None:
+            spectrum = spectra[array.tobytes()] = tuple(array.tolist())
+        rows.append(Row(**record, singular_values=spectrum))
+    return rows
 
 
 def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -23,12 +23,12 @@ class Quantity(NamedTuple):
     domain: Domain
     domain_name: str
     encoder: Callable[[Score], float]
-    seen: Callable[[Score], float]
+    head: Callable[[Score], float]
 
 
 QUANTITIES = (
-    Quantity("SVE", "id", "in-domain", lambda score: score.sve, lambda score: score.seen_sve),
-    Quantity("LSVR", "ood", "out-of-domain", lambda score: score.lsvr, lambda score: score.seen_lsvr),
+    Quantity("SVE", "id", "in-domain", lambda score: score.sve, lambda score: score.head_sve),
+    Quantity("LSVR", "ood", "out-of-domain", lambda score: score.lsvr, lambda score: score.head_lsvr),
 )
 
 
@@ -40,16 +40,18 @@ def section(study: Study) -> Section:
         intro=(
             "SVE is the entropy of the singular values' shares of their sum: higher means a flatter "
             "spectrum. LSVR is minus the logarithm of the largest value's share: higher means that it "
-            "dominates less. Both in nats, of test features; comparable only at equal N and dimension."
+            "dominates less. Both in nats, of test features; comparable only at equal N and dimension. "
+            "Encoder SVE and LSVR are of the features as pre-trained, head SVE and LSVR of the features as "
+            "the head's classifier sees them."
         ),
         items=(_of_encoders(study), _of_heads(study)),
     )
 
 
 def _of_encoders(study: Study) -> Figure | Gap:
-    title = "Spectra of the encoders against accuracy of linear probing"
+    title = "Encoder SVE and LSVR against accuracy of linear probing"
     found = [score for score in study.known(study.main) if score.head == BASELINE]
-    panels, behind = _panels(study, found, seen=False)
+    panels, behind = _panels(study, found, of_head=False)
     if not panels:
         return _gap(study, title, "Fig. 3", found)
     return Figure(
@@ -57,17 +59,17 @@ def _of_encoders(study: Study) -> Figure | Gap:
         title=title,
         paper="Fig. 3",
         caption=(
-            f"One mark a noise level, labelled with it; spectra of the encoder's features, accuracy of "
-            f"{BASELINE}. {error_bars(behind)}. A handful of encoders makes no trend."
+            f"One mark a noise level, labelled with it; SVE and LSVR of the features as pre-trained, "
+            f"accuracy of {BASELINE}. {error_bars(behind)}. A handful of encoders makes no trend."
         ),
         panels=tuple(panels),
     )
 
 
 def _of_heads(study: Study) -> Figure | Gap:
-    title = "Spectra of the features that the classifier sees against accuracy, by head"
+    title = "Head SVE and LSVR against accuracy, by head"
     found = study.known(study.main)
-    panels, behind = _panels(study, found, seen=True)
+    panels, behind = _panels(study, found, of_head=True)
     if not panels:
         return _gap(study, title, "Fig. 5", found)
     return Figure(
@@ -75,21 +77,21 @@ def _of_heads(study: Study) -> Figure | Gap:
         title=title,
         paper="Fig. 5",
         caption=(
-            f"One mark a head and noise level, labelled with the level. Heads that reshape the features "
-            f"are placed by the spectrum of what they make of them, the others by the encoder's. "
-            f"{error_bars(behind)}."
+            f"One mark a head and noise level, labelled with the level; SVE and LSVR of the features as the "
+            f"head's classifier sees them, which lp leaves as pre-trained. {error_bars(behind)}."
         ),
         panels=tuple(panels),
     )
 
 
-def _panels(study: Study, found: list[Score], *, seen: bool) -> tuple[list[Panel], list[Mean]]:
+def _panels(study: Study, found: list[Score], *, of_head: bool) -> tuple[list[Panel], list[Mean]]:
     panels: list[Panel] = []
     behind: list[Mean] = []
+    whose = "head" if of_head else "encoder"
     for family in study.ladders:
         for quantity in QUANTITIES:
             within = in_domain(of_family(found, family), quantity.domain)
-            value = quantity.seen if seen else quantity.encoder
+            value = quantity.head if of_head else quantity.encoder
             # A spectrum of zeros has neither quantity.
             within = [score for score in within if math.isfinite(value(score))]
             x = means(within, _key, value)
@@ -100,7 +102,7 @@ def _panels(study: Study, found: list[Score], *, seen: bool) -> tuple[list[Panel
             heads = [head for head in study.heads if any(key[0] == head for key in x)]
             series = tuple(
                 Series(
-                    label=head if seen else "",
+                    label=head if of_head else "",
                     points=tuple(
                         _point(x[key], y[key], f"{key[1]:g} %") for key in sorted(x) if key[0] == head
                     ),
@@ -108,19 +110,20 @@ def _panels(study: Study, found: list[Score], *, seen: bool) -> tuple[list[Panel
                 )
                 for head in heads
             )
-            panels.append(_panel(study, family, quantity, series))
+            panels.append(_panel(study, family, quantity, series, whose))
     return panels, behind
 
 
-def _panel(study: Study, family: str, quantity: Quantity, series: tuple[Series, ...]) -> Panel:
+def _panel(study: Study, family: str, quantity: Quantity, series: tuple[Series, ...], whose: str) -> Panel:
     return Panel(
-        title=study.title(family, f"{quantity.name}, {quantity.domain_name}"),
-        x_label=f"{quantity.name} of {quantity.domain_name} test features (nats)",
+        title=study.title(family, f"{whose.capitalize()} {quantity.name}, {quantity.domain_name}"),
+        x_label=f"{whose.capitalize()} {quantity.name}, {quantity.domain_name} test features (nats)",
         y_label=f"{quantity.domain_name.capitalize()} {study.metric} (%)",
         series=series,
         kind="path",
         alt="; ".join(
-            f"{one.label or BASELINE} at {point.label} noise: {quantity.name} {point.x:.2f}, {point.y:.1f} %"
+            f"{one.label or BASELINE} at {point.label} noise: "
+            f"{whose} {quantity.name} {point.x:.2f}, {point.y:.1f} %"
             for one in series
             for point in one.points
         )

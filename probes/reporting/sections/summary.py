@@ -6,8 +6,9 @@ from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent, runs_behind, several, unique
+from probes.summary import NOTE
 
-NOTE = "SVE (in-domain) and LSVR (out-of-domain) are of the features that the classifier sees"
+SPECTRAL = ("encoder SVE", "head SVE", "encoder LSVR", "head LSVR")
 
 
 def section(study: Study) -> Section:
@@ -38,8 +39,7 @@ def summary_table(study: Study) -> Table:
                             head,
                             percent(columns["id"].get(key)),
                             percent(columns["ood"].get(key)),
-                            number(columns["sve"].get(key)),
-                            number(columns["lsvr"].get(key)),
+                            *(number(columns[name].get(key)) for name in SPECTRAL),
                         ]
                     )
                 )
@@ -50,11 +50,8 @@ def summary_table(study: Study) -> Table:
         caption=(
             f"{metric.capitalize()} in percent: mean over {_tasks(study)} ± standard deviation over runs, "
             f"{runs_behind(behind)} (a run is one encoder and one seed of the head; seeds do not repeat the "
-            f"pre-training). SVE (of the in-domain test features) and LSVR (of the out-of-domain ones), in "
-            f"nats, are of the features that the classifier sees: the encoder's for lp, the head's own for "
-            f"heads that reshape them. Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of the "
-            f"largest singular value. A dash: not measured. Compare both between heads only where N and "
-            f"dimension agree."
+            f"pre-training). {NOTE} Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of the "
+            f"largest singular value. A dash: not measured. Compare either only where N and dimension agree."
         ),
         header=(
             *(["Encoders"] if named else []),
@@ -62,8 +59,7 @@ def summary_table(study: Study) -> Table:
             "Head",
             f"ID {metric}",
             f"OOD {metric}",
-            "SVE",
-            "LSVR",
+            *SPECTRAL,
         ),
         rows=tuple(rows),
         text_columns=3 if named else 2,
@@ -76,8 +72,10 @@ def _columns(found: list[Score]) -> dict[str, dict[tuple[float | None, str], Mea
     return {
         "id": means(inside, _key),
         "ood": means(outside, _key),
-        "sve": means(inside, _key, lambda score: score.seen_sve),
-        "lsvr": means(outside or inside, _key, lambda score: score.seen_lsvr),
+        "encoder SVE": means(inside, _key, lambda score: score.sve),
+        "head SVE": means(inside, _key, lambda score: score.head_sve),
+        "encoder LSVR": means(outside or inside, _key, lambda score: score.lsvr),
+        "head LSVR": means(outside or inside, _key, lambda score: score.head_lsvr),
     }
 
 

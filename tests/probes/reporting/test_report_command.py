@@ -31,7 +31,16 @@ def test_the_command_prints_the_table_and_the_path(results: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     header = next(line for line in lines if line.startswith("Noise"))
-    assert header.split() == ["Noise", "Head", "ID", "accuracy", "OOD", "accuracy", "SVE", "LSVR"]
+    assert [name.strip() for name in header.split("  ") if name.strip()] == [
+        "Noise",
+        "Head",
+        "ID accuracy",
+        "OOD accuracy",
+        "encoder SVE",
+        "head SVE",
+        "encoder LSVR",
+        "head LSVR",
+    ]
     body = [line for line in lines if line.startswith(("0 %", "20 %"))]
     assert [line.split()[2] for line in body] == ["lp", "mlp", "nmtune"] * 2
     assert len(set(body)) == 6

@@ -175,10 +175,20 @@ def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -
     assert counts["quickstart, all levels and shares", "mlp"] == "12"
 
 
+def test_encoder_and_head_spectra_are_named_apart_in_the_summary(digits: MakeRows) -> None:
+    found = table(build(digits()), "summary-table")
+    assert found.header[4:] == ("encoder SVE", "head SVE", "encoder LSVR", "head LSVR")
+    lines = {(line[0], line[1]): line[4:] for line in text(found)}
+    lp, nmtune = lines["0 %", "lp"], lines["0 %", "nmtune"]
+    assert lp[0] == lp[1] == nmtune[0] != nmtune[1]
+    assert lp[2] == lp[3] == nmtune[2] != nmtune[3]
+
+
 def test_spectra_of_a_head_that_were_not_measured_are_not_made_up(digits: MakeRows) -> None:
-    report = build(digits(head_sve=None, head_lsvr=None))
+    rows = [*digits(heads=("lp",)), *digits(heads=("nmtune",), head_sve=None, head_lsvr=None)]
+    report = build(rows)
     lines = {(line[0], line[1]): line[4:] for line in text(table(report, "summary-table"))}
-    assert lines["0 %", "nmtune"] == ["–", "–"]
+    assert [cell == "–" for cell in lines["0 %", "nmtune"]] == [False, True, False, True]
     assert "–" not in lines["0 %", "lp"]
     labels = {
         series.label for panel in figure(report, "head-spectra-accuracy").panels for series in panel.series
