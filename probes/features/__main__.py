@@ -1,18 +1,20 @@
-"""``python -m probes.features``: what the feature store holds, and clearing it."""
+"""``python -m probes.features``: what the feature store holds, whether it is whole, and clearing it."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from nml.cli import Parser, run
 from nml.errors import UserError
-from probes.features.store import DONE, KEY, LOCK, folder_bytes, read_key, remove_entry, under_way
+from probes.features.store import DONE, KEY, LOCK, folder_bytes, is_whole, read_key, remove_entry, under_way
 
 EXAMPLES = """\
 examples:
   python -m probes.features list
+  python -m probes.features verify                  # read every byte again, compare with its hash
   python -m probes.features gc --days 30            # what it would remove
   python -m probes.features gc --days 30 --remove   # remove it
 """
@@ -24,9 +26,14 @@ def build_parser() -> Parser:
         "python -m probes.features", "Look after the feature store.", epilog=EXAMPLES, config=False
     )
     add = parser.add_argument
-    add("command", type=str, choices=["list", "gc"], help="list entries, or collect old and unfinished ones")
+    add(
+        "command",
+        type=str,
+        choices=["list", "verify", "gc"],
+        help="list entries, compare them with their hashes, or collect those not used for long",
+    )
     add("features", type=str, nargs="?", default="features", help="folder of the feature store")
-    add("--days", type=float, default=30.0, help="gc: entries that nobody wrote or finished for so long")
+    add("--days", type=float, default=30.0, help="gc: entries that nobody wrote or used for so long")
     add(
         "--remove",
         type=bool,
@@ -38,9 +45,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     root = Path(arguments.features)
     entries = sorted(path for path in root.glob("*") if (path / LOCK).exists() or (path / KEY).exists())
     if not entries:
@@ -49,9 +56,17 @@ def main() -> None:
         now = time.time()
         entries = [path for path in entries if _age_days(path, now) >= arguments.days and not under_way(path)]
     total = 0
+    damaged = []
     for path in entries:
         total += folder_bytes(path)
-        print(_line(path))
+        whole = arguments.command != "verify" or is_whole(path)
+        print(_line(path) + ("" if whole else "  DAMAGED"))
+        damaged += [] if whole else [path]
+    if damaged:
+        raise UserError(
+            f"{len(damaged)} of {len(entries)} entries are not what was written",
+            mend=f"remove them and run again: {' '.join(map(str, damaged))}",
+        )
     verb = ""
     if arguments.command == "gc":
         verb = " removed" if arguments.remove else " to remove; add --remove to do so"
@@ -68,7 +83,8 @@ def _line(path: Path) -> str:
         rows, dim = json.loads((path / DONE).read_text())["shape"]
         shape = f"{rows} x {dim}"
     megabytes = folder_bytes(path) / 1e6
-    what = f"{names.get('encoder', '?')} on {names.get('dataset', '?')}"
+    view = read_key(path).get("parts", {}).get("view", 0)
+    what = f"{names.get('encoder', '?')} on {names.get('dataset', '?')}" + (f", view {view}" if view else "")
     return f"{path.name}  {shape:>14}  {megabytes:9.1f} MB  {what}"
 
 

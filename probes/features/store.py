@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError
-from nml.files import atomic_writer, sha256_file, write_json
+from nml.files import TEMPORARY_SUFFIX, atomic_writer, sha256_file, write_json
 from probes.features.key import FeatureKey
+from probes.locking import byte_lock, is_free, look_again
 
 DONE = "DONE.json"
 KEY = "key.json"
@@ -94,6 +96,9 @@ class Entry:
                 possible=f"float32 {done['shape']}, as written",
                 mend=f"remove {self.folder} and run again",
             )
+        with contextlib.suppress(OSError):
+            # When it was last used, for gc. A store that may only be read is as good.
+            os.utime(self.folder / LOCK)
         return Features(self.key.digest, array, float(done["seconds"]))
 
     def begin(self) -> None:
@@ -109,14 +114,10 @@ class Entry:
         Yields:
             False if another process holds it and ``wait`` is False.
         """
-        with (self.folder / LOCK).open("ab") as file:
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, chunk)
-            except (BlockingIOError, PermissionError):
-                yield False
-                return
-            # Closing the file releases the byte.
-            yield True
+        with byte_lock(self.folder / LOCK, chunk, wait=wait) as mine:
+            if mine:
+                look_again(self.folder)
+            yield mine
 
     def chunk_path(self, chunk: int) -> Path:
         """Return where chunk number ``chunk`` lies until all are joined."""
@@ -140,6 +141,9 @@ class Entry:
                 self._join(chunks)
             for chunk in range(chunks):
                 self.chunk_path(chunk).unlink(missing_ok=True)
+            # Every chunk is there, so what bears a temporary name was left by a killed process.
+            for leftover in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                leftover.unlink(missing_ok=True)
 
     def _join(self, chunks: int) -> None:
         shapes = [_shape(self.chunk_path(chunk)) for chunk in range(chunks)]
@@ -151,20 +155,29 @@ class Entry:
                 mend=f"the encoder changed meanwhile; remove {self.folder} and run again",
             )
         shape = (sum(rows for rows, _ in shapes), dims.pop())
-        seconds = 0.0
-        with atomic_writer(self.folder / ARRAY) as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        if shape[0] != self.key.parts["count"]:
+            raise UserError(
+                f"features in {self.folder} have {shape[0]} rows for {self.key.parts['count']} samples",
+                mend=f"another version of this project began them; remove {self.folder} and run again",
             )
+        seconds = 0.0
+        digest = hashlib.sha256()
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        with atomic_writer(self.folder / ARRAY) as file:
+            file.write(header.getvalue())
+            digest.update(header.getvalue())
             for chunk in range(chunks):
                 with self.chunk_path(chunk).open("rb") as part:
-                    file.write(memoryview(np.load(part, allow_pickle=False)).cast("B"))
+                    rows = memoryview(np.load(part, allow_pickle=False)).cast("B")
                     seconds += float(np.frombuffer(part.read(8), np.float64)[0])
+                file.write(rows)
+                digest.update(rows)
         write_json(
             self.folder / DONE,
             {
                 "shape": list(shape),
-                "sha256": sha256_file(self.folder / ARRAY),
+                "sha256": digest.hexdigest(),
                 "seconds": seconds,
                 "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },
@@ -184,17 +197,18 @@ def remove_entry(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether the features of an entry are byte for byte what was written; true of an unfinished one."""
+    try:
+        done = json.loads((folder / DONE).read_text())
+        return bool(sha256_file(folder / ARRAY) == done["sha256"])
+    except FileNotFoundError:
+        return not (folder / DONE).exists()
+
+
 def under_way(folder: Path) -> bool:
     """Whether some process computes part of the entry right now."""
-    try:
-        with (folder / LOCK).open("ab") as file:
-            # Length 0 is every byte, whatever chunk it stands for.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 0, 0)
-    except FileNotFoundError:
-        return False
-    except (BlockingIOError, PermissionError):
-        return True
-    return False
+    return not is_free(folder / LOCK)
 
 
 def _shape(path: Path) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 from probes.hashing import hash_value
+from probes.locking import byte_lock, look_again
+from probes.results.rowfiles import rows_folder
 
 LOCK = ".claims"
 
@@ -16,7 +17,7 @@ LOCK = ".claims"
 def claim(folder: Path, work: str, *, wait: bool) -> Iterator[bool]:
     """Hold a piece of work alone among all processes that write to ``folder``.
 
-    One byte of one file is locked, chosen by the hash of the work's name; a killed holder lets go.
+    One byte of one file is locked, chosen by the hash of the work's name (see :mod:`probes.locking`).
 
     Args:
         folder: The results folder.
@@ -27,11 +28,8 @@ def claim(folder: Path, work: str, *, wait: bool) -> Iterator[bool]:
         False if another process holds it and ``wait`` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("ab") as file:
-        try:
-            flags = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
-            fcntl.lockf(file, flags, 1, int(hash_value(work)[:12], 16))
-        except (BlockingIOError, PermissionError):
-            yield False
-            return
-        yield True
+    with byte_lock(folder / LOCK, int(hash_value(work)[:12], 16), wait=wait) as mine:
+        if mine:
+            # Rows that another machine wrote before it let go must be seen now.
+            look_again(rows_folder(folder))
+        yield mine

@@ -62,6 +62,13 @@ def read_rows(folder: Path | str) -> list[Row]:
     return list(first.values())
 
 
+def rows_folder(folder: Path | str) -> Path:
+    """Return the folder of a results folder's row files, made if it is missing."""
+    path = Path(folder) / ROWS
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def row_files(folder: Path | str) -> list[Path]:
     """Return the row files of a results folder, sorted; empty if there are none."""
     # The hidden names of files still being written end in another suffix.

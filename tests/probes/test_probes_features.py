@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,9 @@ from nml.errors import UserError
 from nml.files import sha256_file
 from probes.encoders import EncoderInfo, open_checkpoint
 from probes.features import FeatureStore, feature_key, feature_pass
+from probes.features.__main__ import main as features_command
 from probes.features.augmenting import augment
+from probes.locking import byte_lock
 from probes.tasks.samplesets import ImageBytes, Texts
 
 COUNT = 40
@@ -116,6 +120,62 @@ def test_another_width_than_the_cached_one_is_refused(tmp_path: Path) -> None:
             dataset="t",
             chunk_rows=8,
         )
+
+
+def test_old_entries_are_collected_and_those_in_use_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = FeatureStore(tmp_path / "store")
+    encoder = Counting(tmp_path / "log")
+    folders = {}
+    for count in (4, 5, 6, 7):
+        feature_pass(store, encoder, texts(count), dataset=f"t{count}")
+        folders[count] = store.entry(feature_key(encoder.info, texts(count))).folder
+        for file in folders[count].iterdir():
+            os.utime(file, (1, 1))
+    # One is read again, one is under way in another process.
+    feature_pass(store, encoder, texts(4), dataset="t4")
+    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(str(folders[5]),))
+    holder.start()
+    while not (folders[5] / "held").exists():
+        assert holder.is_alive()
+        time.sleep(0.01)
+    os.utime(folders[5] / "held", (1, 1))
+    features_command(["gc", str(store.folder), "--days", "30"])
+    assert all(folder.exists() for folder in folders.values())
+    features_command(["gc", str(store.folder), "--days", "30", "--remove"])
+    holder.kill()
+    holder.join()
+    assert [count for count, folder in folders.items() if folder.exists()] == [4, 5]
+    assert "2 entries" in capsys.readouterr().out
+
+
+def hold(folder: str) -> None:
+    with byte_lock(Path(folder) / "lock", 0, wait=True):
+        (Path(folder) / "held").touch()
+        signal.pause()
+
+
+def test_a_damaged_entry_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = FeatureStore(tmp_path / "store")
+    for count in (4, 5):
+        feature_pass(store, Counting(tmp_path / "log"), texts(count), dataset=f"t{count}")
+    features_command(["verify", str(store.folder)])
+    assert "DAMAGED" not in capsys.readouterr().out
+    file = store.entry(feature_key(Counting(tmp_path / "log").info, texts(5))).folder / "features.npy"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="1 of 2 entries are not what was written"):
+        features_command(["verify", str(store.folder)])
+    assert "on t5  DAMAGED" in capsys.readouterr().out
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(UserError, match="has no file locks"):
+        feature_pass(FeatureStore(tmp_path), Counting(tmp_path / "log"), texts(), dataset="t")
 
 
 def png(value: int) -> bytes:

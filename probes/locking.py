@@ -1,0 +1,76 @@
+"""Locks that any number of processes share, on one machine or on many with a shared file system.
+
+A lock is one byte of a file, held by the kernel for a process and let go when that dies, however it
+dies. Such locks (POSIX record locks) hold on local disks, on NFS 4, on NFS 3 with its lock daemon, on
+GPFS, and on Lustre mounted with ``-o flock``. A file system without them is refused, not trusted.
+
+A process holds a byte for as long as it keeps every handle of that file: it must not open the file
+another time meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from nml.errors import UserError
+from nml.files import TEMPORARY_SUFFIX
+
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def byte_lock(path: Path, byte: int, *, wait: bool) -> Iterator[bool]:
+    """Hold byte number ``byte`` of ``path``, which is made if it is missing, alone among all processes.
+
+    Yields:
+        False if another process holds it and ``wait`` is False.
+
+    Raises:
+        UserError: If the file system has no locks.
+    """
+    with path.open("ab") as file:
+        # Closing the file lets go.
+        yield _take(file, path, 1, byte, wait=wait)
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process holds any byte of ``path``; true of a file that does not exist, which stays so."""
+    try:
+        with path.open("r+b") as file:
+            # Length 0 is every byte.
+            return _take(file, path, 0, 0, wait=False)
+    except FileNotFoundError:
+        return True
+
+
+def look_again(folder: Path) -> None:
+    """Make a network file system forget what it remembers of the names in ``folder``.
+
+    Its client keeps for seconds that a name does not exist, also after another machine made the file.
+    A change of its own makes it ask the server again.
+    """
+    path = folder / f".look.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
+    path.touch()
+    path.unlink(missing_ok=True)
+
+
+def _take(file: IO[Any], path: Path, length: int, start: int, *, wait: bool) -> bool:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        raise UserError(
+            f"the file system of {path.parent} has no file locks ({error.strerror})",
+            mend="put the folder on another one; Lustre has them when mounted with -o flock",
+        ) from error
+    return True
