@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,13 +17,17 @@ import numpy as np
 import pytest
 
 from nml.errors import UserError
+from plugins.registry import HEADS
 from probes.encoders import open_checkpoint
 from probes.features import FeatureStore
 from probes.heads import choose_heads
 from probes.results import Row, read_rows
+from probes.results.claiming import claim
+from probes.results.rowfiles import read_ids
 from probes.run import main
 from probes.study import Plan, Probe
 from probes.tasks import Task, open_task
+from probes.tasks.samplesets import Selected
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -32,16 +40,24 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
-def measure(task: Task, run: Path, folder: Path, hyper: tuple[str, ...] = ()) -> list[Row]:
+def measure(
+    task: Task,
+    run: Path,
+    folder: Path,
+    hyper: tuple[str, ...] = (),
+    *,
+    heads: str = "lp,nmtune",
+    epochs: int = 2,
+) -> list[Row]:
     plan = Plan(
-        heads=choose_heads("lp,nmtune", ["epochs=2", *hyper], task.modality),
+        heads=choose_heads(heads, [f"epochs={epochs}", *hyper], task.modality),
         fractions=[Fraction(1, 2), Fraction(1)],
         seeds=[0, 1],
         noises=[Fraction(0), Fraction(1, 5)],
         results=folder,
         store=FeatureStore(folder / "features"),
     )
-    Probe(open_checkpoint(run), task, plan).run()
+    Probe(open_checkpoint(run), task, plan).run(wait=True)
     return read_rows(folder)
 
 
@@ -109,39 +125,43 @@ def test_a_mistake_on_the_command_line_shows_no_traceback(tmp_path: Path) -> Non
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("published", [False, True])
 def test_scrambled_test_labels_change_nothing_but_the_test_metrics(
-    tmp_path: Path, make_export: Callable[..., Path]
+    tmp_path: Path, make_export: Callable[..., Path], published: bool
 ) -> None:
     export = make_export(tmp_path / "run")
-    task = open_task("digits")
-
-    def scrambled(samples: object) -> object:
-        import copy
-
-        other = copy.copy(samples)
-        other.labels = np.random.default_rng(0).permutation(other.labels)  # type: ignore[attr-defined]
-        return other
-
+    digits = open_task("digits")
+    train, validation = (Selected(digits.train, np.arange(start, start + 240)) for start in (0, 240))
     evaluations = tuple(
-        evaluation._replace(samples=scrambled(evaluation.samples)) for evaluation in task.evaluations
+        part._replace(samples=Selected(part.samples, np.arange(120))) for part in digits.evaluations[:2]
     )
-    search = ("lr=0.0001,0.1",)
-    plain = measure(task, export, tmp_path / "plain", search)
-    mixed = measure(dataclasses.replace(task, evaluations=evaluations), export, tmp_path / "mixed", search)
+    task = dataclasses.replace(
+        digits, train=train, validation=validation if published else None, evaluations=evaluations
+    )
+    for part in evaluations:
+        scrambled = copy.copy(part.samples)
+        scrambled.labels = np.random.default_rng(0).permutation(scrambled.labels)
+        evaluations = tuple(
+            other._replace(samples=scrambled) if other is part else other for other in evaluations
+        )
+    # Every head there is; several learning rates, one of them useless, so that selection has something to do.
+    heads, search = ",".join(HEADS.names()), ("lr=0.0001,0.1", "nmtune-topk.k=auto")
+    plain = measure(task, export, tmp_path / "plain", search, heads=heads, epochs=1)
+    other_task = dataclasses.replace(task, evaluations=evaluations)
+    mixed = measure(other_task, export, tmp_path / "mixed", search, heads=heads, epochs=1)
     metrics = {"accuracy", "macro_f1", "metric"}
     timing = {"fit_seconds", "predict_seconds", "feature_seconds", "created"}
     by_id = {row.row_id: dataclasses.asdict(row) for row in mixed}
-    assert len(plain) == len(by_id)
+    assert {row.head for row in plain} == set(HEADS.names())
+    assert {row.row_id for row in plain} == by_id.keys()
     for row in plain:
         other = by_id[row.row_id]
         assert {
             name for name, value in dataclasses.asdict(row).items() if value != other[name]
         } <= metrics | timing
-    assert any(row.accuracy != by_id[row.row_id]["accuracy"] for row in plain)
-    assert any(
-        json.loads(row.selection)["validation"][0] != json.loads(row.selection)["validation"][1]
-        for row in plain
-    )
+    for domain in ("id", "ood"):
+        assert any(row.accuracy != by_id[row.row_id]["accuracy"] for row in plain if row.domain == domain)
+    assert any(len(set(json.loads(row.selection)["validation"])) > 1 for row in plain)
 
 
 def test_what_a_killed_study_left_out_is_all_that_is_computed(
@@ -171,6 +191,38 @@ def test_two_commands_at_once_share_the_work(tmp_path: Path, make_export: Callab
 
     ids = [i for file in row_files(tmp_path / "results") for i in pq.read_table(file)["row_id"].to_pylist()]
     assert len(ids) == len(set(ids)) == 10
+
+
+def hold(results: str, work: str, held: str) -> None:
+    with claim(Path(results), work, wait=True):
+        Path(held).touch()
+        signal.pause()
+
+
+def test_what_another_process_works_on_is_passed_over_until_all_else_is_done(
+    tmp_path: Path, make_export: Callable[..., Path]
+) -> None:
+    paths = [make_export(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))]
+    first = open_checkpoint(paths[0]).info.hash
+    work = f"{first} digits lp 0"
+    arguments = (str(tmp_path / "results"), work, str(tmp_path / "held"))
+    holder = multiprocessing.get_context("spawn").Process(target=hold, args=arguments)
+    holder.start()
+    while not (tmp_path / "held").exists():
+        assert holder.is_alive()
+        time.sleep(0.01)
+    command = [sys.executable, "-m", "probes.run", "--plugin", "lp,mlp", "--hyper", "epochs=1"]
+    command += ["--checkpoint", *map(str, paths)]
+    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    while len(read_ids(tmp_path / "results")) < 15:
+        assert running.poll() is None
+        time.sleep(0.05)
+    found = {(row.encoder, row.head) for row in read_rows(tmp_path / "results")}
+    assert found == {("a", "mlp"), ("b", "lp"), ("b", "mlp")}
+    holder.kill()
+    holder.join()
+    assert running.wait() == 0
+    assert len(read_rows(tmp_path / "results")) == 20
 
 
 def test_a_study_in_a_file(tmp_path: Path, make_export: Callable[..., Path]) -> None:
