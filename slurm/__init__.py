@@ -8,7 +8,7 @@ What a user asks for
     graph), ``cluster`` (what a job asks of Slurm)
 This machine
     ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``lifeline`` (none
-    outlives the launcher), ``gpus``, ``rooms``
+    outlives the launcher), ``gpus``, ``rooms``, ``registered`` (heads and tasks by name)
 Submitting
     ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``dag`` (arrays that wait

@@ -6,7 +6,7 @@ import sys
 from typing import Protocol
 
 from nml import cli
-from nml.errors import UserError
+from nml.errors import UserError, unknown_name
 from slurm import canceling, logs, pretraining, resume, status, sweep
 from slurm.invocation import PROG, Invocation
 from slurm.single import PROBES, SHARDS
@@ -46,6 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     before, rest = split_rest(words)
     own, overrides = split_overrides(before)
+    if not own:
+        raise UserError("no command given", possible=", ".join(_SUBCOMMANDS), mend=f"see: {PROG} --help")
+    if own[0] not in _SUBCOMMANDS and not own[0].startswith("-"):
+        raise unknown_name("command", own[0], _SUBCOMMANDS)
     options = build_parser().parse_args(own)
     name = options.command
     if rest and name not in _WITH_REST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import shlex
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,7 +185,7 @@ def write_shards(request: PretrainRequest) -> int:
 def show_plan(request: PretrainRequest, resources: Resources, found: Detection) -> int:
     """Print what would be done."""
     for argv in filter(None, [request.shards_argv(), request.argv()]):
-        print("# " + " ".join(argv))
+        print("# " + shlex.join(argv))
     if found.found:
         folder = request.path / LAUNCH
         submission = run_submission(request, resources, snapshot="SNAPSHOT", token="TOKEN")  # noqa: S106

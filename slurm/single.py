@@ -17,6 +17,7 @@ from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.plan import LAUNCH
 from slurm.pretraining import add_resource_options, find_cluster, resources_of
+from slurm.registered import check_probe_words
 from slurm.rooms import check_command
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command
@@ -46,6 +47,8 @@ class SingleCommand:
         """Check the room's options, then run the command here or submit it."""
         argv = [sys.executable, "-m", self.module, *call.rest]
         check_command(argv)
+        if self.stage == "probes":
+            check_probe_words(call.rest)
         found = find_cluster(call.options.cluster)
         resources = resources_of(call.options, self.stage)
         if resources.nodes > 1 or resources.tasks > 1:

@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import os
 import re
+import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +23,7 @@ from typing import IO
 
 from nml.cli import USER_ERROR_STATUS
 from slurm.lifeline import die_with_this_process, warden
+from slurm.rendezvous import choose_port
 from slurm.rooms import code_environment
 
 LOOPBACK = "127.0.0.1"
@@ -82,7 +83,7 @@ def run_ranks(
     """
     logs.mkdir(parents=True, exist_ok=True)
     ranks: list[Rank] = []
-    port = free_port()
+    port = choose_port(secrets.token_hex(4))
     # What a killed launcher leaves behind has the time to save that a stopped rank has.
     with _stop_requests() as stop, warden(STOP_SECONDS) as guard:
         try:
@@ -134,14 +135,6 @@ def rank_environment(rank: int, *, nodes: int, tasks: int, port: int) -> dict[st
         **code_environment(),
     }
     return {name: str(value) for name, value in own.items()}
-
-
-def free_port() -> int:
-    """Return a TCP port that nothing on the loopback interface listens on."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class _Stop:

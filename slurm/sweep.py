@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from nml.errors import UserError
 from nml.files import write_json
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
+from slurm.detection import Detection
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.members import Submission
@@ -22,6 +24,7 @@ from slurm.partitions import check_fits
 from slurm.plan import LAUNCH, Part, SweepRequest, make_plan
 from slurm.pretraining import add_resource_options, announce_standin, find_cluster, resources_of, run_member
 from slurm.receipts import write_receipts
+from slurm.registered import check_heads, check_tasks
 from slurm.request import DEFAULT_ENGINE, Engine
 from slurm.rooms import check_command
 from slurm.snapshot import take_snapshot
@@ -74,6 +77,7 @@ def run(call: Invocation) -> int:
         probe_options=call.rest,
     )
     check_heads(request.plugins)
+    check_tasks(request.tasks)
     for run_request in {one.recipe: one for one in request.runs()}.values():
         check_command(run_request.argv())
     resources = {stage: _stage_resources(options, stage) for stage in STAGES}
@@ -90,25 +94,12 @@ def run(call: Invocation) -> int:
     if request.shards is None:
         print(NOTICE, flush=True)
     if options.dry_run:
-        return show_plan(request, parts, resources)
+        return show_plan(request, parts, resources, found)
     record(call, request)
     if found.found:
         return submit_sweep(request, parts, resources, journal, active)
     gpus = announce_standin(found, resources["pretrain"])
     return run_sweep_locally(request, parts, resources["pretrain"], gpus)
-
-
-def check_heads(names: Sequence[str]) -> None:
-    """Check that heads are registered, without importing any.
-
-    Raises:
-        UserError: If one is not; near matches are named.
-    """
-    from nml.registry import Registry
-
-    heads = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
-    for name in names:
-        heads.find(name)
 
 
 def _stage_resources(options: Any, stage: str) -> Resources:
@@ -188,14 +179,16 @@ def record(call: Invocation, request: SweepRequest) -> None:
     write_json(request.folder / SWEEP, {**dataclasses.asdict(request), "base": str(request.base)})
 
 
-def show_plan(request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources]) -> int:
-    """Print what would be done, with the batch script of each stage."""
+def show_plan(
+    request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources], found: Detection
+) -> int:
+    """Print what would be done, on a cluster with the batch script of each stage."""
     folder = request.folder / LAUNCH
     for stage in STAGES:
         own = [part for part in parts if part.stage == stage and not part.complete]
         for part in own:
-            print(f"# {part.member.name}: " + " ".join(part.member.argv))
-        if own:
+            print(f"# {part.member.name}: {shlex.join(part.member.argv)}")
+        if own and found.found:
             submission = Submission(
                 stage=stage,
                 token="TOKEN",  # noqa: S106 - a placeholder
@@ -204,6 +197,9 @@ def show_plan(request: SweepRequest, parts: Sequence[Part], resources: dict[str,
                 max_idle_attempts=resources[stage].max_idle_attempts,
             )
             print(executor.batch_text(submission, resources[stage], folder / "TOKEN.json"))
+    if not found.found:
+        world = resources["pretrain"].nodes * resources["pretrain"].tasks
+        print(f"# {found.sentence}: one after the other, pre-training as {world} local processes")
     print(f"sweep: {request.folder}")
     return 0
 

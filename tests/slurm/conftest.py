@@ -97,13 +97,13 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    code = tmp_path / "code"
+    # Whatever a user's folders are called, everything has to survive it.
+    code = tmp_path / 'ada\'s "code" $USER'
     for room in ("nml", "slurm"):
         shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(TOYS, code, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (code / "recipes").mkdir()
     (code / "recipes" / "quickstart.yaml").write_text("{}\n")
-    # Whatever a user's folder is called, everything has to survive it.
     work = tmp_path / 'it\'s my "work" $HOME'
     work.mkdir()
     return Project(code, work)

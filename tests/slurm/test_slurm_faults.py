@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,6 +148,24 @@ def test_what_submitit_left_half_written_stops_no_requeue(project, cluster, wait
     (run / "go").touch()
     cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
     waiting((run / "DONE.json").exists, "the end of the run")
+
+
+def test_a_job_may_submit_another(project, cluster, waiting) -> None:
+    # Around it are Slurm's variables, those of a rank, and those by which jobs run their own snapshot.
+    around = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "1"}
+    around |= {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(project.work), "SLURM_HINT": "nomultithread"}
+    launcher = [sys.executable, str(project.code / "slurm" / "launch.py")]
+    done = subprocess.run(
+        ["srun", "--ntasks=1", *launcher, "pretrain", "--nodes", "2"],
+        cwd=project.work,
+        env=os.environ | around,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Path(done.stdout.strip().rsplit("run: ", 1)[1])
+    waiting((run / "DONE.json").exists, "the end of the run")
+    assert len(list(run.glob("launch/*_log.out"))) == 2
 
 
 def test_a_program_that_fails_is_not_tried_again(project, cluster, waiting) -> None:

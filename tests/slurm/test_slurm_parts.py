@@ -210,6 +210,23 @@ def test_a_mistake_is_one_line_before_any_work(refused, words, error) -> None:
     assert error in refused("pretrain", *words)
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ((), "no command given; possible: pretrain, sweep"),
+        (("pretrian",), "did you mean pretrain?"),
+        (("status", "--recipe.x", "1"), "status: unknown option --recipe.x"),
+        (("pretrain", "--", "x"), "pretrain: unknown words after --: x"),
+        (("probes", "--", "--task", "digits", "--plugin", "lp,nmtun"), "did you mean nmtune"),
+        (("probes", "--", "--plugin=lp", "--task", "digit"), "did you mean digits?"),
+        (("shards", "--nodes", "2", "--", "--out", "x"), "shards.write is one process"),
+        (("shards", "--", "--outt", "x"), "did you mean --out?"),
+    ],
+)
+def test_a_mistaken_command_is_one_line_before_any_work(refused, words, error) -> None:
+    assert error in refused(*words)
+
+
 def test_launch_py_itself_refuses_in_one_line(project) -> None:
     said = project.launch("pretrain", "--noise", "1.2", status=2)
     assert said.startswith("error: --noise 1.2: not a noise ratio")

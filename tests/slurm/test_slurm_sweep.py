@@ -66,6 +66,7 @@ def test_a_failed_run_leaves_its_children_out_and_the_others_go_on(project) -> N
         (("--noise", "0", "1.5"), "--noise 1.5: not a noise ratio"),
         (("--noise", "0.1", "0.1"), "--noise 0.1: given twice"),
         (("--plugins", "nmtun"), "did you mean nmtune"),
+        (("--tasks", "digits", "flowers"), "did you mean flowers102?"),
         (("--recipes", "quickstrat"), "did you mean quickstart?"),
         (("--name", "a/b"), "--name a/b: not a folder name"),
         (("--shards", "nowhere"), "not a complete shard set"),
