@@ -125,8 +125,9 @@ def _fit_group(
     labels = flip_labels(data.keys, data.labels, noise, data.num_classes, seed)
     validation = _validation(data, labels, noise, seed)
     fits = [
-        _Fit(point, candidate, choice.build(candidate), _rows(data, point))
+        _Fit(point, candidate, choice.build(candidate), rows)
         for point in points
+        for rows in [_rows(data, point)]
         for candidate in range(len(choice.candidates))
     ]
     seconds = _fit_all(fits, data, labels, validation, device)

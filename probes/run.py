@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.features import FeatureStore
     from probes.heads import choose_heads
     from probes.results import read_rows
-    from probes.study import Plan, Probe
+    from probes.study import Plan, Probe, probes_of
     from probes.summary import NOTE, summary_table
     from probes.tasks import open_task
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             results=results,
             store=FeatureStore(Path(arguments.features)),
         )
-        probes += [Probe(encoder, task, plan) for encoder in encoders]
+        probes += probes_of(encoders, task, plan)
     # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
     for wait in (False, True):
         for probe in probes:

@@ -29,7 +29,7 @@ from probes.results.claiming import claim
 from probes.results.row import Row, identify
 from probes.results.rowfiles import read_ids, write_rows
 from probes.scoring import Spectrum, mask_classes, score, spectrum
-from probes.splits import carve, store_split
+from probes.splits import Carving, carve, store_split
 from probes.tasks.task import Evaluation, Task
 
 # Rows that tell whether a head leaves features as they are.
@@ -72,6 +72,12 @@ class Plan:
         ]
 
 
+def probes_of(encoders: Sequence[Encoder], task: Task, plan: Plan) -> list[Probe]:
+    """Return the measurements of every encoder on one task; all see the same division of its samples."""
+    carving = carve(task.train.keys, task.train.labels, published=task.validation is not None)
+    return [Probe(encoder, task, plan, carving) for encoder in encoders]
+
+
 class Probe:
     """The measurements of one encoder on one task.
 
@@ -79,13 +85,14 @@ class Probe:
         encoder: The frozen model.
         task: The data.
         plan: What to measure.
+        carving: The task's training samples divided.
     """
 
-    def __init__(self, encoder: Encoder, task: Task, plan: Plan) -> None:
+    def __init__(self, encoder: Encoder, task: Task, plan: Plan, carving: Carving) -> None:
         self.encoder = encoder
         self.task = task
         self.plan = plan
-        self.carving = carve(task.train.keys, task.train.labels, published=task.validation is not None)
+        self.carving = carving
         self.evaluations = tuple(
             evaluation
             for evaluation in task.evaluations

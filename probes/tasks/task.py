@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -85,7 +86,7 @@ class Task:
     validation: SampleSet | None
     evaluations: tuple[Evaluation, ...]
 
-    @property
+    @functools.cached_property
     def split_hash(self) -> str:
         """Hash of the sample keys of every split, in order."""
         parts = {"train": hash_keys(self.train.keys)}

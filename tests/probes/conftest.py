@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nml.files import sha256_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chromium import CHROMIUM, Browser
 
 ARCHITECTURE = "test_resnet"
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,3 +84,13 @@ def real_data() -> Path:
     if not (folder / "cifar10_test.parquet").exists():
         pytest.skip(f"no real data in {folder}; set NML_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Headless Chromium; the test is skipped where it is not installed."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()

@@ -25,7 +25,7 @@ from probes.results import Row, read_rows
 from probes.results.claiming import claim
 from probes.results.rowfiles import read_ids
 from probes.run import main
-from probes.study import Plan, Probe
+from probes.study import Plan, probes_of
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
 
@@ -58,7 +58,8 @@ def measure(
         results=folder,
         store=FeatureStore(folder / "features"),
     )
-    Probe(open_checkpoint(run), task, plan).run(wait=True)
+    (probe,) = probes_of([open_checkpoint(run)], task, plan)
+    probe.run(wait=True)
     return read_rows(folder)
 
 
