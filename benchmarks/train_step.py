@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +21,11 @@ from torch import nn
 from nml import cli
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
-from pretrain.metrics import Ledger
 from pretrain.models import Architecture, build_network
 from pretrain.objective import build_objective
 from pretrain.recipe import Data, Model, Optimizer, Recipe
+from pretrain.recording import Recorder
+from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.world import World, join, leave
 
@@ -78,25 +80,33 @@ def timed(step: object) -> float:
 
 
 def project_step(recipe: Recipe, world: World, batch: Batch, folder: Path) -> object:
-    from pretrain.metrics import Metrics
-
     objective = build_objective(
-        recipe, rank=0, world_size=1, seed=0, micro_batches=1, classes=tuple("0123456789")
+        recipe, rank=0, world_size=1, seed=0, micro_batches=1, num_classes=10, prompts=None
     )
-    trainer = Trainer(
-        recipe,
+    engine = DdpEngine(build_network(objective.architecture, 0), recipe)
+    sampler: Any = OneBatchSampler()
+    recorder = Recorder(
         folder,
-        world,
-        engine=DdpEngine(build_network(objective.architecture, 0), recipe),
-        objective=objective,
-        sampler=OneBatchSampler(),  # type: ignore[arg-type]
-        shard_set=None,  # type: ignore[arg-type]
-        validation=None,
-        meta={},
+        is_main=True,
+        steps_per_epoch=sampler.steps_per_epoch,
+        global_batch=recipe.global_batch,
+        device=engine.device,
         started=time.perf_counter(),
         observers=[],
     )
-    trainer.metrics = Metrics(folder / "metrics.jsonl", 0, Ledger())
+    recorder.open(0)
+    unused: Any = None
+    trainer = Trainer(
+        recipe,
+        world,
+        engine=engine,
+        objective=objective,
+        sampler=sampler,
+        shard_set=unused,
+        validation=None,
+        state=RunState(recipe, folder, world, engine=engine, sampler=sampler, meta={}),
+        recorder=recorder,
+    )
     return lambda: trainer.train_step(batch, 0.0)
 
 

@@ -17,10 +17,14 @@ from pretrain.models import build_network
 from pretrain.objective import build_objective
 from pretrain.observers import build_observers
 from pretrain.options import Options
+from pretrain.profiling import Tracer
+from pretrain.recording import Recorder
+from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.transforms import testing_transform, training_transform
-from pretrain.validation import validation_data
+from pretrain.validation import ValidationData, validation_data
 from pretrain.world import World
+from pretrain.zero_shot import Prompts, read_prompts
 from shards.dataset import ShardDataset
 from shards.shardset import ShardSet
 
@@ -47,32 +51,41 @@ def assemble(
         world_size=world.size,
         seed=options.seed,
         micro_batches=accumulation,
-        classes=shard_set.classes or (validation.classes if validation else None),
+        num_classes=len(shard_set.classes or ()),
+        prompts=_prompts(options, validation),
     )
     network = batchnorm.prepare(build_network(objective.architecture, options.seed), recipe.model.batch_norm)
     level = shard_set.level(options.level)
+    engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
+    meta = describe_run(
+        recipe,
+        options.recipe_name,
+        objective.architecture,
+        shard_set,
+        level,
+        engine=options.engine,
+        world_size=world.size,
+        seed=options.seed,
+    )
     trainer = Trainer(
         recipe,
-        options.run_dir,
         world,
-        engine=build_engine(options.engine, network, recipe, accumulation=accumulation),
+        engine=engine,
         objective=objective,
         sampler=sampler,
         shard_set=shard_set,
         validation=validation,
-        meta=describe_run(
-            recipe,
-            options.recipe_name,
-            objective.architecture,
-            shard_set,
-            level,
-            engine=options.engine,
-            world_size=world.size,
-            seed=options.seed,
+        state=RunState(recipe, options.run_dir, world, engine=engine, sampler=sampler, meta=meta),
+        recorder=Recorder(
+            options.run_dir,
+            is_main=world.is_main,
+            steps_per_epoch=sampler.steps_per_epoch,
+            global_batch=recipe.global_batch,
+            device=engine.device,
+            started=started,
+            observers=build_observers(options, sampler.steps_per_epoch) if world.is_main else [],
         ),
-        started=started,
-        profile=options.profile,
-        observers=build_observers(options, sampler.steps_per_epoch) if world.is_main else [],
+        tracer=Tracer(options.run_dir, options.profile) if world.is_main and options.profile else None,
     )
     dataset = ShardDataset(
         shard_set,
@@ -97,6 +110,23 @@ def _check_kind(options: Options, shard_set: ShardSet) -> None:
             possible=f"{needed} sets",
             mend="name another recipe or another set",
         )
+
+
+def _prompts(options: Options, validation: ValidationData | None) -> Prompts | None:
+    """Return what zero-shot validation asks, where it is to be had."""
+    for flag, value in (("--class-names", options.class_names), ("--templates", options.templates)):
+        if value is not None and options.recipe.objective != "clip":
+            raise UserError(
+                f"{flag} {value}: the recipe {options.recipe_name} has a classifier, which needs no prompts",
+                mend=f"leave out {flag}",
+            )
+        if value is not None and validation is None:
+            raise UserError(
+                f"{flag} {value}: there is nothing to validate on", mend="name a --validation set"
+            )
+    if validation is None or options.recipe.objective != "clip":
+        return None
+    return read_prompts(options.class_names, options.templates, validation.classes)
 
 
 def _share_cores(world: World) -> None:

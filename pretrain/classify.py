@@ -61,10 +61,14 @@ class Classify:
     def after_step(self, engine: Engine) -> None:
         """See :class:`pretrain.objective.Objective`: any weights will do."""
 
-    def predict(self, engine: Engine, images: torch.Tensor) -> torch.Tensor:
+    def scorer(self, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
         """See :class:`pretrain.objective.Objective`."""
-        scores: torch.Tensor = engine.forward(images)
-        return scores.float()
+
+        def score(images: torch.Tensor) -> torch.Tensor:
+            scores: torch.Tensor = engine.forward(images)
+            return scores.float()
+
+        return score
 
 
 def _mixing(recipe: Recipe, num_classes: int) -> Callable[..., Any] | None:

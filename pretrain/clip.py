@@ -14,11 +14,11 @@ from pretrain.loading import Batch, micro_batches
 from pretrain.models import Architecture, architecture
 from pretrain.recipe import Recipe
 from pretrain.seeding import seed_step
+from pretrain.zero_shot import Prompts, class_embeddings
 
 MAX_LOGIT_SCALE = math.log(100)
 # open_clip trains SigLIP from scale 10 and bias -10 (Zhai et al. 2023, section 3.1).
 _SIGLIP = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
-PROMPT = "a photo of a {}."
 
 
 class Clip:
@@ -31,7 +31,7 @@ class Clip:
         seed: Seed of the run.
         micro_batches: Parts that a rank's batch is cut into. The loss is always that of the global
             batch: features first, without gradients, then each part again (Gao et al. 2021).
-        classes: Class names for zero-shot validation; None if there are none.
+        prompts: What zero-shot validation asks; None if there is none.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Clip:
         world_size: int,
         seed: int,
         micro_batches: int,
-        classes: tuple[str, ...] | None,
+        prompts: Prompts | None,
     ) -> None:
         import open_clip
         from open_clip.loss import SigLipLoss
@@ -58,7 +58,7 @@ class Clip:
         self._rank = rank
         self._seed = seed
         self._micro_batches = micro_batches
-        self._classes = classes
+        self._prompts = prompts
         self._criterion: Callable[..., torch.Tensor] = (
             SigLipLoss(rank=rank, world_size=world_size)
             if recipe.loss.name == "siglip"
@@ -118,9 +118,14 @@ class Clip:
         """Keep the logit scale within [1, 100] (Radford et al. 2021, section 2.5)."""
         engine.clamp("logit_scale", 0.0, MAX_LOGIT_SCALE)
 
-    def predict(self, engine: Engine, images: torch.Tensor) -> torch.Tensor:
-        """Return zero-shot scores [n, K] of class prompts."""
-        tokens = self._tokenizer([PROMPT.format(name) for name in self._classes or ()]).to(images.device)
-        output = engine.forward(images, tokens)
-        scores: torch.Tensor = output["image_features"].float() @ output["text_features"].float().T
-        return scores
+    def scorer(self, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
+        """See :class:`pretrain.objective.Objective`: zero-shot, by cosine to the class prompts."""
+        if self._prompts is None:
+            raise ValueError("zero-shot validation needs prompts")
+        classes = class_embeddings(engine, self._tokenizer, self._prompts).to(engine.device)
+
+        def score(images: torch.Tensor) -> torch.Tensor:
+            features: torch.Tensor = engine.forward(images, None)["image_features"]
+            return features.float() @ classes.T
+
+        return score

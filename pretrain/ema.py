@@ -23,8 +23,8 @@ class Average:
     def update(self, network: nn.Module, step: int) -> None:
         """Take the weights after ``step`` updates into account."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        weights = [_local(parameter) for _, parameter in network.named_parameters()]
-        torch._foreach_lerp_([_local(average) for average in self.shadow.values()], weights, 1 - decay)
+        weights = [local(parameter) for _, parameter in network.named_parameters()]
+        torch._foreach_lerp_([local(average) for average in self.shadow.values()], weights, 1 - decay)
 
     @contextmanager
     def in_place(self, network: nn.Module) -> Iterator[None]:
@@ -37,11 +37,12 @@ class Average:
             _copy(network, kept)
 
 
-def _local(parameter: torch.Tensor) -> torch.Tensor:
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    """Return this rank's part of a parameter, without its gradient."""
     tensor = parameter.detach()
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return tensor.tolocal() if hasattr(tensor, "to_local") else tensor
 
 
 def _copy(network: nn.Module, values: dict[str, torch.Tensor]) -> None:
     for name, parameter in network.named_parameters():
-        _local(parameter).copy_(_local(values[name]))
+        local(parameter).copy_(local(values[name]))

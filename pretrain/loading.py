@@ -112,7 +112,7 @@ def training_loader(
         num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=_ignore_stop_signals if workers else None,
+        worker_init_fn=ignore_stop_signals if workers else None,
         multiprocessing_context="fork" if workers else None,
         prefetch_factor=2 if workers else None,
         # The loader's base seed would otherwise come from, and advance, the global generator.
@@ -130,7 +130,8 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def _ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - DataLoader's signature
+def ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - DataLoader's signature
+    """Prepare a loader worker: one thread, and deaf to the signals that the training process answers."""
     torch.set_num_threads(1)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -16,39 +16,61 @@ from typing import Any
 from nml.files import write_bytes
 
 # Time that trains nothing, by cause. ``redone`` is work since the last checkpoint before a crash,
-# ``down`` the time between attempts.
-CAUSES = ("startup", "data_wait", "validation", "checkpoint", "redone", "down")
+# ``down`` the time between attempts, ``other`` what nobody claims, such as writing these lines.
+CAUSES = ("startup", "data_wait", "validation", "checkpoint", "redone", "down", "other")
 
 
 class Ledger:
-    """Seconds since the run began, divided into useful ones and lost ones by cause."""
+    """Seconds since the run began, divided into useful ones and lost ones by cause; none is left out.
 
-    def __init__(self) -> None:
+    Args:
+        started: When this attempt began, by time.perf_counter().
+    """
+
+    def __init__(self, started: float) -> None:
         self.useful = 0.0
         self.lost = dict.fromkeys(CAUSES, 0.0)
+        self._started = started
+        self._before = 0.0
 
     @contextmanager
-    def losing(self, cause: str) -> Iterator[None]:
-        """Book the time inside the block as lost."""
-        start = time.perf_counter()
+    def losing(self, cause: str, *, since_start: bool = False) -> Iterator[None]:
+        """Book the time inside the block as lost, or all since the attempt began."""
+        start = self._started if since_start else time.perf_counter()
         try:
             yield
         finally:
             self.lost[cause] += time.perf_counter() - start
 
     @property
+    def wall(self) -> float:
+        """Seconds since the run began, those between its attempts included."""
+        return self._before + time.perf_counter() - self._started
+
+    @property
     def goodput(self) -> float:
         """Useful time over all time, 0 to 1."""
-        wall = self.useful + sum(self.lost.values())
-        return self.useful / wall if wall else 0.0
+        return self.useful / self.wall
 
     def as_json(self) -> dict[str, Any]:
         """Return the record that every line carries."""
+        wall = self.wall
+        claimed = sum(seconds for cause, seconds in self.lost.items() if cause != "other")
+        self.lost["other"] = max(0.0, wall - self.useful - claimed)
         return {
-            "goodput": round(self.goodput, 4),
+            "goodput": round(self.useful / wall, 4),
             "useful_s": round(self.useful, 3),
             "lost_s": {cause: round(seconds, 3) for cause, seconds in self.lost.items()},
         }
+
+    def in_words(self) -> str:
+        """Return goodput and the causes that cost a hundredth of the time or more, largest first."""
+        books, wall = self.as_json(), self.wall
+        causes = sorted(books["lost_s"].items(), key=lambda item: -item[1])
+        named = [
+            f"{cause.replace('_', ' ')} {seconds:.1f} s" for cause, seconds in causes if seconds > wall / 100
+        ]
+        return f"goodput {self.goodput:.2f}" + (f", lost to {', '.join(named)}" if named else "")
 
     def resume(self, kept: dict[str, Any] | None, last: dict[str, Any]) -> None:
         """Take over from earlier attempts.
@@ -61,7 +83,10 @@ class Ledger:
             self.useful = kept["useful_s"]
         self.lost.update(last["lost_s"])
         self.lost["redone"] += last["useful_s"] - self.useful
-        self.lost["down"] += max(0.0, time.time() - last["time"])
+        # Until this attempt began: from there on its own time counts.
+        began = time.time() - (time.perf_counter() - self._started)
+        self.lost["down"] += max(0.0, began - last["time"])
+        self._before = self.useful + sum(self.lost.values())
 
 
 class Metrics:

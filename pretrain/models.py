@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ def build_network(arch: Architecture, seed: int) -> nn.Module:
         if arch.library == "open_clip":
             import open_clip
 
+            # It warns on the root logger that the weights are random, as they are meant to be.
+            logging.disable(logging.WARNING)
             # fully_shard refuses scalars; exports hold scalars again, as open_clip builds them.
             network: nn.Module = open_clip.create_model(
                 arch.name, output_dict=True, nonscalar_logit_scale=True, pretrained_text=False, **arch.kwargs
@@ -63,4 +66,6 @@ def build_network(arch: Architecture, seed: int) -> nn.Module:
         raise UserError(
             f"recipe.model.kwargs {arch.kwargs}: {arch.name} does not take them: {error}"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
     return network

@@ -11,6 +11,7 @@ from pretrain.engines import Engine
 from pretrain.loading import Batch
 from pretrain.models import Architecture
 from pretrain.recipe import Recipe
+from pretrain.zero_shot import Prompts
 
 
 class Objective(Protocol):
@@ -36,8 +37,8 @@ class Objective(Protocol):
         """Project the weights onto what they may be."""
         ...
 
-    def predict(self, engine: Engine, images: torch.Tensor) -> torch.Tensor:
-        """Return class scores [n, K] for validation."""
+    def scorer(self, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return a function from images to class scores [n, K], for one validation. Collective."""
         ...
 
 
@@ -48,15 +49,16 @@ def build_objective(
     world_size: int,
     seed: int,
     micro_batches: int,
-    classes: tuple[str, ...] | None,
+    num_classes: int,
+    prompts: Prompts | None,
 ) -> Objective:
     """Return the objective of a recipe."""
     if recipe.objective == "clip":
         from pretrain.clip import Clip
 
         return Clip(
-            recipe, rank=rank, world_size=world_size, seed=seed, micro_batches=micro_batches, classes=classes
+            recipe, rank=rank, world_size=world_size, seed=seed, micro_batches=micro_batches, prompts=prompts
         )
     from pretrain.classify import Classify
 
-    return Classify(recipe, rank=rank, seed=seed, micro_batches=micro_batches, num_classes=len(classes or ()))
+    return Classify(recipe, rank=rank, seed=seed, micro_batches=micro_batches, num_classes=num_classes)

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+import secrets
 from typing import Any
 
 from nml import cli
 from nml.errors import UserError
+from nml.files import write_bytes
 from pretrain import layout
 from pretrain.options import Options
+from pretrain.recording import Observer
 
-Observer = Callable[[dict[str, Any]], None]
+
+def check_extras(options: Options) -> None:
+    """Refuse what needs a package that is not installed, before any work starts.
+
+    Raises:
+        UserError: Naming the extra to install.
+    """
+    for extra, wanted in (("tensorboard", options.tensorboard), ("wandb", options.wandb)):
+        if wanted and importlib.util.find_spec(extra) is None:
+            raise UserError(
+                f"--{extra}: the package {extra} is not installed",
+                mend=f"pip install 'noisy-model-learning[{extra}]'",
+            )
 
 
 def build_observers(options: Options, steps_per_epoch: int) -> list[Observer]:
-    """Return what the options ask for, the terminal always.
-
-    Raises:
-        UserError: If an extra is not installed.
-    """
+    """Return what the options ask for, the terminal always."""
     observers: list[Observer] = [Terminal(options.recipe.epochs, steps_per_epoch)]
     if options.tensorboard:
         observers.append(TensorBoard(options))
@@ -62,43 +74,73 @@ class TensorBoard:
     """Scalars of every line under RUN/logs/tensorboard."""
 
     def __init__(self, options: Options) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "--tensorboard: not installed", mend="pip install 'noisy-model-learning[tensorboard]'"
-            ) from error
-        self._writer = SummaryWriter(str(options.run_dir / layout.LOGS / "tensorboard"))
+        self._folder = options.run_dir / layout.LOGS / "tensorboard"
+        self._writer: Any = None
 
     def __call__(self, line: dict[str, Any]) -> None:
         """Write a line."""
-        for name, value in line.items():
-            if isinstance(value, int | float) and name not in ("step", "time"):
-                self._writer.add_scalar(f"{line['event']}/{name}", value, line["step"])
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What an attempt wrote beyond the checkpoint it is resumed from is done again.
+            self._writer = SummaryWriter(str(self._folder), purge_step=line["step"])
+        for name, value in _numbers(line).items():
+            self._writer.add_scalar(name, value, line["step"])
         if line["event"] == "validation":
             self._writer.flush()
 
 
 class WandB:
-    """A run of Weights & Biases, offline where WANDB_MODE says so."""
+    """A run of Weights & Biases, offline where WANDB_MODE says so.
+
+    Its id is drawn once and kept in the run folder: two runs of one name are two runs there.
+
+    Raises:
+        UserError: If it does not start, for example for want of a key.
+    """
 
     def __init__(self, options: Options) -> None:
+        import wandb
+
+        note = options.run_dir / layout.LOGS / "wandb-id"
+        name = note.read_text() if note.exists() else secrets.token_hex(8)
         try:
-            import wandb
-        except ImportError as error:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "noisy-model-learning"),
+                name=options.run_dir.name,
+                id=name,
+                resume="allow",
+                dir=str(options.run_dir / layout.LOGS),
+                config={
+                    "noise": options.noise,
+                    "seed": options.seed,
+                    "engine": options.engine,
+                    "recipe_name": options.recipe_name,
+                    "recipe": options.recipe.resolved(),
+                },
+            )
+        except (wandb.Error, OSError) as error:
             raise UserError(
-                "--wandb: not installed", mend="pip install 'noisy-model-learning[wandb]'"
+                f"--wandb: {error}", mend="set WANDB_API_KEY, or WANDB_MODE=offline and `wandb sync` later"
             ) from error
-        self._run = wandb.init(
-            project="noisy-model-learning",
-            name=options.run_dir.name,
-            id=options.run_dir.name,
-            resume="allow",
-            dir=str(options.run_dir / layout.LOGS),
-            config=options.recipe.resolved(),
-        )
+        write_bytes(note, name.encode())
+        # Steps go back after a crash; W&B's own counter must not.
+        self._run.define_metric("trained_steps")
+        self._run.define_metric("*", step_metric="trained_steps")
 
     def __call__(self, line: dict[str, Any]) -> None:
         """Log a line."""
-        numbers = {f"{line['event']}/{name}": value for name, value in line.items() if name != "event"}
-        self._run.log(numbers, step=line["step"])
+        self._run.log({**_numbers(line), "trained_steps": line["step"]})
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line under EVENT/NAME, those within its records too."""
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        if name in ("step", "time"):
+            continue
+        if isinstance(value, dict):
+            found |= {f"{line['event']}/{name}/{inner}": number for inner, number in value.items()}
+        elif isinstance(value, int | float):
+            found[f"{line['event']}/{name}"] = value
+    return found

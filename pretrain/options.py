@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nml import cli
 from nml.errors import UserError
@@ -20,6 +21,9 @@ EPILOG = """examples:
 The same command again continues where the run stopped, or says that it is done."""
 
 
+Resume = Literal["auto", "must", "never"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What one run is asked to be.
@@ -30,9 +34,11 @@ class Options:
         shards: The shard set; None stands for the bundled digits.
         noise: The noise ratio as text.
         validation: A shard set to validate on; None: the bundled set's own, or none.
+        class_names, templates: See :func:`pretrain.zero_shot.read_prompts`.
         engine: How ranks share the work.
         run_dir: The run folder.
         seed: Seed of weights, order and augmentation.
+        resume: What to do with a run folder that holds a run, and with one that does not.
         tensorboard, wandb: Write metrics there too.
         profile: Steps to trace, 0 for none.
     """
@@ -42,9 +48,12 @@ class Options:
     shards: str | None
     noise: str
     validation: str | None
+    class_names: str | None
+    templates: str | None
     engine: EngineName
     run_dir: Path
     seed: int
+    resume: Resume
     tensorboard: bool
     wandb: bool
     profile: int
@@ -52,6 +61,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: is negative", possible="0 and more")
+        if self.profile < 0:
+            raise UserError(f"--profile {self.profile}: is negative", possible="0 (no trace) and more")
         if self.run_dir.exists() and not self.run_dir.is_dir():
             raise UserError(f"--run-dir {self.run_dir}: is a file, not a folder", mend="name another folder")
 
@@ -81,14 +92,19 @@ def parse_options(argv: list[str] | None) -> tuple[Options, str]:
         shards=namespace.shards,
         noise=namespace.noise,
         validation=namespace.validation,
+        class_names=namespace.class_names,
+        templates=namespace.templates,
         engine=namespace.engine,
         run_dir=Path(run_dir),
         seed=namespace.seed,
+        resume=namespace.resume,
         tensorboard=namespace.tensorboard,
         wandb=namespace.wandb,
         profile=namespace.profile,
     )
     namespace.config = None
+    # A run that was not to be there yet is there the next time that its config is used.
+    namespace.resume = "auto"
     return options, parser.dump(namespace, skip_unset=True)
 
 
@@ -118,11 +134,31 @@ def _parser() -> cli.Parser:
         help="clean shard set to validate on; the bundled set has its own",
     )
     parser.add_argument(
+        "--class-names",
+        type=str,
+        default=None,
+        help="for zero-shot validation: file with a name a line, in the order of the classes, or imagenet",
+    )
+    parser.add_argument(
+        "--templates",
+        type=str,
+        default=None,
+        help="for zero-shot validation: file with a prompt a line, {} for the name, or openai (its 80 of "
+        "ImageNet); default: a photo of a {}.",
+    )
+    parser.add_argument(
         "--engine", type=EngineName, default=DEFAULT_ENGINE, help="how processes share the work"
     )
     parser.add_argument("--epochs", type=int, default=None, help="in place of the recipe's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     parser.add_argument("--run-dir", type=str, default=None, help="default: runs/RECIPE-LEVEL-seedSEED")
+    parser.add_argument(
+        "--resume",
+        type=Resume,
+        default="auto",
+        help="auto: continue the run in --run-dir from its newest whole checkpoint, or begin it; "
+        "must: there has to be a checkpoint; never: there must be no run",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="write RUN/logs/tensorboard too")
     parser.add_argument(
         "--wandb", action="store_true", help="log to Weights & Biases too; WANDB_MODE=offline works"

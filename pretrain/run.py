@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from nml import cli, digits
 from nml.files import write_bytes
 from pretrain import layout
+from pretrain.observers import check_extras
 from pretrain.options import Options, parse_options
-from pretrain.same_run import check_same_run
+from pretrain.same_run import check_resume, check_same_run
 from pretrain.world import World, decided_by_main, join, leave, world_from_environment
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     options, text = parse_options(argv)
     world = world_from_environment()
+    check_extras(options)
     check_same_run(options.run_dir, text)
+    check_resume(options.run_dir, options.resume)
     if (options.run_dir / layout.DONE).exists():
         if world.is_main:
             done = json.loads((options.run_dir / layout.DONE).read_text())
             print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
-            print(f"run: {options.run_dir}", flush=True)
+            _say_where(options)
         return 0
     join(world)
     try:
@@ -35,8 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     finally:
         leave()
     if world.is_main and status == 0:
-        print(f"run: {options.run_dir}", flush=True)
+        _say_where(options)
     return status
+
+
+def _say_where(options: Options) -> None:
+    print(f"export: {options.run_dir / layout.EXPORT}")
+    print(f"run: {options.run_dir}", flush=True)
 
 
 def train(options: Options, text: str, world: World, started: float) -> int:

@@ -1,4 +1,4 @@
-"""Whether a run folder holds the run that is asked for."""
+"""Whether a run folder holds the run that is asked for, and whether it may."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import yaml
 from nml.errors import UserError
 from nml.levels import level_name
 from pretrain import layout
+from pretrain.checkpoints import step_folders
+from pretrain.options import Resume
 
 # What fits a run to a machine, or only says where it came from, may differ when it continues.
 _FREE = ("engine.micro_batch", "engine.compile", "checkpoints.", "data.workers", "source", "expect")
@@ -36,6 +38,29 @@ def check_same_run(run: Path, text: str) -> None:
     for name in sorted(old | new):
         if old.get(name) != new.get(name) and not name.startswith(_FREE):
             raise _differs(run, f"recipe.{name}", new.get(name), old.get(name))
+
+
+def check_resume(run: Path, resume: Resume) -> None:
+    """Refuse to begin what was to be continued, and to continue what was to be begun.
+
+    Args:
+        run: The run folder.
+        resume: What ``--resume`` says.
+
+    Raises:
+        UserError: If the folder does not fit.
+    """
+    saved = any((folder / layout.MARKER).exists() for folder in step_folders(run))
+    if resume == "must" and not saved:
+        raise UserError(
+            f"--resume must: {run} has no complete checkpoint",
+            mend="name the run's own --run-dir, or use --resume auto to begin one",
+        )
+    if resume == "never" and (saved or (run / layout.CONFIG).exists()):
+        raise UserError(
+            f"--resume never: {run} holds a run",
+            mend="name another --run-dir, or use --resume auto to continue it",
+        )
 
 
 def _differs(run: Path, name: str, now: Any, before: Any) -> UserError:

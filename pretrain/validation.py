@@ -13,6 +13,7 @@ from nml import digits
 from nml.errors import UserError
 from pretrain.batchnorm import averaged_statistics, running_statistics, set_statistics, set_training
 from pretrain.engines import Engine
+from pretrain.loading import ignore_stop_signals
 from pretrain.objective import Objective
 from pretrain.recipe import BatchNormMode
 from pretrain.world import World
@@ -20,6 +21,8 @@ from shards.dataset import ShardDataset
 from shards.shardset import ShardSet
 
 _BATCH = 64
+# Images of a rank below which starting processes costs more than they save.
+_WORTH_WORKERS = 2000
 
 
 class ValidationData(NamedTuple):
@@ -87,19 +90,27 @@ class _CleanImages(Dataset[tuple[torch.Tensor, int]]):
 
 
 def validate(
-    engine: Engine, objective: Objective, data: ValidationData, world: World, mode: BatchNormMode
+    engine: Engine,
+    objective: Objective,
+    data: ValidationData,
+    world: World,
+    mode: BatchNormMode,
+    *,
+    workers: int,
 ) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy in [0, 1]. Collective: every rank takes its share.
 
-    Running statistics are averaged over the ranks for the occasion, and put back.
+    Running statistics are averaged over the ranks for the occasion, and put back. Large sets are
+    read by ``workers`` processes.
     """
     own = running_statistics(engine.network)
     set_statistics(engine.network, averaged_statistics(engine.network))
     engine.network.eval()
     counts = torch.zeros(3, dtype=torch.float64)
     with torch.no_grad():
-        for images, labels in _share(data, world):
-            scores = objective.predict(engine, images.to(engine.device)).cpu()
+        score = objective.scorer(engine)
+        for images, labels in _share(data, world, workers):
+            scores = score(images.to(engine.device, non_blocking=True)).cpu()
             real = labels >= 0
             best = scores.topk(min(5, scores.shape[1]), dim=1).indices
             hits = (best == labels[:, None])[real]
@@ -111,21 +122,32 @@ def validate(
     return {"data": data.name, "num_samples": int(number), "top1": top1 / number, "top5": top5 / number}
 
 
-def _share(data: ValidationData, world: World) -> DataLoader[Any]:
-    """Return every world-size-th sample, padded (label -1) so that all ranks take equally many batches.
+def _share(data: ValidationData, world: World, workers: int) -> DataLoader[Any]:
+    """Return every world-size-th sample, padded (label -1) to whole batches, equally many on all ranks.
 
-    Ranks whose weights are sharded must call the network equally often.
+    Ranks whose weights are sharded must call the network equally often, and a compiled network is
+    compiled anew for a batch of another size.
     """
     total = len(data.dataset)  # type: ignore[arg-type]
     longest = -(-total // world.size)
+    batch = min(_BATCH, longest)
     numbers = list(range(world.rank, total, world.size))
-    padded = _Padded(data.dataset, numbers, longest)
-    return DataLoader(padded, batch_size=_BATCH, generator=torch.Generator().manual_seed(0))
+    padded = _Padded(data.dataset, numbers, -(-longest // batch) * batch)
+    workers = workers if longest >= _WORTH_WORKERS else 0
+    return DataLoader(
+        padded,
+        batch_size=batch,
+        num_workers=workers,
+        worker_init_fn=ignore_stop_signals if workers else None,
+        multiprocessing_context="fork" if workers else None,
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 class _Padded(Dataset[tuple[torch.Tensor, int]]):
     def __init__(self, dataset: Dataset[tuple[torch.Tensor, int]], numbers: list[int], length: int) -> None:
         self._dataset, self._numbers, self._length = dataset, numbers, length
+        self._blank = torch.zeros_like(dataset[0][0])
 
     def __len__(self) -> int:
         return self._length
@@ -133,4 +155,4 @@ class _Padded(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, place: int) -> tuple[torch.Tensor, int]:
         if place < len(self._numbers):
             return self._dataset[self._numbers[place]]
-        return self._dataset[0][0], -1
+        return self._blank, -1

@@ -46,7 +46,10 @@ class Engine(Protocol):
         ...
 
     def step(self, lr: float) -> float:
-        """Clip, update the weights, clear the gradients; return the norm before (0: no clipping)."""
+        """Clip, update the weights, clear the gradients; return the norm before (0: no clipping).
+
+        A norm that is infinite or NaN means that no weight was updated.
+        """
         ...
 
     def discard(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import Future
 from pathlib import Path
@@ -69,6 +70,13 @@ class NativeEngine:
         if self._recipe.optimizer.clip:
             self._scaler.unscale_(self.optimizer)
             norm = self._clip(self._recipe.optimizer.clip)
+            if not math.isfinite(norm):
+                if not self._scaler.is_enabled():
+                    # Clipping by it would make every weight NaN.
+                    self.optimizer.zero_grad()
+                    return norm
+                # The scaler leaves the step out by itself, and scales less from now on.
+                norm = 0.0
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad()

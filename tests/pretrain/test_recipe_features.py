@@ -108,10 +108,13 @@ def test_losses_that_stay_infinite_stop_the_run_and_name_the_samples(
     recipe = make_recipe("diverging", optimizer={"name": "sgd", "lr": 1e30}, skip_nonfinite=2)
     words = ["--recipe", str(recipe), "--shards", str(image_set), "--run-dir", str(work / "diverging")]
     out = run_ranks(2, words, cwd=work, status=2)
-    assert "3 steps in a row" in out
-    assert "samples: " in out
+    assert "3 steps in a row are not finite" in out
     lines = (work / "diverging" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["loss"] for line in lines][-1] is None
+    assert [json.loads(line)["loss"] for line in lines][-2:] == [None, None]
+    assert "and 16 more, all in" in out
+    note = json.loads((work / "diverging" / "logs" / "not-finite.json").read_text())
+    assert note["step"] == len(lines)
+    assert len(set(note["samples"])) == 32
 
 
 def test_one_two_and_four_ranks_take_the_same_steps(

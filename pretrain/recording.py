@@ -1,0 +1,130 @@
+"""What is told of a run while it trains: metrics.jsonl and whoever else listens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nml.files import write_json
+from pretrain import layout
+from pretrain.metrics import Ledger, Metrics
+
+Observer = Callable[[dict[str, Any]], None]
+
+
+class StepReport(NamedTuple):
+    """One training step, as it went.
+
+    Attributes:
+        loss: Mean over the ranks; may be infinite or NaN.
+        lr: Learning rate.
+        grad_norm: Before clipping; 0 where there is none.
+        seconds: Spent in the step.
+        waited: Spent waiting for the batch.
+    """
+
+    loss: float
+    lr: float
+    grad_norm: float
+    seconds: float
+    waited: float
+
+
+class Recorder:
+    """Writes the lines of a run on rank 0, and keeps the books on its time on every rank.
+
+    Args:
+        folder: The run folder.
+        is_main: Whether this process writes.
+        steps_per_epoch: Steps of an epoch.
+        global_batch: Samples of a step.
+        device: Whose memory is told.
+        started: When the process began, by time.perf_counter().
+        observers: Called with every line.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        is_main: bool,
+        steps_per_epoch: int,
+        global_batch: int,
+        device: torch.device,
+        started: float,
+        observers: list[Observer],
+    ) -> None:
+        self.ledger = Ledger(started)
+        self._folder = folder
+        self._is_main = is_main
+        self._steps_per_epoch = steps_per_epoch
+        self._global_batch = global_batch
+        self._device = device
+        self._observers = observers
+        self._metrics: Metrics | None = None
+
+    def open(self, step: int) -> None:
+        """Start writing after ``step`` steps; lines beyond it are taken back."""
+        if self._is_main:
+            self._metrics = Metrics(self._folder / layout.METRICS, step, self.ledger)
+
+    def step(self, number: int, report: StepReport) -> None:
+        """Tell of a step, the ``number``-th of the run."""
+        self.ledger.useful += report.seconds
+        values = {
+            "epoch": number / self._steps_per_epoch,
+            "loss": report.loss if math.isfinite(report.loss) else None,
+            "lr": report.lr,
+            "grad_norm": report.grad_norm if math.isfinite(report.grad_norm) and report.grad_norm else None,
+            "samples_seen": number * self._global_batch,
+            "samples_per_s": round(self._global_batch / (report.seconds + report.waited), 2),
+            "step_s": round(report.seconds, 5),
+            "data_wait_s": round(report.waited, 5),
+            "memory_mb": _memory_mb(self._device),
+        }
+        self.tell("step", number, values)
+
+    def tell(self, event: str, step: int, values: dict[str, Any]) -> None:
+        """Write a line, and let the observers know."""
+        if self._metrics is not None:
+            line = self._metrics.write(event, step, values)
+            for observer in self._observers:
+                observer(line)
+
+    def note(self, name: str, record: dict[str, Any]) -> Path:
+        """Write a record among the logs, and return where."""
+        path = self._folder / layout.LOGS / name
+        if self._is_main:
+            write_json(path, record)
+        return path
+
+    def done(self, step: int, record: dict[str, Any]) -> None:
+        """Write DONE.json and say where the time went."""
+        if self._metrics is None:
+            return
+        self._metrics.close()
+        books = self.ledger.as_json()
+        seconds = round(self.ledger.wall, 1)
+        write_json(
+            self._folder / layout.DONE,
+            {
+                "step": step,
+                "seconds": seconds,
+                "goodput": books["goodput"],
+                "lost_s": books["lost_s"],
+                **record,
+            },
+        )
+        print(f"done: {step} steps in {seconds:.0f} s, {self.ledger.in_words()}", flush=True)
+
+
+def _memory_mb(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
