@@ -49,10 +49,7 @@ def choose(members: list[Launched], named: str | None) -> Launched:
         UserError: If that is none, or several.
     """
     if named is not None:
-        by_name = {
-            f"{member.stage} {member.name}" if member.stage != member.name else member.name: member
-            for member in members
-        }
+        by_name = {member.full_name: member for member in members}
         short = [member for member in members if member.name == named]
         if named in by_name:
             return by_name[named]
@@ -66,7 +63,7 @@ def choose(members: list[Launched], named: str | None) -> Launched:
         found = [member for member, row in zip(members, rows, strict=True) if row.state == wanted]
         if len(found) == 1:
             return found[0]
-    names = ", ".join(f"'{member.stage} {member.name}'" for member in members)
+    names = ", ".join(f"'{member.full_name}'" for member in members)
     raise UserError("--member: a sweep has many logs", possible=names)
 
 

@@ -40,6 +40,9 @@ _REASONS = {
     "Licenses": "waits for licences",
 }
 
+_FAILED = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_NOT_STARTED = ("CANCELLED", states.UNKNOWN)
+
 
 class Launched(NamedTuple):
     """A member that was launched, or is to be.
@@ -53,6 +56,8 @@ class Launched(NamedTuple):
         complete: Whether its result is there.
         logs: Folder of its logs.
         has_result: Whether a result tells that it is complete; otherwise its last attempt does.
+        result: The file that is there once it has run, where that is one.
+        parents: The members of the same sweep that have to be complete before, as ``STAGE NAME``.
     """
 
     stage: str
@@ -63,6 +68,13 @@ class Launched(NamedTuple):
     complete: bool
     logs: Path
     has_result: bool = True
+    result: Path | None = None
+    parents: tuple[str, ...] = ()
+
+    @property
+    def full_name(self) -> str:
+        """Stage and name, as a plan names its members."""
+        return self.name if self.name == self.stage else f"{self.stage} {self.name}"
 
 
 class Row(NamedTuple):
@@ -133,6 +145,8 @@ def _of_sweep(folder: Path) -> list[Launched]:
             run=Path(part.member.progress).parent if part.member.progress else None,
             complete=part.complete,
             logs=launch,
+            result=Path(part.member.done) if part.member.done else None,
+            parents=part.parents,
         )
         for part in make_plan(load_request(folder), run_member)
     ]
@@ -141,11 +155,21 @@ def _of_sweep(folder: Path) -> list[Launched]:
 def make_rows(members: Sequence[Launched]) -> list[Row]:
     """Return the table's rows, asking Slurm once."""
     found = states.job_states(member.job for member in members if member.job)
-    return [_row(member, found.get(member.job, JobState(states.UNKNOWN))) for member in members]
+    rows: list[Row] = []
+    latest: dict[str, Row] = {}
+    for member in members:
+        failed = [name for name in member.parents if name in latest and latest[name].state in _FAILED]
+        row = _row(member, found.get(member.job, JobState(states.UNKNOWN)), failed)
+        rows.append(row)
+        latest[member.full_name] = row
+    return rows
 
 
-def _row(member: Launched, job: JobState) -> Row:
+def _row(member: Launched, job: JobState, failed: Sequence[str]) -> Row:
     state, why = _state(member, job)
+    if failed and state in _NOT_STARTED and member.stage != "report":
+        # Slurm took it out of the queue, and may have forgotten why.
+        state, why = "CANCELLED", f"{failed[0]} failed"
     progress = read_progress(member.run) if member.run else None
     step = ""
     if progress and (progress.step or progress.total):
@@ -185,7 +209,10 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
         return "FAILED", str(closed["reason"])
     if closed.get("outcome") == "done":
         # A part of a sweep has a result, which must have been removed since.
-        return ("TO DO", "its result is gone") if member.has_result else ("COMPLETED", "")
+        if not member.has_result:
+            return "COMPLETED", ""
+        there = member.result is not None and member.result.exists()
+        return "TO DO", "parts are missing from it" if there else "its result is gone"
     return "UNKNOWN", "Slurm has no word of it"
 
 

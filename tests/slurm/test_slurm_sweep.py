@@ -22,6 +22,14 @@ def journal(work: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def without_squeue(folder: Path, path: str) -> str:
+    """Return a PATH whose squeue has forgotten every job."""
+    folder.mkdir()
+    (folder / "squeue").write_text("#!/bin/sh\n")
+    (folder / "squeue").chmod(0o755)
+    return f"{folder}:{path}"
+
+
 def started_since(before: set[int]) -> list[str]:
     """Return the command lines of processes that are new."""
     found = []
@@ -163,14 +171,43 @@ class TestOnSlurm:
         assert [line["event"] for line in lines] == ["submitting", "submitted"] * 4
         assert [line["stage"] for line in lines[::2]] == ["shards", "pretrain", "probes", "report"]
 
+    def test_a_member_of_an_array_is_requeued_alone(self, project, cluster, waiting) -> None:
+        said = project.launch("sweep", "--noise", "0", "0.2", "--plugins", "lp", "--recipe.hold", "6")
+        array = self.jobs_of(said)[1]
+        runs = [project.work / "runs" / f"quickstart-{level}-seed0" for level in ("n00", "n20")]
+        for run in runs:
+            waiting(lambda run=run: (run / "metrics.jsonl").exists(), "the first step")
+
+        def field(member: int, name: str) -> str:
+            shown = cluster.call("scontrol", "show", "job", f"{array}_{member}", "--oneliner")
+            return re.search(rf"\b{name}=(\S+)", shown)[1]
+
+        cluster.call("scancel", "--signal=USR2", f"{array}_1")
+        waiting(lambda: field(1, "Restarts") == "1" and field(1, "JobState") == "PENDING", "the requeue")
+        assert (field(0, "Restarts"), field(0, "JobState")) == ("0", "RUNNING")
+        cluster.call("scontrol", "update", f"JobId={array}_1", "StartTime=now+2")
+        for run in runs:
+            (run / "go").touch()
+        # What waited for the array went on waiting for the member that came back.
+        waiting(lambda: self.drained(cluster), "an empty queue")
+        assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "2"
+
     def test_children_of_a_failed_run_do_not_wait_for_ever(
-        self, project, cluster, waiting: Callable[..., None]
+        self, project, cluster, waiting: Callable[..., None], tmp_path: Path
     ) -> None:
         words = ("sweep", "--noise", "0", "0.2", "--plugins", "lp")
         project.launch(*words, "--recipe.fail", "3")
         waiting(lambda: self.drained(cluster), "an empty queue")
         # The report, which waits for the end of its parents, good or bad, has run.
         assert (project.work / "sweeps" / "sweep" / "report").exists()
+        forgetful = without_squeue(tmp_path / "bin", cluster.environment["PATH"])
+        for said in (project.launch("status"), project.launch("status", PATH=forgetful)):
+            rows = {" ".join(row.split()[:2]): row for row in said.splitlines()[1:]}
+            assert re.search(r"FAILED .* exit status 1$", rows["pretrain quickstart-n20-seed0"])
+            assert re.search(
+                r"CANCELLED .* pretrain quickstart-n20-seed0 failed$", rows["probes quickstart-n20-seed0"]
+            )
+            assert rows["report report"].endswith("parts are missing from it")
         said = project.launch(*words)
         assert "pretrain: 2 to do" in said
         assert "shards: 2 complete" in said
