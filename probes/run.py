@@ -139,10 +139,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         probes += probes_of(encoders, task, plan)
     # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
-    for wait in (False, True):
-        for probe in probes:
-            probe.run(wait=wait)
-    print_costs(encoders)
+    try:
+        for wait in (False, True):
+            for probe in probes:
+                probe.run(wait=wait)
+    finally:
+        # What was spent is told however the run ends.
+        print_costs(encoders)
     ids = frozenset().union(*(probe.ids for probe in probes))
     print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
     print(f"\n{NOTE}")

@@ -2,12 +2,15 @@
 
 The key is read from the environment and goes into one request header and nowhere else. Failures that
 pass (dropped connections, 429, 5xx, answers that do not fit the question) are tried again with growing
-pauses; every finished chunk is on disk, so an ended run goes on where it stopped and pays nothing twice.
+pauses; every finished chunk is on disk, so an ended run goes on where it stopped and pays for a chunk at
+most once more.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import math
 import os
 import random
 import sys
@@ -65,27 +68,18 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the r
     Raises:
         UserError: If no key is in the environment, or an option is impossible.
     """
+    url = _url(spec)
+    # From here on the specification holds no secret and may be repeated in messages.
     check_options(spec, OPTIONS, where="--encoder")
     if len(spec.arguments) != 1:
         raise UserError(
-            f"--encoder {spec.text}: names no single model", possible="api:text-embedding-3-small"
+            f"--encoder {spec.kind}: {len(spec.arguments)} models named",
+            possible="api:text-embedding-3-small",
         )
-    url = spec.options.get("url", DEFAULT_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or parts.username or parts.password:
-        raise UserError(
-            f"--encoder {spec.kind}: url",
-            possible="https://HOST/v1 without user or password",
-            mend="the key belongs into the environment",
-        )
-    variable = spec.options.get("key_env", DEFAULT_KEY_VARIABLE)
-    key = os.environ.get(variable, "")
-    if not key and (url == DEFAULT_URL or "key_env" in spec.options):
-        raise UserError(f"--encoder {spec.text}: no key in the environment", mend=f"export {variable}=...")
     endpoint = Endpoint(
         model=spec.arguments[0],
         url=url,
-        key=key,
+        key=_key(spec, needed=url == DEFAULT_URL or "key_env" in spec.options),
         batch=_number(spec, "batch", 256, 1),
         requests_per_minute=_number(spec, "rpm", 0, 0),
         price=_price(spec),
@@ -105,6 +99,44 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the r
     return ApiEncoder(info, endpoint)
 
 
+def _url(spec: Spec) -> str:
+    """Return the base address, refusing every place where a user might have put the key.
+
+    The messages repeat nothing of the specification: they are printed, and the key may be in it.
+    """
+    for name in spec.options:
+        if name not in OPTIONS and ("key" in name.lower() or "token" in name.lower()):
+            raise UserError(
+                f"--encoder {spec.kind}: option {name}",
+                possible=", ".join(OPTIONS),
+                mend=f"the key belongs into the environment: export {DEFAULT_KEY_VARIABLE}=...",
+            )
+    url = spec.options.get("url", DEFAULT_URL).rstrip("/")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.username or parts.password or parts.query:
+        raise UserError(
+            f"--encoder {spec.kind}: url",
+            possible="https://HOST/v1 without user, password or query",
+            mend="the key belongs into the environment",
+        )
+    return url
+
+
+def _key(spec: Spec, *, needed: bool) -> str:
+    variable = spec.options.get("key_env", DEFAULT_KEY_VARIABLE)
+    # A key that was read from a file often ends with a line break.
+    key = os.environ.get(variable, "").strip()
+    if not key and needed:
+        raise UserError(f"--encoder {spec.text}: no key in the environment", mend=f"export {variable}=...")
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        # The library would say so by showing the header, and the key with it.
+        raise UserError(
+            f"--encoder {spec.text}: the value of {variable} cannot be a key",
+            possible="printable ASCII without spaces",
+        )
+    return key
+
+
 def _number(spec: Spec, name: str, default: int, least: int) -> int:
     text = spec.options.get(name, str(default))
     if not text.isdigit() or int(text) < least:
@@ -113,10 +145,14 @@ def _number(spec: Spec, name: str, default: int, least: int) -> int:
 
 
 def _price(spec: Spec) -> float:
+    text = spec.options.get("price", "0")
     try:
-        return float(spec.options.get("price", "0"))
-    except ValueError as error:
-        raise UserError(f"--encoder {spec.text}: price", possible="a number") from error
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not (price >= 0 and math.isfinite(price)):
+        raise UserError(f"--encoder {spec.text}: price {text}", possible="money a million tokens, 0 or more")
+    return price
 
 
 class PassingError(Exception):
@@ -230,16 +266,20 @@ class ApiEncoder:
     def _parse(self, answer: Any, count: int) -> npt.NDArray[np.float32]:
         try:
             content = answer.json()
+            # Answered is paid for, whether the answer is of use or not.
+            self.tokens += int((content.get("usage") or {}).get("total_tokens", 0))
+            # The order of the items is the server's own affair; the index says which text each belongs to.
             items = sorted(content["data"], key=lambda item: item["index"])
             if [item["index"] for item in items] != list(range(count)):
                 raise PassingError(f"the endpoint answered {len(items)} embeddings for {count} texts")
-            features = np.array([item["embedding"] for item in items], dtype=np.float32)
+            features = np.stack([_vector(item["embedding"]) for item in items])
             if features.ndim != 2 or not features.shape[1]:
                 raise ValueError("no matrix")
-            self.tokens += int(content.get("usage", {}).get("total_tokens", 0))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # Vectors of different lengths in one answer are a ValueError of numpy, too.
             raise PassingError("the endpoint's answer holds no embeddings of one length") from error
+        if not np.isfinite(features).all():
+            raise PassingError("the endpoint's embeddings are not finite")
         return features
 
     def _check_dim(self, dim: int) -> None:
@@ -259,6 +299,13 @@ class ApiEncoder:
             self._sleep(slot - now)
 
 
+def _vector(embedding: Any) -> npt.NDArray[np.float32]:
+    """Return one embedding [D]; some servers answer in base64 whatever format they are asked for."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
+    return np.array(embedding, dtype=np.float32)
+
+
 _MENDS = {
     401: "the key in the environment is not accepted",
     403: "the key in the environment may not use this model",
@@ -275,7 +322,7 @@ def _retry_after(answer: Any) -> float | None:
 
 
 def print_costs(encoders: Sequence[Any]) -> None:
-    """Print the cost line of every endpoint that was asked."""
+    """Print what was spent at every endpoint that was asked."""
     for encoder in encoders:
         if isinstance(encoder, ApiEncoder) and encoder.cost_line():
             print(encoder.cost_line(), file=sys.stderr)

@@ -20,8 +20,6 @@ from probes.samples import Content
 from probes.spec import Spec, check_options
 
 MAX_TOKENS = 512
-# Models that read left to right know the whole text only at its end.
-LAST_TOKEN = ("gpt2", "gpt_neo", "gpt_neox", "gptj", "opt", "llama", "mistral", "qwen2", "qwen3")
 
 
 def _cls(states: Any, mask: Any) -> Any:  # noqa: ARG001 - one signature for all poolings
@@ -45,8 +43,9 @@ POOLINGS: dict[str, Callable[[Any, Any], Any]] = {"cls": _cls, "mean": _mean, "l
 def open_transformers(spec: Spec, settings: Settings) -> Encoder:
     """Return the text encoder of ``spec``: a name on the hub or a local folder.
 
-    Options: ``pooling`` is ``cls``, ``mean`` or ``last`` (default: ``last`` for left-to-right models,
-    ``cls`` else); ``max_tokens`` cuts longer texts; ``revision`` pins a revision on the hub.
+    Options: ``pooling`` is ``cls`` (the first token), ``mean`` (over all tokens, special ones included) or
+    ``last`` (default: ``last`` for left-to-right models, ``cls`` else); ``max_tokens`` cuts longer texts;
+    ``revision`` pins a revision on the hub. Of encoder-decoder models the encoder is taken.
 
     Raises:
         UserError: If the model cannot be had or an option is impossible.
@@ -61,7 +60,14 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
         raise UserError(f"--encoder {spec.text}: pooling {pooling}", possible=", ".join(POOLINGS))
     name = spec.arguments[0]
     tokenizer, model, loading = _load(name, spec)
-    pooling = pooling or ("last" if model.config.model_type in LAST_TOKEN else "cls")
+    left_to_right = _reads_left_to_right(model, tokenizer)
+    if pooling == "cls" and left_to_right:
+        raise UserError(
+            f"--encoder {spec.text}: pooling cls: the model reads left to right, "
+            "so its first token knows nothing of the text",
+            possible="last, mean",
+        )
+    pooling = pooling or ("last" if left_to_right else "cls")
     asked = spec.options.get("max_tokens", str(MAX_TOKENS))
     if not asked.isdigit() or int(asked) < 1:
         raise UserError(f"--encoder {spec.text}: max_tokens {asked}", possible="1 or more")
@@ -70,6 +76,9 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
     positions -= model.config.pad_token_id + 1 if model.config.model_type in ("roberta", "xlm-roberta") else 0
     max_tokens = min(int(asked), positions)
     if tokenizer.pad_token is None:
+        # GPT-2 has none. Which token pads does not matter: padding is masked and never pooled.
+        if tokenizer.eos_token is None:
+            raise UserError(f"--encoder {spec.text}: the tokenizer has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
     if loading:
         print(f"warning: encoder {spec.text}: {loading}", file=sys.stderr)
@@ -110,6 +119,9 @@ def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
                 mend="save it with save_pretrained, tokenizer included",
             ) from error
         raise offline_error(spec.text, error) from error
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    model.eval()
     missing = [key for key in loading["missing_keys"] if "pooler" not in key]
     note = (
         f"{len(missing)} parameters are not in its files and RANDOM, for example {missing[0]}"
@@ -117,6 +129,24 @@ def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
         else ""
     )
     return tokenizer, model, note
+
+
+def _reads_left_to_right(model: Any, tokenizer: Any) -> bool:
+    """Whether the first token's state is the same whatever follows it.
+
+    Tried out, not looked up: names of architectures are many, and the same one may be trained either way.
+    """
+    import torch
+
+    special = set(tokenizer.all_special_ids)
+    first, *others = (
+        token for token in range(model.get_input_embeddings().num_embeddings) if token not in special
+    )
+    if not others:
+        return False
+    with torch.inference_mode():
+        states = model(input_ids=torch.tensor([[first, others[0]], [first, others[-1]]])).last_hidden_state
+    return bool(torch.allclose(states[0, 0], states[1, 0], rtol=1e-5, atol=1e-6))
 
 
 def _hash_tokenizer(tokenizer: Any) -> str:
@@ -165,15 +195,27 @@ class TransformersEncoder:
         """Return features, float32 [B, D]."""
         import torch
 
-        pairs = [(text,) if isinstance(text, str) else text for text in prepared]
-        tokens = self._tokenizer(
-            *(list(part) for part in zip(*pairs, strict=True)),
+        texts = [(text,) if isinstance(text, str) else text for text in prepared]
+        tokens = self._tokenize(texts)
+        empty = tokens["attention_mask"].sum(1) == 0
+        if empty.any():
+            # A model that adds no token of its own has nothing to read in an empty text but the end.
+            end = self._tokenizer.eos_token or self._tokenizer.pad_token
+            texts = [(end, *text[1:]) if no else text for text, no in zip(texts, empty, strict=True)]
+            tokens = self._tokenize(texts)
+        tokens = tokens.to(self._device)
+        with torch.inference_mode():
+            states = self._model(**tokens).last_hidden_state
+            return self._pool(states, tokens["attention_mask"]).to("cpu", torch.float32).numpy()
+
+    def _tokenize(self, texts: Sequence[tuple[str, ...]]) -> Any:
+        # Padded on the right whatever the tokenizer prefers: positions then count from the first token,
+        # and no state that is pooled follows any padding.
+        return self._tokenizer(
+            *(list(part) for part in zip(*texts, strict=True)),
             padding=True,
             padding_side="right",
             truncation=True,
             max_length=self._max_tokens,
             return_tensors="pt",
-        ).to(self._device)
-        with torch.inference_mode():
-            states = self._model(**tokens).last_hidden_state
-            return self._pool(states, tokens["attention_mask"]).to("cpu", torch.float32).numpy()
+        )

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import http.server
 import json
 import os
-import threading
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,27 @@ from PIL import Image
 
 from nml.errors import UserError
 from probes.encoders import Settings, open_encoder
-from probes.encoders.api import ApiEncoder
+from probes.encoders.paper_models import PAPER_MODELS
 from probes.features import FeatureStore, feature_pass
 from probes.results import read_rows
 from probes.run import main
 from probes.samples import Content
 from probes.tasks.samplesets import Texts
 
+ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings(device="cpu", batch_size=4)
-TEXTS = ["a fine film", "dull", "a stirring , funny and finally transporting re imagining", "no", "b"]
-SECRET = "sk-very-secret-0123456789"
+TEXTS = ["", "a fine film", "dull", "a stirring , funny and finally transporting re imagining", "no", "b"]
 
 
 def features(encoder: Any, contents: list[Content]) -> Any:
     return encoder.encode([encoder.prepare(content) for content in contents])
 
 
-def save_text_model(folder: Path, kind: str) -> Path:
+def save_text_model(folder: Path, kind: str, padding_side: str = "right") -> Path:
     """Save a tiny randomly initialised model and tokenizer as save_pretrained does."""
     import torch
     import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     words = sorted({word for text in TEXTS for word in text.split()})
     special = ["<pad>", "<unk>", "<cls>", "<end>"]
@@ -42,14 +41,24 @@ def save_text_model(folder: Path, kind: str) -> Path:
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokens = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<end>"}
+    if kind in ("bert", "roberta"):
+        backend.post_processor = processors.TemplateProcessing(
+            single="<cls> $A <end>",
+            pair="<cls> $A <end> $B <end>",
+            special_tokens=[("<cls>", 2), ("<end>", 3)],
+        )
     if kind == "gpt2":
         tokens.pop("pad_token")  # as GPT-2 comes: without one
+    tokens["padding_side"] = padding_side
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **tokens).save_pretrained(folder)
     torch.manual_seed(0)
     size = {"vocab_size": len(vocabulary)}
     if kind == "gpt2":
         config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, **size)
         model = transformers.GPT2Model(config)
+    elif kind == "t5":
+        config = transformers.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2, **size)
+        model = transformers.T5Model(config)
     else:
         shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         make = {"bert": (transformers.BertConfig, transformers.BertModel),
@@ -59,25 +68,63 @@ def save_text_model(folder: Path, kind: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "gpt2"])
-def test_text_features_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path, kind: str) -> None:
-    folder = save_text_model(tmp_path, kind)
+POOLINGS = {
+    "bert": ("cls", "mean", "last"),
+    "roberta": ("cls", "mean", "last"),
+    "gpt2": ("mean", "last"),
+    "t5": ("cls", "mean", "last"),
+}
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("kind", POOLINGS)
+def test_text_features_do_not_depend_on_the_rest_of_the_batch(
+    tmp_path: Path, kind: str, padding_side: str
+) -> None:
+    folder = save_text_model(tmp_path, kind, padding_side)
     hashes = set()
-    for pooling in ("cls", "mean", "last"):
+    for pooling in POOLINGS[kind]:
         encoder = open_encoder(f"transformers:{folder},pooling={pooling}", SETTINGS)
         together = features(encoder, list(TEXTS))
         alone = np.concatenate([features(encoder, [text]) for text in TEXTS])
-        assert together.shape == (5, 16)
+        assert together.shape == (6, 16)
         np.testing.assert_allclose(together, alone, atol=1e-5)
+        assert len(np.unique(together.round(4), axis=0)) == 6
         assert features(encoder, [("a film", "dull")]).shape == (1, 16)
         hashes.add(encoder.info.hash)
-    assert len(hashes) == 3
+    assert len(hashes) == len(POOLINGS[kind])
 
 
-def test_left_to_right_models_are_pooled_at_their_last_token(tmp_path: Path) -> None:
-    encoder = open_encoder(f"transformers:{save_text_model(tmp_path, 'gpt2')}", SETTINGS)
-    assert encoder.info.identity["pooling"] == "last"
-    assert len({tuple(row) for row in features(encoder, ["a film", "b film"]).round(5).tolist()}) == 2
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_pooling_takes_the_states_that_it_names(tmp_path: Path, padding_side: str) -> None:
+    import torch
+    import transformers
+
+    folder = save_text_model(tmp_path, "gpt2", padding_side)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        states = model(**tokenizer("a fine film", return_tensors="pt")).last_hidden_state[0].numpy()
+    for pooling, expected in (("last", states[-1]), ("mean", states.mean(0))):
+        encoder = open_encoder(f"transformers:{folder},pooling={pooling}", SETTINGS)
+        found = features(encoder, ["a fine film", TEXTS[3]])[0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_way_a_model_reads_decides_where_it_is_pooled(tmp_path: Path) -> None:
+    for kind, pooling in (("gpt2", "last"), ("bert", "cls"), ("t5", "cls")):
+        encoder = open_encoder(f"transformers:{save_text_model(tmp_path / kind, kind)}", SETTINGS)
+        assert encoder.info.identity["pooling"] == pooling
+    with pytest.raises(UserError, match=r"reads left to right.*possible: last, mean"):
+        open_encoder(f"transformers:{tmp_path / 'gpt2'},pooling=cls", SETTINGS)
+
+
+def test_a_text_model_elsewhere_is_the_same_encoder(tmp_path: Path) -> None:
+    hashes = set()
+    for name in ("a", "b"):
+        folder = save_text_model(tmp_path / name, "bert")
+        hashes.add(open_encoder(f"transformers:{folder}", SETTINGS).info.hash)
+    assert len(hashes) == 1
 
 
 def test_a_changed_weight_of_a_text_model_is_another_encoder(tmp_path: Path) -> None:
@@ -146,135 +193,50 @@ def test_features_of_files_must_fit_and_be_finite(tmp_path: Path) -> None:
         )
 
 
-class Embeddings(http.server.BaseHTTPRequestHandler):
-    """/v1/embeddings, with a list of faults to commit before answering well."""
+def test_the_papers_models_are_known_to_the_libraries_that_load_them() -> None:
+    import open_clip
+    import timm
+    from transformers import CONFIG_MAPPING
 
-    faults: list[str] = []  # noqa: RUF012 - set by the fixture
-    keys: list[str] = []  # noqa: RUF012
-    requests = 0
-
-    def do_POST(self) -> None:
-        Embeddings.requests += 1
-        Embeddings.keys.append(self.headers.get("authorization", ""))
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        fault = Embeddings.faults.pop(0) if Embeddings.faults else ""
-        if fault == "drop":
-            self.close_connection = True
-            self.connection.close()
-            return
-        if fault.isdigit():
-            self.answer(int(fault), {"error": "later"})
-            return
-        data = [{"index": n, "embedding": self.embed(text)} for n, text in enumerate(body["input"])]
-        if fault == "short answer":
-            data.pop()
-        if fault == "wrong length":
-            data[0]["embedding"].append(1.0)
-        if fault == "all wrong length":
-            for item in data:
-                item["embedding"].append(1.0)
-        self.answer(200, {"data": data[::-1], "usage": {"total_tokens": 7}})
-
-    @staticmethod
-    def embed(text: str) -> list[float]:
-        return [float(len(text)), float(text.count("a")), 1.0]
-
-    def answer(self, status: int, content: object) -> None:
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(data)))
-        if status == 429:
-            self.send_header("retry-after", "0")
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+    kinds = {name: spec.partition(":") for name, spec in PAPER_MODELS.items()}
+    assert len(kinds) == 9
+    for _, (kind, _, rest) in kinds.items():
+        name = rest.partition(",")[0]
+        if kind == "timm":
+            assert name in timm.list_pretrained()
+        elif kind == "open_clip":
+            model, _, tag = name.partition("/")
+            assert tag in open_clip.list_pretrained_tags_by_model(model)
+        elif kind == "transformers":
+            # The hub's names cannot be looked up without network, the architecture can.
+            assert name.rpartition("/")[2].partition("-")[0] in CONFIG_MAPPING
+        else:
+            assert kind == "api"
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("PROBE_KEY", SECRET)
-    Embeddings.faults, Embeddings.keys, Embeddings.requests = [], [], 0
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Embeddings)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    server.server_close()
-
-
-def api(url: str, options: str = "", waits: list[float] | None = None) -> ApiEncoder:
-    encoder = open_encoder(f"api:tiny,url={url},key_env=PROBE_KEY,batch=2{options}", SETTINGS)
-    assert isinstance(encoder, ApiEncoder)
-    encoder._sleep = (waits if waits is not None else []).append
-    return encoder
-
-
-def corpus(count: int = 20) -> Texts:
-    return Texts([f"k{n}" for n in range(count)], np.zeros(count, np.int64), ["a" * n for n in range(count)])
-
-
-def test_a_disturbed_endpoint_gives_the_features_of_an_undisturbed_one(endpoint: str, tmp_path: Path) -> None:
-    plain = feature_pass(FeatureStore(tmp_path / "plain"), api(endpoint), corpus(), dataset="t")
-    Embeddings.faults = [
-        "drop",
-        "429",
-        "500",
-        "wrong length",
-        "",
-        "short answer",
-        "503",
-        "",
-        "all wrong length",
-        "drop",
-    ]
-    waits: list[float] = []
-    encoder = api(endpoint, ",price=0.02", waits)
-    disturbed = feature_pass(FeatureStore(tmp_path / "disturbed"), encoder, corpus(), dataset="t")
-    assert np.array_equal(plain.array, disturbed.array)
-    assert len(waits) == 8
-    assert encoder.cost_line() == "api:tiny: 18 requests, 77 tokens, cost 0.0000 at 0.02 a million tokens"
-
-
-def test_an_endpoint_that_stays_down_ends_in_one_line_and_the_next_run_pays_only_the_rest(
-    endpoint: str, tmp_path: Path
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "timm:test_resnet.r160_in1k",
+        "open_clip:RN50/openai",
+        "transformers:google-bert/bert-large-uncased",
+    ],
+)
+def test_weights_that_cannot_be_downloaded_are_one_line_with_the_mend(
+    spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    Embeddings.faults = ["", "", *["500"] * 3]
-    store = FeatureStore(tmp_path)
-    with pytest.raises(UserError, match=r"answered 500 \(3 attempts\)"):
-        feature_pass(store, api(endpoint, ",retries=2"), corpus(), dataset="t", chunk_rows=4)
-    Embeddings.requests = 0
-    feature_pass(store, api(endpoint), corpus(), dataset="t", chunk_rows=4)
-    assert Embeddings.requests == 8
-
-
-def test_a_refused_key_is_not_tried_again(endpoint: str) -> None:
-    Embeddings.faults = ["401"]
-    with pytest.raises(UserError, match="key in the environment is not accepted"):
-        features(api(endpoint), ["a"])
-    assert Embeddings.requests == 1
-
-
-def test_the_key_is_sent_and_is_in_no_file_and_no_output(
-    endpoint: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("DEBUG")
-    Embeddings.faults = ["drop", "500"]
-    encoder = api(endpoint)
-    feature_pass(FeatureStore(tmp_path), encoder, corpus(), dataset="t")
-    print(encoder.info, encoder._endpoint)
-    assert set(Embeddings.keys) == {f"Bearer {SECRET}"}
-    out = capfd.readouterr()
-    assert SECRET not in out.out + out.err + caplog.text
-    for folder, _, files in os.walk(tmp_path):
-        assert all(SECRET.encode() not in (Path(folder) / file).read_bytes() for file in files)
-
-
-def test_requests_keep_to_the_rate_limit(endpoint: str) -> None:
-    waits: list[float] = []
-    encoder = api(endpoint, ",rpm=60", waits)
-    for _ in range(3):
-        features(encoder, ["a"])
-    assert len(waits) == 2
-    assert 0.5 < waits[0] <= 1.0 < waits[1] <= 2.0
+    # A proxy that nothing listens on: the same on a machine with network and on one without.
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    done = subprocess.run(
+        [sys.executable, "-m", "probes.run", "--plugin", "lp", "--encoder", spec],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "could not be downloaded" in done.stderr
+    assert "on a machine with network" in done.stderr
