@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import metadata
 from typing import Any
 
@@ -9,7 +10,8 @@ from nml.errors import unknown_name
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.imaging import image_transform
 from probes.encoders.torch_images import TorchImageEncoder
-from probes.encoders.weights import Weights, hash_model, load_weights, offline_error, random_weights
+from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
+from probes.hub import unreachable
 from probes.spec import Spec, check_options
 
 
@@ -67,8 +69,13 @@ def _create(name: str, tag: str, weights: Weights, spec: Spec) -> Any:
         model = open_clip.create_model(name, pretrained=None)
         load_weights(model, weights, spec.text)
         return model
+    unreachable()
+    # open_clip logs what it raises, too.
+    logging.disable(logging.ERROR)
     try:
         return open_clip.create_model(name, pretrained=tag)
     # The hub and urllib each raise their own types when there is no network.
     except Exception as error:
-        raise offline_error(spec.text, error) from error
+        raise not_loaded(spec.text, error) from error
+    finally:
+        logging.disable(logging.NOTSET)

@@ -9,7 +9,8 @@ from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.imaging import image_transform, resolved
 from probes.encoders.torch_images import TorchImageEncoder
-from probes.encoders.weights import Weights, hash_model, load_weights, offline_error, random_weights
+from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
+from probes.hub import unreachable
 from probes.spec import Spec, check_options
 
 
@@ -60,8 +61,9 @@ def _create(name: str, weights: Weights, spec: Spec) -> Any:
         model = timm.create_model(name, pretrained=False, num_classes=0)
         load_weights(model, weights, spec.text)
         return model
+    unreachable()
     try:
         return timm.create_model(name, pretrained=True, num_classes=0)
     # The hub, urllib and timm each raise their own types when there is no network.
     except Exception as error:
-        raise offline_error(spec.text, error) from error
+        raise not_loaded(spec.text, error) from error

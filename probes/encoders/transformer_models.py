@@ -15,7 +15,8 @@ import numpy.typing as npt
 from nml.errors import UserError
 from nml.files import sha256_file
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
-from probes.encoders.weights import hash_model, offline_error
+from probes.encoders.weights import hash_model, not_loaded
+from probes.hub import unreachable
 from probes.samples import Content
 from probes.spec import Spec, check_options
 
@@ -107,6 +108,8 @@ def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
     logging.disable_progress_bar()
     local = Path(name).is_dir()
     revision = {} if local else {"revision": spec.options.get("revision", "main")}
+    if not local:
+        unreachable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
         model, loading = AutoModel.from_pretrained(
@@ -118,7 +121,8 @@ def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
                 f"--encoder {spec.text}: {name} is no complete model: {error}",
                 mend="save it with save_pretrained, tokenizer included",
             ) from error
-        raise offline_error(spec.text, error) from error
+        mend = "download it on a machine with network and name its folder: transformers:FOLDER"
+        raise not_loaded(spec.text, error, mend=mend) from error
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     model.eval()

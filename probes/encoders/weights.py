@@ -10,8 +10,12 @@ from typing import Any, Literal, NamedTuple
 
 from nml.errors import UserError
 from probes.hashing import hash_arrays
+from probes.hub import unreachable
 
 RANDOM_SEED = 0
+DOWNLOAD_ELSEWHERE = (
+    "download them on a machine with network and add weights=FILE, or weights=random to try things out"
+)
 
 
 class Weights(NamedTuple):
@@ -98,12 +102,13 @@ def hash_model(model: Any) -> str:
     )
 
 
-def offline_error(where: str, error: Exception) -> UserError:
-    """Say what to do about weights that could not be downloaded."""
-    reason = str(error).strip().splitlines()
-    return UserError(
-        f"--encoder {where}: the pre-trained weights could not be downloaded "
-        f"({type(error).__name__}: {reason[0][:200] if reason else ''})",
-        mend="download them on a machine with network and add weights=FILE, "
-        "or weights=random to try things out",
-    )
+def not_loaded(where: str, error: Exception, *, mend: str = DOWNLOAD_ELSEWHERE) -> UserError:
+    """Say that weights could not be downloaded, why, and what to do.
+
+    Call :func:`probes.hub.unreachable` before the library is asked, so that it does not try for a minute.
+    """
+    reason = unreachable()
+    if not reason:
+        lines = str(error).strip().splitlines()
+        reason = f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
+    return UserError(f"--encoder {where}: the pre-trained weights could not be loaded: {reason}", mend=mend)
