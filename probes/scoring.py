@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from plugins.spectra import Convention, lsvr, singular_values, sve
-from probes.tasks.task import Metric
+from probes.tasks.task import Evaluation, Metric
+
+Logits = npt.NDArray[np.float32]
 
 
 class Scores(NamedTuple):
@@ -18,11 +20,13 @@ class Scores(NamedTuple):
         accuracy: 0 to 1.
         macro_f1: Mean F1 over the classes that occur, 0 to 1.
         metric: The task's own metric.
+        metric_name: Its name, for example ``matthews``.
     """
 
     accuracy: float
     macro_f1: float
     metric: float
+    metric_name: str
 
 
 class Spectrum(NamedTuple):
@@ -47,16 +51,42 @@ def spectrum(features: npt.NDArray[np.floating], convention: Convention) -> Spec
     return Spectrum(values, sve(values), lsvr(values))
 
 
-def mask_classes(logits: npt.NDArray[np.float32], classes: tuple[int, ...] | None) -> npt.NDArray[np.float32]:
-    """Return logits [N, K] in which the classes that cannot occur never win."""
-    if classes is None:
+def evaluate(logits: Logits, evaluation: Evaluation, metric: Metric) -> Scores:
+    """Score a head's logits [N, K] on test data, in the classes of that data.
+
+    Of perturbed frames, accuracy and macro F1 are those of the anchors; the metric is the share of sets
+    whose frames are all right (pm-k accuracy, arXiv 1906.02168).
+    """
+    logits = _project(logits, evaluation)
+    frames = evaluation.perturbations
+    if frames is None:
+        return score(logits, evaluation.samples.labels, metric)
+    anchors = [positions[0] for positions in frames.sets]
+    benign = score(logits[anchors], evaluation.samples.labels[anchors], "accuracy")
+    right = np.array(
+        [label in accepted for label, accepted in zip(logits.argmax(axis=1), frames.accepted, strict=True)]
+    )
+    return Scores(
+        accuracy=float(right[anchors].mean()),
+        macro_f1=benign.macro_f1,
+        metric=float(np.mean([right[list(positions)].all() for positions in frames.sets])),
+        metric_name=frames.metric,
+    )
+
+
+def _project(logits: Logits, evaluation: Evaluation) -> Logits:
+    """Return logits in which only classes of the test data can win."""
+    if evaluation.groups is not None:
+        members = [logits[:, group].max(axis=1) for group in evaluation.groups]
+        return np.stack(members, axis=1)
+    if evaluation.classes is None:
         return logits
     masked = np.full_like(logits, -np.inf)
-    masked[:, classes] = logits[:, classes]
+    masked[:, evaluation.classes] = logits[:, evaluation.classes]
     return masked
 
 
-def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], metric: Metric) -> Scores:
+def score(logits: Logits, labels: npt.NDArray[np.int64], metric: Metric) -> Scores:
     """Score logits [N, K] against labels [N]."""
     from sklearn.metrics import f1_score
 
@@ -64,14 +94,13 @@ def score(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], metric
     accuracy = float((predicted == labels).mean())
     macro_f1 = float(f1_score(labels, predicted, average="macro", zero_division=0))
     own = {"accuracy": accuracy, "macro_f1": macro_f1}
-    return Scores(
-        accuracy, macro_f1, own[metric] if metric in own else _own(metric, logits, predicted, labels)
-    )
+    value = own[metric] if metric in own else _own(metric, logits, predicted, labels)
+    return Scores(accuracy, macro_f1, value, metric)
 
 
 def _own(
     metric: Metric,
-    logits: npt.NDArray[np.float32],
+    logits: Logits,
     predicted: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
 ) -> float:
@@ -86,7 +115,7 @@ def _own(
     return _pearson(logits, labels)
 
 
-def _pearson(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
+def _pearson(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
     """Correlate the expected class with the label: classes that are steps of a scale (STS-B)."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = (shares / shares.sum(axis=1, keepdims=True)) @ np.arange(logits.shape[1])

@@ -28,7 +28,7 @@ from probes.heads import HeadChoice
 from probes.results.claiming import claim
 from probes.results.row import Row, identify
 from probes.results.rowfiles import read_ids, write_rows
-from probes.scoring import Spectrum, mask_classes, score, spectrum
+from probes.scoring import Spectrum, evaluate, spectrum
 from probes.splits import Carving, carve, store_split
 from probes.tasks.task import Evaluation, Task
 
@@ -187,9 +187,9 @@ class Probe:
     ) -> Iterator[Row]:
         for evaluation, features in tests:
             begun = time.perf_counter()
-            logits = mask_classes(predict(fit.head, features.array), evaluation.classes)
+            logits = predict(fit.head, features.array)
             predict_seconds = time.perf_counter() - begun
-            scores = score(logits, evaluation.samples.labels, self.task.metric)
+            scores = evaluate(logits, evaluation, self.task.metric)
             own = self._spectrum(evaluation.name, features)
             reshaped = self._head_spectrum(fit, features, own)
             yield Row(
@@ -206,7 +206,7 @@ class Probe:
                 num_classes=len(self.task.classes),
                 accuracy=scores.accuracy,
                 macro_f1=scores.macro_f1,
-                metric_name=self.task.metric,
+                metric_name=scores.metric_name,
                 metric=scores.metric,
                 sve=own.sve,
                 lsvr=own.lsvr,

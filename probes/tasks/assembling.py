@@ -57,7 +57,7 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     train_path, test_path, *ood_paths = spec.arguments
     train = read(train_path)
     classes = train.names or _class_names(train.labels, train_path)
-    limit = _limit(spec)
+    limit = parse_limit(spec)
 
     def build(path: str, raw: RawSplit) -> SampleSet:
         return limited(raw.build(_codes(raw.labels, classes, path)), limit)
@@ -67,8 +67,10 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     evaluations = [Evaluation(name, "id", test)]
     masked = _masked(spec)
     for path in ood_paths:
-        samples = build(path, read(path))
-        present = tuple(np.unique(samples.labels).tolist()) if masked else None
+        raw = read(path)
+        samples = build(path, raw)
+        # Of the whole variant: a limit may have left classes of it out.
+        present = tuple(np.unique(_codes(raw.labels, classes, path)).tolist()) if masked else None
         evaluations.append(Evaluation(f"{name}-{Path(path).stem}", "ood", samples, present))
     evaluations += [
         Evaluation(f"{name}-{shift}", "ood", Shifted(test, shift, VERSION, SHIFTS[train.modality][shift]))
@@ -77,17 +79,25 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     validation_path = spec.options.get("validation")
     validation = build(validation_path, read(validation_path)) if validation_path else None
     train_samples = build(train_path, train)
-    everything = [train_samples, *([validation] if validation else []), *(e.samples for e in evaluations)]
     return Task(
         name=name,
         modality=train.modality,
         classes=classes,
-        # Labels belong to the revision; test labels take part in nothing else.
-        revision=hash_value([[part.fingerprint, part.labels.tolist()] for part in everything])[:16],
+        revision=content_revision(train_samples, validation, evaluations),
         train=train_samples,
         validation=validation,
         evaluations=tuple(evaluations),
     )
+
+
+def content_revision(train: SampleSet, validation: SampleSet | None, tests: Sequence[Evaluation]) -> str:
+    """Return the hash of all that a task's results follow from: samples, labels and how tests are scored."""
+    parts = [train, *([validation] if validation else []), *(test.samples for test in tests)]
+    content: list[Any] = [[part.fingerprint, part.labels.tolist()] for part in parts]
+    for test in tests:
+        frames = test.perturbations
+        content.append([test.classes, test.groups, frames and [frames.sets, [*map(sorted, frames.accepted)]]])
+    return hash_value(content)[:16]
 
 
 def _class_names(labels: Sequence[Any], path: str) -> tuple[str, ...]:
@@ -114,7 +124,8 @@ def _codes(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.ND
     return np.array([code[label] for label in labels], dtype=np.int64)
 
 
-def _limit(spec: Spec) -> int | None:
+def parse_limit(spec: Spec) -> int | None:
+    """Return the option ``limit``; None where it is not set."""
     text = spec.options.get("limit")
     if text is None:
         return None

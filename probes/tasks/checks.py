@@ -23,11 +23,13 @@ def check_task(task: Task) -> None:
             possible="two or more",
             mend="check the label column",
         )
-    _check_samples(task, "train", task.train)
+    count = len(task.classes)
+    _check_samples(task, "train", task.train, count)
     if task.validation is not None:
-        _check_samples(task, "validation", task.validation)
+        _check_samples(task, "validation", task.validation, count)
     for evaluation in task.evaluations:
-        _check_samples(task, evaluation.name, evaluation.samples)
+        groups = evaluation.groups
+        _check_samples(task, evaluation.name, evaluation.samples, count if groups is None else len(groups))
         allowed = evaluation.classes
         if allowed is not None and not np.isin(evaluation.samples.labels, allowed).all():
             raise UserError(f"task {task.name}, {evaluation.name}: labels outside the classes it declares")
@@ -41,16 +43,16 @@ def check_task(task: Task) -> None:
         )
 
 
-def _check_samples(task: Task, split: str, samples: SampleSet) -> None:
+def _check_samples(task: Task, split: str, samples: SampleSet, classes: int) -> None:
     count = len(samples.keys)
     if count < (MINIMUM_TRAINING_SAMPLES if split == "train" else 1):
         raise UserError(f"task {task.name}, {split}: {count} samples", mend="check the files of this split")
     if len(set(samples.keys)) != count:
         raise UserError(f"task {task.name}, {split}: sample keys occur twice", mend="make them unique")
-    wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= len(task.classes)))
+    wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= classes))
     if len(wrong):
         raise UserError(
             f"task {task.name}, {split}: label {samples.labels[wrong[0]]} of sample {samples.keys[wrong[0]]}",
-            possible=f"0 to {len(task.classes) - 1}",
+            possible=f"0 to {classes - 1}",
             mend="a class that is tested must occur in the training data",
         )

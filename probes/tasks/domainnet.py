@@ -18,7 +18,7 @@ from nml.errors import UserError
 from nml.files import sha256_file
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
-from probes.tasks.files import FileBytes
+from probes.tasks.files import FileImages
 from probes.tasks.samplesets import ImageBytes
 from probes.tasks.task import Task, TaskRecord
 
@@ -89,7 +89,7 @@ def _read_list(path: str, folder: Path, duplicates: frozenset[str]) -> RawSplit:
     missing = next((file for file in files if not file.exists()), None)
     if missing is not None:
         raise UserError(f"task domainnet: no file {missing}", mend=f"unpack the images of {place.stem}")
-    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, FileBytes(files)))
+    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, FileImages(files)))
 
 
 DOMAINNET = DomainNetTask()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
+from probes.hashing import hash_value
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
 from probes.tasks.samplesets import ImageBytes
@@ -57,17 +59,29 @@ class WebDatasetTask:
         return assemble(spec, functools.partial(_read_tars, label=spec.options.get("label")))
 
 
-class FileBytes(Sequence[bytes]):
-    """Files that are read when asked for."""
+class FileImages:
+    """Images that are a file each.
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = paths
+    Args:
+        files: The N files.
+    """
+
+    layout = "a file an image"
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.paths[index].read_bytes()
+    def __getitem__(self, index: int) -> bytes:
+        try:
+            return self.files[index].read_bytes()
+        except OSError as error:
+            raise UserError(
+                f"--task: {self.files[index]} cannot be read: {error.strerror}",
+                mend="repair it, or remove it",
+            ) from error
 
 
 class _Place(NamedTuple):
@@ -76,16 +90,18 @@ class _Place(NamedTuple):
     size: int
 
 
-class _TarBytes(Sequence[bytes]):
-    """Members of tars, read by offset when asked for."""
+class _TarImages:
+    """Images that are members of tars, read by offset."""
 
     def __init__(self, places: Sequence[_Place]) -> None:
         self.places = places
+        self.files = sorted({place.tar for place in places})
+        self.layout = hash_value([[place.tar.name, place.offset, place.size] for place in places])
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int) -> bytes:
         tar, offset, size = self.places[index]
         with tar.open("rb") as file:
             file.seek(offset)
@@ -101,14 +117,22 @@ def read_folder(path: str) -> RawSplit:
     root = Path(path)
     if not root.is_dir():
         raise UserError(f"--task: no folder {path}", mend="check the path")
-    files = sorted(file for file in root.glob("*/**/*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not files:
+    keys = sorted(_images_below(root), key=lambda key: key.split("/"))
+    if not keys:
         raise UserError(
             f"--task: no images in the folders of {path}", possible=f"CLASS/FILE with {', '.join(SUFFIXES)}"
         )
-    keys = [file.relative_to(root).as_posix() for file in files]
     labels = [key.partition("/")[0] for key in keys]
-    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, FileBytes(files)))
+    files = [root / key for key in keys]
+    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, FileImages(files)))
+
+
+def _images_below(root: Path) -> Iterator[str]:
+    """Yield the images in the folders of ``root``, as paths relative to it."""
+    for folder, _, names in os.walk(root, followlinks=True):
+        place = Path(folder).relative_to(root).as_posix()
+        if place != ".":
+            yield from (f"{place}/{name}" for name in names if name.lower().endswith(SUFFIXES))
 
 
 def _read_tars(path: str, label: str | None) -> RawSplit:
@@ -128,7 +152,7 @@ def _read_tars(path: str, label: str | None) -> RawSplit:
         )
     found = [labels[key] for key in keys]
     places = [images[key] for key in keys]
-    return RawSplit(keys, found, None, "image", lambda codes: ImageBytes(keys, codes, _TarBytes(places)))
+    return RawSplit(keys, found, None, "image", lambda codes: ImageBytes(keys, codes, _TarImages(places)))
 
 
 def _index(tar: Path, label: str | None, images: dict[str, _Place], labels: dict[str, Any]) -> None:

@@ -4,38 +4,83 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
+from nml.cli import is_interactive
 from probes.hashing import hash_value, rank_by_hash
 from probes.samples import Content, SampleSet
 from probes.tasks.decoding import decode_image
+from probes.tasks.remembered import remembered_hash
+
+# Images in memory at once while they are hashed.
+HASH_BATCH = 256
+
+
+class StoredImages(Protocol):
+    """N encoded images somewhere on disk.
+
+    Attributes:
+        files: The files that hold them.
+        layout: Which parts of the files they are; with the files' content it says what the images are.
+    """
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """The files that hold them."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """Which parts of the files they are."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> bytes: ...
 
 
 class ImageBytes:
-    """Encoded images in memory or in a memory map.
+    """Encoded images, read and decoded when asked for.
 
     Args:
         keys: N names.
         labels: Classes, int64 [N].
-        data: N encoded images; anything that indexes to bytes.
+        data: N encoded images.
     """
 
-    def __init__(self, keys: Sequence[str], labels: npt.NDArray[np.int64], data: Sequence[bytes]) -> None:
+    def __init__(self, keys: Sequence[str], labels: npt.NDArray[np.int64], data: StoredImages) -> None:
         self.keys = keys
         self.labels = labels
         self._data = data
-        digest = hashlib.sha256()
-        for item in data:
-            digest.update(len(item).to_bytes(8, "little"))
-            digest.update(item)
-        self.fingerprint = digest.hexdigest()
+        self.fingerprint = remembered_hash(data.files, data.layout, self._hash)
 
     def read(self, index: int) -> Content:
         """Return the decoded image."""
         return decode_image(self._data[index], self.keys[index])
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        count = len(self._data)
+        with (
+            tqdm(
+                total=count, unit="images", desc="hashing images", disable=not is_interactive(), leave=False
+            ) as progress,
+            # Files on a network answer one by one; several are asked at once.
+            ThreadPoolExecutor(max_workers=8) as pool,
+        ):
+            for start in range(0, count, HASH_BATCH):
+                batch = range(start, min(count, start + HASH_BATCH))
+                for item in pool.map(self._data.__getitem__, batch):
+                    digest.update(len(item).to_bytes(8, "little"))
+                    digest.update(item)
+                progress.update(len(batch))
+        return digest.hexdigest()
 
 
 class Texts:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bisect
 import csv
 import functools
+import itertools
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError, unknown_name
@@ -22,6 +26,8 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question", "question1")
 PAIR_COLUMNS = ("text2", "sentence2", "hypothesis", "question2")
 LABEL_COLUMNS = ("label", "cls", "labels", "class", "target", "fine_label")
+# Row groups of images that are kept decompressed.
+GROUPS_IN_MEMORY = 4
 KEY_COLUMNS = ("key", "__key__", "idx", "id")
 
 
@@ -71,49 +77,99 @@ def read_parquet(path: str, columns: Any) -> RawSplit:
         UserError: If the file is no Parquet, or a column is missing or of the wrong type.
     """
     try:
-        table = pq.read_table(path, memory_map=True)
+        schema = pq.read_schema(path)
+        names = schema.names
+        label = _column(path, names, columns.get("label"), LABEL_COLUMNS, "label")
+        key = next((name for name in KEY_COLUMNS if name in names and name != label), None)
+        table = pq.read_table(path, columns=[label, *([key] if key else [])])
+        labels = _labels(path, table[label])
+        keys = [
+            str(name) if key else f"{row:08d}" for row, name in enumerate(table[key or label].to_pylist())
+        ]
+        class_names = _class_names(schema, label)
+        image = columns.get("image") or next((name for name in IMAGE_COLUMNS if name in names), None)
+        if image and not columns.get("text"):
+            data = _ParquetImages(path, _column(path, names, image, (), "image"))
+            return RawSplit(keys, labels, class_names, "image", lambda codes: ImageBytes(keys, codes, data))
+        texts = _texts(path, names, columns)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
-    names = table.column_names
-    label = _column(path, names, columns.get("label"), LABEL_COLUMNS, "label")
-    labels = _labels(path, table[label])
-    key = next((name for name in KEY_COLUMNS if name in names and name != label), None)
-    keys = [f"{row:08d}" if key is None else str(table[key][row]) for row in range(len(table))]
-    class_names = _class_names(table.schema, label)
-    image = columns.get("image") or next((name for name in IMAGE_COLUMNS if name in names), None)
-    if image and not columns.get("text"):
-        data = _image_bytes(path, table, _column(path, names, image, (), "image"))
-        return RawSplit(keys, labels, class_names, "image", lambda codes: ImageBytes(keys, codes, data))
-    text = _column(path, names, columns.get("text"), TEXT_COLUMNS, "image or text")
-    pair = columns.get("pair") or next((name for name in PAIR_COLUMNS if name in names), None)
-    texts: Sequence[Any] = table[text].to_pylist()
-    if pair:
-        texts = list(zip(texts, table[_column(path, names, pair, (), "pair")].to_pylist(), strict=True))
     return RawSplit(keys, labels, class_names, "text", lambda codes: Texts(keys, codes, texts))
 
 
-def _image_bytes(path: str, table: pa.Table, name: str) -> list[bytes]:
-    column = (
-        table[name].combine_chunks() if table[name].num_chunks == 1 else pa.chunked_array(table[name].chunks)
-    )
-    if pa.types.is_struct(column.type):
-        if column.type.get_field_index("bytes") < 0:
+def _texts(path: str, names: Sequence[str], columns: Any) -> Sequence[str | tuple[str, ...]]:
+    text = _column(path, names, columns.get("text"), TEXT_COLUMNS, "image or text")
+    pair = columns.get("pair") or next((name for name in PAIR_COLUMNS if name in names), None)
+    wanted = [text, *([_column(path, names, pair, (), "pair")] if pair else [])]
+    table = pq.read_table(path, columns=wanted)
+    for name in wanted:
+        kind = table[name].type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise UserError(f"--task: column {name} of {path} is {kind}", possible="texts")
+        if table[name].null_count:
             raise UserError(
-                f"--task: column {name} of {path} is {column.type}", possible="binary, or a struct with bytes"
+                f"--task: {table[name].null_count} texts in column {name} of {path} are missing",
+                mend="remove these rows",
             )
-        data = [item["bytes"] for item in column.to_pylist()]
-    elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        data = column.to_pylist()
-    else:
-        raise UserError(
-            f"--task: column {name} of {path} is {column.type}", possible="binary, or a struct with bytes"
-        )
-    empty = next((row for row, item in enumerate(data) if item is None), None)
-    if empty is not None:
-        raise UserError(
-            f"--task: row {empty} of {path} has no image", mend="remove the row, or embed the image"
-        )
-    return data
+    parts = [table[name].to_pylist() for name in wanted]
+    return list(zip(*parts, strict=True)) if pair else parts[0]
+
+
+class _ParquetImages:
+    """Images in a column of a Parquet file, read a row group at a time.
+
+    Args:
+        path: The file.
+        column: A column of bytes, or of structs with a field ``bytes``.
+    """
+
+    def __init__(self, path: str, column: str) -> None:
+        self.files = (Path(path),)
+        self.layout = f"column {column}"
+        self._file = pq.ParquetFile(path, memory_map=True)
+        kind = self._file.schema_arrow.field(column).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            self._leaf = f"{column}.bytes"
+        elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            self._leaf = column
+        else:
+            raise UserError(
+                f"--task: column {column} of {path} is {kind}", possible="binary, or a struct with bytes"
+            )
+        counts = [self._file.metadata.row_group(n).num_rows for n in range(self._file.num_row_groups)]
+        self._ends = list(itertools.accumulate(counts))
+        self._lock = threading.Lock()
+        self._groups: dict[int, pa.ChunkedArray] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> bytes:
+        number = bisect.bisect_right(self._ends, index)
+        group = self._group(number)
+        item = group[index - (self._ends[number - 1] if number else 0)].as_py()
+        if item is None:
+            raise UserError(
+                f"--task: row {index} of {self.files[0]} has no image",
+                mend="remove the row, or embed the image",
+            )
+        data: bytes = item
+        return data
+
+    def _group(self, number: int) -> pa.ChunkedArray:
+        # Samples are asked for about in order, by a few threads: the group before may still be in use.
+        with self._lock:
+            if number not in self._groups:
+                while len(self._groups) >= GROUPS_IN_MEMORY:
+                    del self._groups[next(iter(self._groups))]
+                try:
+                    column = self._file.read_row_group(number, columns=[self._leaf]).column(0)
+                except (OSError, pa.ArrowException) as error:
+                    raise _unreadable(str(self.files[0]), error) from error
+                if pa.types.is_struct(column.type):
+                    column = pc.struct_field(column, "bytes")
+                self._groups[number] = column
+            return self._groups[number]
 
 
 def _labels(path: str, column: pa.ChunkedArray) -> list[Any]:

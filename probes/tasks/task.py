@@ -30,6 +30,8 @@ class TaskRecord:
         source: Where the data comes from.
         revision: Exact revision of the source, or the rule that pins it.
         licence: Licence note.
+        disk: What preparing it takes on disk, for example ``"0.4 GB"``; empty where nothing is fetched.
+        checked: What of this record was compared with a source, and what could not be.
         note: What a user must know: dead links, duplicates, class masking.
     """
 
@@ -42,7 +44,23 @@ class TaskRecord:
     source: str
     revision: str
     licence: str
+    disk: str = ""
+    checked: str = ""
     note: str = ""
+
+
+class Perturbations(NamedTuple):
+    """Frames of videos that should be classified alike: an anchor and its neighbours (arXiv 1906.02168).
+
+    Attributes:
+        metric: Name of the accuracy of whole sets in results, for example ``pm-10``.
+        sets: Positions of the frames of each set among the samples, the anchor first.
+        accepted: For each of the N samples, the labels that count as right.
+    """
+
+    metric: str
+    sets: tuple[tuple[int, ...], ...]
+    accepted: tuple[frozenset[int], ...]
 
 
 class Evaluation(NamedTuple):
@@ -54,12 +72,18 @@ class Evaluation(NamedTuple):
         samples: The samples.
         classes: The classes that can occur, where they are a part of the task's (ImageNet-A, -R);
             the logits of all others are masked. None for all.
+        groups: Classes of the task that make up each class of the test data, where those are coarser
+            (ObjectNet, ImageNet-Vid-Robust); labels then number the groups, and a group's logit is the
+            largest of its members. None where the classes are the task's.
+        perturbations: Sets of samples that are scored together; None where each stands for itself.
     """
 
     name: str
     domain: Domain
     samples: SampleSet
     classes: tuple[int, ...] | None = None
+    groups: tuple[tuple[int, ...], ...] | None = None
+    perturbations: Perturbations | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
