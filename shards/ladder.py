@@ -137,7 +137,9 @@ def _check(name: str, population: Population, flips: Flips) -> None:
     """Hold every model, built in or foreign, to what a plan promises."""
     rows, values = flips
     bound = population.num_classes if population.kind == "class" else len(population)
-    if len(rows) != len(values) or len(np.unique(rows)) != len(rows):
+    altered = np.zeros(len(population), bool)
+    altered[rows] = True
+    if len(rows) != len(values) or np.count_nonzero(altered) != len(rows):
         raise RuntimeError(f"noise model {name}: plans a sample twice, or without a value")
     if len(values) and not (values.min() >= 0 and values.max() < bound):
         raise RuntimeError(f"noise model {name}: plans a value outside 0..{bound - 1}")

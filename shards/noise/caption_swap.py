@@ -17,6 +17,10 @@ from nml.errors import UserError
 from shards.hashing import Hashes
 from shards.noise import Flips, Integers, Kind, Population, exact_count, refuse_model_file
 
+# Samples looked at together: few after two equal texts, many where all differ.
+_SHORT = 256
+_LONG = 1 << 20
+
 
 class CaptionSwap:
     """Exactly round(r N) samples with another sample's caption, nested over the ratios.
@@ -48,19 +52,63 @@ class CaptionSwap:
 
 
 def _pair_up(order: Integers, texts: Hashes, count: int) -> Integers:
-    """Return at least ``count`` samples (or all) so that positions 2i and 2i + 1 differ in text."""
-    paired: list[int] = []
+    """Return at least ``count`` samples (or all) so that positions 2i and 2i + 1 differ in text.
+
+    A sample pairs with the latest one that waits for another text than its own. Where neighbours
+    differ nobody waits, and blocks of them are paired at once.
+
+    Args:
+        order: The samples, int64 [N].
+        texts: Hash of the caption of each sample of ``order``, uint64 [N].
+        count: How many are needed.
+    """
+    paired: list[Integers] = []
+    # All that wait have one text, else two of them would have met.
     waiting: list[tuple[int, int]] = []
-    for row, text in zip(order.tolist(), texts.tolist(), strict=True):
+    position = done = 0
+    block = _SHORT
+    while position < len(order) and done < count:
+        ready = 0 if waiting else _distinct_neighbours(texts[position : position + block])
+        if ready:
+            paired.append(order[position : position + ready])
+            block = min(2 * block, _LONG) if ready == block else _SHORT
+        else:
+            end = position + _SHORT
+            met, ready = _meet(waiting, order[position:end].tolist(), texts[position:end].tolist())
+            paired.append(np.array(met, np.int64))
+        position += ready
+        done += len(paired[-1])
+    if done < count:
+        paired.append(np.array([row for row, _ in waiting], np.int64))
+    return np.concatenate(paired) if paired else np.empty(0, np.int64)
+
+
+def _distinct_neighbours(texts: Hashes) -> int:
+    """Return the length, even, of the longest start in which positions 2i and 2i + 1 differ."""
+    pairs = texts[: len(texts) // 2 * 2].reshape(-1, 2)
+    equal = pairs[:, 0] == pairs[:, 1]
+    return 2 * (int(np.argmax(equal)) if equal.any() else len(pairs))
+
+
+def _meet(waiting: list[tuple[int, int]], rows: Sequence[int], texts: Sequence[int]) -> tuple[list[int], int]:
+    """Let ``rows`` meet who waits, one by one until nobody does; return the pairs and how many came.
+
+    Args:
+        waiting: Samples and their text; changed.
+        rows: Samples that come, with their ``texts``.
+        texts: See ``rows``.
+    """
+    met: list[int] = []
+    came = 0
+    for row, text in zip(rows, texts, strict=True):
+        came += 1
         if waiting and waiting[-1][1] != text:
-            paired += (waiting.pop()[0], row)
-            if len(paired) >= count:
+            met += (waiting.pop()[0], row)
+            if not waiting:
                 break
         else:
             waiting.append((row, text))
-    else:
-        paired += (row for row, _ in waiting)
-    return np.array(paired, np.int64)
+    return met, came
 
 
 def _level(pairs: Integers, count: int, texts: Hashes) -> Flips:

@@ -189,6 +189,32 @@ def test_equal_texts_are_moved_only_where_no_other_is_left() -> None:
     assert changed_texts(population, flips) == 20
 
 
+def met_one_by_one(texts: list[int]) -> list[tuple[int, int]]:
+    """Pair each sample with the latest that waits for another text: what block-wise pairing must equal."""
+    pairs, waiting = [], []
+    for row, text in enumerate(texts):
+        if waiting and texts[waiting[-1]] != text:
+            pairs.append((waiting.pop(), row))
+        else:
+            waiting.append(row)
+    return pairs
+
+
+@given(st.integers(2, 3000), st.sampled_from([1, 2, 5, 3000]), st.floats(0, 1), st.integers(0, 2**31))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_whatever_captions_repeat_samples_pair_up_as_if_they_met_one_by_one(
+    size: int, distinct: int, empty: float, seed: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    texts = np.where(generator.random(size) < empty, 0, generator.integers(0, distinct, size))
+    population = caption_population(texts)
+    order = population.order(seed, "select")
+    pairs = met_one_by_one(population.texts[order].tolist())
+    rows, values = CaptionSwap().plan(population, [Fraction(2 * len(pairs), size)], seed)[0]
+    assert list(zip(rows[::2], rows[1::2], strict=True)) == [(order[a], order[b]) for a, b in pairs]
+    assert np.array_equal(values.reshape(-1, 2), rows.reshape(-1, 2)[:, ::-1])
+
+
 def test_a_single_caption_cannot_be_swapped() -> None:
     with pytest.raises(UserError, match=r"at least 0\.02"):
         CaptionSwap().plan(caption_population(np.arange(100)), [Fraction(1, 100)], 0)
