@@ -178,7 +178,7 @@ def _class_index(example: Example, source: Source, names: dict[str, int]) -> int
 
 def _resolve(folder: Path, names: dict[str, int]) -> None:
     """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be."""
-    table = _map(folder / CATALOGUE)
+    table = map_catalogue(folder)
     hashes = hash_column(table["key"])
     duplicates = _duplicates(hashes)
     metadata: dict[bytes, bytes] = {}
@@ -216,7 +216,7 @@ def _duplicates(hashes: Hashes) -> Integers:
 
 def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Catalogue:
     """Read back what :func:`write_catalogue` wrote."""
-    table = _map(folder / CATALOGUE)
+    table = map_catalogue(folder)
     hashes = np.load(folder / "hashes.npy")
     if "caption" in table.column_names:
         return Catalogue(table, hashes, "caption", None, np.empty(0, np.int64))
@@ -232,5 +232,6 @@ def _labels(table: pa.Table) -> npt.NDArray[np.int64]:
     return table["label"].to_numpy().astype(np.int64)
 
 
-def _map(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+def map_catalogue(folder: Path) -> pa.Table:
+    """Return the catalogue's rows, memory-mapped."""
+    return pa.ipc.open_file(pa.memory_map(str(folder / CATALOGUE))).read_all()

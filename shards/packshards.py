@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import multiprocessing
 import os
 import signal
@@ -21,11 +20,12 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import atomic_writer
-from shards.catalogue import SPOOL, Catalogue, read_catalogue
+from shards.catalogue import SPOOL, map_catalogue
+from shards.destination import Destination
 from shards.ladder import Level, clean_column
 from shards.layout import shard_name
 from shards.manifest import manifest_schema
-from shards.noise import Integers
+from shards.noise import Integers, Kind
 from shards.packing import PackedShard, Samples, pack_shard
 from shards.setfile import Shard
 
@@ -44,24 +44,24 @@ def record_path(work: Path, number: int) -> Path:
     return work / f"{shard_name(number).removesuffix('.tar')}.arrow"
 
 
-def pack_all(
-    out: Path,
-    work: Path,
-    catalogue: Catalogue,
-    levels: dict[str, Level],
-    primary: str,
-    shards: int,
-    workers: int,
-) -> int:
+def forget_lost(work: Path, shards: int, sizes: dict[str, int]) -> None:
+    """Remove the record of every shard that is not there any more, so that it is packed again."""
+    for number in range(shards):
+        path = record_path(work, number)
+        if path.exists() and sizes.get(shard_name(number)) != read_record(work, number)[0].bytes:
+            path.unlink()
+
+
+def pack_all(packer: ShardPacker, work: Path, shards: int, workers: int) -> int:
     """Pack every shard that is not finished yet; return how many samples that were.
 
     Raises:
-        UserError: If an image cannot be read, the disk is full or a worker was killed. Finished
-            shards are kept, and the same command continues.
+        UserError: If an image cannot be read or a worker was killed. Finished shards are kept, and
+            the same command continues.
+        OSError: If a disk is full.
     """
     bounds = np.load(work / "bounds.npy")
     todo = [number for number in range(shards) if not record_path(work, number).exists()]
-    packer = ShardPacker(out, work, catalogue.classes, list(levels.values()), primary)
     fresh = 0
     with tqdm(
         desc="writing shards",
@@ -106,51 +106,40 @@ def _end_with_parent(parent: int) -> None:
 class ShardPacker:
     """Packs a shard by number; picklable, so that it can run in any process."""
 
-    def __init__(
-        self, out: Path, work: Path, classes: tuple[str, ...] | None, levels: list[Level], primary: str
-    ) -> None:
-        self._out = out
-        self._work = work
-        self._classes = classes
+    def __init__(self, destination: Destination, kind: Kind, levels: list[Level], primary: str) -> None:
+        self._destination = destination
+        self._work = destination.work
+        self._kind: Kind = kind
         self._levels = levels
         self._primary = primary
-        self._catalogue: Catalogue | None = None
 
     def __call__(self, number: int) -> int:
-        """Write shard ``number`` and its record; return its samples."""
-        if self._catalogue is None:
-            self._catalogue = read_catalogue(self._work, self._classes)
+        """Write and publish shard ``number``, then its record; return its samples."""
         bounds = np.load(self._work / "bounds.npy", mmap_mode="r")
         rows = np.load(self._work / "order.npy", mmap_mode="r")[bounds[number] : bounds[number + 1]]
-        table = self._catalogue.table.take(pa.array(rows))
-        columns = self._supervision(self._catalogue, np.asarray(rows))
+        catalogue = map_catalogue(self._work)
+        table = catalogue.take(pa.array(rows))
+        columns = self._supervision(catalogue, np.asarray(rows))
         name = shard_name(number)
-        try:
-            packed = pack_shard(
-                self._out / name,
-                self._samples(table, columns),
-                "cls" if self._catalogue.kind == "class" else "txt",
-            )
-            self._write_record(number, table, columns, packed)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError(
-                    f"{self._out}: no space left for {name}",
-                    mend="free some and run the same command again; finished shards are kept",
-                ) from error
-            raise
+        packed = pack_shard(
+            self._destination.staging / name,
+            self._samples(table, columns),
+            "cls" if self._kind == "class" else "txt",
+        )
+        self._destination.publish(name)
+        self._write_record(number, table, columns, packed)
         return len(rows)
 
-    def _supervision(self, catalogue: Catalogue, rows: Integers) -> Columns:
+    def _supervision(self, catalogue: pa.Table, rows: Integers) -> Columns:
         """Return every supervision column of ``rows``."""
-        clean = clean_column(catalogue.kind)
-        values = {clean: catalogue.table[clean].take(pa.array(rows)).to_pylist()}
+        clean = clean_column(self._kind)
+        values = {clean: catalogue[clean].take(pa.array(rows)).to_pylist()}
         for level in self._levels:
             given = np.load(self._work / f"{level.column}.npy", mmap_mode="r")[rows]
-            if catalogue.kind == "class":
+            if self._kind == "class":
                 values[level.column] = given.tolist()
             else:
-                values[level.column] = catalogue.table[clean].take(pa.array(given)).to_pylist()
+                values[level.column] = catalogue[clean].take(pa.array(given)).to_pylist()
         primary = next((level.column for level in self._levels if level.name == self._primary), clean)
         return Columns(values, primary)
 
@@ -175,7 +164,7 @@ class ShardPacker:
             **packed.columns,
             **columns.values,
         }
-        schema = manifest_schema("class" if self._classes is not None else "caption", columns.values)
+        schema = manifest_schema(self._kind, columns.values)
         shard = Shard(shard_name(number), table.num_rows, packed.size, packed.digest)
         schema = schema.with_metadata({"bytes": str(shard.bytes), "tree_sha256": shard.tree_sha256})
         with atomic_writer(record_path(self._work, number)) as file, pa.ipc.new_file(file, schema) as writer:

@@ -7,9 +7,6 @@ levels that the set was written with.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -25,6 +22,7 @@ from nml.levels import parse_ratio
 from shards.catalogue import KeyColumn, hash_column
 from shards.hashing import hash_keys
 from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder
+from shards.locking import existing_locked
 from shards.manifest import (
     Statistics,
     index_schema,
@@ -55,7 +53,7 @@ def relabel(
         UserError: If there is no set, a level is there already, or a model cannot do it.
     """
     check_ratios(ratios)
-    with _exclusive(folder):
+    with existing_locked(folder):
         shard_set = ShardSet.open(folder)
         info = shard_set.info
         population = read_population(shard_set)
@@ -142,20 +140,6 @@ def _column(clean: pa.ChunkedArray, planned: PlannedLevel, info: SetInfo) -> pa.
     source = np.arange(len(clean), dtype=np.int64)
     source[rows] = values
     return clean.take(pa.array(source))
-
-
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time change a set."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}", mend="name the folder of a shard set") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def build_parser() -> Parser:

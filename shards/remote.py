@@ -11,7 +11,7 @@ from typing import Any
 from nml.errors import UserError
 from nml.files import atomic_writer
 from shards.setfile import SET_FILE, SetInfo, Shard
-from shards.storage import no_set
+from shards.storage import interrupted, no_set
 
 _CHUNK = 8 << 20
 
@@ -40,6 +40,8 @@ class RemoteStorage:
         try:
             content: bytes = self._remote().cat_file(self._url(name))
         except FileNotFoundError as error:
+            if self._remote().exists(self._url(".writing/request.json")):
+                raise interrupted(self.location) from error
             raise no_set(self.location) from error
         return content
 

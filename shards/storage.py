@@ -59,10 +59,7 @@ class LocalStorage:
             return (self._folder / name).read_bytes()
         except OSError as error:
             if (self._folder / ".writing").is_dir():
-                raise UserError(
-                    f"{self.location}: a shard set whose writing was interrupted",
-                    mend="run the command that wrote it again to finish it",
-                ) from error
+                raise interrupted(self.location) from error
             raise no_set(self.location) from error
 
     def bind(self, info: SetInfo) -> None:
@@ -85,6 +82,14 @@ class LocalStorage:
     def local(self, name: str) -> Path:
         """Return the file's path."""
         return self._folder / name
+
+
+def interrupted(location: str) -> UserError:
+    """Return the error for a folder or URL that a set is being written to, or was."""
+    return UserError(
+        f"{location}: a shard set whose writing was interrupted",
+        mend="run the command that wrote it again to finish it",
+    )
 
 
 def no_set(location: str) -> UserError:

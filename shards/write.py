@@ -11,6 +11,7 @@ from nml import digits
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.levels import parse_ratio
+from shards.destination import without_password
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.noise import NOISE_MODELS
 from shards.sources import SOURCES, open_source
@@ -50,7 +51,17 @@ def build_parser() -> Parser:
         help="noise ratios from 0 to below 1; the first is stored in .cls/.txt",
     )
     parser.add_argument(
-        "--out", default=None, type=str, help="folder of the set (default: data/shards/SOURCE)"
+        "--out",
+        default=None,
+        type=str,
+        help="folder of the set, or an fsspec URL such as s3://bucket/in1k (default: data/shards/SOURCE)",
+    )
+    parser.add_argument(
+        "--staging",
+        default=None,
+        type=str,
+        help="for a URL: local folder that shards are made in before they are uploaded "
+        "(default: ~/.cache/noisy-model-learning/writing)",
     )
     parser.add_argument(
         "--model",
@@ -101,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
         chain=arguments.chain,
         force=arguments.force,
     )
-    out = Path(arguments.out) if arguments.out else Path("data/shards") / default_name(arguments.source)
+    out = arguments.out or str(Path("data/shards") / default_name(arguments.source))
     if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):
         print(digits.NOTICE)
     start = time.monotonic()
@@ -110,6 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         request,
         lambda: open_source(request.source, **options),
         workers=worker_count(arguments.workers),
+        staging=arguments.staging,
     )
     report(out, written, time.monotonic() - start)
 
@@ -133,7 +145,7 @@ def worker_count(asked: int | None) -> int:
     return asked
 
 
-def report(out: Path, written: Written, seconds: float) -> None:
+def report(out: str, written: Written, seconds: float) -> None:
     """Print what was written, level by level, and where it went."""
     info = written.info
     for level in info.all_levels().values():
@@ -143,7 +155,7 @@ def report(out: Path, written: Written, seconds: float) -> None:
     print(
         f"{info.num_samples:,} samples in {len(info.shards)} shards, {_bytes(total)}{_pace(written, seconds)}"
     )
-    print(f"set: {out}")
+    print(f"set: {without_password(out)}")
 
 
 def _pace(written: Written, seconds: float) -> str:

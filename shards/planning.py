@@ -1,0 +1,177 @@
+"""The plan of a write: which sample goes where, and what supervision it gets at every level.
+
+A pure function of the source and the request, kept in the work folder::
+
+    WORK/
+      catalogue.arrow  what the source holds (see shards.catalogue), with spool.bin and hashes.npy
+      order.npy bounds.npy label_n20.npy ...   write order, shard boundaries, noisy supervision
+      plan.json        what was asked; written last, so the plan is whole if this is there
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+
+from nml.errors import UserError
+from nml.files import write_json
+from nml.levels import CLEAN_LEVEL
+from shards.catalogue import Catalogue, read_catalogue, write_catalogue
+from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder
+from shards.layout import cut, member_bytes, write_order
+from shards.noise import Integers, Kind
+from shards.request import WriteRequest, difference
+from shards.sources import Source
+
+PLAN_FILE = "plan.json"
+_ESCAPED = r'["\\\x00-\x1f]'
+
+
+class Plan(NamedTuple):
+    """A plan read back from the work folder.
+
+    Attributes:
+        kind: ``class`` or ``caption``.
+        classes: Class names in index order; None for captions.
+        levels: The noisy levels, in the order asked.
+        primary: Level that ``.cls``/``.txt`` hold.
+        shards: How many shards there will be.
+        parent: The set that the source was, if it was one.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...] | None
+    levels: dict[str, Level]
+    primary: str
+    shards: int
+    parent: dict[str, str] | None
+
+
+def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Source], shown: str) -> Plan:
+    """Return the plan in the work folder, making it first if it is not whole.
+
+    Args:
+        work: The work folder.
+        request: What was asked.
+        make_source: Opens the source; called only if the plan is not there yet.
+        shown: What a message calls the set.
+
+    Raises:
+        UserError: If a plan for other options is there, or the source cannot be read.
+    """
+    plan_file = work / PLAN_FILE
+    if plan_file.exists():
+        stored = json.loads(plan_file.read_text())
+        refuse_other_request(stored["request"], request, shown)
+    else:
+        stored = _make(work, request, make_source())
+        _make_durable(work)
+        write_json(plan_file, stored)
+    return Plan(
+        stored["kind"],
+        tuple(stored["classes"]) if stored["classes"] is not None else None,
+        {level["name"]: Level(**level) for level in stored["levels"]},
+        stored["primary"],
+        stored["shards"],
+        stored["parent"],
+    )
+
+
+def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: str) -> None:
+    """Raise a UserError if an interrupted write had other options."""
+    if found != request.as_json():
+        raise UserError(
+            f"--out {shown}: an interrupted write with other options is there "
+            f"({difference(found, request.as_json())})",
+            mend="repeat its options to finish it, or remove the folder to start anew",
+        )
+
+
+def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
+    # Before the pass over the source: what is wrong with the request shows at once.
+    name, model = load_model(request.model, source.kind, request.model_file)
+    if any(request.ratios) or model.own_ratio:
+        refuse_noise_on(source, request)
+    for stale in work.iterdir():
+        stale.unlink()
+    write_catalogue(source, work)
+    catalogue = read_catalogue(work, source.classes)
+    population = catalogue.population()
+    planned = plan_ladder(model, name, population, request.ratios, request.seed)
+    _save_levels(work, catalogue, planned)
+    order = write_order(catalogue.hashes, request.seed)
+    bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
+    np.save(work / "order.npy", order)
+    np.save(work / "bounds.npy", bounds)
+    levels = [planned_level.level for planned_level in planned]
+    clean_first = not levels or (request.ratios and not request.ratios[0])
+    return {
+        "request": request.as_json(),
+        "kind": catalogue.kind,
+        "classes": catalogue.classes,
+        "levels": [{"name": level.name, **level.as_json()} for level in levels],
+        "primary": CLEAN_LEVEL if clean_first else levels[0].name,
+        "shards": len(bounds) - 1,
+        "parent": source.parent,
+    }
+
+
+def refuse_noise_on(source: Source, request: WriteRequest) -> None:
+    """Raise a UserError if noise would touch a held-out split, or samples that are noisy already."""
+    if source.held_out and not request.force:
+        raise UserError(
+            f"--source {request.source}: is a validation or test split, which noise must not touch",
+            mend="use --noise 0, the training split, or --force if the name misleads",
+        )
+    if source.parent and source.parent["level"] != CLEAN_LEVEL and not request.chain:
+        raise UserError(
+            f"--source {request.source}: its labels are already noisy ({source.parent['level']})",
+            mend="add a level to that set with python -m shards.relabel, or noise on top with --chain, "
+            "which set.json records",
+        )
+
+
+def _save_levels(work: Path, catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> None:
+    """Save each level: the given class of every sample, or the sample whose caption it gets."""
+    samples = catalogue.table.num_rows
+    clean = catalogue.labels if catalogue.kind == "class" else np.arange(samples, dtype=np.int64)
+    for level, flips in planned:
+        np.save(work / f"{level.column}.npy", apply_flips(clean, flips))
+
+
+def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Integers:
+    """Return at least the bytes that each sample takes in a tar, int64 [N]."""
+    images = catalogue.table["size"].to_numpy()
+    # The record's keys and punctuation, and a class a level.
+    record = pc.binary_length(catalogue.table["key"]).to_numpy() + np.int64(64 * (len(planned) + 2))
+    if catalogue.kind == "class":
+        return member_bytes(images, np.full(len(images), 8), record)
+    captions = catalogue.table["caption"]
+    text = pc.binary_length(captions).to_numpy().astype(np.int64)
+    # JSON writes a quotation mark in two bytes and a control character in up to six.
+    escaped = text + 5 * pc.count_substring_regex(captions, _ESCAPED).to_numpy()
+    longest = text
+    record = record + escaped
+    for _, (rows, sources) in planned:
+        given = text.copy()
+        given[rows] = text[sources]
+        longest = np.maximum(longest, given)
+        record[rows] += escaped[sources] - escaped[rows]
+        record += escaped
+    return member_bytes(images, longest, record)
+
+
+def _make_durable(work: Path) -> None:
+    """Have everything on the disk before plan.json says that it is there."""
+    for path in work.iterdir():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

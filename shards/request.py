@@ -1,0 +1,62 @@
+"""What a user asked the writer for; equal requests give equal bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from nml.levels import decimal_text
+from shards import hashing
+from shards.ladder import check_ratios
+from shards.layout import ShardLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteRequest:
+    """What the user asked for.
+
+    Attributes:
+        source: The source as typed.
+        ratios: Noise ratios, exact, in the order asked; the first is what ``.cls``/``.txt`` hold.
+        model: Noise model, or None for the default one of the source's kind.
+        model_file: File the model reads, or None.
+        seed: Seed of the noise and of the write order.
+        limits: Size of shards.
+        options: Further options of the source: split and column names.
+        chain: Whether a source that is itself a noisy set may be noised on top.
+        force: Whether noise may touch a validation or test split.
+    """
+
+    source: str
+    ratios: tuple[Fraction, ...]
+    model: str | None
+    model_file: str | None
+    seed: int
+    limits: ShardLimits
+    options: dict[str, str]
+    chain: bool = False
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        check_ratios(self.ratios)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what plan.json and set.json store."""
+        return {
+            "source": self.source,
+            "noise": [decimal_text(ratio) for ratio in self.ratios],
+            "model": self.model,
+            "model_file": self.model_file,
+            "seed": self.seed,
+            "max_shard_size": self.limits.size,
+            "max_shard_count": self.limits.count,
+            "options": {name: value for name, value in sorted(self.options.items()) if value},
+            "hashing": hashing.VERSION,
+        }
+
+
+def difference(found: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Return what differs between two requests, in words; empty if nothing does."""
+    names = [name for name in sorted(found.keys() | asked.keys()) if found.get(name) != asked.get(name)]
+    return ", ".join(f"{name}: {found.get(name)} there, {asked.get(name)} asked" for name in names)
