@@ -40,7 +40,7 @@ class Average:
 def local(parameter: torch.Tensor) -> torch.Tensor:
     """Return this rank's part of a parameter, without its gradient."""
     tensor = parameter.detach()
-    return tensor.tolocal() if hasattr(tensor, "to_local") else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _copy(network: nn.Module, values: dict[str, torch.Tensor]) -> None:
