@@ -67,6 +67,7 @@ def assemble(
         world_size=world.size,
         seed=options.seed,
     )
+    state = RunState(recipe, options.run_dir, world, engine=engine, sampler=sampler, meta=meta)
     trainer = Trainer(
         recipe,
         world,
@@ -75,7 +76,7 @@ def assemble(
         sampler=sampler,
         shard_set=shard_set,
         validation=validation,
-        state=RunState(recipe, options.run_dir, world, engine=engine, sampler=sampler, meta=meta),
+        state=state,
         recorder=Recorder(
             options.run_dir,
             is_main=world.is_main,
@@ -84,6 +85,7 @@ def assemble(
             device=engine.device,
             started=started,
             observers=build_observers(options, sampler.steps_per_epoch) if world.is_main else [],
+            on_error=state.saver.note,
         ),
         tracer=Tracer(options.run_dir, options.profile) if world.is_main and options.profile else None,
     )

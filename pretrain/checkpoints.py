@@ -95,15 +95,16 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     """Return the newest checkpoint whose files are whole, warning of each that is passed over.
 
     Raises:
-        UserError: If there are checkpoints but none is whole: the run does not start over by itself.
+        UserError: If there has been a checkpoint but none is whole: the run does not start over by itself.
     """
-    damaged = False
+    # The run's export appears only after a checkpoint was complete.
+    damaged = (run / layout.EXPORT).exists()
     for folder in step_folders(run):
         try:
             return verify(folder)
         except UserError as error:
             # A save that was cut short never got its marker; that is how it is meant to look.
-            damaged = damaged or (folder / layout.MARKER).exists()
+            damaged = damaged or is_complete(folder)
             print(f"warning: checkpoint {error}; looking for the one before", file=sys.stderr, flush=True)
     if damaged:
         raise UserError(
@@ -113,15 +114,33 @@ def newest_checkpoint(run: Path) -> Checkpoint | None:
     return None
 
 
+def set_aside_damaged(run: Path, newest: Checkpoint) -> None:
+    """Rename the damaged checkpoints newer than the one a run resumes from.
+
+    Under their own names they would count when old ones are retired, and their steps will be saved again.
+    """
+    for folder in step_folders(run):
+        if folder.name > newest.folder.name and is_complete(folder):
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            print(f"warning: kept as {aside.name}, which is not used", file=sys.stderr, flush=True)
+
+
 def clear_unfinished(folder: Path) -> None:
     """Remove what a save that was cut short left under a name that is needed again.
 
     Raises:
         UserError: If the folder is a complete checkpoint, which stays as it is.
     """
-    if (folder / layout.MARKER).exists():
+    if is_complete(folder):
         raise UserError(f"{folder}: is complete already", mend="remove it, or start another run folder")
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder carries the marker; whether its files still fit is for :func:`verify`."""
+    return (folder / layout.MARKER).exists()
 
 
 def retire(run: Path, *, keep_last: int, keep_every: int) -> None:
@@ -129,7 +148,7 @@ def retire(run: Path, *, keep_last: int, keep_every: int) -> None:
 
     Steps that are multiples of ``keep_every`` stay.
     """
-    finished = [folder for folder in step_folders(run) if (folder / layout.MARKER).exists()]
+    finished = [folder for folder in step_folders(run) if is_complete(folder)]
     kept = set(finished[:keep_last]) | set(_every(finished, keep_every))
     if not finished:
         return

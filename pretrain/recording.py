@@ -45,6 +45,7 @@ class Recorder:
         device: Whose memory is told.
         started: When the process began, by time.perf_counter().
         observers: Called with every line.
+        on_error: Told of a disk that takes no more lines; None lets the error through.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Recorder:
         device: torch.device,
         started: float,
         observers: list[Observer],
+        on_error: Callable[[OSError], None] | None = None,
     ) -> None:
         self.ledger = Ledger(started)
         self._folder = folder
@@ -65,6 +67,7 @@ class Recorder:
         self._global_batch = global_batch
         self._device = device
         self._observers = observers
+        self._on_error = on_error
         self._metrics: Metrics | None = None
 
     def open(self, step: int) -> None:
@@ -91,7 +94,14 @@ class Recorder:
     def tell(self, event: str, step: int, values: dict[str, Any]) -> None:
         """Write a line, and let the observers know."""
         if self._metrics is not None:
-            line = self._metrics.write(event, step, values)
+            try:
+                line = self._metrics.write(event, step, values)
+            except OSError as error:
+                # The other ranks have to learn of it first; then all stop together.
+                if self._on_error is None:
+                    raise
+                self._on_error(error)
+                return
             for observer in self._observers:
                 observer(line)
 

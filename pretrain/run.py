@@ -56,10 +56,13 @@ def train(options: Options, text: str, world: World, started: float) -> int:
     # Rank 0 may have to write the set; the others open what it wrote.
     decided_by_main(world, lambda: _open_set(options) and None)
     trainer, batches = assemble(options, world, _open_set(options), started)
-    if world.is_main:
-        (options.run_dir / layout.LOGS).mkdir(parents=True, exist_ok=True)
-        write_bytes(options.run_dir / layout.CONFIG, text.encode())
+    decided_by_main(world, lambda: _open_run(options, text))
     return trainer.run(batches)
+
+
+def _open_run(options: Options, text: str) -> None:
+    (options.run_dir / layout.LOGS).mkdir(parents=True, exist_ok=True)
+    write_bytes(options.run_dir / layout.CONFIG, text.encode())
 
 
 def _open_set(options: Options) -> ShardSet:

@@ -13,13 +13,13 @@ from torch import nn
 
 from nml.errors import UserError
 from pretrain import batchnorm
-from pretrain.checkpoints import Checkpoint, newest_checkpoint
+from pretrain.checkpoints import Checkpoint
 from pretrain.ema import Average, local
 from pretrain.engines import Engine, Tensors
 from pretrain.exporting import describe_moment
 from pretrain.loading import StepSampler
 from pretrain.recipe import Recipe
-from pretrain.saving import Saver
+from pretrain.saving import Saver, recover
 from pretrain.world import World, decided_by_main
 
 
@@ -63,7 +63,7 @@ class RunState:
 
     def resume(self) -> None:
         """Load the newest whole checkpoint, if there is one. Collective."""
-        found = decided_by_main(self._world, lambda: newest_checkpoint(self._folder))
+        found = decided_by_main(self._world, lambda: recover(self._folder))
         if found is not None:
             self._load(found)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,19 @@ import torch
 import torch.distributed as dist
 
 from nml.errors import UserError
+from nml.files import TEMPORARY_SUFFIX
 from pretrain import layout
-from pretrain.checkpoints import checkpoint_folder, clear_unfinished, complete, retire, step_folders
+from pretrain.checkpoints import (
+    Checkpoint,
+    checkpoint_folder,
+    clear_unfinished,
+    complete,
+    is_complete,
+    newest_checkpoint,
+    retire,
+    set_aside_damaged,
+    step_folders,
+)
 from pretrain.engines import Engine, Tensors
 from pretrain.exporting import publish, write_export
 from pretrain.recipe import Checkpoints
@@ -64,16 +78,17 @@ class Saver:
         self.wait()
         self._step = step
         folder = checkpoint_folder(self._run, step)
-        if dist.get_rank() == 0:
-            clear_unfinished(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-        dist.barrier()
+        with self._noting():
+            if dist.get_rank() == 0:
+                clear_unfinished(folder)
+                folder.mkdir(parents=True, exist_ok=True)
+        self._fail_together()
         future: Future[Any] | None = None
-        try:
+        with self._noting():
             future = engine.save(folder / layout.STATE, shared, own)
-        # Whatever a full or failing disk raises; all ranks hear of it in wait().
-        except Exception as error:
-            self._error = error
+        if future is None:
+            # Written right here, by all ranks: only when all have may rank 0 complete it.
+            self._fail_together()
         self._thread = threading.Thread(
             target=self._finish, args=(folder, future, record, export), name=f"save {step}"
         )
@@ -91,6 +106,21 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self._fail_together()
+
+    def note(self, error: BaseException) -> None:
+        """Keep an error of this rank until all ranks can stop because of it."""
+        self._error = self._error or error
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        # Whatever a full or failing disk raises. One rank that left here would leave the others waiting.
+        try:
+            yield
+        except Exception as error:
+            self.note(error)
+
+    def _fail_together(self) -> None:
         failed = torch.tensor([float(self.failed)])
         dist.all_reduce(failed)
         if failed.item():
@@ -114,18 +144,41 @@ class Saver:
                 retire(self._run, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
         # Raised where the training loop asks, on all ranks alike.
         except BaseException as error:
-            self._error = error
+            self.note(error)
 
     def _give_up(self) -> None:
         words: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(words, str(_root(self._error)) if self._error else None)
         why = next(filter(None, words), "unknown")
-        good = [folder.name for folder in step_folders(self._run) if (folder / layout.MARKER).exists()]
+        good = [folder.name for folder in step_folders(self._run) if is_complete(folder)]
         newest = from_main(good[0] if good else "none")
+        folder = checkpoint_folder(self._run, self._step)
+        if dist.get_rank() == 0 and not is_complete(folder):
+            # What was written of it takes the room that a second attempt needs.
+            shutil.rmtree(folder, ignore_errors=True)
         raise UserError(
-            f"checkpoint of step {self._step} could not be written: {why.splitlines()[0][:300]}",
+            f"{self._run} (last save: step {self._step}) could not be written: {why.splitlines()[0][:300]}",
             mend=f"newest complete one: {newest}; make room and run the same command again",
         )
+
+
+def recover(run: Path) -> Checkpoint | None:
+    """Return the checkpoint to resume from, and put right what a kill left of the folder around it.
+
+    Raises:
+        UserError: If there has been a checkpoint but none is whole.
+    """
+    for leftover in run.glob(f".{layout.EXPORT}.*{TEMPORARY_SUFFIX}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    found = newest_checkpoint(run)
+    if found is None:
+        return None
+    set_aside_damaged(run, found)
+    here, there = run / layout.EXPORT / layout.META, found.export / layout.META
+    # Killed between completing the checkpoint and publishing it, perhaps after the last step of all.
+    if not here.exists() or here.read_bytes() != there.read_bytes():
+        publish(found.export, run / layout.EXPORT)
+    return found
 
 
 def _root(error: BaseException) -> BaseException:

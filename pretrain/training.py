@@ -23,7 +23,7 @@ from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
 from pretrain.stopping import STOPPED_STATUS, StopRequest
 from pretrain.validation import ValidationData, validate
-from pretrain.world import World
+from pretrain.world import World, decided_by_main
 from shards.shardset import ShardSet
 
 # Sample keys that an error names before it points to the file that has them all.
@@ -74,7 +74,7 @@ class Trainer:
         ledger = self.recorder.ledger
         with ledger.losing("startup", since_start=True):
             self.state.resume()
-            self.recorder.open(self.state.step)
+            decided_by_main(self.world, lambda: self.recorder.open(self.state.step))
             if self.world.is_main and self.state.step:
                 print(f"resuming at step {self.state.step} of {self.total}", flush=True)
             if self.world.size > 2 and self.engine.name == "ddp":

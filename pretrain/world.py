@@ -103,7 +103,7 @@ def decided_by_main(world: World, decide: Callable[[], Any]) -> Any:
     """Let rank 0 alone decide, and return its answer on every rank. Collective.
 
     Raises:
-        UserError: On every rank, if rank 0 met one.
+        UserError: On every rank, if rank 0 met one, or a full or failing disk.
     """
     answer, mistake = None, None
     if world.is_main:
@@ -111,6 +111,8 @@ def decided_by_main(world: World, decide: Callable[[], Any]) -> Any:
             answer = decide()
         except UserError as error:
             mistake = (error.what, error.possible, error.mend)
+        except OSError as error:
+            mistake = (str(error), "", "")
     answer, mistake = from_main((answer, mistake))
     if mistake is not None:
         what, possible, mend = mistake
