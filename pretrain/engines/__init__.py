@@ -15,6 +15,7 @@ from torch import nn
 
 from nml.errors import UserError
 from pretrain.engine_names import EngineName
+from pretrain.engines.deepspeed_config import read_own
 from pretrain.recipe import Recipe
 
 Tensors = dict[str, torch.Tensor]
@@ -111,8 +112,10 @@ def check_engine(name: str, recipe: Recipe) -> None:
             f"recipe.engine.compress_gradients with --engine {name}: only ddp compresses",
             mend="set it to none",
         )
-    if config.deepspeed_config and name != "deepspeed":
-        raise UserError(f"recipe.engine.deepspeed_config with --engine {name}", mend="--engine deepspeed")
+    if config.deepspeed_config:
+        if name != "deepspeed":
+            raise UserError(f"recipe.engine.deepspeed_config with --engine {name}", mend="--engine deepspeed")
+        read_own(Path(config.deepspeed_config))
     if recipe.model.batch_norm == "sync" and config.compile:
         raise UserError("recipe.model.batch_norm sync with compile", mend="turn one of them off")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -19,15 +21,16 @@ from torch import nn
 from nml.errors import UserError
 from pretrain.engine_names import EngineName
 from pretrain.engines import Tensors
+from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.engines.native import device_of_rank
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.recipe import Recipe
 from pretrain.tensorfiles import read_tensors, write_tensors
+from pretrain.world import from_main
 
 _TAG = "state"
 _UNIVERSAL = "universal"
 _SHARED = "shared.safetensors"
-_NOT_OURS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
 
 class DeepSpeedEngine:
@@ -58,6 +61,10 @@ class DeepSpeedEngine:
             config=deepspeed_config(recipe, accumulation=accumulation, world_size=dist.get_world_size()),
             dist_init_required=False,
         )
+        self._failed_writes: list[Exception] = []
+        self._engine.checkpoint_engine.save = self._write
+        # Exports hold whole weights already; its script would be one more file to fail on.
+        self._engine._copy_recovery_script = lambda _: None
         if recipe.engine.compile:
             self._engine.compile()
 
@@ -130,12 +137,24 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
         """See :class:`pretrain.engines.Engine`."""
+        self._failed_writes.clear()
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
         write_tensors(_own_file(folder), own)
         if dist.get_rank() == 0:
             write_tensors(folder / _SHARED, shared)
-        dist.barrier()
+        if self._failed_writes:
+            raise self._failed_writes[0]
         return None
+
+    def _write(self, state_dict: dict[str, Any], path: str) -> None:
+        """Write one of DeepSpeed's files, fsynced. Errors wait: the other ranks are in its barriers."""
+        try:
+            with Path(path).open("wb") as file:
+                torch.save(state_dict, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except Exception as error:
+            self._failed_writes.append(error)
 
     def load(self, folder: Path, shared: Tensors, own: Tensors, *, world_size: int) -> None:
         """See :class:`pretrain.engines.Engine`. Another world size goes through a universal checkpoint."""
@@ -154,26 +173,47 @@ class DeepSpeedEngine:
                 "hold Adam's state alone",
                 mend="continue with as many processes as before, or train with --engine ddp",
             )
-        from argparse import Namespace
-
-        if dist.get_rank() == 0:
-            from deepspeed.checkpoint.ds_to_universal import main as to_universal
-
-            to_universal(
-                Namespace(
-                    input_folder=str(folder / _TAG),
-                    output_folder=str(folder / _UNIVERSAL),
-                    num_extract_workers=1,
-                    num_merge_workers=1,
-                    keep_temp_folder=False,
-                    strict=True,
-                    inject_missing_state=True,
-                )
-            )
-        dist.barrier()
+        mistake = from_main(_convert(folder) if dist.get_rank() == 0 else "")
+        if mistake:
+            raise UserError(f"{folder}: deepspeed could not convert it to a universal checkpoint: {mistake}")
         self._engine._config.load_universal_checkpoint = True
         self._engine.load_checkpoint(str(folder), tag=_UNIVERSAL, load_lr_scheduler_states=False)
         self._engine._config.load_universal_checkpoint = False
+        dist.barrier()
+        if dist.get_rank() == 0:
+            _remove_universal(folder)
+
+
+def _convert(folder: Path) -> str:
+    """Write the universal form of a checkpoint beside it; return what went wrong, or nothing."""
+    from argparse import Namespace
+
+    from deepspeed.checkpoint.ds_to_universal import main as to_universal
+
+    _remove_universal(folder)
+    arguments = Namespace(
+        input_folder=str(folder / _TAG),
+        output_folder=str(folder / _UNIVERSAL),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            to_universal(arguments)
+    # The other ranks wait for an answer, whatever it is.
+    except Exception as error:
+        _remove_universal(folder)
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _remove_universal(folder: Path) -> None:
+    # It takes as much room as the checkpoint, and is needed while it is read only.
+    shutil.rmtree(folder / _UNIVERSAL, ignore_errors=True)
+    (folder / "latest_universal").unlink(missing_ok=True)
 
 
 def _own_file(folder: Path) -> Path:
@@ -201,50 +241,3 @@ def import_deepspeed() -> Any:
     if compatible is not None:
         compatible["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def deepspeed_config(recipe: Recipe, *, accumulation: int, world_size: int) -> dict[str, Any]:
-    """Return the DeepSpeed configuration of a recipe, with the user's own file merged over it.
-
-    Raises:
-        UserError: If the file does not read, or contradicts what the recipe decides.
-    """
-    config: dict[str, Any] = {
-        "train_batch_size": recipe.global_batch,
-        "train_micro_batch_size_per_gpu": recipe.global_batch // world_size // accumulation,
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": recipe.optimizer.clip,
-        "zero_optimization": {"stage": recipe.engine.zero_stage},
-        # Elementwise rules only: check_engine has refused lamb.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
-    if recipe.engine.dtype == "bf16":
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    if not recipe.engine.deepspeed_config:
-        return config
-    path = Path(recipe.engine.deepspeed_config)
-    try:
-        own = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"recipe.engine.deepspeed_config {path}: does not read: {error}") from error
-    for name in _NOT_OURS:
-        if own.get(name, config[name]) not in (config[name], "auto"):
-            raise UserError(
-                f"{path}: {name} {own[name]}, the recipe gives {config[name]}",
-                mend=f"leave out {name}",
-            )
-    if own.get("zero_optimization", {}).get("stage", recipe.engine.zero_stage) != recipe.engine.zero_stage:
-        raise UserError(f"{path}: zero_optimization.stage", mend="set it by --recipe.engine.zero_stage")
-    return _merge(config, own)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        both = isinstance(value, dict) and isinstance(base.get(name), dict)
-        if value != "auto":
-            merged[name] = _merge(base[name], value) if both else value
-    return merged
