@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from nml.errors import UserError
 from pretrain.recipe import BatchNormMode
 
 
@@ -39,9 +40,15 @@ def _share_statistics(network: nn.Module) -> nn.Module:
 
         shared: nn.Module = convert_sync_batchnorm(network)
         return shared
-    for module in network.modules():
+    for name, module in network.named_modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = CpuSyncBatchNorm2d
+        elif isinstance(module, _BatchNorm):
+            raise UserError(
+                f"recipe.model.batch_norm sync: {name} is a {type(module).__name__}",
+                possible="networks with BatchNorm2d alone, where there is no GPU",
+                mend="train on GPUs, or set it to local",
+            )
     return network
 
 
@@ -54,10 +61,12 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         from torch.distributed.nn.functional import all_reduce
 
-        count = input.numel() // input.shape[1] * dist.get_world_size()
-        sums = torch.stack([input.sum((0, 2, 3)), (input * input).sum((0, 2, 3))])
-        mean, square = all_reduce(sums) / count
-        variance = square - mean * mean
+        world = dist.get_world_size()
+        count = input.numel() // input.shape[1] * world
+        # Deviations from the common mean: E[x^2] - E[x]^2 would lose half of the digits.
+        mean = all_reduce(input.mean((0, 2, 3))) / world
+        centred = input - mean[:, None, None]
+        variance = all_reduce(centred.square().mean((0, 2, 3))) / world
         with torch.no_grad():
             if self.running_mean is not None and self.running_var is not None:
                 momentum = self.momentum or 0.0
@@ -66,8 +75,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        shift = self.bias - mean * scale
-        return input * scale[:, None, None] + shift[:, None, None]
+        return centred * scale[:, None, None] + self.bias[:, None, None]
 
 
 def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
