@@ -34,7 +34,7 @@ class Engine(Protocol):
     network: nn.Module
     device: torch.device
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor | None) -> Any:
         """Return the network's output, under the recipe's autocast."""
         ...
 

@@ -68,7 +68,7 @@ class DeepSpeedEngine:
         if recipe.engine.compile:
             self._engine.compile()
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor | None) -> Any:
         """See :class:`pretrain.engines.Engine`."""
         return self._engine(*inputs)
 

@@ -52,7 +52,7 @@ class NativeEngine:
         # Background saves must not mix with the collectives of the training.
         self._save_group: Any = dist.new_group(backend="gloo")
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: torch.Tensor | None) -> Any:
         """See :class:`pretrain.engines.Engine`."""
         dtype = _DTYPES.get(self._recipe.engine.dtype)
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
