@@ -170,7 +170,12 @@ def _mean(group: Sequence[Score], value: Callable[[Score], float]) -> Mean | Non
 
 def noise_key(score: Score) -> float:
     """Return the noise of a score as the percentage that groups encoders: realised, to 0.1 %."""
-    return round(100 * (score.noise or 0.0), 1)
+    return percentage(score.noise or 0.0)
+
+
+def percentage(noise: float) -> float:
+    """Return a realised noise ratio as the percentage that groups encoders, to 0.1 %."""
+    return round(100 * noise, 1)
 
 
 def plain(found: Iterable[Score]) -> list[Score]:

@@ -57,7 +57,9 @@ def build(rows: Sequence[Row], *, convention: str | None = None) -> Report:
 def _lead(study: Study) -> str:
     encoders = {score.encoder_hash for score in study.scores}
     levels = unique(noise_key(score) for score in study.known(study.scores))
-    noises = f" with {several([f'{level:g} %' for level in levels])} pre-training noise" if levels else ""
+    # A number and its unit stay on one line.
+    shown = several([f"{level:g}\N{NO-BREAK SPACE}%" for level in levels])
+    noises = f" with {shown} pre-training noise" if levels else ""
     tasks = sorted({row.task for row in study.rows})
     return (
         f"{count(len(study.rows), 'result')} of {count(len(encoders), 'encoder')}{noises}, "

@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from nml.files import write_bytes
 from probes.reporting.end_labels import spread_labels
+from probes.reporting.point_labels import label_points
 from probes.reporting.records import Figure, Panel, Series
 from probes.reporting.theme import FONTS, ROLES, colour, marker
 
@@ -175,24 +176,14 @@ def _draw_series(axes: Axes, panel: Panel, series: Series) -> None:
         elinewidth=1.0,
         capsize=2.5,
     )
-    # Of several series the ends tell the direction; more labels would lie on one another.
-    crowded = len(panel.series) > 1
-    falling = (x[-1] - x[0]) * (y[-1] - y[0]) < 0
-    for point in series.points:
-        if point.label and (not crowded or point in (series.points[0], series.points[-1])):
-            axes.annotate(
-                point.label,
-                (point.x, point.y),
-                xytext=(7, 4 if falling else -11),
-                textcoords="offset points",
-                fontsize=FONT_SIZE - 2,
-                color=ROLES["muted"].light,
-            )
 
 
 def _label_ends(axes: Axes, panel: Panel) -> None:
     """Name every series beside its last point, on room made at the right, clear of each other."""
+    # Limits are worked out when asked for; the transformations below do not ask.
+    axes.get_xlim(), axes.get_ylim()
     named = [series for series in panel.series if series.points and series.label]
-    if not named:
-        return
-    spread_labels(axes, named, kind=panel.kind)
+    if named:
+        spread_labels(axes, named, kind=panel.kind)
+    # Only now: where marks lie depends on the width that is left.
+    label_points(axes, panel)

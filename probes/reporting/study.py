@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from probes.reporting.averages import Score, noise_key, plain, scores
 from probes.reporting.selection import Selection
-from probes.reporting.variants import FIRST
+from probes.reporting.variants import FIRST, is_ablation
 from probes.reporting.wording import metric_label, unique
 from probes.results import Row
 from probes.results.row import Domain
@@ -55,6 +55,7 @@ class Study:
             (score.head.partition(" (")[0], score.encoder)
             for score in self.scores
             if (score.head.partition(" (")[0], score.encoder) not in shown
+            and not is_ablation(score.head.partition(" (")[0])
         }
         return [f"{head} on {encoder}" for head, encoder in sorted(missed)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +11,12 @@ from typing import NamedTuple
 from probes.results import Row
 
 FIRST = ("lp", "mlp", "nmtune")
+
+# Heads that exist to take nmtune apart: single loss terms (Table 15), another network (Table 16). They are
+# compared with nmtune in a section of their own and would only crowd every other one.
+TERMS = re.compile(r"(?:^|[-_ ])(mse|cov|svd)(?:$|[-_ ])")
+NETWORK = re.compile(r"layers|depth|activation|linear|relu|gelu")
+_TAKEN_APART = "nmtune-"
 
 
 class Setting(NamedTuple):
@@ -34,7 +41,8 @@ def variants(rows: Sequence[Row]) -> tuple[dict[str, str], tuple[str, ...]]:
     Settings may differ between tasks: a head has defaults of its own for images and for text.
 
     Returns:
-        Row id -> label, and the labels of the main settings: lp, mlp and nmtune first, then by name.
+        Row id -> label, and the labels of the main settings: lp, mlp and nmtune first, then by name;
+        without nmtune's ablations, unless there is nothing else.
     """
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
@@ -49,7 +57,14 @@ def variants(rows: Sequence[Row]) -> tuple[dict[str, str], tuple[str, ...]]:
             setting = settings[row.row_id]
             labels[row.row_id] = head if setting == main else f"{head} ({_difference(main, setting)})"
     heads = {row.head for row in rows}
+    heads = {head for head in heads if not is_ablation(head)} or heads
     return labels, (*(head for head in FIRST if head in heads), *sorted(heads - set(FIRST)))
+
+
+def is_ablation(head: str) -> bool:
+    """Whether a head is nmtune with a part of its loss or another network."""
+    part = head.removeprefix(_TAKEN_APART)
+    return part != head and bool(TERMS.search(part) or NETWORK.search(part))
 
 
 def _setting(row: Row) -> Setting:

@@ -9,11 +9,8 @@ from probes.reporting.averages import Mean, Score, means
 from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Gap, Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
-from probes.reporting.variants import FIRST
+from probes.reporting.variants import FIRST, NETWORK, TERMS
 from probes.reporting.wording import percent, points, runs_behind
-
-TERMS = re.compile(r"(?:^|[-_ ])(mse|cov|svd)(?:$|[-_ ])")
-NETWORK = re.compile(r"layers|depth|activation|linear|relu|gelu")
 
 
 def section(study: Study) -> Section:

@@ -43,7 +43,7 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
         series = tuple(
             Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
             for head in study.heads
-            if any(key[0] == head for key in by)
+            if sum(key[0] == head for key in by) > 1
         )
         panels.append(
             Panel(

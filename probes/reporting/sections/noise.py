@@ -84,7 +84,8 @@ def by_fraction(study: Study) -> Figure | Gap:
             for domain, title in DOMAINS:
                 found = [score for score in in_domain(of_family(clean, family), domain) if score.head == head]
                 by = means(found, lambda score: (score.fraction, noise_key(score)))
-                if not by:
+                # One share is a line of the figure by head.
+                if len({fraction for fraction, _ in by}) < 2:
                     continue
                 behind += by.values()
                 series = [

@@ -110,6 +110,7 @@ def _software(rows: Iterable[Row]) -> Table:
         header=("What", "Version"),
         rows=tuple(cells(entry) for entry in entries),
         text_columns=2,
+        prose=True,
     )
 
 

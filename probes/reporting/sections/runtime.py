@@ -56,13 +56,15 @@ def _heads(fits: dict[str, list[Row]]) -> Table:
     for head, members in fits.items():
         seconds = [row.fit_seconds for row in members]
         mean = statistics.fmean(seconds)
-        spread = f" ± {statistics.stdev(seconds):.2g}" if len(seconds) > 1 else ""
+        # As many decimals as say something: seconds of minutes, hundredths of seconds.
+        digits = 3 if mean < 0.1 else 2 if mean < 10 else 1
+        spread = f" ± {statistics.stdev(seconds):.{digits}f}" if len(seconds) > 1 else ""
         predictions = statistics.fmean(1e6 * row.predict_seconds / row.n_test for row in members)
         rows.append(
             cells(
                 [
                     head,
-                    f"{mean:.3g}{spread}",
+                    f"{mean:.{digits}f}{spread}",
                     f"{mean / base:.2f}" if base else NONE,
                     f"{predictions:.3g}" if predictions else NONE,
                     str(len(members)),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from probes.reporting.averages import noise_key
-from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
+from probes.reporting.averages import percentage
+from probes.reporting.records import Figure, Gap, Panel, Point, Scale, Section, Series
 from probes.reporting.study import DOMAINS, Study
 from probes.results import Row
 from probes.results.row import Domain
 
+ORDERED: Scale = "ordered"
+CATEGORY: Scale = "category"
 POINTS = 120  # drawn a curve and stretch; more would not show at this size
 
 
@@ -33,11 +37,21 @@ STRETCHES = (
 
 
 class Curve(NamedTuple):
-    """The spectrum of one encoder's features: its label and the shares of the sum, in percent, descending."""
+    """The spectrum of one noise level's features, or of an encoder's whose noise is not known.
+
+    Attributes:
+        label: The level or the encoder.
+        known: Whether it is a level.
+        shares: Singular values as shares of their sum, in percent, descending; the mean over encoders.
+        shape: N and D of the features.
+        encoders: Encoders behind the mean.
+    """
 
     label: str
-    shares: np.ndarray
+    known: bool
+    shares: npt.NDArray[np.float64]
     shape: tuple[int, int]
+    encoders: int
 
 
 def section(study: Study) -> Section:
@@ -46,7 +60,7 @@ def section(study: Study) -> Section:
         _figure(study, dataset, domain, title)
         for domain, title in DOMAINS
         for dataset in sorted(
-            {row.dataset for row in study.rows if row.domain == domain and row.singular_values}
+            {row.dataset for row in study.rows if row.domain == domain and _has_spectrum(row)}
         )
     ]
     gap = Gap(
@@ -73,6 +87,8 @@ def _figure(study: Study, dataset: str, domain: Domain, title: str) -> Figure:
     sizes = " and ".join(f"N = {n}, D = {dimension}" for n, dimension in shapes)
     absent = [stretch.title for stretch in STRETCHES[len(panels) :]]
     caption = f"Test features of {dataset} ({title.lower()}): {sizes}. At most min(N, D) values are not zero."
+    if any(curve.encoders > 1 for curve in curves):
+        caption += " Of several encoders of one level, the mean."
     if absent:
         caption += f" The stretch {' and '.join(absent)} is empty: there are too few values."
     return Figure(
@@ -86,38 +102,51 @@ def _figure(study: Study, dataset: str, domain: Domain, title: str) -> Figure:
 
 
 def _curves(study: Study, dataset: str, domain: Domain) -> list[Curve]:
-    """Return one curve an encoder, levels ascending."""
+    """Return one curve a noise level of each family, levels ascending, then those of unknown noise."""
     rows: dict[str, Row] = {}
     for row in study.rows:
-        if (row.dataset, row.domain) == (dataset, domain) and row.singular_values:
+        if (row.dataset, row.domain) == (dataset, domain) and _has_spectrum(row):
             rows.setdefault(row.encoder_hash, row)
-    ordered = sorted(
+    known = [row.encoder_hash for row in rows.values() if row.noise_ratio is not None]
+    families = {study.selection.family[encoder] for encoder in known}
+    groups: dict[tuple[str, tuple[int, int]], list[Row]] = defaultdict(list)
+    for row in sorted(
         rows.values(), key=lambda row: (row.noise_ratio is None, row.noise_ratio or 0, row.encoder)
-    )
-    labels = _labels(study, ordered)
-    curves = []
-    for row, label in zip(ordered, labels, strict=True):
-        values = np.asarray(row.singular_values, dtype=np.float64)
-        curves.append(Curve(label, 100 * values / values.sum(), (row.n_test, row.dim)))
-    return curves
+    ):
+        label = row.encoder
+        if row.noise_ratio is not None:
+            level = f"{percentage(row.noise_ratio):g} %"
+            label = level if len(families) == 1 else f"{study.selection.family[row.encoder_hash]}, {level}"
+        # Spectra of other shapes have other lengths: no mean over them.
+        groups[label, (row.n_test, row.dim)].append(row)
+    return [_curve(label, shape, members) for (label, shape), members in groups.items()]
 
 
-def _labels(study: Study, rows: Sequence[Row]) -> list[str]:
-    """Name curves by their noise where that tells them apart, else by their encoder."""
-    by_row = {score.encoder_hash: score for score in study.scores}
-    levels = [f"{noise_key(by_row[row.encoder_hash]):g} %" for row in rows if row.noise_ratio is not None]
-    return levels if len(set(levels)) == len(rows) else [row.encoder for row in rows]
+def _has_spectrum(row: Row) -> bool:
+    # Features that are all zero have singular values, but no shares.
+    return bool(row.singular_values) and row.singular_values[0] > 0
+
+
+def _curve(label: str, shape: tuple[int, int], rows: Sequence[Row]) -> Curve:
+    values = np.array([row.singular_values for row in rows], dtype=np.float64)
+    shares = 100 * values / values.sum(axis=1, keepdims=True)
+    return Curve(label, rows[0].noise_ratio is not None, shares.mean(axis=0), shape, len(rows))
 
 
 def _panel(dataset: str, stretch: Stretch, curves: Sequence[Curve]) -> Panel:
     series = []
-    for slot, curve in enumerate(curves):
+    levels = [curve.label for curve in curves if curve.known]
+    others = [curve.label for curve in curves if not curve.known]
+    for curve in curves:
         ranks = _ranks(stretch, int(np.count_nonzero(curve.shares > 1e-12)))
         points = tuple(Point(x=float(rank), y=float(curve.shares[rank - 1])) for rank in ranks)
-        if points:
-            series.append(
-                Series(label=curve.label, points=points, slot=slot, scale="ordered", of=len(curves))
-            )
+        if not points:
+            continue
+        if curve.known:
+            slot, scale, of = levels.index(curve.label), ORDERED, len(levels)
+        else:
+            slot, scale, of = others.index(curve.label), CATEGORY, 1
+        series.append(Series(label=curve.label, points=points, slot=slot, scale=scale, of=of))
     return Panel(
         title=_panel_title(dataset, stretch, series),
         x_label="Rank of the singular value",

@@ -77,8 +77,9 @@ def _of_heads(study: Study) -> Figure | Gap:
         title=title,
         paper="Fig. 5",
         caption=(
-            f"One mark a head and noise level, labelled with the level; SVE and LSVR of the features as the "
-            f"head's classifier sees them, which lp leaves as pre-trained. {error_bars(behind)}."
+            f"One mark a head and noise level, joined in the order of the levels, the first and the last "
+            f"labelled where there is room; SVE and LSVR of the features as the head's classifier sees them, "
+            f"which lp leaves as pre-trained. {error_bars(behind)}."
         ),
         panels=tuple(panels),
     )

@@ -8,7 +8,7 @@ from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent, runs_behind, several, unique
 from probes.summary import NOTE
 
-SPECTRAL = ("encoder SVE", "head SVE", "encoder LSVR", "head LSVR")
+SPECTRAL = ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")
 
 
 def section(study: Study) -> Section:
@@ -72,10 +72,10 @@ def _columns(found: list[Score]) -> dict[str, dict[tuple[float | None, str], Mea
     return {
         "id": means(inside, _key),
         "ood": means(outside, _key),
-        "encoder SVE": means(inside, _key, lambda score: score.sve),
-        "head SVE": means(inside, _key, lambda score: score.head_sve),
-        "encoder LSVR": means(outside or inside, _key, lambda score: score.lsvr),
-        "head LSVR": means(outside or inside, _key, lambda score: score.head_lsvr),
+        "Encoder SVE": means(inside, _key, lambda score: score.sve),
+        "Head SVE": means(inside, _key, lambda score: score.head_sve),
+        "Encoder LSVR": means(outside or inside, _key, lambda score: score.lsvr),
+        "Head LSVR": means(outside or inside, _key, lambda score: score.head_lsvr),
     }
 
 

@@ -36,10 +36,10 @@ def test_the_command_prints_the_table_and_the_path(results: Path) -> None:
         "Head",
         "ID accuracy",
         "OOD accuracy",
-        "encoder SVE",
-        "head SVE",
-        "encoder LSVR",
-        "head LSVR",
+        "Encoder SVE",
+        "Head SVE",
+        "Encoder LSVR",
+        "Head LSVR",
     ]
     body = [line for line in lines if line.startswith(("0 %", "20 %"))]
     assert [line.split()[2] for line in body] == ["lp", "mlp", "nmtune"] * 2

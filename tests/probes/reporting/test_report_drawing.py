@@ -9,10 +9,13 @@ import xml.etree.ElementTree as ET
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.figure import Figure as Canvas
+from matplotlib.transforms import Bbox
 
 from probes.reporting.drawing import panel_svg
 from probes.reporting.end_labels import apart
 from probes.reporting.inline_svg import inline
+from probes.reporting.point_labels import label_points
 from probes.reporting.records import Figure, Panel, Point, Series
 from probes.reporting.theme import LEVELS, ROLES, colour_role
 
@@ -64,6 +67,25 @@ def test_labels_stay_apart_and_inside_and_move_only_if_they_must(wanted: list[fl
 
 def test_labels_that_want_one_place_keep_their_order_from_top_to_bottom() -> None:
     assert apart([50, 50, 50], 10, 100) == pytest.approx([60, 50, 40])
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=12))
+def test_labels_of_marks_lie_on_no_mark_and_on_no_other_label(places: list[tuple[int, int]]) -> None:
+    series = tuple(
+        Series(label="", points=(Point(x=x, y=y, label="30 %"), Point(x=y, y=x, label="0 %")))
+        for x, y in places
+    )
+    axes = Canvas(figsize=(4, 3), dpi=72).subplots()
+    axes.set(xlim=(-1, 9), ylim=(-1, 9))
+    label_points(axes, Panel(title="", x_label="", y_label="", series=series))
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert boxes
+    # A pixel of slack: the width of a letter is estimated.
+    boxes = [Bbox.from_extents(box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1) for box in boxes]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    marks = [axes.transData.transform((point.x, point.y)) for one in series for point in one.points]
+    assert not any(box.contains(*mark) for box in boxes for mark in marks)
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,28 @@ def test_spectra_are_shares_of_their_sum(row: MakeRow) -> None:
     assert [point.y for point in panel.series[0].points] == [75.0, 25.0]
 
 
+def test_spectra_are_drawn_by_noise_level_and_unknown_encoders_by_name(row: MakeRow) -> None:
+    seeds = [
+        row(noise=0.2, encoder=f"quickstart-n20-seed{seed}", encoder_hash=str(seed), singular_values=values)
+        for seed, values in ((0, (3.0, 1.0)), (1, (1.0, 1.0)))
+    ]
+    public = row(encoder="timm:resnet18", encoder_hash="t", noise_ratio=None, run_path=None)
+    dead = row(encoder="timm:dead", encoder_hash="d", noise_ratio=None, singular_values=(0.0, 0.0))
+    panel = figure(build([row(noise=0.0), *seeds, public, dead]), "spectrum-id-digits").panels[0]
+    assert [series.label for series in panel.series] == ["0 %", "20 %", "timm:resnet18"]
+    assert [point.y for point in panel.series[1].points] == [62.5, 37.5]
+
+
+def test_ablations_of_nmtune_are_shown_in_their_own_section_only(digits: MakeRows) -> None:
+    report = build(digits(heads=("lp", "nmtune", "nmtune-mse", "nmtune-layers1", "nmtune-topk")))
+    heads = {line[1] for line in text(table(report, "summary-table"))}
+    assert heads == {"lp", "nmtune", "nmtune-topk"}
+    assert {"nmtune-mse", "nmtune-layers1"} <= {line[0] for line in text(table(report, "ablations-0"))}
+    assert not any(line[0] == "Not in main tables" for line in text(table(report, "definitions")))
+    alone = build(digits(heads=("nmtune-mse",)))
+    assert {line[1] for line in text(table(alone, "summary-table"))} == {"nmtune-mse"}
+
+
 def test_data_sets_of_like_names_get_figures_of_their_own(row: MakeRow) -> None:
     rows = [row(task=name, dataset=name) for name in ("a/b", "a?b", "a_b")]
     names = [item.name for item in build(rows).figures]
@@ -177,7 +199,7 @@ def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -
 
 def test_encoder_and_head_spectra_are_named_apart_in_the_summary(digits: MakeRows) -> None:
     found = table(build(digits()), "summary-table")
-    assert found.header[4:] == ("encoder SVE", "head SVE", "encoder LSVR", "head LSVR")
+    assert found.header[4:] == ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")
     lines = {(line[0], line[1]): line[4:] for line in text(found)}
     lp, nmtune = lines["0 %", "lp"], lines["0 %", "nmtune"]
     assert lp[0] == lp[1] == nmtune[0] != nmtune[1]
