@@ -10,12 +10,17 @@ The project's own parts register through the same entry points as everybody else
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import defaultdict
-from collections.abc import Callable
-from importlib import metadata, util
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from importlib.machinery import ModuleSpec
 from typing import Any, NamedTuple
 
 from nml.errors import UserError, unknown_name
+
+UNKNOWN = "unknown"
 
 
 class Plugin(NamedTuple):
@@ -71,39 +76,50 @@ class Registry:
         """Return every registered plugin, sorted by name then distribution, importing none.
 
         The same distribution can be seen twice on one path (an editable install run from its own
-        folder); identical registrations count once. Registrations that differ stay apart, so that
-        a caller can name both owners.
+        folder, what an older version left behind); as on import, the first one on the path counts.
         """
         found: set[Plugin] = set()
+        seen: set[str] = set()
         for distribution in metadata.distributions():
             entries = [entry for entry in _entry_points(distribution) if entry.group == self.group]
-            if entries:
-                # Only now: parsing the metadata of every installed distribution takes a tenth of a second.
-                owner, version = _identity(distribution)
-                found.update(
-                    Plugin(entry.name, entry.value, distribution=owner, version=version, group=self.group)
-                    for entry in entries
-                )
+            if not entries:
+                continue
+            # Only now: parsing the metadata of every installed distribution takes a tenth of a second.
+            owner, version = _identity(distribution)
+            normalised = re.sub(r"[-_.]+", "-", owner).lower()
+            if normalised in seen:
+                continue
+            # What cannot even say its name cannot shadow another.
+            seen.update({normalised} - {UNKNOWN})
+            found.update(
+                Plugin(entry.name, entry.value, distribution=owner, version=version, group=self.group)
+                for entry in entries
+            )
         return sorted(found)
 
-    def faults(self) -> list[str]:
-        """Return what is wrong with the registrations, a line each, importing nothing.
+    def faults(self, *, load: bool = False) -> list[str]:
+        """Return what is wrong with the plugins, a line each.
 
-        Whether a plugin imports shows only when it is loaded; whether its module is there shows now.
+        Args:
+            load: Also import every plugin. Without, nothing is imported: two owners of a name and a
+                module that is not there are found, a module that raises or lacks a method is not.
         """
-        plugins = self.discover()
-        lines = [
-            _duplicate(self.kind, name, owners)
-            for name, owners in _by_name(plugins).items()
-            if len(owners) > 1
-        ]
-        for plugin in plugins:
-            package = plugin.value.partition(":")[0].partition(".")[0]
-            if util.find_spec(package) is None:
-                lines.append(
-                    f"the {self.kind} {plugin.name!r} of {plugin.owner} is gone: no package {package!r}; "
-                    f"reinstall or remove {plugin.distribution}"
-                )
+        lines = []
+        for name, owners in _by_name(self.discover()).items():
+            if len(owners) > 1:
+                lines.append(_duplicate(self.kind, name, owners))
+            gone = {plugin: _missing_module(plugin.value.partition(":")[0].strip()) for plugin in owners}
+            lines += [
+                f"the {self.kind} {name!r} of {plugin.owner} is gone: {missing}; "
+                f"reinstall or remove {plugin.distribution}"
+                for plugin, missing in gone.items()
+                if missing
+            ]
+            if load and len(owners) == 1 and not any(gone.values()):
+                try:
+                    self.load(name)
+                except UserError as error:
+                    lines.append(str(error))
         return lines
 
     def names(self) -> list[str]:
@@ -136,8 +152,9 @@ class Registry:
         mend = f"reinstall or remove {plugin.distribution}; every other {self.kind} still works"
         try:
             loaded = entry.load()
-        # A plugin is foreign code: whatever it raises on import is its fault, to be named as such.
-        except Exception as error:
+        # A plugin is foreign code: whatever it raises on import is its fault, to be named as such. One that
+        # calls sys.exit() would otherwise end the command without a word.
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{self.where}: the {self.kind} {name!r} of {plugin.owner} ({plugin.value}) does not load: "
                 f"{type(error).__name__}: {error}",
@@ -150,6 +167,31 @@ class Registry:
                 mend=mend,
             )
         return loaded
+
+
+def _missing_module(name: str) -> str | None:
+    """Return what keeps a module from being found, or None. Its parents are looked at, not imported."""
+    parts = name.split(".")
+    if not all(part.isidentifier() for part in parts):
+        return f"{name!r} is no module name"
+    path: Iterable[str] | None = None
+    for end in range(1, len(parts) + 1):
+        spec = _find_spec(".".join(parts[:end]), path)
+        if spec is None:
+            return f"no {'package' if end == 1 else 'module'} {'.'.join(parts[:end])!r}"
+        path = spec.submodule_search_locations
+        if path is None and end < len(parts):
+            return f"{'.'.join(parts[:end])!r} is no package"
+    return None
+
+
+def _find_spec(name: str, path: Iterable[str] | None) -> ModuleSpec | None:
+    # importlib.util.find_spec() imports the parents of a submodule; the finders themselves import nothing.
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path)  # type: ignore[arg-type]
+        if spec is not None:
+            return spec
+    return None
 
 
 def _by_name(plugins: list[Plugin]) -> dict[str, list[Plugin]]:
@@ -167,9 +209,9 @@ def _duplicate(kind: str, name: str, owners: list[Plugin]) -> str:
 def _identity(distribution: metadata.Distribution) -> tuple[str, str]:
     """Return name and version; an interrupted uninstall may leave neither behind."""
     try:
-        return distribution.metadata["Name"] or "unknown", distribution.metadata["Version"] or "unknown"
+        return distribution.metadata["Name"] or UNKNOWN, distribution.metadata["Version"] or UNKNOWN
     except Exception:
-        return "unknown", "unknown"
+        return UNKNOWN, UNKNOWN
 
 
 def _entry_points(distribution: metadata.Distribution) -> list[metadata.EntryPoint]:

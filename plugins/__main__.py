@@ -11,6 +11,7 @@ from plugins.registry import HEADS
 EPILOG = """
 examples:
   python -m plugins list
+  python -m plugins list --load     also import every head, and say which do not load
   python -m plugins check nmtune
 """
 
@@ -20,6 +21,7 @@ def build_parser() -> Parser:
     parser = Parser("python -m plugins", "List or check registered heads.", epilog=EPILOG, config=False)
     commands = parser.add_subcommands(dest="command")
     listing = Parser("python -m plugins list", "Name every registered head and its distribution.")
+    listing.add_argument("--load", action="store_true", help="also import every head; say which fail")
     check = Parser("python -m plugins check", "Hold a head to its contract, check by check.", epilog=EPILOG)
     check.add_argument("name", type=str, help="a registered head, see: python -m plugins list")
     check.add_argument("--device", type=str, default="cpu", help="where the head computes, such as cuda:0")
@@ -28,14 +30,18 @@ def build_parser() -> Parser:
     return parser
 
 
-def show_list() -> None:
-    """Print one line a registered head, then what is wrong with the registrations, if anything."""
+def show_list(*, load: bool) -> None:
+    """Print one line a registered head, then what is wrong with the registrations, if anything.
+
+    Args:
+        load: Also import every head, which finds those that raise or lack a method.
+    """
     plugins = HEADS.discover()
     name = max((len(plugin.name) for plugin in plugins), default=0)
     owner = max((len(plugin.owner) for plugin in plugins), default=0)
     for plugin in plugins:
         print(f"{plugin.name:{name}}  {plugin.owner:{owner}}  {plugin.value}")
-    for fault in HEADS.faults():
+    for fault in HEADS.faults(load=load):
         print(f"warning: {fault}")
 
 
@@ -48,14 +54,15 @@ def check(name: str, device: str) -> int:
 
     # The problems are tiny: threads would cost more than they bring.
     torch.set_num_threads(1)
-    failed = 0
+    failed = passed = 0
     for outcome in run_checks(head, device=device):
         print(f"{outcome.status:4}  {outcome.name}")
         if outcome.message:
             print(textwrap.indent(textwrap.fill(outcome.message, 100), "      "))
         failed += outcome.status == "FAIL"
+        passed += outcome.status == "ok"
     owner = HEADS.find(name).owner
-    print(f"{name} of {owner}: " + (f"{failed} checks failed" if failed else "every check passed"))
+    print(f"{name} of {owner}: {passed} checks passed, {failed} failed")
     return int(failed > 0)
 
 
@@ -63,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the subcommand that was named."""
     arguments = build_parser().parse_args(argv)
     if arguments.command == "list":
-        show_list()
+        show_list(load=arguments.list.load)
         return 0
     if arguments.command == "check":
         return check(arguments.check.name, arguments.check.device)

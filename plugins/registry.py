@@ -7,6 +7,7 @@ from typing import Any
 
 from nml.registry import Registry
 
+FIT_KEYWORDS = ("validation", "num_classes", "seed", "device")
 METHODS = ("fit", "transform", "predict_logits", "state_dict", "load_state_dict")
 
 
@@ -20,7 +21,17 @@ def contract_fault(head: Any) -> str | None:
     missing = [name for name in METHODS if not callable(getattr(head, name, None))]
     if missing:
         return f"it lacks {', '.join(name + '()' for name in missing)}"
-    for name, parameter in inspect.signature(head).parameters.items():
+    if inspect.isabstract(head):
+        return f"it leaves {', '.join(sorted(name + '()' for name in head.__abstractmethods__))} abstract"
+    try:
+        parameters, settings = inspect.signature(head.fit).parameters, inspect.signature(head).parameters
+    except ValueError as error:
+        return f"its methods cannot be looked at: {error}"
+    swallows = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    refused = [name for name in FIT_KEYWORDS if name not in parameters and not swallows]
+    if refused:
+        return f"its fit() takes no {', '.join(refused)}"
+    for name, parameter in settings.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             return f"its __init__ takes *{name}, which would swallow a misspelt hyper-parameter"
         if parameter.default is parameter.empty:
