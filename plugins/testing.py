@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from plugins.conformance import CHECKS, Subject, run_checks
+from plugins.conformance import CHECKS, Subject, reason_to_skip, run_checks
 
 __all__ = ["parametrize_head_checks", "run_checks"]
 
@@ -32,6 +32,8 @@ def parametrize_head_checks(
     expected_failures: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that runs a test, with the argument ``check``, once a head and check.
+
+    Checks that do not apply (another device on the CPU, the other half of ``uses_validation``) are left out.
 
     Args:
         heads: The head classes.
@@ -50,6 +52,8 @@ def parametrize_head_checks(
         # One subject a head: the checks that only look share one fit.
         subject = Subject(head, device)
         for name, function in CHECKS.items():
+            if reason_to_skip(name, subject):
+                continue
             marks = [pytest.mark.xfail(reason=expected[name], strict=True)] if name in expected else []
             check = functools.partial(function, subject)
             parameters.append(pytest.param(check, id=f"{head.__name__}-{name}", marks=marks))
