@@ -16,7 +16,8 @@ from plugins.gradient_head import GradientHead
 from plugins.lp import LinearProbe
 from plugins.nmtune import NMTune
 from plugins.nmtune_released import NMTuneReleased
-from plugins.trainer import Copy, _Lane, _Stream, fit_many
+from plugins.sample_order import SampleOrder
+from plugins.trainer import Copy, fit_many
 
 DATA = separable(200, seed=0)
 TEST = separable(100, seed=1)
@@ -38,7 +39,9 @@ def test_each_copy_is_as_if_trained_alone(make: type[GradientHead]) -> None:
         alone = make(epochs=3, lr=copy.head.lr, weight_decay=copy.head.weight_decay)
         part = slice(None) if copy.rows is None else copy.rows
         alone.fit(DATA.features[part], DATA.labels[part], num_classes=3, seed=copy.seed)
-        torch.testing.assert_close(logits(copy.head), logits(alone), rtol=1e-3, atol=1e-3)
+        expected = logits(alone)
+        size = float(expected.abs().max())
+        torch.testing.assert_close(logits(copy.head), expected, rtol=0, atol=1e-3 * size)
 
 
 def test_copies_differ_by_seed_and_by_learning_rate() -> None:
@@ -86,10 +89,8 @@ def test_a_head_that_draws_as_it_trains_is_trained_alone_and_keeps_its_seed() ->
 
 @pytest.mark.parametrize("samples", [1, 5, 64, 130])
 def test_every_epoch_sees_every_sample_once(samples: int) -> None:
-    head = LinearProbe()
-    lane = _Lane(Copy(head, seed=3), head.schedule(), samples, 0, None)
-    stream = _Stream(lane)
-    drawn = torch.cat([stream.take(7) for _ in range(2 * samples)])
+    order = SampleOrder(3, samples, None, 0)
+    drawn = torch.cat([order.take(7) for _ in range(2 * samples)])
     for epoch in drawn[: len(drawn) // samples * samples].view(-1, samples):
         assert sorted(epoch.tolist()) == list(range(samples))
 
