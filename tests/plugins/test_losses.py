@@ -8,7 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from plugins.gradient_head import Batch
 from plugins.losses import ZERO_SHARE, consistency, covariance, dominant_share, products, top_share
+from plugins.nmtune import NMTune
 
 SETTINGS = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
 
@@ -36,10 +38,10 @@ def reference_share(z: Tensor) -> Tensor:
 
 @st.composite
 def batches(draw: st.DrawFn) -> Tensor:
-    """M < D, M = D and M > D; full rank, rank-deficient, constant; float32 values held in float64."""
+    """M < D, M = D and M > D; full rank, steep, rank-deficient, constant; float32 values held in float64."""
     rows, columns = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
-    kind = draw(st.sampled_from(["full", "deficient", "constant"]))
+    kind = draw(st.sampled_from(["full", "steep", "deficient", "constant"]))
     if kind == "constant":
         return torch.full((rows, columns), draw(st.integers(1, 5)) / 2, dtype=torch.float64)
     if kind == "deficient":
@@ -48,10 +50,14 @@ def batches(draw: st.DrawFn) -> Tensor:
         parts = [
             torch.randint(-3, 4, shape, generator=generator) for shape in ((rows, rank), (rank, columns))
         ]
-        z = (parts[0] @ parts[1]).double()
+        z = (parts[0] @ parts[1]).float()
     else:
-        z = torch.randn(rows, columns, generator=generator).double()
-    return z + draw(st.sampled_from([0.0, 1.0]))
+        z = torch.randn(rows, columns, generator=generator)
+        if kind == "steep":
+            # Singular values that fall to 1e-3 of the largest, as those of features with a large mean do.
+            u, s, vt = torch.linalg.svd(z.double(), full_matrices=False)
+            z = (u * s[0] * torch.logspace(0, -3, len(s), dtype=torch.float64) @ vt).float()
+    return (z + draw(st.sampled_from([0.0, 1.0]))).double()
 
 
 def assert_close(found: Tensor, expected: Tensor, scale: float = 0.0) -> None:
@@ -121,12 +127,41 @@ def test_gradients_are_finite_where_singular_values_repeat_or_vanish(z: Tensor) 
     assert z.grad.isfinite().all()
 
 
-def test_losses_leave_half_precision_under_autocast() -> None:
-    z = torch.randn(16, 8)
+@pytest.mark.parametrize("shape", [(16, 8), (8, 8), (8, 16)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_losses_leave_half_precision_under_autocast(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    # Z as a layer under autocast gives it, in half precision, counts for what it is.
+    f, z = torch.randn(shape), torch.randn(shape).to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = [consistency(z + 1, z), covariance(products(z)), dominant_share(products(z))]
+        losses = [consistency(f, z), covariance(products(z)), dominant_share(products(z))]
     assert [loss.dtype for loss in losses] == [torch.float32] * 3
-    assert float(losses[1]) == pytest.approx(float(reference_covariance(z.double())), rel=1e-6)
+    exact = z.detach().double().requires_grad_()
+    references = [
+        reference_consistency(f.double(), exact),
+        reference_covariance(exact),
+        reference_share(exact),
+    ]
+    for loss, reference in zip(losses, references, strict=True):
+        assert loss.item() == pytest.approx(reference.item(), rel=1e-6)
+        found, expected = value_and_gradient(loss, z)[1], value_and_gradient(reference, exact)[1]
+        # The gradient itself is handed back in the precision of Z.
+        torch.testing.assert_close(
+            found, expected.to(dtype), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("shape", [(32, 5), (8, 8), (8, 20)])
+def test_nmtune_minimises_equation_6(shape: tuple[int, int]) -> None:
+    f, z, labels = torch.randn(shape), torch.randn(shape), torch.arange(shape[0]) % 3
+    logits = torch.randn(shape[0], 3)
+    found = torch.stack(list(NMTune().terms(Batch(f, z, logits, labels)).values())).sum()
+    regularisers = (
+        reference_consistency(f.double(), z.double())
+        + reference_covariance(z.double())
+        + reference_share(z.double())
+    )
+    expected = torch.nn.functional.cross_entropy(logits.double(), labels) + 0.01 * regularisers
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_reductions_of_equation_3() -> None:
