@@ -18,13 +18,16 @@ def contract_fault(head: Any) -> str | None:
     """
     if not inspect.isclass(head):
         return f"it is a {type(head).__name__}, not a class"
-    missing = [name for name in METHODS if not callable(getattr(head, name, None))]
+    methods: dict[str, Any] = {name: getattr(head, name, None) for name in METHODS}
+    missing = [name for name, method in methods.items() if not callable(method)]
     if missing:
         return f"it lacks {', '.join(name + '()' for name in missing)}"
-    if inspect.isabstract(head):
-        return f"it leaves {', '.join(sorted(name + '()' for name in head.__abstractmethods__))} abstract"
+    abstract = sorted(getattr(head, "__abstractmethods__", ()))
+    if abstract:
+        return f"it lacks {', '.join(name + '()' for name in abstract)}, which its base leaves open"
     try:
-        parameters, settings = inspect.signature(head.fit).parameters, inspect.signature(head).parameters
+        parameters = inspect.signature(methods["fit"]).parameters
+        settings = inspect.signature(head).parameters
     except ValueError as error:
         return f"its methods cannot be looked at: {error}"
     swallows = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())

@@ -23,7 +23,7 @@ class Prototype:
         return features.cpu().float()
 
     def predict_logits(self, features):
-        return -(self.transform(features).unsqueeze(1) - self.means).square().sum(dim=2)
+        return -torch.cdist(self.transform(features), self.means).square()
 
     def state_dict(self):
         return {"means": self.means.clone()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from hypothesis import strategies as st
 
 from nml.errors import UserError
@@ -78,6 +79,15 @@ def test_conventions_are_what_an_explicit_svd_gives(convention: Convention) -> N
     np.testing.assert_allclose(
         singular_values(features, convention), np.linalg.svd(exact, compute_uv=False), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(30, 5), (5, 30)])
+def test_tensors_of_any_floating_dtype_serve(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    features = torch.randn(shape).to(dtype).requires_grad_()
+    exact = np.linalg.svd(features.detach().double().numpy(), compute_uv=False)
+    np.testing.assert_allclose(singular_values(features), exact, rtol=1e-6)
+    np.testing.assert_allclose(singular_values(features.split(4))[: len(exact)], exact, rtol=1e-6)
 
 
 def test_features_of_zeros_have_no_share() -> None:
