@@ -2,76 +2,150 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import Any
 
 from nml.cli import Parser, run
 from nml.errors import UserError
 from probes.spec import split_spec
+from probes.tasks.prepared import PreparedTask
 from probes.tasks.registry import DEFAULT_ROOT, TASKS, open_task
-from probes.tasks.task import TaskRecord
+from probes.tasks.task import Task, TaskRecord, TaskSource
 
 EXAMPLES = """\
 examples:
   python -m probes.tasks list
-  python -m probes.tasks show cifar10
-  python -m probes.tasks prepare cifar10 --root data/tasks
+      every task: what it is, its licence, what it takes on disk, and whether it is ready
+  python -m probes.tasks show glue-sst2
+      its splits, OOD sets, source and revision, what was checked and what to know
+  python -m probes.tasks prepare cifar10 glue-sst2
+      fetch from the Hugging Face hub into data/tasks; stopped, the same command goes on
+  python -m probes.tasks prepare cifar10 --torchvision /data/torchvision
+      read what torchvision has downloaded there; what it has not, it downloads
 """
+GROUPS = ("ready", "your own data", "placed by hand", "to prepare")
 
 
 def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser(
-        "python -m probes.tasks", "List tasks, or fetch their data.", epilog=EXAMPLES, config=False
+        "python -m probes.tasks",
+        "List tasks, show what is known of one, or fetch its data.",
+        epilog=EXAMPLES,
+        config=False,
     )
     add = parser.add_argument
     add("command", type=str, choices=["list", "show", "prepare"], help="what to do")
-    add("name", type=str, nargs="?", default=None, help="task to show or prepare")
+    add("names", type=str, nargs="*", default=[], help="tasks to show or prepare")
     add("--root", type=str, default=str(DEFAULT_ROOT), help="folder of prepared tasks")
+    add(
+        "--torchvision",
+        type=str,
+        default=None,
+        help="prepare: take the data from this folder of torchvision's downloads, not from the hub",
+    )
     return parser
 
 
 def main() -> None:
     """Run one of the commands."""
     arguments = build_parser().parse_args()
-    if arguments.command == "list":
-        for plugin in TASKS.discover():
-            record: TaskRecord = TASKS.load(plugin.name).record
-            classes = f"{record.num_classes} classes" if record.num_classes else "your classes"
-            print(f"{plugin.name:20} {record.modality:6} {classes:13} {record.metric:15} {record.source}")
-        return
-    if arguments.name is None:
-        raise UserError(f"{arguments.command}: no task named", mend="see: python -m probes.tasks list")
-    source = TASKS.load(split_spec(arguments.name).kind)
-    if arguments.command == "show":
-        _show(source.record)
-        return
     root = Path(arguments.root)
-    prepare = getattr(source, "prepare", None)
-    if prepare is not None:
-        prepare(root)
-    task = open_task(arguments.name, root)
-    print(f"{task.name}: {len(task.train.keys)} training samples, {len(task.classes)} classes")
-    for evaluation in task.evaluations:
-        print(f"  {evaluation.domain:3} {evaluation.name}: {len(evaluation.samples.keys)} samples")
-    print(f"ready: {root / task.name}" if prepare else "ready: nothing to fetch")
+    if arguments.command == "list":
+        _list(root)
+        return
+    if not arguments.names:
+        raise UserError(f"{arguments.command}: no task named", mend="see: python -m probes.tasks list")
+    # All names first: a misspelt last one is told before the first is fetched.
+    sources = {name: TASKS.load(split_spec(name).kind) for name in arguments.names}
+    for name, source in sources.items():
+        if arguments.command == "show":
+            _show(source, root)
+        else:
+            _prepare(name, source, root, arguments.torchvision)
 
 
-def _show(record: TaskRecord) -> None:
+def _list(root: Path) -> None:
+    sources: dict[str, TaskSource] = {plugin.name: TASKS.load(plugin.name) for plugin in TASKS.discover()}
+    width = max(map(len, sources))
+    for group in GROUPS:
+        members = [name for name in sources if _group(sources[name], root) == group]
+        if not members:
+            continue
+        print(f"{group}:")
+        for name in sorted(members):
+            record = sources[name].record
+            classes = f"{record.num_classes} classes" if record.num_classes else ""
+            print(
+                f"  {name:{width}}  {record.modality:5}  {classes:12} {record.metric:14} "
+                f"{record.disk.partition(',')[0].partition(' (')[0]:10} {record.licence}".rstrip()
+            )
+    print(
+        "\nmore of one: python -m probes.tasks show NAME      fetch it: python -m probes.tasks prepare NAME"
+    )
+
+
+def _group(source: TaskSource, root: Path) -> str:
+    if isinstance(source, PreparedTask):
+        return "ready" if source.is_prepared(root) else "to prepare"
+    if not source.record.num_classes:
+        return "your own data"
+    return "placed by hand" if "by hand" in source.record.source else "ready"
+
+
+def _show(source: TaskSource, root: Path) -> None:
+    record: TaskRecord = source.record
     splits = ", ".join(f"{name} {count}" for name, count in record.splits.items())
     for name, value in (
         ("task", record.name),
+        ("state", _group(source, root)),
         ("modality", record.modality),
         ("classes", record.num_classes or "from your data"),
         ("metric", record.metric),
         ("splits", splits or "from your data"),
-        ("OOD", ", ".join(record.ood) or "none"),
+        ("OOD", ", ".join(record.ood) or "shifts of the test samples"),
         ("source", record.source),
         ("revision", record.revision),
         ("licence", record.licence),
+        ("disk", record.disk),
+        ("checked", record.checked),
         ("note", record.note),
     ):
         if value:
             print(f"{name:9} {value}")
+    if isinstance(source, PreparedTask):
+        for part, how in source.by_hand().items():
+            print(f"{'by hand':9} {part}: place {how} in {root / record.name / 'sources' / part}")
+
+
+def _prepare(text: str, source: Any, root: Path, torchvision: str | None) -> None:
+    name = source.record.name
+    missing: dict[str, str] = {}
+    if isinstance(source, PreparedTask):
+        missing = source.prepare(root, torchvision=Path(torchvision).expanduser() if torchvision else None)
+    elif torchvision:
+        raise UserError(f"task {name}: nothing of it is in torchvision", mend="leave --torchvision out")
+    task = open_task(text, root)
+    print(f"{task.name}: {len(task.train.keys)} training samples, {len(task.classes)} classes")
+    for evaluation in task.evaluations:
+        print(f"  {evaluation.domain:3} {evaluation.name}: {len(evaluation.samples.keys)} samples")
+    _compare(source.record, task)
+    for part, reason in missing.items():
+        print(f"warning: {name}: without {part}: {reason}", file=sys.stderr)
+    print(f"ready: {root / name}" if isinstance(source, PreparedTask) else "ready: nothing to fetch")
+
+
+def _compare(record: TaskRecord, task: Task) -> None:
+    """Warn where the data is not what the record says: the source may have changed."""
+    samples = {"train": task.train, "test": task.evaluations[0].samples}
+    found = {f"{split} samples": len(part.keys) for split, part in samples.items()}
+    known = {f"{split} samples": count for split, count in record.splits.items()}
+    if record.num_classes:
+        found["classes"], known["classes"] = len(task.classes), record.num_classes
+    for what, count in found.items():
+        if known.get(what, count) != count:
+            print(f"warning: {record.name}: {count} {what}, its record says {known[what]}", file=sys.stderr)
 
 
 if __name__ == "__main__":

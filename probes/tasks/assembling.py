@@ -17,7 +17,7 @@ from probes.tasks.samplesets import Shifted, limited
 from probes.tasks.shifts import SHIFTS, VERSION
 from probes.tasks.task import Evaluation, Task
 
-OPTIONS = ("limit", "shifts", "name", "validation", "mask")
+OPTIONS = ("limit", "ood_limit", "shifts", "name", "validation", "mask")
 
 
 class RawSplit(NamedTuple):
@@ -43,7 +43,8 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
 
     Every further path is an out-of-domain variant, named after its file. Without one, shifted versions
     of the test samples are: all of the modality's, ``shifts=none``, or some as ``shifts=rotated+noisy``.
-    ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split;
+    ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split and
+    ``ood_limit=N`` N of each variant, chosen by the hash of their keys;
     ``mask=present`` scores each variant among the classes that occur in it (ImageNet-A, -R, ObjectNet).
 
     Raises:
@@ -58,8 +59,9 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     train = read(train_path)
     classes = train.names or _class_names(train.labels, train_path)
     limit = parse_limit(spec)
+    ood_limit = parse_limit(spec, "ood_limit") or limit
 
-    def build(path: str, raw: RawSplit) -> SampleSet:
+    def build(path: str, raw: RawSplit, limit: int | None = limit) -> SampleSet:
         return limited(raw.build(_codes(raw.labels, classes, path)), limit)
 
     name = spec.options.get("name") or _display_name(train_path)
@@ -68,12 +70,16 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     masked = _masked(spec)
     for path in ood_paths:
         raw = read(path)
-        samples = build(path, raw)
+        samples = build(path, raw, ood_limit)
         # Of the whole variant: a limit may have left classes of it out.
         present = tuple(np.unique(_codes(raw.labels, classes, path)).tolist()) if masked else None
         evaluations.append(Evaluation(f"{name}-{Path(path).stem}", "ood", samples, present))
     evaluations += [
-        Evaluation(f"{name}-{shift}", "ood", Shifted(test, shift, VERSION, SHIFTS[train.modality][shift]))
+        Evaluation(
+            f"{name}-{shift}",
+            "ood",
+            Shifted(limited(test, ood_limit), shift, VERSION, SHIFTS[train.modality][shift]),
+        )
         for shift in _shifts(spec, train.modality, default=not ood_paths)
     ]
     validation_path = spec.options.get("validation")
@@ -124,13 +130,13 @@ def _codes(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.ND
     return np.array([code[label] for label in labels], dtype=np.int64)
 
 
-def parse_limit(spec: Spec) -> int | None:
-    """Return the option ``limit``; None where it is not set."""
-    text = spec.options.get("limit")
+def parse_limit(spec: Spec, option: str = "limit") -> int | None:
+    """Return the option that limits samples; None where it is not set."""
+    text = spec.options.get(option)
     if text is None:
         return None
     if not text.isdigit() or int(text) < 1:
-        raise UserError(f"--task {spec.text}: limit {text}", possible="1 or more")
+        raise UserError(f"--task {spec.text}: {option} {text}", possible="1 or more")
     return int(text)
 
 

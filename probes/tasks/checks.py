@@ -6,7 +6,7 @@ import numpy as np
 
 from nml.errors import UserError
 from probes.samples import SampleSet
-from probes.tasks.task import Task
+from probes.tasks.task import Evaluation, Task
 
 MINIMUM_TRAINING_SAMPLES = 2
 
@@ -30,6 +30,7 @@ def check_task(task: Task) -> None:
     for evaluation in task.evaluations:
         groups = evaluation.groups
         _check_samples(task, evaluation.name, evaluation.samples, count if groups is None else len(groups))
+        _check_kind(task, evaluation)
         allowed = evaluation.classes
         if allowed is not None and not np.isin(evaluation.samples.labels, allowed).all():
             raise UserError(f"task {task.name}, {evaluation.name}: labels outside the classes it declares")
@@ -40,6 +41,21 @@ def check_task(task: Task) -> None:
             f"task {task.name}: no training sample of class {', '.join(missing[:5])}"
             + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
             mend="every class that is tested must occur in the training data",
+        )
+
+
+def _check_kind(task: Task, evaluation: Evaluation) -> None:
+    """Refuse single texts beside pairs: an encoder would read them, and the scores would mean nothing."""
+    if task.modality != "text":
+        return
+    trained, tested = (
+        len(content) if isinstance(content, tuple) else 1
+        for content in (task.train.read(0), evaluation.samples.read(0))
+    )
+    if trained != tested:
+        raise UserError(
+            f"task {task.name}: {evaluation.name} has {tested} text(s) a sample, the training data {trained}",
+            mend="name the columns: ...,text=COLUMN,pair=COLUMN",
         )
 
 

@@ -1,59 +1,112 @@
-"""Published tasks: fetched once from the Hugging Face hub, kept as plain Parquet, read from there ever after.
+"""Published tasks: fetched once, kept as plain Parquet, read from there ever after.
 
-    data/tasks/cifar10/
-        train.parquet  test.parquet ...
-        task.json       written last: the exact revision of the source, rows and hash of every file
+    data/tasks/glue-sst2/
+        train.parquet  test.parquet  imdb.parquet ...
+        task.json           written last: of every file its source, exact revision, rows and hash
+        preparing.json      while it is prepared: the same, of the files that are whole
+        sources/flipkart/   what only a person can fetch, placed by hand
 
-The revision is resolved to a commit when a task is prepared, and travels into every result row.
+The revision of a source is a commit wherever one is known; where none is, it is looked up when the task is
+prepared. Either way it is recorded, and travels into every result row.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import functools
 import json
-import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nml.errors import UserError
 from nml.files import atomic_writer, sha256_file, write_json
+from probes.locking import byte_lock
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import OPTIONS, assemble
+from probes.tasks.assembling import OPTIONS, RawSplit, assemble
+from probes.tasks.by_hand import Row, read_tables
+from probes.tasks.hub_splits import HubSplits
+from probes.tasks.remembered import remembered_hash
 from probes.tasks.tables import read_parquet
 from probes.tasks.task import Task, TaskRecord
+from probes.tasks.torchvision_sets import TorchvisionSet
 
-FORMAT = "nml-task/1"
+FORMAT = "nml-task/2"
 MANIFEST = "task.json"
+UNFINISHED = "preparing.json"
+SOURCES = "sources"
+LOCK = ".lock"
+# Rows that are converted and written at once.
+BATCH_ROWS = 10_000
+ALWAYS = ("train", "validation", "test")
+
+
+class Example(NamedTuple):
+    """One row of a task of texts.
+
+    Attributes:
+        text: The text, or the first of a pair.
+        pair: The second of a pair; None where there is none.
+        label: Class, from 0.
+    """
+
+    text: str
+    pair: str | None
+    label: int
+
+
+Convert = Callable[[Row], Example | None]
+"""From a row of a source to an example; None leaves the row out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HubTask:
-    """A task whose parts are splits of one data set on the Hugging Face hub.
+class Part:
+    """One file of a task and where its rows come from.
+
+    Attributes:
+        hub: Splits on the hub; None where the data is not there.
+        convert: What becomes of a row; without it, rows are kept as they are.
+        by_hand: What to place in ``sources/PART/`` and where it is; empty where the hub is enough. Files
+            that are there go before the hub.
+    """
+
+    hub: HubSplits | None = None
+    convert: Convert | None = None
+    by_hand: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreparedTask:
+    """A published task.
 
     Attributes:
         record: What is known of it.
-        repository: Data set on the hub, or a local clone of one.
-        config: Its configuration; None for the only one.
-        train: Its training split.
-        test: The split that is tested on.
-        validation: A published validation split; None to carve one.
-        ood: Splits that count as out-of-domain, by name.
+        parts: Its files by name: ``train``, ``test``, perhaps ``validation``; every other is OOD.
+        torchvision: The same data in torchvision; None where it has none.
         columns: Text columns, where their names are not the usual ones.
-        revision: Commit, branch or tag to ask for.
     """
 
     record: TaskRecord
-    repository: str
-    config: str | None = None
-    train: str = "train"
-    test: str = "test"
-    validation: str | None = None
-    ood: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, Part]
+    torchvision: TorchvisionSet | None = None
     columns: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    revision: str = "main"
+
+    @property
+    def ood(self) -> tuple[str, ...]:
+        """Names of the out-of-domain parts."""
+        return tuple(name for name in self.parts if name not in ALWAYS)
+
+    def by_hand(self) -> dict[str, str]:
+        """Return the parts that can be placed by hand, and what to place."""
+        return {name: part.by_hand for name, part in self.parts.items() if part.by_hand}
+
+    def is_prepared(self, root: Path) -> bool:
+        """Whether the task can be opened."""
+        return (root / self.record.name / MANIFEST).exists()
 
     def open(self, spec: Spec, root: Path) -> Task:
         """Return the prepared task.
@@ -62,27 +115,33 @@ class HubTask:
             UserError: If it is not prepared, or a file is not the one that was prepared.
         """
         check_options(spec, OPTIONS, where="--task")
-        folder = root / self.record.name
+        name, folder = self.record.name, root / self.record.name
         manifest = self._manifest(folder)
-        for name, facts in manifest["files"].items():
-            if not (folder / name).exists() or sha256_file(folder / name) != facts["sha256"]:
+        for file, facts in manifest["files"].items():
+            if not _is(folder / file, facts["sha256"]):
                 raise UserError(
-                    f"task {self.record.name}: {folder / name} is not what was prepared",
-                    mend=f"remove {folder} and run: python -m probes.tasks prepare {self.record.name}",
+                    f"task {name}: {folder / file} is not what was prepared",
+                    mend=f"remove {folder} and run: python -m probes.tasks prepare {name}",
                 )
-        paths = [str(folder / f"{part}.parquet") for part in ("train", "test", *self.ood)]
-        options = {"name": self.record.name, "shifts": "none" if self.ood else "all"} | dict(spec.options)
-        if self.validation:
-            options["validation"] = str(folder / "validation.parquet")
-        task = assemble(
-            Spec(spec.text, spec.kind, tuple(paths), options),
-            functools.partial(read_parquet, columns=self.columns),
-        )
-        return dataclasses.replace(
-            task,
-            metric=self.record.metric,
-            revision=f"{manifest['revision'] or 'local'}-{task.revision}",
-        )
+        there = [part for part in self.ood if f"{part}.parquet" in manifest["files"]]
+        if len(there) < len(self.ood):
+            missing = ", ".join(part for part in self.ood if part not in there)
+            print(
+                f"task {name}: without {missing}; how to get them: python -m probes.tasks prepare {name}",
+                file=sys.stderr,
+            )
+        paths = [str(folder / f"{part}.parquet") for part in ("train", "test", *there)]
+        options = {"name": name, "shifts": "none" if self.ood else "all"} | dict(spec.options)
+        if "validation.parquet" in manifest["files"]:
+            options.setdefault("validation", str(folder / "validation.parquet"))
+        task = assemble(Spec(spec.text, spec.kind, tuple(paths), options), self._read)
+        revision = manifest["files"]["train.parquet"]["revision"] or "local"
+        return dataclasses.replace(task, metric=self.record.metric, revision=f"{revision}-{task.revision}")
+
+    def _read(self, path: str) -> RawSplit:
+        part = self.parts.get(Path(path).stem)
+        # What was converted has the usual columns.
+        return read_parquet(path, columns={} if part is None or part.convert else self.columns)
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         try:
@@ -94,94 +153,146 @@ class HubTask:
                 "(on a machine with network; then copy the folder)",
             ) from error
         if manifest.get("format") != FORMAT:
-            raise UserError(f"{folder / MANIFEST}: format {manifest.get('format')!r}", possible=repr(FORMAT))
+            raise UserError(
+                f"{folder / MANIFEST}: format {manifest.get('format')!r}",
+                possible=repr(FORMAT),
+                mend=f"remove {folder} and prepare the task again",
+            )
         return manifest
 
-    def prepare(self, root: Path) -> None:
-        """Fetch the data into ``root``; a prepared task is left as it is.
+    def prepare(self, root: Path, *, torchvision: Path | None = None) -> dict[str, str]:
+        """Fetch what is not there yet into ``root``.
+
+        Stopped or killed, the same call goes on with the parts that are missing. A part that only a person
+        can fetch, or an out-of-domain part that cannot be had now, is left out; the next call tries again.
+
+        Args:
+            root: Folder of prepared tasks.
+            torchvision: Read training and test data from this folder of torchvision's downloads, not from
+                the hub; what is not in it, torchvision downloads.
+
+        Returns:
+            Out-of-domain parts that are missing, and why.
 
         Raises:
-            UserError: If the library is missing, or the hub cannot be reached.
+            UserError: If training or test data cannot be had.
         """
         folder = root / self.record.name
-        if (folder / MANIFEST).exists():
-            return
-        splits = {"train": self.train, "test": self.test, **self.ood}
-        if self.validation:
-            splits["validation"] = self.validation
-        files = {}
-        for part, split in splits.items():
-            data = _plain(_load(self, split))
-            path = folder / f"{part}.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        with byte_lock(folder / LOCK, 0, wait=True):
+            files = self._done(folder)
+            missing: dict[str, str] = {}
+            for part in self._wanted(torchvision):
+                file = f"{part}.parquet"
+                if file in files:
+                    continue
+                try:
+                    source = self._write(folder, part, torchvision)
+                except UserError as error:
+                    if part in ALWAYS:
+                        raise UserError(f"task {self.record.name}: {error.what}", mend=error.mend) from error
+                    missing[part] = str(error)
+                    continue
+                path = folder / file
+                rows = pq.read_metadata(path).num_rows
+                files[file] = {"rows": rows, "sha256": sha256_file(path), **source}
+                write_json(folder / UNFINISHED, {"format": FORMAT, "files": files})
+            created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            write_json(
+                folder / MANIFEST,
+                {"format": FORMAT, "files": files, "missing": missing, "created": created},
+            )
+            (folder / UNFINISHED).unlink(missing_ok=True)
+        return missing
+
+    def _wanted(self, torchvision: Path | None) -> list[str]:
+        if torchvision is None:
+            return list(self.parts)
+        if self.torchvision is None:
+            raise UserError(f"task {self.record.name}: torchvision does not have it", possible="the hub")
+        return [*self.torchvision.splits, *self.ood]
+
+    def _done(self, folder: Path) -> dict[str, Any]:
+        """Return the facts of the parts that are whole."""
+        for name in (MANIFEST, UNFINISHED):
+            if (folder / name).exists():
+                content = json.loads((folder / name).read_text())
+                if content.get("format") == FORMAT:
+                    return {
+                        file: facts
+                        for file, facts in content["files"].items()
+                        if _is(folder / file, facts["sha256"])
+                    }
+        return {}
+
+    def _write(self, folder: Path, name: str, torchvision: Path | None) -> dict[str, Any]:
+        """Write one part; return what to record of its source."""
+        path = folder / f"{name}.parquet"
+        if torchvision is not None and self.torchvision is not None and name in self.torchvision.splits:
+            return self.torchvision.write(path, name, torchvision)
+        part = self.parts[name]
+        placed = folder / SOURCES / name
+        if part.convert and part.by_hand and placed.is_dir():
+            write_examples(path, map(part.convert, read_tables(placed)))
+            return {"source": f"{SOURCES}/{name}", "revision": None}
+        if part.hub is None:
+            raise UserError(f"not on the hub: place {part.by_hand} in {placed}, then prepare again")
+        data = part.hub.load()
+        if part.convert:
+            write_examples(path, map(part.convert, _rows(data)))
+        else:
+            plain = _plain(data)
             with atomic_writer(path) as file:
-                data.to_parquet(file)
-            files[path.name] = {"rows": len(data), "sha256": sha256_file(path)}
-        write_json(
-            folder / MANIFEST,
-            {
-                "format": FORMAT,
-                "source": self.repository,
-                "config": self.config,
-                "revision": _commit(self),
-                "files": files,
-                "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            },
-        )
+                plain.to_parquet(file)
+        return part.hub.describe()
 
 
-def _load(task: HubTask, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            f"task {task.record.name}: the library datasets is not installed",
-            mend="pip install 'noisy-model-learning[huggingface]'",
-        ) from error
-    revision = {} if Path(task.repository).is_dir() else {"revision": _commit(task)}
-    try:
-        return datasets.load_dataset(task.repository, task.config, split=split, **revision)
-    # The hub's client, fsspec and the library each raise types of their own without network.
-    except Exception as error:
-        raise _offline(task, error) from error
+def write_examples(path: Path, examples: Iterable[Example | None]) -> None:
+    """Write texts, or pairs of them, and their labels, whole or not at all.
+
+    Raises:
+        UserError: If there is none.
+    """
+    kept = (example for example in examples if example is not None)
+    first = next(kept, None)
+    if first is None:
+        raise UserError(f"no example for {path}", mend="check the source")
+    # The usual names, by which read_parquet finds them.
+    fields = [("text", pa.string()), ("text2", pa.string()), ("label", pa.int64())]
+    schema = pa.schema([field for field in fields if first.pair is not None or field[0] != "text2"])
+    with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        batch = [first]
+        for example in kept:
+            batch.append(example)
+            if len(batch) == BATCH_ROWS:
+                writer.write_table(_table(batch, schema))
+                batch = []
+        if batch:
+            writer.write_table(_table(batch, schema))
 
 
-@functools.cache
-def _resolve(repository: str, revision: str) -> str:
-    from huggingface_hub import HfApi
-
-    sha = HfApi().dataset_info(repository, revision=revision).sha
-    if sha is None:
-        raise OSError("the hub names no commit")
-    return sha
+def _table(examples: list[Example], schema: pa.Schema) -> pa.Table:
+    columns = dict(zip(("text", "text2", "label"), zip(*examples, strict=True), strict=True))
+    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def _commit(task: HubTask) -> str | None:
-    if Path(task.repository).is_dir():
-        return None
-    try:
-        return _resolve(task.repository, task.revision)
-    except Exception as error:
-        raise _offline(task, error) from error
-
-
-def _offline(task: HubTask, error: Exception) -> UserError:
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-    return UserError(
-        f"task {task.record.name}: {task.repository} could not be fetched{offline}: {reason}",
-        mend="prepare it on a machine with network and copy its folder here",
-    )
+def _rows(data: Any) -> Iterator[Row]:
+    for batch in data.iter(batch_size=BATCH_ROWS):
+        names = list(batch)
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(names, values, strict=True))
 
 
 def _plain(data: Any) -> Any:
-    """Drop what is no sample, keep images as their bytes, and round labels that lie on a scale (STS-B)."""
+    """Drop what is no sample, and keep images as their bytes."""
     import datasets
 
     data = data.remove_columns([name for name in data.column_names if name.startswith("__")])
     for name, feature in data.features.items():
         if isinstance(feature, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
-        elif name in ("label", "cls") and getattr(feature, "dtype", "").startswith("float"):
-            data = data.map(lambda row, name=name: {name: round(row[name])})
-            data = data.cast_column(name, datasets.Value("int64"))
     return data
+
+
+def _is(path: Path, sha256: str) -> bool:
+    return path.exists() and remembered_hash([path], "sha256", lambda: sha256_file(path)) == sha256

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import tarfile
@@ -16,11 +15,8 @@ from PIL import Image
 from nml.errors import UserError
 from probes.results import read_rows
 from probes.run import main
-from probes.spec import split_spec
 from probes.tasks import TASKS, open_task
-from probes.tasks.glue import MNLI, STSB
 from probes.tasks.shifts import SHIFTS
-from probes.tasks.vision import CIFAR10
 
 
 def png(value: int) -> bytes:
@@ -135,6 +131,14 @@ def test_texts_with_and_without_a_header_and_in_pairs(tmp_path: Path) -> None:
     assert pairs.classes == ("no", "yes")
 
 
+def test_single_texts_beside_pairs_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("a\tb\tyes\nc\td\tno\n")
+    (tmp_path / "single.tsv").write_text("a\tyes\nc\tno\n")
+    pairs, single = tmp_path / "pairs.tsv", tmp_path / "single.tsv"
+    with pytest.raises(UserError, match=r"-single has 1 text\(s\) a sample, the training data 2"):
+        open_task(f"tsv:{pairs},{pairs},{single}")
+
+
 @pytest.mark.parametrize("modality", SHIFTS)
 def test_shifts_are_the_same_every_time_and_keyed_by_the_sample(modality: str) -> None:
     content = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
@@ -172,54 +176,6 @@ def test_every_registered_task_has_a_complete_record() -> None:
 def test_a_published_task_that_is_not_prepared_says_how(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="probes.tasks prepare cifar10".replace(".", r"\.")):
         open_task("cifar10", tmp_path)
-
-
-def test_a_published_task_of_tars_is_prepared_from_a_clone_of_its_repository(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    for split in ("train", "test"):
-        (tmp_path / "clone" / split).mkdir(parents=True)
-        samples = [{"webp": png(n), "cls": str(n % 10).encode()} for n in range(20)]
-        write_tar(tmp_path / "clone" / split / "0.tar", samples)
-    task = dataclasses.replace(CIFAR10, repository=str(tmp_path / "clone"))
-    task.prepare(tmp_path / "tasks")
-    opened = task.open(split_spec("cifar10"), tmp_path / "tasks")
-    assert len(opened.classes) == 10
-    assert opened.train.read(3).getpixel((0, 0)) == (3, 3, 0)
-    file = tmp_path / "tasks" / "cifar10" / "test.parquet"
-    file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(UserError, match="not what was prepared"):
-        task.open(split_spec("cifar10"), tmp_path / "tasks")
-
-
-def test_glue_is_prepared_from_its_parquet_files(tmp_path: Path) -> None:
-    pytest.importorskip("datasets")
-    clone = tmp_path / "clone"
-    table = pa.table(
-        {"premise": ["a", "b", "c"], "hypothesis": ["d", "e", "f"], "label": [0, 1, 2], "idx": [0, 1, 2]}
-    )
-    score = pa.table(
-        {"sentence1": ["a"] * 6, "sentence2": ["b"] * 6, "label": [0.2, 1.0, 2.4, 2.6, 4.0, 5.0]}
-    )
-    score = score.append_column("idx", pa.array(range(6)))
-    lines = ["---", "configs:"]
-    for config, content, splits in (
-        ("mnli", table, ("train", "validation_matched", "validation_mismatched")),
-        ("stsb", score.take([0, 1, 2, 3, 4, 5]), ("train", "validation")),
-    ):
-        (clone / config).mkdir(parents=True)
-        lines += [f"- config_name: {config}", "  data_files:"]
-        for split in splits:
-            pq.write_table(content, clone / config / f"{split}-0.parquet")
-            lines += [f"  - split: {split}", f"    path: {config}/{split}-*"]
-    (clone / "README.md").write_text("\n".join([*lines, "---", ""]))
-    mnli = dataclasses.replace(MNLI, repository=str(clone))
-    mnli.prepare(tmp_path / "tasks")
-    opened = mnli.open(split_spec("glue-mnli"), tmp_path / "tasks")
-    assert [part.name for part in opened.evaluations] == ["glue-mnli", "glue-mnli-mismatched"]
-    assert opened.train.read(1) == ("b", "e")
-    stsb = dataclasses.replace(STSB, repository=str(clone))
-    stsb.prepare(tmp_path / "tasks")
-    assert stsb.open(split_spec("glue-stsb"), tmp_path / "tasks").train.labels.tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_cifar10_with_fractions_seeds_and_shifts(
