@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -29,6 +29,8 @@ class Level:
         column: Column of the manifest and the index that holds this level's supervision.
         seed: Seed of the plan.
         moved: Captions only: samples that carry another sample's caption, equal text or not.
+        model_input: What the model read besides the supervision: ``file_sha256``, and for computed
+            features the encoder, its weights' hash and its preprocessing.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Level:
     column: str
     seed: int = 0
     moved: int | None = None
+    model_input: dict[str, Any] | None = None
 
     def describe(self) -> str:
         """Return the line a user reads: asked and realised rate, and the count."""
@@ -92,9 +95,14 @@ def load_model(name: str | None, kind: Kind, model_file: str | None) -> tuple[st
 
 
 def plan_ladder(
-    model: NoiseModel, name: str, population: Population, ratios: Sequence[Fraction], seed: int
+    model: NoiseModel,
+    name: str,
+    population: Population,
+    ratios: Sequence[Fraction],
+    seed: int,
+    model_input: dict[str, Any] | None = None,
 ) -> list[PlannedLevel]:
-    """Plan every ratio above 0, in the order asked.
+    """Plan every ratio above 0, in the order asked; ``model_input`` is recorded in each level.
 
     Raises:
         UserError: If the model cannot realise a ratio on this population, or two ratios share a name.
@@ -106,7 +114,8 @@ def plan_ladder(
     for position, flips in enumerate(planned):
         _check(name, population, flips)
         asked = noisy[position] if noisy else level_ratio_of(flips, population)
-        levels.append(PlannedLevel(_describe(name, population, asked, flips, seed), flips))
+        level = _describe(name, population, asked, flips, seed)
+        levels.append(PlannedLevel(replace(level, model_input=model_input), flips))
     return levels
 
 

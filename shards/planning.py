@@ -4,6 +4,7 @@ A pure function of the source and the request, kept in the work folder::
 
     WORK/
       catalogue.arrow  what the source holds (see shards.catalogue), with spool.bin and hashes.npy
+      features.npy     features of an encoder, if the noise needs them
       order.npy bounds.npy label_n20.npy ...   write order, shard boundaries, noisy supervision
       plan.json        what was asked; written last, so the plan is whole if this is there
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +24,17 @@ import pyarrow.compute as pc
 from nml.errors import UserError
 from nml.files import write_json
 from nml.levels import CLEAN_LEVEL
-from shards.catalogue import Catalogue, read_catalogue, write_catalogue
+from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
+from shards.features import describe_input, open_encoder
 from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder
 from shards.layout import cut, member_bytes, write_order
 from shards.noise import Integers, Kind
+from shards.packing import ImageReader
 from shards.request import WriteRequest, difference
 from shards.sources import Source
 
 PLAN_FILE = "plan.json"
+FEATURES = "features.npy"
 _ESCAPED = r'["\\\x00-\x1f]'
 
 
@@ -95,15 +100,19 @@ def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: st
 
 def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
     # Before the pass over the source: what is wrong with the request shows at once.
-    name, model = load_model(request.model, source.kind, request.model_file)
+    encoder = open_encoder(request.encoder, request.model, request.model_file)
+    features = str(work / FEATURES) if encoder else None
+    name, model = load_model(request.model, source.kind, features or request.model_file)
     if any(request.ratios) or model.own_ratio:
         refuse_noise_on(source, request)
     for stale in work.iterdir():
         stale.unlink()
     write_catalogue(source, work)
     catalogue = read_catalogue(work, source.classes)
-    population = catalogue.population()
-    planned = plan_ladder(model, name, population, request.ratios, request.seed)
+    if encoder:
+        encoder.write_features(work / FEATURES, partial(_image, work, catalogue), len(catalogue.hashes))
+    model_input = describe_input(features or request.model_file, encoder)
+    planned = plan_ladder(model, name, catalogue.population(), request.ratios, request.seed, model_input)
     _save_levels(work, catalogue, planned)
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
@@ -120,6 +129,15 @@ def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
         "shards": len(bounds) - 1,
         "parent": source.parent,
     }
+
+
+def _image(work: Path, catalogue: Catalogue, sample: int) -> bytes:
+    """Return a sample's encoded image; unlike a packer's reader, safe to call from several threads."""
+    path, offset, size = (catalogue.table[name][sample].as_py() for name in ("path", "offset", "size"))
+    image = bytearray(size)
+    with ImageReader() as reader:
+        reader.read_into(memoryview(image), path or str(work / SPOOL), offset)
+    return bytes(image)
 
 
 def refuse_noise_on(source: Source, request: WriteRequest) -> None:

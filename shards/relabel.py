@@ -7,10 +7,13 @@ levels that the set was written with.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +23,7 @@ from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from nml.levels import parse_ratio
 from shards.catalogue import KeyColumn, hash_column
+from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
 from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder
 from shards.locking import existing_locked
@@ -32,6 +36,7 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.noise import Population
+from shards.reader import ShardReader
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo
 from shards.shardset import ShardSet
 
@@ -45,7 +50,12 @@ examples:
 
 
 def relabel(
-    folder: Path, ratios: Sequence[Fraction], model_name: str | None, model_file: str | None, seed: int | None
+    folder: Path,
+    ratios: Sequence[Fraction],
+    model_name: str | None,
+    model_file: str | None,
+    seed: int | None,
+    encoder: str | None = None,
 ) -> tuple[SetInfo, list[Level]]:
     """Add levels to the set in ``folder``; return the set and the levels added.
 
@@ -56,9 +66,10 @@ def relabel(
     with existing_locked(folder):
         shard_set = ShardSet.open(folder)
         info = shard_set.info
-        population = read_population(shard_set)
-        name, model = load_model(model_name, info.kind, model_file)
-        planned = plan_ladder(model, name, population, ratios, info.seed if seed is None else seed)
+        with _features(shard_set, encoder, model_name, model_file) as (file, model_input):
+            name, model = load_model(model_name, info.kind, file)
+            seed = info.seed if seed is None else seed
+            planned = plan_ladder(model, name, read_population(shard_set), ratios, seed, model_input)
         for level, _ in planned:
             if level.name in info.levels:
                 raise UserError(
@@ -66,6 +77,22 @@ def relabel(
                     mend="choose another ratio, or write another set",
                 )
         return _add(folder, info, shard_set, planned), [level for level, _ in planned]
+
+
+@contextlib.contextmanager
+def _features(
+    shard_set: ShardSet, encoder: str | None, model_name: str | None, model_file: str | None
+) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
+    """Give the file that the model reads, computed first if an encoder is named, and what to record of it."""
+    opened = open_encoder(encoder, model_name, model_file)
+    with tempfile.TemporaryDirectory() as folder:
+        if opened:
+            model_file = str(Path(folder) / "features.npy")
+            reader = ShardReader(shard_set)
+            opened.write_features(
+                Path(model_file), lambda sample: reader.image(sample)[1], shard_set.num_samples
+            )
+        yield model_file, describe_input(model_file, opened)
 
 
 def read_population(shard_set: ShardSet) -> Population:
@@ -153,6 +180,9 @@ def build_parser() -> Parser:
     parser.add_argument("--noise", nargs="+", default=[], type=str, help="noise ratios, above 0 and below 1")
     parser.add_argument("--model", default=None, type=str, help="noise model (default: as shards.write)")
     parser.add_argument("--model-file", default=None, type=str, help="what the model reads")
+    parser.add_argument(
+        "--encoder", default=None, type=str, help="compute the features it reads (as shards.write)"
+    )
     parser.add_argument("--seed", default=None, type=int, help="seed of the noise (default: the set's own)")
     return parser
 
@@ -167,7 +197,14 @@ def main(argv: list[str] | None = None) -> None:
             possible="ratios above 0; clean is always there",
             mend="--noise 0.15",
         )
-    _, levels = relabel(Path(arguments.set), ratios, arguments.model, arguments.model_file, arguments.seed)
+    _, levels = relabel(
+        Path(arguments.set),
+        ratios,
+        arguments.model,
+        arguments.model_file,
+        arguments.seed,
+        arguments.encoder,
+    )
     for level in levels:
         print(level.describe())
     print(f"set: {arguments.set}")

@@ -21,6 +21,7 @@ class WriteRequest:
         ratios: Noise ratios, exact, in the order asked; the first is what ``.cls``/``.txt`` hold.
         model: Noise model, or None for the default one of the source's kind.
         model_file: File the model reads, or None.
+        encoder: Encoder that computes the features the model reads, or None.
         seed: Seed of the noise and of the write order.
         limits: Size of shards.
         options: Further options of the source: split and column names.
@@ -37,6 +38,7 @@ class WriteRequest:
     options: dict[str, str]
     chain: bool = False
     force: bool = False
+    encoder: str | None = None
 
     def __post_init__(self) -> None:
         check_ratios(self.ratios)
@@ -53,6 +55,7 @@ class WriteRequest:
             "max_shard_count": self.limits.count,
             "options": {name: value for name, value in sorted(self.options.items()) if value},
             "hashing": hashing.VERSION,
+            **({"encoder": self.encoder} if self.encoder else {}),
         }
 
 

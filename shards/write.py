@@ -74,6 +74,12 @@ def build_parser() -> Parser:
         "--model-file", default=None, type=str, help="what the model reads: a matrix, features or labels"
     )
     parser.add_argument(
+        "--encoder",
+        default=None,
+        type=str,
+        help="compute the features that instance-dependent noise reads: timm:NAME or timm:NAME,weights=FILE",
+    )
+    parser.add_argument(
         "--seed", default=0, type=int, help="seed of the noise and of the order in the shards"
     )
     parser.add_argument(
@@ -111,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         options=options,
         chain=arguments.chain,
         force=arguments.force,
+        encoder=arguments.encoder,
     )
     out = arguments.out or str(Path("data/shards") / default_name(arguments.source))
     if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):

@@ -6,7 +6,7 @@ the ratio (0.05 becomes 0.10); here the samples are ranked by the Gumbel-top-k t
 exactly round(r N) of them without replacement in proportion to how strongly their scores point away.
 
 ``--model-file`` names the features: a ``.npy`` [N, D] in the source's order, or a ``.parquet`` with
-columns ``key`` and ``features``.
+columns ``key`` and ``features``; ``--encoder`` has them computed (see shards.features).
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class InstanceDependent:
         if not model_file:
             raise UserError(
                 "--model instance-dependent: needs features",
-                mend="name them with --model-file features.npy, a row a sample in the source's order",
+                mend="have them computed with --encoder timm:resnet18, or name them with --model-file "
+                "features.npy, a row a sample in the source's order",
             )
         self._file = Path(model_file)
 
