@@ -163,6 +163,9 @@ def submit(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     check_path(file.parent)
+    # A launcher that was killed may have left jobs that no journal names, and that may lack their pickles.
+    for token in journal.unanswered():
+        cancel_by_token(token)
     submission.write(file)
     executor = submitit.SlurmExecutor(folder=file.parent)
     executor.update_parameters(**parameters(submission, resources, file, dependency))
@@ -191,6 +194,11 @@ def submit(
             raise UserError(
                 f"sbatch refused {submission.stage}: {said}", mend="the script: --dry-run"
             ) from error
+        except BaseException:
+            # Ctrl-C, say, between Slurm's yes and our hearing it.
+            cancel_by_token(submission.token)
+            journal.note("interrupted", submission)
+            raise
     journal.note("submitted", submission, jobs=ids)
     return ids
 

@@ -49,6 +49,11 @@ class Journal:
         whole, _, _ = self.file.read_text().rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
+    def unanswered(self) -> list[str]:
+        """Return the tokens of submissions of which nobody knows whether Slurm took them."""
+        last = {line["token"]: line["event"] for line in self.lines()}
+        return [token for token, event in last.items() if event in ("submitting", "retrying")]
+
     def jobs(self) -> dict[str, str]:
         """Return the newest job id of each member, by the member's name."""
         found: dict[str, str] = {}

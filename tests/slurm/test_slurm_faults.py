@@ -193,6 +193,36 @@ def test_a_cancelled_job_stays_cancelled(project, cluster, waiting) -> None:
     waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_job_that_slurm_took_and_nobody_heard_of_does_not_stay(
+    project, cluster, waiting, tmp_path: Path, number: signal.Signals
+) -> None:
+    # sbatch hangs after Slurm's yes: whoever ends the launcher now leaves a job that it does not know of.
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(
+        f'#!/bin/bash\n{shutil.which("sbatch")} --hold "$@" > /dev/null; touch "{folder}/taken"\n'
+        f'while [ ! -e "{folder}/end" ]; do sleep 0.05; done; exit 1\n'
+    )
+    (folder / "sbatch").chmod(0o755)
+    process = project.start("pretrain", PATH=f"{folder}:{cluster.environment['PATH']}")
+    waiting((folder / "taken").exists, "the submission")
+    process.send_signal(number)
+    (folder / "end").touch()
+    process.communicate(timeout=30)
+    run = project.work / "runs" / "quickstart-n00-seed0"
+    [orphan] = re.findall(r"^ *(\d+)", cluster.call("squeue", "--noheader", "--states=all"), re.MULTILINE)[
+        -1:
+    ]
+    said = project.launch("pretrain")
+    waiting((run / "DONE.json").exists, "the end of the run")
+    assert orphan not in re.findall(r"submitted job (\d+)", said)
+    assert "JobState=CANCELLED" in cluster.call("scontrol", "show", "job", orphan)
+    events = [json.loads(line)["event"] for line in (run / "launch" / "jobs.jsonl").read_text().splitlines()]
+    assert events[-2:] == ["submitting", "submitted"]
+    assert events[:-2] == (["submitting"] if number == signal.SIGKILL else ["submitting", "interrupted"])
+
+
 def test_an_interrupted_submission_leaves_nothing_in_the_queue(
     project, cluster, waiting, tmp_path: Path
 ) -> None:
