@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,30 @@ def test_eight_nodes_train_as_eight_local_processes_do(submitted, project) -> No
     assert (project.work / "local" / "export" / "model.safetensors").read_text() == undisturbed(8)
     assert not list(run.path.glob("launch/*_8_log.out"))
     assert len(list(run.path.glob("launch/*_log.out"))) == 8
+
+
+def test_a_dry_run_shows_what_submitit_hands_to_sbatch(submitted, project, cluster) -> None:
+    words = ("--nodes", "2", "--time", "1-00:00:00", "--cpus-per-task", "2", "--recipe.hold", "2")
+    shown = project.launch("pretrain", "--noise", "0.2", *words, "--dry-run")
+    assert not list(project.work.iterdir())
+    run = submitted(*words)
+    [script] = run.path.glob("launch/*_submission.sh")
+    [file] = run.path.glob("launch/nml-*.json")
+    snapshot = json.loads(file.read_text())["snapshot"]
+    handed = script.read_text().replace(shlex.quote(snapshot), "SNAPSHOT").replace(file.stem, "TOKEN")
+    assert handed in shown
+    assert "#SBATCH --nodes=2\n" in handed
+    assert "#SBATCH --time=1440\n" in handed
+    assert "#SBATCH --cpus-per-task=2\n" in handed
+
+
+def test_a_dry_run_of_a_sweep_shows_its_arrays(project, cluster) -> None:
+    words = ("sweep", "--noise", "0", "0.1", "0.2", "--array-parallelism", "1", "--time", "30", "--dry-run")
+    shown = project.launch(*words)
+    assert shown.count("#SBATCH --array=0-2%1\n") == 3
+    assert shown.count("#SBATCH --time=30\n") == 4
+    assert not list(project.work.iterdir())
+    assert not cluster.call("squeue", "--noheader").strip()
 
 
 def test_a_requeued_run_ends_with_the_weights_of_an_undisturbed_one(submitted, cluster) -> None:
