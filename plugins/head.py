@@ -30,7 +30,11 @@ class Labelled(NamedTuple):
 
 @runtime_checkable
 class Head(Protocol):
-    """What every head does. Tensors come in on any device and go out on the CPU, in float32."""
+    """What every head does. Tensors come in on any device and go out on the CPU, in float32.
+
+    A head may also have a property ``outcome``: what its last fit chose or found besides weights, by name,
+    as JSON-like values. ``probes`` records it with the result.
+    """
 
     def fit(
         self,

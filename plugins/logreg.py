@@ -46,6 +46,11 @@ class LogisticRegression:
         """Whether the last fit ended before ``max_iter``."""
         return bool(self._fitted()["converged"])
 
+    @property
+    def outcome(self) -> dict[str, bool]:
+        """Whether the last fit converged."""
+        return {"converged": self.converged}
+
     def fit(
         self,
         features: Tensor,

@@ -56,6 +56,11 @@ class NMTuneTopK(NMTune):
             raise UserError("k is not chosen yet", mend="call fit first")
         return self._chosen
 
+    @property
+    def outcome(self) -> dict[str, int]:
+        """What the last fit chose."""
+        return {"k": self.chosen_k}
+
     def spectral_term(self, of: Products) -> Tensor:
         """Return the unweighted L_SVD with the k in force."""
         return top_share(of, k=self.chosen_k, softness=self.softness)

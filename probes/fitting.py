@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
+from nml.errors import UserError
 from plugins.head import Head
 from probes.heads import HeadChoice
 from probes.scoring import score
@@ -90,6 +91,22 @@ class _Fit(NamedTuple):
     rows: npt.NDArray[np.int64]
 
 
+def check_device(device: str) -> None:
+    """Refuse a device that there is not.
+
+    Raises:
+        UserError: Names it, and why it cannot be used.
+    """
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    # What is raised depends on the back-end, and on whether this build of PyTorch has it.
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device}: {reason}", possible="auto, cpu, cuda, cuda:1, ...") from error
+
+
 def fit_points(
     choice: HeadChoice, data: TrainingData, points: Sequence[Point], metric: Metric, device: str
 ) -> list[Fitted]:
@@ -144,13 +161,20 @@ def _fit_group(
                 point=point,
                 head=fit.head,
                 hyper_parameters=_json(choice.candidates[fit.candidate]),
-                selection=_json({"chosen": best, "metric": metric, "validation": scores}),
+                selection=_json(
+                    {"chosen": best, "metric": metric, "validation": scores, **_outcome(fit.head)}
+                ),
                 n_train=len(fit.rows),
                 n_validation=len(validation[1]),
                 seconds=seconds[mine[best]],
             )
         )
     return chosen
+
+
+def _outcome(head: Head) -> dict[str, Any]:
+    outcome = getattr(head, "outcome", None)
+    return {"outcome": dict(outcome)} if outcome else {}
 
 
 def _rows(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:

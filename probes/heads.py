@@ -103,8 +103,15 @@ def _candidates(
         if setting.name in known and setting.head in (None, name):
             values[setting.name] = setting.values
     grid = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    # Complete hyper-parameters, defaults included: a default that changes later must change the row.
+    return tuple(_complete(name, make, point) for point in grid)
+
+
+def _complete(name: str, make: type[Head], point: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
-        # Complete hyper-parameters, defaults included: a default that changes later must change the row.
-        return tuple(hyper_parameters(make(**point)) for point in grid)
+        return hyper_parameters(make(**point))
+    except UserError as error:
+        raise UserError(f"--hyper: {name}: {error.what}", possible=error.possible, mend=error.mend) from error
     except (TypeError, ValueError) as error:
-        raise UserError(f"--hyper: the head {name!r} refuses its hyper-parameters: {error}") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in point.items())
+        raise UserError(f"--hyper: {name} cannot take {given}: {error}") from error

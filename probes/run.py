@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -96,15 +97,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.encoders.api import print_costs
     from probes.encoders.registry import newest_run
     from probes.features import FeatureStore
+    from probes.fitting import check_device
     from probes.heads import choose_heads
     from probes.results import read_rows
-    from probes.study import Plan, Probe, probes_of
+    from probes.study import Plan, Probe, check_match, probes_of
     from probes.summary import NOTE, summary_table
     from probes.tasks import open_task
 
     choose_heads(arguments.plugin, arguments.hyper, "image")
     settings = Settings(device=arguments.device, batch_size=arguments.batch_size)
     device = settings.torch_device()
+    check_device(device)
     paths = [Path(path) for path in arguments.checkpoint]
     if not paths and not arguments.encoder:
         paths = [newest_run()]
@@ -112,14 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     tasks = [open_task(text, Path(arguments.tasks_root)) for text in arguments.task]
     encoders = [open_checkpoint(path, settings) for path in paths]
     encoders += [open_encoder(text, settings) for text in arguments.encoder]
-    for encoder in encoders:
-        for task in tasks:
-            if encoder.info.modality not in (task.modality, "any"):
-                raise UserError(
-                    f"encoder {encoder.info.name} reads {encoder.info.modality}s, "
-                    f"task {task.name} holds {task.modality}s",
-                    mend="choose an encoder and a task of one modality",
-                )
+    for encoder, task in itertools.product(encoders, tasks):
+        check_match(encoder, task, views=arguments.views)
     if arguments.task == ["digits"] and not _given(argv, "--task"):
         print(digits.NOTICE)
     results = Path(arguments.results)
@@ -176,6 +173,10 @@ def _check(arguments: Any) -> None:
             raise UserError(f"--{name} {getattr(arguments, name.replace('-', '_'))}", possible=values)
     for ratio in arguments.downstream_noise:
         parse_ratio(ratio, where="--downstream-noise")
+    for name in ("results", "features"):
+        folder = Path(getattr(arguments, name))
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--{name} {folder}: is a file", possible="a folder, new or not")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from nml.cli import Parser, run
@@ -35,9 +36,9 @@ def build_parser() -> Parser:
     return parser
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands."""
-    arguments = build_parser().parse_args()
+    arguments = build_parser().parse_args(argv)
     if arguments.command == "trace":
         if arguments.target is None:
             raise UserError(

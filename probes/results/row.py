@@ -62,7 +62,8 @@ class Row:
         head_distribution: Installed distribution that registers the head.
         head_version: Its version.
         hyper_parameters: JSON object of the hyper-parameters that made this row's head.
-        selection: JSON object: the candidates' validation scores and which was chosen.
+        selection: JSON object: the candidates' validation scores, which was chosen, and the head's
+            ``outcome`` where it has one (what it chose itself, for example the k of nmtune-topk).
         study: JSON object of the candidates and the rule, known before any fit; part of the identity.
         fraction: Share of the training data used, 0 to 1.
         seed: Seed of head, subset and downstream noise.

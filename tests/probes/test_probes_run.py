@@ -104,7 +104,7 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
         (["--encoder", "timm:resnet5O"], "did you mean"),
         (["--encoder", "timm:test_resnet,weights=random", "--task", "parquet:a,b"], "no file a"),
         (["--encoder", "api:m"], "export OPENAI_API_KEY"),
-        (["--encoder", "transformers:/nonexistent"], "could not be downloaded"),
+        (["--encoder", "transformers:/nonexistent"], "download it on a machine with network"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -164,7 +164,9 @@ def test_scrambled_test_labels_change_nothing_but_the_test_metrics(
         } <= metrics | timing
     for domain in ("id", "ood"):
         assert any(row.accuracy != by_id[row.row_id]["accuracy"] for row in plain if row.domain == domain)
-    assert any(len(set(json.loads(row.selection)["validation"])) > 1 for row in plain)
+    selections = [(row.head, json.loads(row.selection)) for row in plain]
+    assert any(len(set(selection["validation"])) > 1 for _, selection in selections)
+    assert all(found["outcome"]["k"] in (1, 2, 5, 10) for head, found in selections if head == "nmtune-topk")
 
 
 def test_what_a_killed_study_left_out_is_all_that_is_computed(

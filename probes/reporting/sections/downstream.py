@@ -15,16 +15,12 @@ COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --downstream-noise 0 0.1 
 def section(study: Study) -> Section:
     """Return the section."""
     found = study.of_main_heads(study.scores)
-    levels = unique(score.downstream_noise for score in found)
-    figures = [
-        _figure(study, found, domain, title)
-        for domain, title in DOMAINS
-        if len(levels) > 1 and in_domain(found, domain)
-    ]
+    figures = [_figure(study, found, domain, title) for domain, title in DOMAINS]
+    figures = [figure for figure in figures if figure.panels]
     gap = Gap(
         title="Accuracy against noise in the downstream training labels",
         paper="Fig. 15 and 16",
-        reason="all heads were fitted on one level of downstream noise",
+        reason="no head was fitted on two levels of downstream noise",
         command=COMMAND,
     )
     return Section(name="downstream", title="Noise in the downstream labels", items=tuple(figures) or (gap,))
@@ -38,13 +34,15 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
     behind: list[Mean] = []
     for name, members in _encoders(within):
         by = means(members, lambda score: (score.head, round(100 * score.downstream_noise, 1)))
-        behind += by.values()
         levels = unique(key[1] for key in by)
         series = tuple(
             Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
             for head in study.heads
             if sum(key[0] == head for key in by) > 1
         )
+        if not series:
+            continue
+        behind += by.values()
         panels.append(
             Panel(
                 title=name,

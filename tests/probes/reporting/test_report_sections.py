@@ -72,6 +72,12 @@ def test_the_summary_has_a_line_for_every_noise_level_and_head(digits: MakeRows)
     ]
 
 
+def test_one_level_of_downstream_noise_a_head_is_no_figure(digits: MakeRows) -> None:
+    report = build([*digits(heads=("lp",)), *digits(heads=("mlp",), downstream_noise=0.3)])
+    assert any(gap.paper == "Fig. 15 and 16" for gap in report.gaps)
+    assert all(panel.series for item in report.figures for panel in item.panels)
+
+
 def test_two_families_are_kept_apart_everywhere(digits: MakeRows) -> None:
     rows = digits()
     for noise in (0.0, 0.2):
