@@ -7,6 +7,7 @@ from collections import defaultdict
 from probes.reporting.averages import noise_key
 from probes.reporting.records import Caution
 from probes.reporting.study import Study
+from probes.reporting.wording import several, unique
 
 BUNDLED = "digits"
 QUICK_RECIPE = "quickstart"
@@ -36,10 +37,14 @@ def _one_pre_training(study: Study) -> Caution | None:
     for score in study.known(study.scores):
         if score.family in study.ladders:
             encoders[score.family, noise_key(score)].add(score.encoder_hash)
-    if not encoders or max(map(len, encoders.values())) > 1:
+    single = unique(level for (_, level), members in encoders.items() if len(members) == 1)
+    if not single:
         return None
+    title = "One pre-training run a noise level."
+    if len(single) < len({level for _, level in encoders}):
+        title = f"One pre-training run at {several([f'{level:g} %' for level in single])} noise."
     return Caution(
-        "One pre-training run a noise level.",
+        title,
         "Spreads and intervals are over seeds of the heads. How much another pre-training seed would move "
         "a level is not known, so differences between levels may be due to the run and not to the noise.",
     )

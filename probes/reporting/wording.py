@@ -39,7 +39,8 @@ def points(found: Difference | None) -> Cell:
 
 
 def _signed(share: float) -> str:
-    return f"{100 * share + 0.0:+.1f}".replace("-", "−")
+    # Adding zero turns the minus zero that rounding may leave into zero.
+    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def count(number: int, noun: str) -> str:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from probes.heads import choose_heads
 from probes.results import Row, read_rows
 from probes.results.claiming import claim
 from probes.results.rowfiles import read_ids
-from probes.run import main
+from probes.run import build_parser, main
 from probes.study import Plan, probes_of
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
@@ -228,6 +229,18 @@ def test_what_another_process_works_on_is_passed_over_until_all_else_is_done(
     holder.join()
     assert running.wait() == 0
     assert len(read_rows(tmp_path / "results")) == 20
+
+
+def test_the_study_file_of_the_documentation_is_understood(tmp_path: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "probes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", document, flags=re.DOTALL)
+    (tmp_path / "study.yaml").write_text(block)
+    arguments = build_parser().parse_args(["--config", str(tmp_path / "study.yaml"), "--seeds", "2"])
+    assert arguments.checkpoint == ["runs/noise-0", "runs/noise-0.3"]
+    assert arguments.task[0] == "parquet:cifar10_train.parquet,cifar10_test.parquet"
+    assert arguments.seeds == 2
+    choices = choose_heads(arguments.plugin, arguments.hyper, "image")
+    assert [len(choice.candidates) for choice in choices] == [1, 1, 2]
 
 
 def test_a_study_in_a_file(tmp_path: Path, make_export: Callable[..., Path]) -> None:

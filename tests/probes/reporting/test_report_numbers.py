@@ -113,6 +113,7 @@ def test_the_interval_holds_the_mean_and_moves_with_the_values(values: list[floa
         ([-0.01, -0.012, -0.011], "−1.1 [−1.3, −0.9]", True),
         ([0.01, -0.01, 0.0], "+0.0 [−2.5, +2.5]", False),
         ([0.01], "+1.0", False),
+        ([-0.0004], "+0.0", False),
     ],
 )
 def test_a_difference_is_set_off_only_if_its_interval_leaves_zero_out(

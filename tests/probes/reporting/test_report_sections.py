@@ -164,7 +164,9 @@ def test_one_pre_training_run_a_level_is_said(digits: MakeRows) -> None:
         for row in digits(noises=(noise,), encoder=name, encoder_hash=name, run_path=f"/runs/{name}")
     ]
     titles = [caution.title for caution in build([*digits(), *again]).cautions]
-    assert "One pre-training run a noise level." not in titles
+    assert not any("One pre-training run" in title for title in titles)
+    titles = [caution.title for caution in build([*digits(noises=(0.0, 0.1, 0.2)), *again]).cautions]
+    assert "One pre-training run at 10 % noise." in titles
 
 
 def test_run_time_counts_every_fit_once(digits: MakeRows) -> None:
