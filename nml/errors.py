@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# A library of models has more names than a line can show; the near matches are named beside them.
+MOST_NAMES = 60
+
 
 class UserError(Exception):
     """A mistake in what the user asked for, or in what a file of theirs holds.
@@ -42,7 +45,9 @@ def unknown_name(what: str, found: str, known: Iterable[str], *, mend: str = "")
     """
     names = sorted(known)
     near = difflib.get_close_matches(found, names, n=3, cutoff=0.6)
-    possible = ", ".join(names) if names else "none"
+    possible = ", ".join(names[:MOST_NAMES]) if names else "none"
+    if len(names) > MOST_NAMES:
+        possible += f", ... ({len(names)} in all)"
     hint = f"did you mean {' or '.join(near)}?" if near else ""
     return UserError(
         f"{what}: unknown name {found!r}",

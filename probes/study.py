@@ -148,6 +148,7 @@ class Probe:
         store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
         data, train_key = self._training_data()
         tests = [(evaluation, self._features(evaluation)) for evaluation in self.evaluations]
+        self._check_widths(data, tests)
         for choice, noise in tqdm(
             self._pieces(), desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
         ):
@@ -155,6 +156,21 @@ class Probe:
             with claim(self.plan.results, work, wait=wait) as mine:
                 if mine:
                     self._measure(choice, noise, data, train_key, tests)
+
+    def _check_widths(self, data: TrainingData, tests: Sequence[tuple[Evaluation, Features]]) -> None:
+        """Refuse features of one encoder that differ in width: some were cached before it changed."""
+        width = data.features.shape[1]
+        others = {evaluation.name: features.array for evaluation, features in tests}
+        if data.validation_features is not None:
+            others["validation data"] = data.validation_features
+        for name, array in others.items():
+            if array.shape[1] != width:
+                raise UserError(
+                    f"encoder {self.encoder.info.name}: features of {name} have {array.shape[1]} dimensions, "
+                    f"those of the training data {width}",
+                    mend="the encoder changed under its name; remove its entries of the feature store "
+                    f"(python -m probes.features list {self.plan.store.folder}) and run again",
+                )
 
     def _pieces(self) -> list[tuple[HeadChoice, Fraction]]:
         """Return the pieces of work that processes divide among themselves."""

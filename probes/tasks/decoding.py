@@ -12,8 +12,12 @@ from nml.errors import UserError
 MAX_PIXELS = 1 << 28
 
 
-def decode_image(data: bytes, key: str) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Return the decoded image.
+
+    Args:
+        data: The encoded image.
+        name: Its place, for an error.
 
     Raises:
         UserError: If the bytes are no image, are damaged, or unpack to too many pixels.
@@ -22,11 +26,13 @@ def decode_image(data: bytes, key: str) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise UserError(
-                    f"image {key}: {image.width} x {image.height} pixels", possible=f"up to {MAX_PIXELS}"
+                    f"image {name}: {image.width} x {image.height} pixels", possible=f"up to {MAX_PIXELS}"
                 )
             image.load()
             return image.copy()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow names the object in memory, which tells nobody anything.
+        reason = "no image, or damaged" if isinstance(error, UnidentifiedImageError) else str(error)
         raise UserError(
-            f"image {key} cannot be decoded: {error}", mend="repair it, or leave it out of the task"
+            f"image {name} cannot be decoded: {reason}", mend="repair it, or leave it out of the task"
         ) from error

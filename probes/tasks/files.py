@@ -83,6 +83,10 @@ class FileImages:
                 mend="repair it, or remove it",
             ) from error
 
+    def name(self, index: int) -> str:
+        """Return the path."""
+        return str(self.files[index])
+
 
 class _Place(NamedTuple):
     tar: Path
@@ -106,6 +110,10 @@ class _TarImages:
         with tar.open("rb") as file:
             file.seek(offset)
             return file.read(size)
+
+    def name(self, index: int) -> str:
+        """Return the tar and the place in it."""
+        return f"at byte {self.places[index].offset} of {self.places[index].tar}"
 
 
 def read_folder(path: str) -> RawSplit:

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from nml.errors import UserError
 from nml.files import write_bytes
@@ -35,6 +36,32 @@ def remembered_hash(files: Iterable[Path], layout: str, compute: Callable[[], st
     Raises:
         UserError: If a file is not there.
     """
+    files = list(files)
+    before = _state(files, layout)
+    if before.size < WORTH_REMEMBERING or time.time_ns() - before.newest < SETTLED_SECONDS * 1e9:
+        return compute()
+    place = _folder() / before.digest
+    with contextlib.suppress(OSError):
+        found = place.read_text()
+        if len(found) == 64:
+            return found
+    content = compute()
+    if _state(files, layout) == before:
+        # A home that cannot be written to costs time, nothing else.
+        with contextlib.suppress(OSError):
+            write_bytes(place, content.encode())
+    return content
+
+
+class _State(NamedTuple):
+    """What the file system says of files: a digest of all of it, bytes in all, the last change in ns."""
+
+    digest: str
+    size: int
+    newest: int
+
+
+def _state(files: Iterable[Path], layout: str) -> _State:
     digest = hashlib.sha256(layout.encode())
     size, newest = 0, 0
     for file in files:
@@ -45,26 +72,10 @@ def remembered_hash(files: Iterable[Path], layout: str, compute: Callable[[], st
                 f"--task: {file} cannot be read: {error.strerror}", mend="repair it, or remove it"
             ) from error
         size += facts.st_size
-        state = (
-            os.fspath(file.absolute()),
-            facts.st_size,
-            facts.st_mtime_ns,
-            facts.st_ctime_ns,
-            facts.st_ino,
-        )
-        digest.update(repr(state).encode())
-    if size < WORTH_REMEMBERING or time.time_ns() - newest < SETTLED_SECONDS * 1e9:
-        return compute()
-    place = _folder() / digest.hexdigest()
-    with contextlib.suppress(OSError):
-        found = place.read_text()
-        if len(found) == 64:
-            return found
-    content = compute()
-    # A home that cannot be written to costs time, nothing else.
-    with contextlib.suppress(OSError):
-        write_bytes(place, content.encode())
-    return content
+        times = (facts.st_mtime_ns, facts.st_ctime_ns)
+        newest = max(newest, *times)
+        digest.update(repr((os.fspath(file.absolute()), facts.st_size, facts.st_ino, times)).encode())
+    return _State(digest.hexdigest(), size, newest)
 
 
 def _folder() -> Path:

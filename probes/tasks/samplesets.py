@@ -44,6 +44,10 @@ class StoredImages(Protocol):
 
     def __getitem__(self, index: int, /) -> bytes: ...
 
+    def name(self, index: int) -> str:
+        """Return where the image is, for an error."""
+        ...
+
 
 class ImageBytes:
     """Encoded images, read and decoded when asked for.
@@ -62,7 +66,7 @@ class ImageBytes:
 
     def read(self, index: int) -> Content:
         """Return the decoded image."""
-        return decode_image(self._data[index], self.keys[index])
+        return decode_image(self._data[index], self._data.name(index))
 
     def _hash(self) -> str:
         digest = hashlib.sha256()

@@ -156,6 +156,10 @@ class _ParquetImages:
         data: bytes = item
         return data
 
+    def name(self, index: int) -> str:
+        """Return the row and the file."""
+        return f"in row {index} of {self.files[0]}"
+
     def _group(self, number: int) -> pa.ChunkedArray:
         # Samples are asked for about in order, by a few threads: the group before may still be in use.
         with self._lock:

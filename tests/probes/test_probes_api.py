@@ -301,3 +301,17 @@ def test_requests_keep_to_the_rate_limit(server: Server) -> None:
         ask(encoder, "a")
     assert len(waits) == 2
     assert 0.5 < waits[0] <= 1.0 < waits[1] <= 2.0
+
+
+def test_a_model_that_changed_its_width_since_is_told_in_one_line(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("t.tsv").write_text("".join(f"text {n}\t{n % 2}\n" for n in range(8)))
+    encoder = ["--encoder", f"api:tiny,url={server.url},key_env=PROBE_KEY", "--plugin", "lp"]
+    main([*encoder, "--task", "tsv:t.tsv,t.tsv,shifts=none", "--hyper", "epochs=1"])
+    server.faults = ["all wrong length"] * 9
+    with pytest.raises(
+        UserError, match=r"features of t-dropped have 4 dimensions, those of the training data 3"
+    ):
+        main([*encoder, "--task", "tsv:t.tsv,t.tsv,shifts=dropped", "--hyper", "epochs=1"])

@@ -1,22 +1,35 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from nml.errors import UserError
 from probes.results import read_rows
 from probes.run import main
-from probes.tasks import TASKS, open_task
-from probes.tasks.shifts import SHIFTS
+from probes.tasks import TASKS, open_task, remembered
+from probes.tasks.shifts import SHIFTS, VERSION
+
+GOLDEN = {
+    "version": 2,
+    "typos": "the quick borwn foxes jumped over lzay dgos wihtout looking",
+    "dropped": "the brown foxes jumped over lazy dogs without looking",
+    "noisy": [0, 20, 31, 22, 0, 0, 15, 14],
+    "rotated": [(14, 15, 16), (33, 34, 35)],
+}
 
 
 def png(value: int) -> bytes:
@@ -146,6 +159,112 @@ def test_shifts_are_the_same_every_time_and_keyed_by_the_sample(modality: str) -
     for name, shift in SHIFTS[modality].items():  # type: ignore[index]
         first, again = shift(sample, "a"), shift(sample, "a")
         assert first == again != sample, name
+    for name in {"image": ("rotated", "noisy"), "text": ("typos", "dropped")}[modality]:
+        shift = SHIFTS[modality][name]  # type: ignore[index]
+        assert len({np.asarray(shift(sample, key)).tobytes() for key in "abcdefgh"}) > 1
+
+
+def test_shifts_give_today_what_they_gave_when_their_version_was_set() -> None:
+    """A change of outcome needs another VERSION, or features of the old one would be taken for the new."""
+    text = "the quick brown foxes jumped over lazy dogs without looking"
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    found = {
+        "version": VERSION,
+        "typos": SHIFTS["text"]["typos"](text, "k"),
+        "dropped": SHIFTS["text"]["dropped"](text, "k"),
+        "noisy": np.asarray(SHIFTS["image"]["noisy"](image, "k")).reshape(-1)[:8].tolist(),
+        "rotated": [SHIFTS["image"]["rotated"](image, key).getpixel((0, 2)) for key in "ab"],
+    }
+    assert found == GOLDEN
+
+
+@given(key=st.text(), deviation=st.just(0.15 * 255))
+@settings(max_examples=20, deadline=None)
+def test_noise_has_the_deviation_that_is_documented(key: str, deviation: float) -> None:
+    grey = Image.new("RGB", (64, 64), (128, 128, 128))
+    noise = np.asarray(SHIFTS["image"]["noisy"](grey, key), dtype=np.float64) - 128
+    assert abs(noise.mean()) < 2
+    assert abs(noise.std() - deviation) < 2
+
+
+@given(text=st.text(st.characters(categories=("L", "Zs")), max_size=80), key=st.text(max_size=5))
+def test_texts_keep_their_letters_and_some_words(text: str, key: str) -> None:
+    assert sorted(SHIFTS["text"]["typos"](text, key)) == sorted(text)
+    dropped = SHIFTS["text"]["dropped"](text, key).split(" ")
+    assert 1 <= len(dropped) <= len(text.split(" "))
+
+
+def test_digits_have_the_same_shifts_every_time() -> None:
+    first, again = open_task("digits"), open_task("digits")
+    assert [test.samples.fingerprint for test in first.evaluations] == [
+        test.samples.fingerprint for test in again.evaluations
+    ]
+    assert len({test.samples.fingerprint for test in first.evaluations}) == 5
+    assert tuple(test.name for test in first.evaluations[1:]) == TASKS.load("digits").record.ood
+
+
+def test_a_damaged_image_is_named_by_file_and_row(tmp_path: Path) -> None:
+    images = [{"bytes": data, "path": None} for data in (png(1), b"no image", png(2), png(3)[:40])]
+    pq.write_table(pa.table({"image": images, "label": [0, 1, 0, 1]}), tmp_path / "a.parquet")
+    task = open_task(f"parquet:{tmp_path}/a.parquet,{tmp_path}/a.parquet,shifts=none")
+    for row in (1, 3):
+        with pytest.raises(
+            UserError, match=rf"image in row {row} of .*a\.parquet cannot be decoded: no image, or"
+        ):
+            task.train.read(row)
+    write_folder(tmp_path / "folder", {"a": 1, "b": 1})
+    (tmp_path / "folder" / "a" / "link.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"link\.png cannot be read: No such file"):
+        open_task(f"imagefolder:{tmp_path}/folder,{tmp_path}/folder")
+
+
+def test_images_of_many_row_groups_are_read_in_any_order(tmp_path: Path) -> None:
+    images = [{"bytes": png(number), "path": None} for number in range(40)]
+    table = pa.table({"image": images, "label": [number % 2 for number in range(40)]})
+    pq.write_table(table, tmp_path / "many.parquet", row_group_size=3)
+    pq.write_table(table, tmp_path / "one.parquet")
+    many, one = (open_task(f"parquet:{tmp_path}/{n}.parquet,{tmp_path}/{n}.parquet") for n in ("many", "one"))
+    assert many.train.fingerprint == one.train.fingerprint
+    order = np.random.default_rng(0).permutation(40)
+    with ThreadPoolExecutor(8) as pool:
+        pixels = list(pool.map(lambda row: many.train.read(row).getpixel((0, 0))[0], order))
+    assert pixels == order.tolist()
+
+
+def test_hashes_of_large_data_are_remembered_until_a_byte_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "WORTH_REMEMBERING", 0)
+    monkeypatch.setattr(remembered, "SETTLED_SECONDS", 0)
+    file = tmp_path / "data"
+    file.write_bytes(b"abc")
+    asked = []
+
+    def compute() -> str:
+        asked.append(file.read_bytes())
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    first = remembered.remembered_hash([file], "all of it", compute)
+    assert remembered.remembered_hash([file], "all of it", compute) == first
+    assert asked == [b"abc"]
+    assert remembered.remembered_hash([file], "half of it", compute) == first
+    before = file.stat()
+    file.write_bytes(b"abd")
+    # Also where somebody sets the time of the last change back.
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert remembered.remembered_hash([file], "all of it", compute) != first
+    assert asked == [b"abc", b"abc", b"abd"]
+
+
+def test_data_that_changed_a_moment_ago_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "WORTH_REMEMBERING", 0)
+    (tmp_path / "data").write_bytes(b"abc")
+    remembered.remembered_hash([tmp_path / "data"], "", lambda: "0" * 64)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
