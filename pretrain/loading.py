@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from nml.errors import UserError
 from pretrain.recipe import Recipe
@@ -27,7 +27,8 @@ class Batch(NamedTuple):
     """A rank's part of a global batch.
 
     Attributes:
-        images: Normalised, float32 [n, 3, H, W].
+        images: [n, 3, H, W]; uint8 from the loader, or float32 and normalised where the recipe
+            erases; always float32 and normalised once on the training device.
         targets: Classes, int64 [n], or token ids, int64 [n, context].
         indices: Sample numbers in the set, int64 [n].
     """
@@ -124,7 +125,8 @@ def collate(samples: list[Sample]) -> Batch:
     """Stack samples."""
     targets = [torch.as_tensor(sample.target) for sample in samples]
     return Batch(
-        torch.stack([sample.image for sample in samples]),
+        # In a worker this stacks straight into shared memory.
+        default_collate([sample.image for sample in samples]),
         torch.stack(targets),
         torch.tensor([sample.index for sample in samples]),
     )

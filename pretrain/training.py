@@ -22,6 +22,7 @@ from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
 from pretrain.stopping import STOPPED_STATUS, StopRequest
+from pretrain.transforms import normalised
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World, decided_by_main
 from shards.shardset import ShardSet
@@ -218,4 +219,5 @@ class Trainer:
             torch.channels_last if self.recipe.engine.channels_last else torch.contiguous_format
         )
         images = batch.images.to(self.engine.device, non_blocking=True, memory_format=layout_of_images)
+        images = normalised(images, self.recipe.data.mean, self.recipe.data.std)
         return Batch(images, batch.targets.to(self.engine.device, non_blocking=True), batch.indices)

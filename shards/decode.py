@@ -11,9 +11,15 @@ from __future__ import annotations
 import importlib.util
 import io
 import warnings
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
 
 # Above the largest image of ImageNet (61 million pixels), far below what exhausts memory.
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -61,7 +67,17 @@ def decode_rgb(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     at_least: ImageSize | None = None,
 ) -> Image.Image:
-    """Decode an image to RGB.
+    """Decode an image to RGB; arguments and errors as in :func:`decode_pixels`."""
+    return Image.fromarray(decode_pixels(data, max_pixels=max_pixels, at_least=at_least))
+
+
+def decode_pixels(
+    data: bytes,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    at_least: ImageSize | None = None,
+) -> Pixels:
+    """Decode an image to RGB, uint8 [H, W, 3].
 
     Args:
         data: An encoded image.
@@ -77,40 +93,48 @@ def decode_rgb(
     if FAST_JPEG and data.startswith(_JPEG):
         pixels = _turbo(data, at_least)
         if pixels is not None:
-            return Image.fromarray(pixels)
+            return pixels
     return _pillow(data, size, at_least)
 
 
-def _turbo(data: bytes, at_least: ImageSize | None) -> Any:
-    """Decode with libjpeg-turbo, uint8 [H, W, 3]; None for what Pillow must look at (CMYK, damage)."""
+def _turbo(data: bytes, at_least: ImageSize | None) -> Pixels | None:
+    """Decode with libjpeg-turbo; None for what Pillow must look at (CMYK, damage)."""
     import simplejpeg
 
     width, height = at_least or (0, 0)
     try:
-        return simplejpeg.decode_jpeg(
+        pixels: Pixels = simplejpeg.decode_jpeg(
             data, "RGB", min_height=height, min_width=width, min_factor=2.0 if at_least else 1.0
         )
     except _DAMAGED_JPEG:
         return None
+    return pixels
 
 
-def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Image.Image:
+def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:
     image = _open(data)
     if at_least and image.format == "JPEG":
         image.draft("RGB", (min(at_least.width, size.width), min(at_least.height, size.height)))
-    try:
-        with warnings.catch_warnings():
-            # Broken EXIF and palettes with bytes for transparency are common and harmless.
-            warnings.simplefilter("ignore")
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
-        raise BadImage(f"{type(error).__name__}: {error}") from error
+    with warnings.catch_warnings(), _bad_image():
+        # Broken EXIF and palettes with bytes for transparency are common and harmless.
+        warnings.simplefilter("ignore")
+        # A copy: the array of an image is read-only, which tensors cannot be.
+        return np.array(image.convert("RGB"))
 
 
 def _open(data: bytes) -> Image.Image:
+    with warnings.catch_warnings(), _bad_image():
+        warnings.simplefilter("ignore")
+        return Image.open(io.BytesIO(data), formats=_FORMATS)
+
+
+@contextmanager
+def _bad_image() -> Iterator[None]:
+    """Tell every failure on foreign bytes as a bad image: decoders raise nearly any type on damage."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        yield
+    except (MemoryError, ImportError):
+        # The machine's fault, not the image's: skipping would hide it.
+        raise
+    except Exception as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
