@@ -95,6 +95,7 @@ def assemble(
         training_transform(recipe.data),
         objective.text_transform,
         seed=options.seed,
+        skip_budget=recipe.data.skip_budget,
         ledger=options.run_dir / layout.LOGS / "skipped.jsonl",
     )
     loader = training_loader(

@@ -60,6 +60,7 @@ class Data:
         repeats: Augmented views of an image in a global batch (repeated augmentation).
         streams: Largest number of processes the order allows for; see shards.sampler.
         workers: Loader processes of each rank; 0 loads in the training process.
+        skip_budget: Share of the set's samples that may be skipped because they are damaged.
     """
 
     size: int = 224
@@ -77,10 +78,11 @@ class Data:
     repeats: int = 1
     streams: int = 64
     workers: int = 4
+    skip_budget: float = 1e-4
 
     def __post_init__(self) -> None:
         _positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
-        _share("recipe.data", self, "flip", "erasing")
+        _share("recipe.data", self, "flip", "erasing", "skip_budget")
         if self.workers < 0:
             raise UserError(f"recipe.data.workers {self.workers}: not a number of processes")
 

@@ -14,7 +14,15 @@ from pretrain.checkpoints import step_folders
 from pretrain.options import Resume
 
 # What fits a run to a machine, or only says where it came from, may differ when it continues.
-_FREE = ("engine.micro_batch", "engine.compile", "checkpoints.", "data.workers", "source", "expect")
+_FREE = (
+    "engine.micro_batch",
+    "engine.compile",
+    "checkpoints.",
+    "data.workers",
+    "data.skip_budget",
+    "source",
+    "expect",
+)
 
 
 def check_same_run(run: Path, text: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nml.errors import UserError
 from shards.decode import DEFAULT_MAX_PIXELS, BadImage, decode_rgb
 from shards.hashing import hash_keys, mix_one
 from shards.ledger import DEFAULT_SKIP_BUDGET, SkipLedger
@@ -37,6 +38,19 @@ class Sample(NamedTuple):
     image: Any
     target: Any
     index: int  # type: ignore[assignment]  # every loader calls it so; tuple.index is not missed
+
+
+class WorkerError(UserError):
+    """A mistake met in a loader's worker, told in the training process as the one line it is.
+
+    torch rebuilds a worker's exception from the text of its traceback, whose last line is the message.
+
+    Args:
+        told: The message, or a traceback that ends with it.
+    """
+
+    def __init__(self, told: str) -> None:
+        super().__init__(told.rpartition(f"{type(self).__name__}: ")[2])
 
 
 class ShardDataset(torch.utils.data.Dataset[Sample]):
@@ -89,18 +103,22 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
 
     def __getitems__(self, refs: Sequence[SampleRef | int]) -> list[Sample]:
         """Return the samples of a batch; global random state is saved and put back once."""
-        with _random_state_kept():
-            return [self._load(_as_ref(ref)) for ref in refs]
+        try:
+            with _random_state_kept():
+                return [self._load(_as_ref(ref)) for ref in refs]
+        except UserError as error:
+            if torch.utils.data.get_worker_info() is None:
+                raise
+            raise WorkerError(str(error)) from None
 
     def _load(self, ref: SampleRef) -> Sample:
         """Load a sample, or the next one in storage order that is whole."""
-        index = ref.index
-        while True:
+        for ahead in range(len(self)):
             try:
-                return self._load_exactly(ref._replace(index=index))
+                return self._load_exactly(ref._replace(index=(ref.index + ahead) % len(self)))
             except DamagedSample as damage:
                 self._ledger.record(damage)
-                index = (index + 1) % len(self)
+        raise UserError(f"{self.shard_set.path}: no sample can be read", mend="restore the shards")
 
     def _load_exactly(self, ref: SampleRef) -> Sample:
         place, data = self._reader.image(ref.index)

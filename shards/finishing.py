@@ -13,7 +13,14 @@ import pyarrow as pa
 from nml.files import sha256_file, write_json
 from nml.levels import CLEAN_LEVEL
 from shards.ladder import Level, clean_column
-from shards.manifest import Statistics, index_schema, manifest_schema, write_index, write_manifest
+from shards.manifest import (
+    Statistics,
+    index_digests,
+    index_schema,
+    manifest_schema,
+    write_index,
+    write_manifest,
+)
 from shards.noise import Kind
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo, Shard, fingerprint
 
@@ -68,6 +75,7 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
         fingerprint=identity,
         manifest_sha256=sha256_file(out / MANIFEST_FILE),
         index_sha256=sha256_file(out / INDEX_FILE),
+        index_digests=index_digests(out / INDEX_FILE),
         levels=levels,
         shards=tuple(shards),
         primary=description.primary,

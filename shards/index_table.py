@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from nml.errors import UserError
-from shards.manifest import INDEX_BATCH, schema_fingerprint
+from shards.manifest import INDEX_BATCH, column_digest, schema_fingerprint
 from shards.setfile import SetInfo
 
 
@@ -28,15 +27,19 @@ class Place(NamedTuple):
 class IndexTable:
     """Constant-time lookups by sample number; nothing is read before it is asked for.
 
+    Each column of each batch of rows is checked against its hash in set.json when it is first used,
+    so that a damaged index is an error and never another label.
+
     Raises:
         UserError: If the file is damaged, or belongs to another set.
     """
 
     def __init__(self, path: Path, info: SetInfo) -> None:
         self._path = path
+        self._digests = info.index_digests
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged or missing: {error}", mend=_MEND) from error
         schema = self._reader.schema
         self._check(schema, info)
@@ -62,19 +65,36 @@ class IndexTable:
             )
 
     def _batch_rows(self, number: int) -> int:
-        rows: int = self._reader.get_batch(number).num_rows
+        rows: int = self._get_batch(number).num_rows
         return rows
+
+    def _get_batch(self, number: int) -> pa.RecordBatch:
+        """Return a batch whose bytes are not checked yet."""
+        try:
+            return self._reader.get_batch(number)
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{self._path}: damaged: {error}", mend=_MEND) from error
 
     def _column(self, batch: int, name: str) -> Any:
         """Return a column of a batch: a NumPy view of the file for numbers, else the Arrow array."""
         column = self._arrays.get((batch, name))
         if column is None:
-            if batch not in self._batches:
-                self._batches[batch] = self._reader.get_batch(batch)
-            column = self._batches[batch].column(self._columns[name])
+            column = self._checked(batch, name)
             if pa.types.is_integer(column.type):
                 column = column.to_numpy()
             self._arrays[batch, name] = column
+        return column
+
+    def _checked(self, batch: int, name: str) -> pa.Array:
+        """Return a column of a batch whose hash is right."""
+        if batch not in self._batches:
+            self._batches[batch] = self._get_batch(batch)
+        column = self._batches[batch].column(self._columns[name])
+        if self._digests and column_digest(column) != self._digests[name][batch]:
+            raise UserError(
+                f"{self._path}: damaged: {name} of rows from {batch * INDEX_BATCH:,} is not what was written",
+                mend=_MEND,
+            )
         return column
 
     def place(self, sample: int) -> Place:
@@ -97,12 +117,8 @@ class IndexTable:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a whole column, memory-mapped."""
-        batches: Iterable[int] = range(self._reader.num_record_batches)
-        number = self._columns[name]
-        return pa.chunked_array(
-            [self._reader.get_batch(batch).column(number) for batch in batches],
-            type=self._reader.schema.field(number).type,
-        )
+        chunks = [self._checked(batch, name) for batch in range(self._reader.num_record_batches)]
+        return pa.chunked_array(chunks, type=self._reader.schema.field(name).type)
 
 
 _MEND = "restore the file from where the set was written, or write the set again"

@@ -48,7 +48,8 @@ class SkipLedger:
             raise UserError(
                 f"{damage.what}; {len(self._seen)} samples cannot be read, and the budget is "
                 f"{self._limit}{where}",
-                mend="mend the set (python -m shards.verify tells what is wrong), or raise skip_budget",
+                mend="mend the set (python -m shards.verify tells what is wrong), or raise skip_budget "
+                "(--recipe.data.skip_budget in pre-training)",
             ) from damage
 
     def _append(self, damage: DamagedSample) -> None:

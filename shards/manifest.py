@@ -6,6 +6,7 @@ supervision at every level. The index is what reading needs of it, memory-mapped
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,26 @@ def write_index(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> No
     with atomic_writer(path) as file, pa.ipc.new_file(file, schema) as writer:
         for batch in rebatch((table.select(schema.names).cast(schema) for table in tables), INDEX_BATCH):
             writer.write_batch(batch)
+
+
+def column_digest(column: pa.Array) -> str:
+    """Return a hash of a column of one batch as it lies in the index, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for buffer in column.buffers():
+        if buffer is not None:
+            digest.update(buffer)
+    return digest.hexdigest()[:16]
+
+
+def index_digests(path: Path) -> dict[str, tuple[str, ...]]:
+    """Return the hashes of each column of an index, one a batch."""
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        return {
+            name: tuple(column_digest(batch.column(name)) for batch in batches)
+            for name in reader.schema.names
+        }
 
 
 def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:

@@ -30,7 +30,7 @@ class DamagedSample(UserError):
         super().__init__(
             f"sample {key} of {shard}: {reason}",
             mend="restore the shard (python -m shards.verify tells what else is wrong), "
-            "or allow more skips with skip_budget",
+            "or leave it out for good by writing the set anew without it",
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_
 from shards.locking import existing_locked
 from shards.manifest import (
     Statistics,
+    index_digests,
     index_schema,
     iter_manifest,
     manifest_schema,
@@ -146,6 +147,7 @@ def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[Pla
         levels=levels,
         manifest_sha256=sha256_file(folder / MANIFEST_FILE),
         index_sha256=sha256_file(folder / INDEX_FILE),
+        index_digests=index_digests(folder / INDEX_FILE),
     )
     write_json(folder / SET_FILE, changed.as_json())
     return changed

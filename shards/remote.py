@@ -13,24 +13,30 @@ from nml.files import atomic_writer
 from shards.setfile import SET_FILE, SetInfo, Shard
 from shards.storage import interrupted, no_set
 
+CACHE_VARIABLE = "NML_SHARD_CACHE"
 _CHUNK = 8 << 20
 
 
 class RemoteStorage:
     """A set at a URL. Processes of a machine share one cache, and fetch each file once.
 
+    Nothing is ever evicted: the cache grows to the shards that the machine's ranks read.
+
     Args:
         location: An fsspec URL, for example ``s3://bucket/in1k`` or ``https://host/in1k``.
-        cache: Folder of the cache; default ``$XDG_CACHE_HOME/noisy-model-learning/shards``.
+        cache: Folder of the cache; default ``$NML_SHARD_CACHE``, else
+            ``$XDG_CACHE_HOME/noisy-model-learning/shards``.
     """
 
     def __init__(self, location: str, cache: str | Path | None = None) -> None:
         self.location = location
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._cache = Path(cache) if cache else Path(base) / "noisy-model-learning" / "shards"
+        default = os.environ.get(CACHE_VARIABLE) or Path(base) / "noisy-model-learning" / "shards"
+        self._cache = Path(cache or default)
         self._folder = self._cache
         self._sizes: dict[str, int] = {}
         self._file_system: Any = None
+        self._process = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file_system": None}
@@ -43,6 +49,13 @@ class RemoteStorage:
             if self._remote().exists(self._url(".writing/request.json")):
                 raise interrupted(self.location) from error
             raise no_set(self.location) from error
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"{self._url(name)}: cannot be read: {error or type(error).__name__}",
+                mend="check the URL and the network",
+            ) from error
         return content
 
     def bind(self, info: SetInfo) -> None:
@@ -62,14 +75,22 @@ class RemoteStorage:
         """
         version = self._versions.get(name)
         path = self._folder / (f"{version[:16]}-{name}" if version else name)
-        if path.exists():
+        if self._is_whole(name, path):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         with (path.parent / f".{path.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
+            if not self._is_whole(name, path):
                 self._fetch(name, path)
         return path
+
+    def _is_whole(self, name: str, path: Path) -> bool:
+        """Whether the cache has a file; one cut short later, by a full or failing disk, does not count."""
+        try:
+            found = path.stat().st_size
+        except FileNotFoundError:
+            return False
+        return found == self._sizes.get(name, found)
 
     def _fetch(self, name: str, path: Path) -> None:
         expected = self._sizes.get(name)
@@ -83,17 +104,24 @@ class RemoteStorage:
                         f"{self._url(name)}: has {file.tell():,} bytes, {SET_FILE} says {expected:,}",
                         mend="upload the shard again",
                     )
-        except OSError as error:
+        except UserError:
+            raise
+        except Exception as error:
+            # Clients of object stores raise types of their own.
             raise UserError(
-                f"{self._url(name)}: cannot be fetched: {error}", mend="check the URL and the network"
+                f"{self._url(name)}: cannot be fetched to {path.parent}: {error or type(error).__name__}",
+                mend=f"check the URL, the network and the room in the cache ({CACHE_VARIABLE} moves it)",
             ) from error
 
     def _url(self, name: str) -> str:
         return f"{self.location.rstrip('/')}/{name}"
 
     def _remote(self) -> Any:
-        if self._file_system is None:
+        # Asynchronous file systems (http, s3, gcs) do not survive a fork into a loader's worker.
+        if self._file_system is None or self._process != os.getpid():
             import fsspec
+
+            self._process = os.getpid()
 
             try:
                 self._file_system, _ = fsspec.core.url_to_fs(self.location)

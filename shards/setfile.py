@@ -18,6 +18,7 @@ SET_FILE = "set.json"
 MANIFEST_FILE = "manifest.parquet"
 INDEX_FILE = "index.arrow"
 STATS_FILE = "stats.json"
+_DIGEST = "set_sha256"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class SetInfo:
         fingerprint: Identity of the samples and their clean supervision; adding a level keeps it.
         manifest_sha256: Hash of manifest.parquet; adding a level changes it.
         index_sha256: Hash of index.arrow.
+        index_digests: Hash of each column of each record batch of index.arrow, which readers check
+            before they use it; empty in sets written by versions that did not have it.
         levels: Noisy levels by name; clean is always there and not listed.
         shards: The tars, in order.
         primary: Level that the ``.cls`` or ``.txt`` members hold.
@@ -71,16 +74,18 @@ class SetInfo:
     primary: str = CLEAN_LEVEL
     request: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, str] | None = None
+    index_digests: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return what set.json stores."""
         stored = {name: value for name, value in asdict(self).items() if name not in ("levels", "shards")}
-        return {
+        record = {
             "format": FORMAT,
             **stored,
             "levels": {name: level.as_json() for name, level in self.levels.items()},
             "shards": [asdict(shard) for shard in self.shards],
         }
+        return {**record, _DIGEST: _digest(record)}
 
     def all_levels(self) -> dict[str, Level]:
         """Return the levels by name, clean first."""
@@ -95,20 +100,39 @@ def parse_set_info(text: bytes, where: str) -> SetInfo:
     """
     try:
         stored = json.loads(text)
-        found = stored.pop("format")
+        found = stored.get("format")
         if found != FORMAT:
             raise UserError(
                 f"{where}: format {found!r}", possible=FORMAT, mend="read it with a newer version"
             )
+        digest = stored.pop(_DIGEST, None)
+        if digest is not None and digest != _digest(stored):
+            raise UserError(
+                f"{where}: damaged: its content is not what its {_DIGEST} says",
+                mend="restore the file, or write the set again",
+            )
+        del stored["format"]
         levels = {name: Level(name=name, **level) for name, level in stored.pop("levels").items()}
         shards = tuple(Shard(**shard) for shard in stored.pop("shards"))
         classes = stored.pop("classes")
-        return SetInfo(levels=levels, shards=shards, classes=tuple(classes) if classes else None, **stored)
+        digests = {name: tuple(hashes) for name, hashes in stored.pop("index_digests", {}).items()}
+        return SetInfo(
+            levels=levels,
+            shards=shards,
+            classes=tuple(classes) if classes else None,
+            index_digests=digests,
+            **stored,
+        )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{where}: damaged: {type(error).__name__}: {error}",
             mend="write the set again, or restore the file",
         ) from error
+
+
+def _digest(record: dict[str, Any]) -> str:
+    """Return the hash of what set.json holds: a changed digit in it could name another label column."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(
