@@ -53,7 +53,7 @@ class RemoteStorage:
             raise
         except Exception as error:
             raise UserError(
-                f"{self._url(name)}: cannot be read: {error or type(error).__name__}",
+                f"{self._url(name)}: cannot be read: {type(error).__name__}: {error}",
                 mend="check the URL and the network",
             ) from error
         return content
@@ -109,7 +109,7 @@ class RemoteStorage:
         except Exception as error:
             # Clients of object stores raise types of their own.
             raise UserError(
-                f"{self._url(name)}: cannot be fetched to {path.parent}: {error or type(error).__name__}",
+                f"{self._url(name)}: cannot be fetched to {path.parent}: {type(error).__name__}: {error}",
                 mend=f"check the URL, the network and the room in the cache ({CACHE_VARIABLE} moves it)",
             ) from error
 

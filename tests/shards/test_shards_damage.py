@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import struct
 import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from shards.reader import DamagedSample
 from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
 from shards.tarwalk import walk
+from tests.shards.hostile_images import jpeg_bomb, png_bomb
 
 
 @pytest.fixture
@@ -190,30 +189,6 @@ def test_a_missing_level_names_those_there_and_the_mend(digits_set: ShardSet) ->
 
 def size_of(image: Image.Image) -> tuple[int, int]:
     return image.size
-
-
-def png_bomb(width: int, height: int) -> bytes:
-    """Return a valid PNG header of a huge image with next to no data."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
-    )
-
-
-def jpeg_bomb(width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(file, "JPEG")
-    data = bytearray(file.getvalue())
-    frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
-    return bytes(data)
 
 
 def foreign_tar(path: Path, members: dict[str, bytes]) -> None:
