@@ -189,7 +189,8 @@ def read(images: Path, samples: int, repeats: int, scratch: Path, webdataset: st
                 if name == "open_clip":
                     if not webdataset:
                         continue
-                    environment["PYTHONPATH"] = webdataset
+                    paths = [webdataset, environment.get("PYTHONPATH", "")]
+                    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
                 command = [sys.executable, __file__, "--one", name, "--scratch", folder]
                 command += ["--samples", str(samples)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
