@@ -76,8 +76,8 @@ class RandomResizedCrop:
         if self.scaled_decode and min(box.width, box.height) >= 2 * gap:
             shrink = gap / min(box.width, box.height)
             at_least = ImageSize(math.ceil(full.width * shrink), math.ceil(full.height * shrink))
-        pixels = decode_pixels(data, max_pixels=max_pixels, at_least=at_least)
-        if pixels.shape[:2] == (full.height, full.width):
+        pixels = decode_pixels(data, max_pixels=max_pixels, at_least=at_least, rows=box.top + box.height)
+        if pixels.shape[1] == full.width:
             return self._flipped(self._resized(pixels, box))
         return self._flipped(self._resized_from_smaller(pixels, box, full))
 

@@ -1,7 +1,8 @@
 """Decode images fast and safely: a pixel limit first, then libjpeg-turbo, then Pillow for the rest.
 
 JPEGs go through simplejpeg where it is installed, straight into an RGB array, and can be decoded
-at 1/2, 1/4 or 1/8 of their size, which saves most of the work when a crop will be shrunk anyway.
+at 1/2, 1/4 or 1/8 of their size, which saves most of the work when a crop will be shrunk anyway,
+or without the rows below a crop, which saves their share of the work and changes nothing above.
 Both decoders are libjpeg-turbo with the same transform and upsampling, so at full size the pixels
 are equal; tests hold the bound.
 """
@@ -26,6 +27,8 @@ DEFAULT_MAX_PIXELS = 100_000_000
 
 FAST_JPEG = importlib.util.find_spec("simplejpeg") is not None
 _JPEG = b"\xff\xd8\xff"
+_END_OF_IMAGE = b"\xff\xd9"
+_BLOCK = 32
 # What simplejpeg raises for damaged data, and for a colour space it has no name for.
 _DAMAGED_JPEG = (ValueError, KeyError)
 # What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
@@ -76,6 +79,7 @@ def decode_pixels(
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     at_least: ImageSize | None = None,
+    rows: int | None = None,
 ) -> Pixels:
     """Decode an image to RGB, uint8 [H, W, 3].
 
@@ -83,6 +87,7 @@ def decode_pixels(
         data: An encoded image.
         max_pixels: Refuse larger ones before any pixel is decoded.
         at_least: A JPEG may come back scaled down by 2, 4 or 8, but not below this size.
+        rows: Without ``at_least``: a JPEG may come back without what is below its first ``rows`` rows.
 
     Raises:
         BadImage: If it is too large, damaged or of an unknown format.
@@ -91,7 +96,11 @@ def decode_pixels(
     if size.width * size.height > max_pixels:
         raise BadImage(f"{size.width} x {size.height} pixels, the limit is {max_pixels:,} in all")
     if FAST_JPEG and data.startswith(_JPEG):
-        pixels = _turbo(data, at_least)
+        pixels = None
+        if rows is not None and at_least is None:
+            pixels = _top_of_jpeg(data, rows, size.height)
+        if pixels is None:
+            pixels = _turbo(data, at_least)
         if pixels is not None:
             return pixels
     return _pillow(data, size, at_least)
@@ -109,6 +118,47 @@ def _turbo(data: bytes, at_least: ImageSize | None) -> Pixels | None:
     except _DAMAGED_JPEG:
         return None
     return pixels
+
+
+def _top_of_jpeg(data: bytes, rows: int, height: int) -> Pixels | None:
+    """Decode the first rows of a JPEG, or a few more; None where only the whole will do.
+
+    The blocks of a sequential JPEG come in raster order, so with a smaller height in its header the
+    decoder stops early. What is left over is no damage then, which takes away the decoder's word on
+    real damage; hence only data that runs to its end mark, as Pillow asks too.
+    """
+    import simplejpeg
+
+    # Chroma is interpolated from the row of blocks below; no block is higher than 32 pixels.
+    kept = -(-rows // _BLOCK) * _BLOCK + _BLOCK
+    if kept >= height or not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
+        return None
+    frame = _sequential_frame(data)
+    if frame is None:
+        return None
+    shortened = bytearray(data)
+    shortened[frame + 5 : frame + 7] = kept.to_bytes(2, "big")
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(shortened, "RGB", strict=False)
+    except _DAMAGED_JPEG:
+        return None
+    return pixels
+
+
+def _sequential_frame(data: bytes) -> int | None:
+    """Return where the frame header of a JPEG lies whose one scan holds all components; else None."""
+    position, frame = 2, None
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in (0xC0, 0xC1):
+            frame = position
+        elif marker == 0xDA:
+            return frame if frame is not None and data[position + 4] == data[frame + 9] else None
+        elif 0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            # Progressive and other frames visit every row several times.
+            return None
+        position += 2 + length
+    return None
 
 
 def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import functional
 
 from shards import decode
 from shards.augment import Box, RandomResizedCrop
-from shards.decode import BadImage, ImageSize, decode_rgb, image_size
+from shards.decode import BadImage, ImageSize, decode_pixels, decode_rgb, image_size
 
 pytest.importorskip("simplejpeg")
 
@@ -86,20 +87,99 @@ def test_what_is_no_image_is_a_bad_image(data: bytes) -> None:
         decode_rgb(data)
 
 
-def test_a_crop_s_pixels_are_those_of_the_box() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 2},
+        {"subsampling": 1},
+        {"subsampling": 0},
+        {"progressive": True},
+        {"restart_marker_rows": 1},
+        {"optimize": True, "quality": 30},
+    ],
+)
+@pytest.mark.parametrize("size", [(640, 480), (333, 501), (70, 65)])
+def test_rows_decoded_alone_are_the_rows_of_the_whole(options: dict, size: tuple[int, int]) -> None:
+    data = photograph(*size, **options)
+    whole = decode_pixels(data)
+    for rows in (1, 31, 32, 33, size[1] // 2, size[1] - 1, size[1]):
+        found = decode_pixels(data, rows=rows)
+        assert found.shape[1] == size[0]
+        assert np.array_equal(found[:rows], whole[:rows])
+    if not options.get("progressive") and size[1] > 100:
+        assert len(decode_pixels(data, rows=10)) < size[1]
+
+
+def test_rows_of_real_photographs_are_those_of_the_whole(real_data: Path) -> None:
+    for path in sorted((real_data / "imagenet-sample").rglob("*.JPEG"))[::6]:
+        data = path.read_bytes()
+        whole = decode_pixels(data)
+        rows = len(whole) // 3
+        assert np.array_equal(decode_pixels(data, rows=rows)[:rows], whole[:rows]), path
+
+
+def test_a_photograph_cut_short_is_bad_also_where_the_crop_is_above_the_cut() -> None:
     data = photograph()
-    crop = RandomResizedCrop(size=64, flip=0)
-    random.seed(5)
-    found = crop.from_bytes(data)
-    random.seed(5)
-    box = crop.draw(ImageSize(640, 480))
-    corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+    with pytest.raises(BadImage):
+        decode_pixels(data[: len(data) * 3 // 4], rows=40)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_changed_bytes_give_an_image_or_a_bad_image_and_nothing_else(kind: str) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(photograph(80, 60))).save(file, kind)
+    chance = random.Random(kind)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(file.getvalue())
+        for _ in range(chance.randrange(1, 6)):
+            data[chance.randrange(len(data) if chance.random() < 0.3 else min(400, len(data)))] = (
+                chance.randrange(256)
+            )
+        try:
+            pixels = decode_pixels(bytes(data), max_pixels=10**6, rows=chance.choice([None, 20]))
+        except BadImage:
+            refused += 1
+        else:
+            assert pixels.dtype == np.uint8
+            assert pixels.shape[2] == 3
+    assert refused > 0
+
+
+def of_torchvision(data: bytes, crop: RandomResizedCrop, box: Box) -> torch.Tensor:
+    """Return what torchvision makes of a box of Pillow's decoding."""
+    mode = functional.InterpolationMode(crop.interpolation)
+    corner = (box.top, box.left, box.height, box.width)
     image = Image.open(io.BytesIO(data)).convert("RGB")
-    expected = np.asarray(image.resize((64, 64), Image.Resampling.BILINEAR, box=corners))
-    assert found.shape == (3, 64, 64)
-    assert found.dtype == torch.uint8
-    difference = np.abs(found.permute(1, 2, 0).numpy().astype(int) - expected)
-    assert difference.mean() < 2
+    return functional.pil_to_tensor(functional.resized_crop(image, *corner, [crop.size, crop.size], mode))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_a_crop_is_torchvision_s_of_the_same_box(interpolation: str) -> None:
+    data = photograph()
+    for seed in range(20):
+        crop = RandomResizedCrop(size=64, flip=0, interpolation=interpolation)
+        random.seed(seed)
+        found = crop.from_bytes(data)
+        random.seed(seed)
+        expected = of_torchvision(data, crop, crop.draw(ImageSize(640, 480)))
+        assert found.shape == (3, 64, 64)
+        assert found.dtype == torch.uint8
+        difference = (found.int() - expected.int()).abs()
+        assert difference.float().mean() < 0.5
+        assert difference.max() <= 12
+
+
+def test_a_real_crop_is_torchvision_s_of_the_same_box(real_data: Path) -> None:
+    for seed, path in enumerate(sorted((real_data / "imagenet-sample").rglob("*.JPEG"))[::4]):
+        data = path.read_bytes()
+        crop = RandomResizedCrop(flip=0, interpolation="bicubic", scaled_decode=False)
+        random.seed(seed)
+        found = crop.from_bytes(data)
+        random.seed(seed)
+        difference = (found.int() - of_torchvision(data, crop, crop.draw(image_size(data))).int()).abs()
+        assert difference.float().mean() < 0.5, path
+        assert difference.max() <= 24, path
 
 
 def mean_difference(data: bytes, seeds: int) -> tuple[float, float]:
