@@ -5,6 +5,7 @@ Nothing in this file sees a test feature or a test label.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -18,13 +19,14 @@ from nml.errors import UserError
 from plugins.head import Head
 from probes.heads import HeadChoice
 from probes.scoring import score
-from probes.splits import Carving, flip_labels, subset
+from probes.splits import Carving, flip_labels, fraction_order, subset_of
 from probes.tasks.task import Metric
 
 RULE = "best validation metric, the first of equals"
 
 
-class TrainingData(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
     """What heads may learn from.
 
     Attributes:
@@ -46,6 +48,19 @@ class TrainingData(NamedTuple):
     validation_labels: npt.NDArray[np.int64] | None
     carving: Carving
     num_classes: int
+    _rows: dict[tuple[Fraction, int], npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+    _orders: dict[int, npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+
+    def rows(self, fraction: Fraction, seed: int) -> npt.NDArray[np.int64]:
+        """Return which training samples a fit sees, int64; worked out once for all heads."""
+        fit = self.carving.fit
+        if fraction == 1:
+            return fit
+        if (fraction, seed) not in self._rows:
+            if seed not in self._orders:
+                self._orders[seed] = fraction_order([self.keys[row] for row in fit], seed)
+            self._rows[fraction, seed] = fit[subset_of(self._orders[seed], self.labels[fit], fraction)]
+        return self._rows[fraction, seed]
 
 
 class Point(NamedTuple):
@@ -144,7 +159,7 @@ def _fit_group(
     fits = [
         _Fit(point, candidate, choice.build(candidate), rows)
         for point in points
-        for rows in [_rows(data, point)]
+        for rows in [data.rows(point.fraction, point.seed)]
         for candidate in range(len(choice.candidates))
     ]
     seconds = _fit_all(fits, data, labels, validation, device)
@@ -175,12 +190,6 @@ def _fit_group(
 def _outcome(head: Head) -> dict[str, Any]:
     outcome = getattr(head, "outcome", None)
     return {"outcome": dict(outcome)} if outcome else {}
-
-
-def _rows(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
-    fit = data.carving.fit
-    keys = [data.keys[row] for row in fit]
-    return fit[subset(keys, data.labels[fit], point.fraction, point.seed)]
 
 
 def _validation(

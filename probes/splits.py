@@ -55,7 +55,7 @@ def carve(keys: Sequence[str], labels: Labels, *, published: bool) -> Carving:
     everything = np.arange(len(keys))
     if published:
         return Carving(everything, everything[:0])
-    held = _per_class(keys, labels, CARVE_SALT, VALIDATION_SHARE, leave=1)
+    held = _per_class(rank_by_hash(keys, CARVE_SALT), labels, VALIDATION_SHARE, leave=1)
     if not len(held):
         raise UserError(
             f"{len(keys)} training samples are too few to set validation samples aside",
@@ -69,15 +69,20 @@ def subset(keys: Sequence[str], labels: Labels, fraction: Fraction, seed: int) -
 
     Subsets of one seed are nested: what is among 10 % is among 25 %.
     """
-    if fraction == 1:
-        return np.arange(len(keys))
-    return _per_class(keys, labels, f"nml-fraction/1 {seed}", fraction, least=1)
+    return subset_of(fraction_order(keys, seed), labels, fraction)
 
 
-def _per_class(
-    keys: Sequence[str], labels: Labels, salt: str, share: Fraction, *, least: int = 0, leave: int = 0
-) -> Indices:
-    order = rank_by_hash(keys, salt)
+def fraction_order(keys: Sequence[str], seed: int) -> Indices:
+    """Return the order in which the samples join the subsets of a seed, int64 [N]."""
+    return rank_by_hash(keys, f"nml-fraction/1 {seed}")
+
+
+def subset_of(order: Indices, labels: Labels, fraction: Fraction) -> Indices:
+    """Return :func:`subset` from its seed's :func:`fraction_order`, which all fractions share."""
+    return _per_class(order, labels, fraction, least=1)
+
+
+def _per_class(order: Indices, labels: Labels, share: Fraction, *, least: int = 0, leave: int = 0) -> Indices:
     chosen = []
     for label in np.unique(labels):
         members = order[labels[order] == label]

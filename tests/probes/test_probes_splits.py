@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nml.errors import UserError
-from probes.scoring import mask_classes, score
+from probes.scoring import evaluate, score
 from probes.splits import carve, flip_labels, subset
+from probes.tasks.samplesets import Texts
+from probes.tasks.task import Evaluation
 
 LABELS = st.lists(st.integers(0, 4), min_size=10, max_size=120).map(lambda values: np.array(values, np.int64))
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
@@ -56,7 +58,9 @@ def test_one_sample_of_each_class_is_too_few_to_carve() -> None:
 
 def test_masked_classes_never_win() -> None:
     logits = np.array([[9.0, 1.0, 2.0], [9.0, 3.0, 2.0]], np.float32)
-    assert mask_classes(logits, (1, 2)).argmax(1).tolist() == [2, 1]
+    samples = Texts(["a", "b"], np.array([2, 1]), ["a", "b"])
+    assert evaluate(logits, Evaluation("x", "ood", samples, (1, 2)), "accuracy").accuracy == 1
+    assert evaluate(logits, Evaluation("x", "ood", samples), "accuracy").accuracy == 0
 
 
 def test_metrics_against_values_computed_by_hand() -> None:
