@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -45,8 +46,6 @@ class DeepSpeedEngine:
         deepspeed = import_deepspeed()
         self.device = device_of_rank()
         network.to(self.device)
-        if recipe.engine.channels_last and recipe.engine.zero_stage == 0:
-            network.to(memory_format=torch.channels_last)
         self.network = network
         self._recipe = recipe
         self._accumulation = accumulation
@@ -55,12 +54,25 @@ class DeepSpeedEngine:
             recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
         )
         self._deepspeed = deepspeed
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=network,
-            optimizer=optimizer,
-            config=deepspeed_config(recipe, accumulation=accumulation, world_size=dist.get_world_size()),
-            dist_init_required=False,
-        )
+        config = deepspeed_config(recipe, accumulation=accumulation, world_size=dist.get_world_size())
+        if recipe.engine.zero_stage == 0:
+            # Without ZeRO it would clip by a norm that is NaN, and not tell the norm: see step().
+            config["gradient_clipping"] = 0.0
+        try:
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=network, optimizer=optimizer, config=config, dist_init_required=False
+            )
+        except Exception as error:
+            if recipe.engine.deepspeed_config is None:
+                raise
+            # Pydantic's and DeepSpeed's own errors and assertions: the generated part is known to be good.
+            raise UserError(
+                f"recipe.engine.deepspeed_config {recipe.engine.deepspeed_config}: deepspeed refuses it: "
+                f"{_first_lines(error)}"
+            ) from error
+        if recipe.engine.channels_last and recipe.engine.zero_stage == 0:
+            # Only now: it broadcasts weights as bytes, which other layouts cannot be viewed as.
+            network.to(memory_format=torch.channels_last)
         self._failed_writes: list[Exception] = []
         self._engine.checkpoint_engine.save = self._write
         # Exports hold whole weights already; its script would be one more file to fail on.
@@ -93,9 +105,17 @@ class DeepSpeedEngine:
         """See :class:`pretrain.engines.Engine`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        limit = self._recipe.optimizer.clip
+        if limit and self._recipe.engine.zero_stage == 0:
+            norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+            if math.isfinite(norm):
+                self._engine.step()
+            else:
+                self._engine.zero_grad()
+            return norm
         self._engine.step()
-        norm = self._engine.get_global_grad_norm() if self._recipe.optimizer.clip else 0.0
-        return float(norm or 0.0)
+        # ZeRO leaves a step out by itself where the norm is not finite, and says so by inf.
+        return float(self._engine.get_global_grad_norm() or 0.0) if limit else 0.0
 
     def discard(self) -> None:
         """See :class:`pretrain.engines.Engine`.
@@ -121,7 +141,10 @@ class DeepSpeedEngine:
         bounded = value.clamp(low, high)
         if not torch.equal(value, bounded):
             safe_set_full_fp32_param(parameter, bounded)
-            if self._recipe.engine.zero_stage < 3:
+            # What the network computes with follows only at the next step.
+            with self._deepspeed.zero.GatheredParameters(
+                [parameter], modifier_rank=0, enabled=self._recipe.engine.zero_stage == 3
+            ):
                 parameter.data.copy_(bounded)
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -214,6 +237,11 @@ def _remove_universal(folder: Path) -> None:
     # It takes as much room as the checkpoint, and is needed while it is read only.
     shutil.rmtree(folder / _UNIVERSAL, ignore_errors=True)
     (folder / "latest_universal").unlink(missing_ok=True)
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3])
 
 
 def _own_file(folder: Path) -> Path:

@@ -1,0 +1,236 @@
+"""What every engine owes the training loop, on one process: exact resume, precision, layout, refusals."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from nml.errors import UserError
+from pretrain import batchnorm
+from pretrain.batchnorm import running_statistics, set_statistics
+from pretrain.engines import Engine, build_engine
+from pretrain.loading import training_loader
+from pretrain.recipe import Engine as EngineConfig
+from pretrain.recipe import Optimizer, Recipe
+from pretrain.world import World, join, leave
+
+ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
+OPTIMIZERS = {
+    "sgd": Optimizer(name="sgd", lr=0.05, clip=1.0),
+    "adamw": Optimizer(name="adamw", lr=1e-3, weight_decay=0.05, clip=1.0),
+    "lamb": Optimizer(name="lamb", lr=5e-3, weight_decay=0.02, clip=1.0),
+}
+NAMES = ("ddp", "fsdp", "deepspeed")
+
+
+class Block(nn.Module):
+    """Named as the blocks that fsdp shards one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.block = Block()
+        self.head = nn.Linear(8, 4)
+        self.logit_scale = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(self.stem(images)).mean((2, 3))) * self.logit_scale
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group() -> Iterator[None]:
+    torch.set_num_threads(1)
+    join(World())
+    yield
+    leave()
+
+
+def make(engine: str, *, accumulation: int = 1, optimizer: str = "sgd", **config: object) -> Engine:
+    name, _, stage = engine.partition("-")
+    values = EngineConfig(zero_stage=int(stage or 1), **config)  # type: ignore[arg-type]
+    recipe = Recipe(global_batch=16, optimizer=OPTIMIZERS[optimizer], engine=values)
+    torch.manual_seed(0)
+    return build_engine(name, Network(), recipe, accumulation=accumulation)  # type: ignore[arg-type]
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(16, 3, 12, 12, generator=generator)
+    return images, torch.randint(0, 4, (16,), generator=generator)
+
+
+def train(engine: Engine, steps: range) -> list[float]:
+    """Take steps; return the losses and the gradients' norms."""
+    told = []
+    for step in steps:
+        images, labels = batch(step)
+        with engine.micro_step(last=True):
+            loss = nn.functional.cross_entropy(engine.forward(images).float(), labels)
+            engine.backward(loss)
+        told += [loss.item(), engine.step(0.01)]
+    return told
+
+
+def supported(engine: str, optimizer: str) -> bool:
+    return optimizer != "lamb" or engine[-1] not in "123"
+
+
+@pytest.mark.parametrize(
+    ("engine", "optimizer"), [(e, o) for e in ENGINES for o in OPTIMIZERS if supported(e, o)]
+)
+def test_what_is_saved_is_all_that_counts(engine: str, optimizer: str, tmp_path: Path) -> None:
+    whole = make(engine, optimizer=optimizer)
+    expected = train(whole, range(6))
+    first = make(engine, optimizer=optimizer)
+    told = train(first, range(3))
+    own = running_statistics(first.network)
+    written = first.save(tmp_path / "state", {"shared": torch.arange(3.0)}, own)
+    if written is not None:
+        written.result()
+    second = make(engine, optimizer=optimizer)
+    shared, kept = {"shared": torch.zeros(3)}, running_statistics(second.network)
+    second.load(tmp_path / "state", shared, kept, world_size=1)
+    set_statistics(second.network, kept)
+    assert shared["shared"].tolist() == [0, 1, 2]
+    assert told + train(second, range(3, 6)) == expected
+    one, other = whole.weights(), second.weights()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_that_are_not_finite_change_no_weight(engine: str) -> None:
+    trained = make(engine)
+    train(trained, range(2))
+    before = trained.weights()
+    images, labels = batch(2)
+    with trained.micro_step(last=True):
+        output = trained.forward(images)
+        output.register_hook(lambda gradient: gradient * math.nan)
+        trained.backward(nn.functional.cross_entropy(output, labels))
+    assert not math.isfinite(trained.step(0.01))
+    after = trained.weights()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    # And the next step is as good as any.
+    assert all(map(math.isfinite, train(trained, range(3, 5))))
+    assert not torch.equal(trained.weights()["head.weight"], before["head.weight"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_loss_that_is_not_finite_leaves_no_gradient_behind(engine: str) -> None:
+    calm, struck = make(engine), make(engine)
+    expected = train(calm, range(2))
+    told = train(struck, range(1))
+    own = running_statistics(struck.network)
+    images, labels = batch(7)
+    with struck.micro_step(last=True):
+        struck.backward(nn.functional.cross_entropy(struck.forward(images), labels) * math.inf)
+    struck.discard()
+    set_statistics(struck.network, own)
+    assert told + train(struck, range(1, 2)) == expected
+
+
+def test_deepspeed_says_that_it_cannot_take_back_micro_batches() -> None:
+    engine = make("deepspeed-1", accumulation=2)
+    with pytest.raises(UserError, match="micro_batch 0"):
+        engine.discard()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_parameter_is_kept_within_bounds(engine: str) -> None:
+    trained = make(engine)
+    trained.clamp("logit_scale", 0.0, 1.5)
+    assert trained.weights()["logit_scale"].tolist() == [1.5]
+    train(trained, range(1))
+    # The optimizer went on from the bounded value, not from a copy of its own.
+    assert abs(trained.weights()["logit_scale"].item() - 1.5) < 0.2
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_bf16_computes_low_and_keeps_weights_and_statistics_in_fp32(engine: str) -> None:
+    low, full = make(engine, dtype="bf16"), make(engine)
+    told, expected = train(low, range(4))[::2], train(full, range(4))[::2]
+    assert told != expected
+    assert told == pytest.approx(expected, rel=0.03)
+    assert {tensor.dtype for tensor in low.weights().values()} == {torch.float32}
+    assert running_statistics(low.network)["block.norm.running_mean"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(engine: str, tmp_path: Path) -> None:
+    trained = make(engine, dtype="fp16")
+    before = trained.weights()
+    images, labels = batch(0)
+    with trained.micro_step(last=True):
+        output = trained.forward(images)
+        output.register_hook(lambda gradient: gradient * math.inf)
+        trained.backward(nn.functional.cross_entropy(output.float(), labels))
+    trained.step(0.01)
+    after = trained.weights()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    told = train(trained, range(4))[::2]
+    assert told == pytest.approx(train(make(engine), range(4))[::2], rel=0.03)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_channels_last_changes_the_layout_and_nothing_else(engine: str) -> None:
+    trained = make(engine, channels_last=True)
+    told, expected = train(trained, range(3)), train(make(engine), range(3))
+    assert told == pytest.approx(expected, rel=1e-4)
+    kernel = dict(trained.network.named_parameters())["block.conv.weight"]
+    if engine in ("ddp", "deepspeed-0"):
+        assert kernel.is_contiguous(memory_format=torch.channels_last)
+    exported = trained.weights()["block.conv.weight"]
+    assert exported.is_contiguous()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "deepspeed-1"])
+def test_a_compiled_network_takes_the_same_steps(engine: str) -> None:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = make(engine, compile=True)
+    told = train(compiled, range(3))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert told == pytest.approx(train(make(engine), range(3)), rel=1e-4)
+    assert set(compiled.weights()) == {name for name, _ in Network().named_parameters()}
+
+
+def test_batch_normalisation_that_would_stay_unsynchronised_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("torch's own synchronises every kind on GPUs")
+    network = nn.Sequential(nn.Conv1d(3, 4, 1), nn.BatchNorm1d(4))
+    with pytest.raises(UserError, match="1 is a BatchNorm1d"):
+        batchnorm.prepare(network, "sync")
+
+
+def test_starting_the_loader_draws_nothing_from_the_global_generator() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    loader = training_loader([], [], workers=0, pin_memory=False)  # type: ignore[arg-type]
+    iter(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_was_compiled_for_deepspeed() -> None:
+    from deepspeed.ops.op_builder.builder import OpBuilder
+
+    # Its shared-memory operation takes 40 s of every rank at once, and a stale lock after a kill.
+    assert not hasattr(dist, "deepspeed_shm_comm")
+    assert not OpBuilder._loaded_ops
