@@ -61,7 +61,7 @@ class Ranks:
 
     def end(self) -> tuple[int, str]:
         """Return the exit status and all output."""
-        out, _ = self.process.communicate(timeout=300)
+        out, _ = self.process.communicate(timeout=550)
         return self.process.returncode, out
 
 
@@ -69,10 +69,10 @@ class Ranks:
 def start_ranks() -> Iterator[Callable[..., Ranks]]:
     started: list[Ranks] = []
 
-    def start(size: int, *commands: list[str], cwd: Path) -> Ranks:
+    def start(size: int, *commands: list[str], cwd: Path, double: bool = False) -> Ranks:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         process = subprocess.Popen(
-            [sys.executable, str(ZYGOTE), str(size), json.dumps(commands)],
+            [sys.executable, str(ZYGOTE), str(size), json.dumps(commands), *(["--double"] if double else [])],
             cwd=cwd,
             env=environment,
             stdout=subprocess.PIPE,
@@ -94,8 +94,8 @@ def start_ranks() -> Iterator[Callable[..., Ranks]]:
 def run_ranks(start_ranks: Callable[..., Ranks]) -> Callable[..., str]:
     """Run commands on ranks to their end; return the output, which a failure shows."""
 
-    def run(size: int, *commands: list[str], cwd: Path, status: int = 0) -> str:
-        ended, out = start_ranks(size, *commands, cwd=cwd).end()
+    def run(size: int, *commands: list[str], cwd: Path, status: int = 0, double: bool = False) -> str:
+        ended, out = start_ranks(size, *commands, cwd=cwd, double=double).end()
         assert ended == status, out
         return out
 
