@@ -1,0 +1,146 @@
+"""Step time and memory of the engines, each a run of its own on the same bundled images.
+
+    python benchmarks/engines.py [--engines ddp fsdp deepspeed-1] [--model resnet18] [--size 64]
+        [--batch 64] [--ranks 2] [--dtype fp32] [--channels-last] [--compile]
+
+Every engine trains one epoch by ``pretrain.run`` on ``--ranks`` processes of this machine (one a GPU
+where there are some) and is judged by the lines of its metrics.jsonl: medians over the steps after the
+first five. MFU counts three forward passes a step against the dense peak of the GPU, where it is known.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+
+from nml import cli
+
+ENGINES = ("ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3")
+WARM = 5
+# Dense peaks in TFLOP/s, from the data sheets: (name in the device's name, bf16 or fp16, fp32).
+PEAKS = (("H200", 989, 67), ("H100", 989, 67), ("A100", 312, 19.5), ("L40S", 362, 91.6), ("L4", 121, 30.3))
+
+
+class Row(NamedTuple):
+    """Medians of an engine: milliseconds, samples a second, and the largest memory of rank 0 in MB."""
+
+    engine: str
+    step_ms: float
+    wait_ms: float
+    samples_per_s: float
+    memory_mb: int
+
+
+def main() -> None:
+    parser = cli.Parser("python benchmarks/engines.py", "Step time and memory of the engines.")
+    parser.add_argument("--engines", type=str, default=list(ENGINES), nargs="+", choices=ENGINES)
+    parser.add_argument("--model", type=str, default="resnet18")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=64, help="samples of a step over all ranks")
+    parser.add_argument("--ranks", type=int, default=max(2, torch.cuda.device_count()))
+    parser.add_argument("--dtype", type=str, default="fp32")
+    parser.add_argument("--optimizer", type=str, default="adamw")
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--shards", type=str, default=None, help="a shard set instead of the bundled digits")
+    options = parser.parse_args()
+    recipe = {
+        "epochs": 1,
+        "global_batch": options.batch,
+        "model": {"name": options.model},
+        "data": {"size": options.size, "test_size": options.size, "crop": "none", "workers": 1},
+        "optimizer": {"name": options.optimizer, "lr": 1e-3, "weight_decay": 0.05, "clip": 1.0},
+        "engine": {
+            "dtype": options.dtype,
+            "channels_last": options.channels_last,
+            "compile": options.compile,
+        },
+        "validate_every": 999,
+        "checkpoints": {"every_epochs": 0},
+    }
+    flops = flops_of_a_sample(options.model, options.size)
+    peak = peak_flops(options.dtype)
+    print(
+        f"{options.model} at {options.size} px, batch {options.batch}, {options.ranks} ranks, {options.dtype}"
+    )
+    print(f"on {device_name()}; {3 * flops / 1e9:.2f} GFLOP a sample")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe))
+        for engine in options.engines:
+            row = measure(engine, path, Path(folder) / engine, options.ranks, options.shards)
+            achieved = 3 * flops * row.samples_per_s / 1e12
+            mfu = f"MFU {achieved / peak / options.ranks:.1%}" if peak else "peak unknown, no MFU"
+            print(
+                f"{row.engine:12} {row.step_ms:8.1f} ms a step {row.wait_ms:6.1f} ms wait "
+                f"{row.samples_per_s:8.1f} samples/s {row.memory_mb:6d} MB {achieved:7.3f} TFLOP/s, {mfu}",
+                flush=True,
+            )
+
+
+def measure(engine: str, recipe: Path, run: Path, ranks: int, shards: str | None) -> Row:
+    """Train an epoch and read what it says of itself."""
+    name, _, stage = engine.partition("-")
+    command = [sys.executable, "-m", "pretrain.run", "--recipe", str(recipe), "--run-dir", str(run)]
+    command += ["--engine", name, "--noise", "0", *(["--shards", shards] if shards else [])]
+    command += [f"--recipe.engine.zero_stage={stage}"] if stage else []
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+        environment = os.environ | {key: str(value) for key, value in place.items()}
+        environment |= {"MASTER_ADDR": "127.0.0.1"}
+        with (run.parent / f"{engine}-{rank}.log").open("w") as log:
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    statuses = [process.wait() for process in processes]
+    if any(statuses):
+        sys.exit((run.parent / f"{engine}-0.log").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["event"] == "step"][WARM:]
+    return Row(
+        engine,
+        1000 * statistics.median(line["step_s"] for line in steps),
+        1000 * statistics.median(line["data_wait_s"] for line in steps),
+        statistics.median(line["samples_per_s"] for line in steps),
+        max(line["memory_mb"] for line in steps),
+    )
+
+
+def flops_of_a_sample(model: str, size: int) -> float:
+    """Return the floating point operations of one forward pass."""
+    import timm
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        timm.create_model(model).eval()(torch.zeros(1, 3, size, size))
+    return float(counter.get_total_flops())
+
+
+def peak_flops(dtype: str) -> float | None:
+    """Return a GPU's dense peak in TFLOP/s; None where it is not known."""
+    for name, low, full in PEAKS:
+        if name in device_name():
+            return full if dtype == "fp32" else low
+    return None
+
+
+def device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{len(os.sched_getaffinity(0))} CPU cores"
+
+
+if __name__ == "__main__":
+    cli.run(main)
