@@ -1,90 +1,158 @@
-"""Time of a training step against a bare PyTorch loop with the same network, batches and update.
+"""Time of a training step against a bare PyTorch loop and the loops of timm and open_clip.
 
-    python benchmarks/train_step.py [--model resnet18] [--size 64] [--batch 64] [--steps 30]
+    python benchmarks/train_step.py                       # ResNet-18, classes: bare loop, timm
+    python benchmarks/train_step.py --objective clip      # a small CLIP, captions: bare loop, open_clip_train
 
-Both train the same network on the same ready-made batch in one process, a step of one and a step of
-the other in turn, so that whatever else the machine does falls on both. The project's step is the
-whole of it: loss, agreement of the ranks, update, metrics line.
+All train the same network from the same weights on the same ready-made batches in one process, with
+the same update, a round of steps of one and a round of the next in turn (the order changes from round
+to round), so that whatever else the machine does falls on all. Reading data is the matter of
+benchmarks/shards_read.py.
+
+The project's step is the whole of it: ddp, loss, agreement of the ranks on stop signals and failed
+saves, update, metrics line. timm ships its training loop as a script of its repository (train.py), not
+in the package: the loop here does what that one does for each batch, with timm's own optimizer,
+scheduler and meters. open_clip ships its loop in the package: open_clip_train.train.train_one_epoch
+runs as it is.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import statistics
 import tempfile
 import time
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from nml import cli
+from pretrain.assembly import share_cores
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
-from pretrain.models import Architecture, build_network
-from pretrain.objective import build_objective
-from pretrain.recipe import Data, Model, Optimizer, Recipe
+from pretrain.models import build_network
+from pretrain.objective import Objective, build_objective
+from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.recipe import Data, Loss, Model, Optimizer, Recipe
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.world import World, join, leave
 
-
-class OneBatchSampler:
-    """Stands in for the order of the samples: there is one batch."""
-
-    steps_per_epoch = 10**9
+# Trains on a batch as often as a round has steps.
+Round = Callable[[list[Batch]], None]
+SMALL_CLIP = {
+    "embed_dim": 256,
+    "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 32, "head_width": 32},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 256, "heads": 4, "layers": 4},
+}
+CLASSES = 10
 
 
 def main() -> None:
-    parser = cli.Parser("python benchmarks/train_step.py", "Train step against a bare PyTorch loop.")
-    parser.add_argument("--model", type=str, default="resnet18")
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=30)
-    options = parser.parse_args()
-    recipe = Recipe(
-        epochs=1,
-        global_batch=options.batch,
-        model=Model(name=options.model),
-        data=Data(size=options.size, test_size=options.size),
-        optimizer=Optimizer(name="sgd", lr=0.01, weight_decay=5e-4),
+    parser = cli.Parser(
+        "python benchmarks/train_step.py", "A training step against bare PyTorch, timm and open_clip."
     )
+    parser.add_argument("--objective", type=Literal["classify", "clip"], default="classify")
+    parser.add_argument("--model", type=str, default="resnet18", help="timm model, for classify")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=5, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    recipe = make_recipe(options.objective, options.model, options.size, options.batch)
     world = World()
     join(world)
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(options.batch, 3, options.size, options.size, generator=generator)
-    labels = torch.randint(0, 10, (options.batch,), generator=generator)
-    with tempfile.TemporaryDirectory() as folder:
-        ours = project_step(recipe, world, Batch(images, labels, labels), Path(folder))
-        bare = bare_step(recipe, images, labels)
-        times: dict[str, list[float]] = {"project": [], "bare": []}
-        for _ in range(options.steps):
-            times["project"].append(timed(ours))
-            times["bare"].append(timed(bare))
-    leave()
-    # The first steps fill caches and allocate momentum.
-    middle = {name: statistics.median(values[3:]) for name, values in times.items()}
-    ratios = [a / b for a, b in zip(times["project"][3:], times["bare"][3:], strict=True)]
-    print(f"{options.model} at {options.size} px, batch {options.batch}, {torch.get_num_threads()} threads")
-    for name, seconds in middle.items():
-        print(f"{name:8} {1000 * seconds:8.1f} ms a step, {options.batch / seconds:7.1f} samples/s")
-    ratio = middle["project"] / middle["bare"]
-    print(f"ratio of medians {ratio:.3f}, median ratio {statistics.median(ratios):.3f}")
-
-
-def timed(step: object) -> float:
-    start = time.perf_counter()
-    step()  # type: ignore[operator]
-    return time.perf_counter() - start
-
-
-def project_step(recipe: Recipe, world: World, batch: Batch, folder: Path) -> object:
+    share_cores(world)
     objective = build_objective(
-        recipe, rank=0, world_size=1, seed=0, micro_batches=1, num_classes=10, prompts=None
+        recipe, rank=0, world_size=1, seed=0, micro_batches=1, num_classes=CLASSES, prompts=None
     )
+    batches = make_batches(objective, recipe, options.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        contenders: dict[str, Round] = {
+            "project": project(recipe, world, objective, Path(folder)),
+            "bare": bare(recipe, objective),
+        }
+        if recipe.objective == "classify":
+            contenders["timm"] = timm_loop(recipe, objective)
+        else:
+            contenders["open_clip"] = open_clip_loop(recipe, objective)
+        seconds = race(contenders, batches, options.rounds)
+    leave()
+    name = options.model if recipe.objective == "classify" else "small CLIP"
+    print(f"{name} at {options.size} px, batch {options.batch}, {torch.get_num_threads()} threads")
+    print(f"{options.rounds} rounds of {options.steps} steps each")
+    show(seconds, options.batch)
+
+
+def make_recipe(objective: Literal["classify", "clip"], model: str, size: int, batch: int) -> Recipe:
+    if objective == "clip":
+        vision = {**SMALL_CLIP["vision_cfg"], "image_size": size}  # type: ignore[dict-item]
+        return Recipe(
+            objective="clip",
+            epochs=1,
+            global_batch=batch,
+            model=Model(name="RN50-quickgelu", kwargs={**SMALL_CLIP, "vision_cfg": vision}),
+            data=Data(size=size, test_size=size),
+            loss=Loss(name="infonce"),
+            optimizer=Optimizer(name="adamw", lr=1e-4, weight_decay=0.1),
+        )
+    return Recipe(
+        epochs=1,
+        global_batch=batch,
+        model=Model(name=model),
+        data=Data(size=size, test_size=size),
+        optimizer=Optimizer(name="sgd", lr=0.01, weight_decay=5e-4),
+    )
+
+
+def make_batches(objective: Objective, recipe: Recipe, number: int) -> list[Batch]:
+    """Return random batches, different ones."""
+    generator = torch.Generator().manual_seed(0)
+    size, batch = recipe.data.size, recipe.global_batch
+    found = []
+    for _ in range(number):
+        images = torch.randn(batch, 3, size, size, generator=generator)
+        labels = torch.randint(0, CLASSES, (batch,), generator=generator)
+        if objective.text_transform is None:
+            targets = labels
+        else:
+            words = torch.randint(0, 10**6, (batch, 8), generator=generator).tolist()
+            targets = torch.stack([objective.text_transform(" ".join(map(str, line))) for line in words])
+        found.append(Batch(images, targets, labels))
+    return found
+
+
+def race(contenders: dict[str, Round], batches: list[Batch], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of a step of each contender in each round, a first one for warming up left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        names = list(contenders)
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = time.perf_counter()
+            contenders[name](batches)
+            if number:
+                seconds[name].append((time.perf_counter() - start) / len(batches))
+    return seconds
+
+
+def show(seconds: dict[str, list[float]], batch: int) -> None:
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        ratios = [ours / theirs for ours, theirs in zip(seconds["project"], values, strict=True)]
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        against = "" if name == "project" else f", project / it: {statistics.median(ratios):.3f} ({spread})"
+        print(f"{name:10} {1000 * middle:8.1f} ms a step, {batch / middle:7.1f} samples/s{against}")
+
+
+def project(recipe: Recipe, world: World, objective: Objective, folder: Path) -> Round:
     engine = DdpEngine(build_network(objective.architecture, 0), recipe)
-    sampler: Any = OneBatchSampler()
+    sampler: Any = Namespace(steps_per_epoch=10**9)
     recorder = Recorder(
         folder,
         is_main=True,
@@ -107,23 +175,131 @@ def project_step(recipe: Recipe, world: World, batch: Batch, folder: Path) -> ob
         state=RunState(recipe, folder, world, engine=engine, sampler=sampler, meta={}),
         recorder=recorder,
     )
-    return lambda: trainer.train_step(batch, 0.0)
+
+    def run(batches: list[Batch]) -> None:
+        for batch in batches:
+            trainer.train_step(batch, 0.0)
+
+    return run
 
 
-def bare_step(recipe: Recipe, images: torch.Tensor, labels: torch.Tensor) -> object:
-    network = build_network(Architecture("timm", recipe.model.name, {"num_classes": 10}), 0)
-    network.train()
+def bare(recipe: Recipe, objective: Objective) -> Round:
+    """The fewest lines that train the same: no metrics but the loss, one process, no ddp."""
+    network = build_network(objective.architecture, 0).train()
+    optimizer = build_optimizer(
+        recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
+    )
+    classify = nn.CrossEntropyLoss()
+
+    def contrast(output: dict[str, torch.Tensor]) -> torch.Tensor:
+        logits = output["logit_scale"] * output["image_features"] @ output["text_features"].T
+        own = torch.arange(len(logits))
+        return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
+
+    def run(batches: list[Batch]) -> None:
+        for batch in batches:
+            if recipe.objective == "classify":
+                loss = classify(network(batch.images), batch.targets)
+            else:
+                loss = contrast(network(batch.images, batch.targets))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            loss.item()
+
+    return run
+
+
+def timm_loop(recipe: Recipe, objective: Objective) -> Round:
+    """What train_one_epoch of timm's train.py does for each batch, without AMP, on the CPU."""
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+    from timm.utils import AverageMeter
+
+    network = build_network(objective.architecture, 0).train()
+    config = recipe.optimizer
+    optimizer = create_optimizer_v2(
+        network, opt="sgd", lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+    )
+    scheduler, _ = create_scheduler_v2(
+        optimizer, sched="cosine", num_epochs=1, updates_per_epoch=10**6, step_on_epochs=False
+    )
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    losses, updates, data, update = AverageMeter(), AverageMeter(), AverageMeter(), 0
 
-    def step() -> None:
-        loss = criterion(network(images), labels)
-        loss.backward()
-        optimizer.step()
+    def run(batches: list[Batch]) -> None:
+        nonlocal update
+        end = time.time()
         optimizer.zero_grad()
-        loss.item()
+        for batch in batches:
+            data.update(time.time() - end)
+            loss = criterion(network(batch.images), batch.targets)
+            loss.backward()
+            optimizer.step()
+            losses.update(loss.item(), len(batch.images))
+            optimizer.zero_grad()
+            update += 1
+            updates.update(time.time() - end)
+            scheduler.step_update(num_updates=update, metric=losses.avg)
+            end = time.time()
 
-    return step
+    return run
+
+
+class _EpochOfBatches:
+    """What open_clip's loop asks of its data: a loader that knows its numbers, and an epoch."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self._batches = batches
+        self.num_batches = len(batches)
+        self.num_samples = len(batches) * len(batches[0].images)
+
+    @property
+    def dataloader(self) -> _EpochOfBatches:
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        pass
+
+    def __iter__(self) -> Any:
+        return ((batch.images, batch.targets) for batch in self._batches)
+
+
+def open_clip_loop(recipe: Recipe, objective: Objective) -> Round:
+    import open_clip
+    from open_clip_train.train import train_one_epoch
+
+    logging.getLogger().setLevel(logging.ERROR)
+    network = build_network(objective.architecture, 0)
+    optimizer = build_optimizer(
+        recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
+    )
+    args = Namespace(
+        device="cpu",
+        precision="fp32",
+        distill=False,
+        accum_freq=1,
+        skip_scheduler=False,
+        horovod=False,
+        grad_clip_norm=None,
+        rank=0,
+        local_rank=0,
+        log_local=False,
+        log_every_n_steps=100,
+        batch_size=recipe.global_batch,
+        world_size=1,
+        wandb=False,
+    )
+
+    def cosine(step: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.optimizer.lr * 0.5 * (1 + math.cos(math.pi * step / 1e9))
+
+    def run(batches: list[Batch]) -> None:
+        data = {"train": _EpochOfBatches(batches)}
+        train_one_epoch(network, data, open_clip.ClipLoss(), 0, optimizer, None, cosine, None, args)
+
+    return run
 
 
 if __name__ == "__main__":

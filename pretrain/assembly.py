@@ -38,7 +38,7 @@ def assemble(
         UserError: If the parts do not fit each other; nothing has been written then.
     """
     recipe = options.recipe
-    _share_cores(world)
+    share_cores(world)
     check_engine(options.engine, recipe)
     _check_kind(options, shard_set)
     sampler = StepSampler(shard_set, recipe, world, options.seed)
@@ -132,7 +132,7 @@ def _prompts(options: Options, validation: ValidationData | None) -> Prompts | N
     return read_prompts(options.class_names, options.templates, validation.classes)
 
 
-def _share_cores(world: World) -> None:
+def share_cores(world: World) -> None:
     """Divide the cores among the processes of this machine, where nobody has."""
     if "OMP_NUM_THREADS" not in os.environ:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
