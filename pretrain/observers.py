@@ -49,25 +49,37 @@ class Terminal:
         self._steps_per_epoch = steps_per_epoch
         self._live = cli.is_interactive()
         self._bar = tqdm(total=epochs * steps_per_epoch, unit="step", disable=not self._live, leave=False)
+        self._begun = False
 
     def __call__(self, line: dict[str, Any]) -> None:
         """Show a line."""
         epoch = -(-line["step"] // self._steps_per_epoch)
         if line["event"] == "validation":
             top1, top5 = 100 * line["top1"], 100 * line["top5"]
-            self._bar.write(
-                f"epoch {epoch}/{self._epochs}: validation top-1 {top1:.1f} %, top-5 {top5:.1f} %"
-            )
+            self._say(f"epoch {epoch}/{self._epochs}: validation top-1 {top1:.1f} %, top-5 {top5:.1f} %")
             return
-        self._bar.n = line["step"]
+        if not self._begun:
+            # The rate is that of this process: what an earlier one did is no part of it.
+            self._bar.initial = self._bar.n = line["step"] - 1
+            self._begun = True
         shown = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
-        self._bar.set_postfix_str(f"loss {shown}, {line['samples_per_s']:.0f} samples/s")
+        self._bar.set_postfix_str(f"loss {shown}, {line['samples_per_s']:.0f} samples/s", refresh=False)
+        self._bar.update(line["step"] - self._bar.n)
         if not self._live and line["step"] % self._steps_per_epoch == 0:
-            print(
+            self._say(
                 f"epoch {epoch}/{self._epochs}: loss {shown}, lr {line['lr']:.3g}, "
-                f"{line['samples_per_s']:.0f} samples/s, goodput {line['goodput']:.2f}",
-                flush=True,
+                f"{line['samples_per_s']:.0f} samples/s, goodput {line['goodput']:.2f}"
             )
+
+    def _say(self, text: str) -> None:
+        if self._live:
+            self._bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Take the live line away."""
+        self._bar.close()
 
 
 class TensorBoard:
@@ -88,6 +100,11 @@ class TensorBoard:
             self._writer.add_scalar(name, value, line["step"])
         if line["event"] == "validation":
             self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class WandB:
@@ -131,6 +148,10 @@ class WandB:
     def __call__(self, line: dict[str, Any]) -> None:
         """Log a line."""
         self._run.log({**_numbers(line), "trained_steps": line["step"]})
+
+    def close(self) -> None:
+        """Write, or send, what is left."""
+        self._run.finish()
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -13,7 +12,17 @@ from nml.files import write_json
 from pretrain import layout
 from pretrain.metrics import Ledger, Metrics
 
-Observer = Callable[[dict[str, Any]], None]
+
+class Observer(Protocol):
+    """Hears of every line of a run."""
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        """Take note of a line."""
+        ...
+
+    def close(self) -> None:
+        """Finish: the process is done with the run, or the run with the process."""
+        ...
 
 
 class StepReport(NamedTuple):
@@ -112,11 +121,18 @@ class Recorder:
             write_json(path, record)
         return path
 
+    def close(self) -> None:
+        """Finish the file and let the observers finish; once more does no harm."""
+        for observer in self._observers:
+            observer.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
     def done(self, step: int, record: dict[str, Any]) -> None:
         """Write DONE.json and say where the time went."""
+        self.close()
         if self._metrics is None:
             return
-        self._metrics.close()
         books = self.ledger.as_json()
         seconds = round(self.ledger.wall, 1)
         write_json(

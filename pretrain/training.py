@@ -80,7 +80,10 @@ class Trainer:
                 print(f"resuming at step {self.state.step} of {self.total}", flush=True)
             if self.world.size > 2 and self.engine.name == "ddp":
                 self.warm_up()
-        return self.train(iter(loader))
+        try:
+            return self.train(iter(loader))
+        finally:
+            self.recorder.close()
 
     def warm_up(self) -> None:
         """Pass one empty batch forward and back, and forget it.
@@ -206,6 +209,7 @@ class Trainer:
 
     def _stop(self) -> int:
         self._save(wait=True)
+        self.recorder.close()
         if self.world.is_main:
             print(
                 f"stopped at step {self.state.step} of {self.total}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,10 @@ from safetensors.torch import load_file
 
 from nml.errors import UserError
 from pretrain.export import export_run
+from pretrain.observers import check_extras
+from pretrain.options import parse_options
+
+WANDB = importlib.util.find_spec("wandb") is not None
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +57,23 @@ def runs(
             engine={"micro_batch": 8},
         ),
     }
-    extra = {"rsb": ["--tensorboard"], "fp16": ["--profile", "2"], "siglip": ["--validation", str(image_set)]}
+    names, templates = work / "names.txt", work / "templates.txt"
+    names.write_text("cat\nsmall dog\nred fish\nbird {odd}\n")
+    templates.write_text("a photo of a {}.\n{} in a field\n")
+    prompts = ["--class-names", str(names), "--templates", str(templates)]
+    extra = {
+        "rsb": ["--tensorboard"],
+        "fp16": ["--profile", "2", *(["--wandb"] if WANDB else [])],
+        "siglip": ["--validation", str(image_set), *prompts],
+    }
     commands = []
     for name, recipe in recipes.items():
         shards = caption_set if name == "siglip" else image_set
         words = ["--recipe", str(recipe), "--shards", str(shards), "--run-dir", str(work / "features" / name)]
         commands.append([*words, *extra[name]])
-    run_ranks(1, *commands, cwd=work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        run_ranks(1, *commands, cwd=work)
     return work / "features"
 
 
@@ -67,30 +84,118 @@ def test_a_recipe_trains_to_finite_losses(runs: Path, name: str, losses: Callabl
     assert np.isfinite(found).all()
 
 
-def test_a_classifier_loads_with_timm_alone(runs: Path) -> None:
-    import timm
+# Run with nothing of the project in reach: what docs/pretraining.md shows, and a forward pass.
+ALONE = """
+import json, sys
 
-    meta = json.loads((runs / "rsb" / "export" / "meta.json").read_text())
-    model = timm.create_model(meta["architecture"], **meta["model_kwargs"]).eval()
-    model.load_state_dict(load_file(runs / "rsb" / "export" / "model.safetensors"))
-    assert model(torch.zeros(1, *meta["preprocessing"]["input_size"])).shape == (1, 4)
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("nml", "shards", "pretrain", "plugins", "probes", "slurm"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refuse())
+import torch
+from safetensors.torch import load_file
+
+export = sys.argv[1]
+meta = json.load(open(export + "/meta.json"))
+if meta["library"] == "timm":
+    import timm
+    model = timm.create_model(meta["architecture"], **meta["model_kwargs"])
+else:
+    import open_clip
+    model = open_clip.create_model(meta["architecture"], **meta["model_kwargs"])
+model.load_state_dict(load_file(export + "/model.safetensors"))
+images = torch.zeros(2, *meta["preprocessing"]["input_size"])
+print(tuple((model.eval() if meta["library"] == "timm" else model.eval().encode_image)(images).shape))
+"""
+
+
+@pytest.mark.parametrize(("name", "shape"), [("rsb", (2, 4)), ("siglip", (2, 16))])
+def test_an_export_loads_without_this_project(
+    runs: Path, tmp_path: Path, name: str, shape: tuple[int, int]
+) -> None:
+    words = [sys.executable, "-c", ALONE, str(runs / name / "export")]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(shape)
+    meta = json.loads((runs / name / "export" / "meta.json").read_text())
     assert meta["format"] == "nml-export/1"
     assert meta["noise"]["level"] == "n00"
 
 
-def test_a_contrastive_model_loads_with_open_clip_alone(runs: Path) -> None:
+def test_an_export_that_does_not_fit_fails_loudly(runs: Path) -> None:
+    import timm
+
+    weights = load_file(runs / "rsb" / "export" / "model.safetensors")
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        timm.create_model("resnet18", num_classes=4).load_state_dict(weights)
+
+
+def test_zero_shot_accuracy_is_that_of_open_clips_own_classifier(runs: Path, image_set: Path) -> None:
     import open_clip
+    from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-    meta = json.loads((runs / "siglip" / "export" / "meta.json").read_text())
-    model = open_clip.create_model(meta["architecture"], **meta["model_kwargs"])
-    model.load_state_dict(load_file(runs / "siglip" / "export" / "model.safetensors"))
-    # Zero-shot validation with the class names of the named set.
+    from pretrain.recipe import Data
+    from pretrain.transforms import testing_transform
+    from shards.dataset import ShardDataset
+    from shards.shardset import ShardSet
+
+    export = runs / "siglip" / "export"
+    meta = json.loads((export / "meta.json").read_text())
+    model = open_clip.create_model(meta["architecture"], **meta["model_kwargs"]).eval()
+    model.load_state_dict(load_file(export / "model.safetensors"))
+    data = {
+        name: meta["recipe"]["resolved"]["data"][name] for name in ("test_size", "crop_pct", "mean", "std")
+    }
+    samples = ShardDataset(ShardSet.open(str(image_set)), "n00", testing_transform(Data(**data)))
+    tokenizer = open_clip.get_tokenizer(meta["architecture"], context_length=12)
+    names = ["cat", "small dog", "red fish", "bird {odd}"]
+    templates = [lambda name: f"a photo of a {name}.", lambda name: f"{name} in a field"]
+    classifier = build_zero_shot_classifier(model, tokenizer, names, templates)
+    with torch.no_grad():
+        images = torch.stack([samples[number].image for number in range(len(samples))])
+        found = (model.encode_image(images, normalize=True) @ classifier).argmax(dim=1)
+    labels = torch.tensor([samples[number].target for number in range(len(samples))])
     assert meta["validation"]["num_samples"] == 320
+    # Two scores that are equal but for rounding may fall either way.
+    assert meta["validation"]["top1"] == pytest.approx(float((found == labels).float().mean()), abs=2 / 320)
 
 
-def test_traces_and_tensorboard_are_written(runs: Path) -> None:
-    assert list((runs / "fp16" / "logs" / "profile").glob("trace-*.json"))
-    assert list((runs / "rsb" / "logs" / "tensorboard").glob("events.*"))
+def test_a_trace_holds_the_steps_asked_for(runs: Path) -> None:
+    (trace,) = (runs / "fp16" / "logs" / "profile").glob("trace-*.json")
+    # Two steps of warm-up, which begins after the first.
+    assert trace.name == "trace-from-step-4.json"
+    names = [event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"]]
+    assert len({name for name in names if name.startswith("ProfilerStep#")}) == 2
+
+
+def test_tensorboard_has_every_step(runs: Path, losses: Callable[..., Any]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(runs / "rsb" / "logs" / "tensorboard")).Reload()
+    scalars = events.Scalars("step/loss")
+    assert [scalar.step for scalar in scalars] == list(range(1, 11))
+    np.testing.assert_allclose([scalar.value for scalar in scalars], losses(runs / "rsb"), rtol=1e-6)
+    assert {"step/samples_per_s", "step/lost_s/data_wait"} <= set(events.Tags()["scalars"])
+
+
+@pytest.mark.skipif(not WANDB, reason="the extra wandb is not installed")
+def test_wandb_offline_has_every_step(runs: Path) -> None:
+    logs = runs / "fp16" / "logs"
+    (folder,) = (logs / "wandb").glob("offline-run-*")
+    assert folder.name.endswith((logs / "wandb-id").read_text())
+    content = next(folder.glob("run-*.wandb")).read_bytes()
+    assert content.count(b"step/loss") >= 10
+    assert b"trained_steps" in content
+
+
+@pytest.mark.parametrize("extra", ["tensorboard", "wandb"])
+def test_an_extra_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, extra: str) -> None:
+    options, _ = parse_options([f"--{extra}"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=rf"pip install 'noisy-model-learning\[{extra}\]'"):
+        check_extras(options)
 
 
 def test_an_encoder_is_taken_out_of_a_checkpoint(runs: Path, tmp_path: Path) -> None:

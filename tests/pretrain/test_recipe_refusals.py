@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import subprocess
@@ -11,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from nml.errors import UserError
+from pretrain.checkpoints import complete
 from pretrain.engines import check_engine
-from pretrain.options import parse_options
+from pretrain.options import Resume, parse_options
 from pretrain.recipe import Engine, Loss, Model, Optimizer, Recipe
 from pretrain.recipe_files import recipe_names
+from pretrain.same_run import check_resume
 from pretrain.schedule import learning_rate
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
@@ -60,6 +63,9 @@ def test_a_loss_of_the_other_objective_is_refused() -> None:
         (["--epochs", "0"], "recipe.epochs 0"),
         (["--shards", "nowhere"], "nowhere"),
         (["--recipe", "clip_rn50_cc3m"], "class set"),
+        (["--templates", "openai"], "--templates openai"),
+        (["--resume", "must"], "--resume must"),
+        (["--profile", "-1"], "--profile -1"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, words: list[str], named: str) -> None:
@@ -79,6 +85,88 @@ def test_a_published_recipe_does_not_drift(name: str) -> None:
     assert options.recipe.source
     assert options.recipe.expect
     assert options.recipe.resolved() == json.loads(GOLDEN.read_text())[name]
+
+
+RSB = {
+    # Wightman et al. 2021, Table 2: epochs, lr, weight decay, smoothing, mixup, RandAugment, drop path,
+    # views of a sample, training pixels; and the top-1 at 224.
+    "rsb_a1": (600, 5e-3, 0.01, 0.1, 0.2, "rand-m7-mstd0.5-inc1", 0.05, 3, 224, "80.4"),
+    "rsb_a2": (300, 5e-3, 0.02, 0.0, 0.1, "rand-m7-mstd0.5-inc1", 0.05, 3, 224, "79.8"),
+    "rsb_a3": (100, 8e-3, 0.02, 0.0, 0.1, "rand-m6-mstd0.5-inc1", 0.0, 1, 160, "78.1"),
+}
+
+
+@pytest.mark.parametrize("name", RSB)
+def test_the_rsb_recipes_are_the_papers(name: str) -> None:
+    recipe = parse_options(["--recipe", name])[0].recipe
+    loss, data = recipe.loss, recipe.data
+    found = (
+        recipe.epochs,
+        recipe.optimizer.lr,
+        recipe.optimizer.weight_decay,
+        loss.smoothing,
+        loss.mixup,
+        data.auto_augment,
+        recipe.model.kwargs["drop_path_rate"],
+        data.repeats,
+        data.size,
+    )
+    assert found == RSB[name][:-1]
+    assert (recipe.model.name, recipe.global_batch, recipe.optimizer.name) == ("resnet50", 2048, "lamb")
+    assert (loss.name, loss.cutmix, loss.switch) == ("bce", 1.0, 0.5)
+    assert (data.test_size, data.crop_pct, data.interpolation) == (224, 0.95, "bicubic")
+    assert (data.color_jitter, data.erasing, recipe.ema) == (0.0, 0.0, 0.0)
+    assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", 5)
+    assert f"{RSB[name][-1]} % clean" in recipe.expect
+    assert "79.96/79.18/78.61/76.27/73.11" in recipe.expect
+
+
+@pytest.mark.parametrize(
+    ("name", "lr", "epochs"),
+    [("clip_rn50_yfcc15m", 5e-4, 32), ("clip_rn50_cc12m", 1e-3, 30), ("clip_rn50_cc3m", 1e-3, 30)],
+)
+def test_the_clip_recipes_are_open_clips(name: str, lr: float, epochs: int) -> None:
+    recipe = parse_options(["--recipe", name])[0].recipe
+    rule = recipe.optimizer
+    assert (recipe.model.name, recipe.global_batch, recipe.epochs) == ("RN50-quickgelu", 1024, epochs)
+    assert (rule.name, rule.lr, rule.weight_decay, rule.betas, rule.eps) == (
+        "adamw",
+        lr,
+        0.1,
+        (0.9, 0.999),
+        1e-8,
+    )
+    assert (recipe.schedule.name, recipe.schedule.warmup_steps) == ("cosine", 10_000)
+    assert name != "clip_rn50_yfcc15m" or "32.64/30.86/29.54/27.72/26.53" in recipe.expect.replace("\n", "")
+
+
+def test_the_stem_of_the_cifar_recipes_leaves_the_grid_of_the_image() -> None:
+    import torch
+
+    from pretrain.models import architecture, build_network
+
+    for name in ("cifar_resnet18", "cifar_resnet50"):
+        recipe = parse_options(["--recipe", name])[0].recipe
+        network = build_network(architecture(recipe, 10), 0)
+        side = recipe.data.size
+        with torch.no_grad():
+            stem = network.maxpool(network.act1(network.bn1(network.conv1(torch.zeros(1, 3, side, side)))))
+        assert stem.shape[2:] == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("resume", "there", "named"),
+    [("must", False, "no complete checkpoint"), ("never", True, "holds a run"), ("auto", True, "")],
+)
+def test_resume_says_what_a_run_folder_may_hold(
+    tmp_path: Path, resume: Resume, there: bool, named: str
+) -> None:
+    if there:
+        folder = tmp_path / "checkpoints" / "step-00000010"
+        folder.mkdir(parents=True)
+        complete(folder, {"step": 10})
+    with pytest.raises(UserError, match=named) if named else contextlib.nullcontext():
+        check_resume(tmp_path, resume)
 
 
 def test_the_config_of_a_run_gives_the_run_again(tmp_path: Path) -> None:
