@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -115,10 +117,12 @@ class Recorder:
                 observer(line)
 
     def note(self, name: str, record: dict[str, Any]) -> Path:
-        """Write a record among the logs, and return where."""
+        """Write a record among the logs, if the disk has room, and return where."""
         path = self._folder / layout.LOGS / name
         if self._is_main:
-            write_json(path, record)
+            # It explains an error that is told all the same.
+            with contextlib.suppress(OSError):
+                write_json(path, record)
         return path
 
     def close(self) -> None:
