@@ -39,6 +39,7 @@ class SetDescription:
     primary: str = CLEAN_LEVEL
     request: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, str] | None = None
+    held_out: bool = False
 
 
 def finish(out: Path, records: ShardRecords, description: SetDescription) -> SetInfo:
@@ -81,6 +82,7 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
         primary=description.primary,
         request=description.request,
         parent=description.parent,
+        held_out=description.held_out,
     )
     write_json(out / SET_FILE, info.as_json())
     return info

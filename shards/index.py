@@ -79,7 +79,11 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
         for number, (shard, rows) in enumerate(indexed):
             yield shard, pa.Table.from_pylist([{**row, "shard": number} for row in rows], schema=schema)
 
-    return finish(folder, records, SetDescription(kind=source.kind, classes=classes, source=text))
+    return finish(
+        folder,
+        records,
+        SetDescription(kind=source.kind, classes=classes, source=text, held_out=source.held_out),
+    )
 
 
 def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:

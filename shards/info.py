@@ -31,6 +31,8 @@ def describe(shard_set: ShardSet) -> str:
         f"seed         {info.seed}",
         f"stored first {info.primary} (what .cls/.txt members hold)",
     ]
+    if info.held_out:
+        lines.append("split        validation or test: noise needs --force")
     if info.parent:
         lines.append(f"made from    set {info.parent['fingerprint']} at level {info.parent['level']}")
     lines.append("levels")

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
@@ -48,6 +48,7 @@ class Plan(NamedTuple):
         primary: Level that ``.cls``/``.txt`` hold.
         shards: How many shards there will be.
         parent: The set that the source was, if it was one.
+        held_out: Whether the source is a validation or test split.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Plan(NamedTuple):
     primary: str
     shards: int
     parent: dict[str, str] | None
+    held_out: bool
 
 
 def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Source], shown: str) -> Plan:
@@ -85,6 +87,7 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
         stored["primary"],
         stored["shards"],
         stored["parent"],
+        stored["held_out"],
     )
 
 
@@ -104,7 +107,7 @@ def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
     features = str(work / FEATURES) if encoder else None
     name, model = load_model(request.model, source.kind, features or request.model_file)
     if any(request.ratios) or model.own_ratio:
-        refuse_noise_on(source, request)
+        refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
     for stale in work.iterdir():
         stale.unlink()
     write_catalogue(source, work)
@@ -128,6 +131,7 @@ def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
         "primary": CLEAN_LEVEL if clean_first else levels[0].name,
         "shards": len(bounds) - 1,
         "parent": source.parent,
+        "held_out": source.held_out,
     }
 
 
@@ -140,18 +144,39 @@ def _image(work: Path, catalogue: Catalogue, sample: int) -> bytes:
     return bytes(image)
 
 
-def refuse_noise_on(source: Source, request: WriteRequest) -> None:
-    """Raise a UserError if noise would touch a held-out split, or samples that are noisy already."""
-    if source.held_out and not request.force:
+class Noisable(Protocol):
+    """Samples that noise may be asked for: a source, or a finished set."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether they are a validation or test split."""
+        ...
+
+    @property
+    def parent(self) -> dict[str, str] | None:
+        """Fingerprint and level of the set they came from, if they came from one."""
+        ...
+
+
+def refuse_noise(samples: Noisable, shown: str, *, chain: bool, force: bool) -> None:
+    """Raise a UserError if noise would touch a held-out split, or samples that are noisy already.
+
+    Args:
+        samples: What noise is asked for.
+        shown: What a message calls them.
+        chain: Whether noise on top of noise was asked for.
+        force: Whether noise on a held-out split was asked for.
+    """
+    if samples.held_out and not force:
         raise UserError(
-            f"--source {request.source}: is a validation or test split, which noise must not touch",
+            f"{shown}: is a validation or test split, which noise must not touch",
             mend="use --noise 0, the training split, or --force if the name misleads",
         )
-    if source.parent and source.parent["level"] != CLEAN_LEVEL and not request.chain:
+    if samples.parent and samples.parent["level"] != CLEAN_LEVEL and not chain:
         raise UserError(
-            f"--source {request.source}: its labels are already noisy ({source.parent['level']})",
-            mend="add a level to that set with python -m shards.relabel, or noise on top with --chain, "
-            "which set.json records",
+            f"{shown}: its labels are already noisy ({samples.parent['level']})",
+            mend="add a level to the set they came from with python -m shards.relabel, or noise on top with "
+            "--chain, which set.json records",
         )
 
 

@@ -37,6 +37,7 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.noise import Population
+from shards.planning import refuse_noise
 from shards.reader import ShardReader
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo
 from shards.shardset import ShardSet
@@ -57,6 +58,9 @@ def relabel(
     model_file: str | None,
     seed: int | None,
     encoder: str | None = None,
+    *,
+    chain: bool = False,
+    force: bool = False,
 ) -> tuple[SetInfo, list[Level]]:
     """Add levels to the set in ``folder``; return the set and the levels added.
 
@@ -67,6 +71,7 @@ def relabel(
     with existing_locked(folder):
         shard_set = ShardSet.open(folder)
         info = shard_set.info
+        refuse_noise(info, str(folder), chain=chain, force=force)
         with _features(shard_set, encoder, model_name, model_file) as (file, model_input):
             name, model = load_model(model_name, info.kind, file)
             seed = info.seed if seed is None else seed
@@ -186,6 +191,10 @@ def build_parser() -> Parser:
         "--encoder", default=None, type=str, help="compute the features it reads (as shards.write)"
     )
     parser.add_argument("--seed", default=None, type=int, help="seed of the noise (default: the set's own)")
+    parser.add_argument(
+        "--chain", action="store_true", help="allow noise on top of labels that came from a noisy set"
+    )
+    parser.add_argument("--force", action="store_true", help="allow noise on a validation or test split")
     return parser
 
 
@@ -206,6 +215,8 @@ def main(argv: list[str] | None = None) -> None:
         arguments.model_file,
         arguments.seed,
         arguments.encoder,
+        chain=arguments.chain,
+        force=arguments.force,
     )
     for level in levels:
         print(level.describe())

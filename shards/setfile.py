@@ -59,6 +59,7 @@ class SetInfo:
         primary: Level that the ``.cls`` or ``.txt`` members hold.
         request: What was asked of the writer, so that the same command finds its work done.
         parent: Fingerprint and level of the set these samples came from, if they came from one.
+        held_out: Whether the samples are a validation or test split, which noise must not touch.
     """
 
     kind: Kind
@@ -75,6 +76,7 @@ class SetInfo:
     request: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, str] | None = None
     index_digests: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    held_out: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what set.json stores."""

@@ -107,6 +107,7 @@ def _finish(destination: Destination, request: WriteRequest, plan: Plan) -> SetI
         primary=plan.primary,
         request=request.as_json(),
         parent=plan.parent,
+        held_out=plan.held_out,
     )
     work = destination.work
     info = finish(

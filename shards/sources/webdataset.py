@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nml.errors import UserError
 from shards.noise import Kind
-from shards.setfile import SET_FILE, parse_set_info
+from shards.setfile import SET_FILE, SetInfo, parse_set_info
 from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
 from shards.tarsamples import TarSample, tar_samples
 from shards.tarwalk import Member, walk
@@ -38,9 +38,11 @@ class WebDatasetSource:
         self._text = spec.text
         self.tars = tar_files(spec)
         self._field = spec.label_column or spec.caption_column
-        self.classes, self.parent = _own_set(self.tars)
+        own = _own_set(self.tars)
+        self.classes = own.classes if own else None
+        self.parent = {"fingerprint": own.fingerprint, "level": own.primary} if own else None
         self.kind: Kind = self._find_kind(spec)
-        self.held_out = looks_held_out(spec.split or spec.argument)
+        self.held_out = looks_held_out(spec.split or spec.argument) or bool(own and own.held_out)
 
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
@@ -140,10 +142,7 @@ def expand(pattern: str) -> list[str]:
     return [name for partly in names for name in expand(partly)]
 
 
-def _own_set(tars: list[Path]) -> tuple[tuple[str, ...] | None, dict[str, str] | None]:
-    """Return the classes and provenance of the shard set the tars belong to, if they belong to one."""
+def _own_set(tars: list[Path]) -> SetInfo | None:
+    """Return the shard set that the tars belong to, if they belong to one."""
     set_file = tars[0].parent / SET_FILE
-    if not set_file.is_file():
-        return None, None
-    info = parse_set_info(set_file.read_bytes(), str(set_file))
-    return info.classes, {"fingerprint": info.fingerprint, "level": info.primary}
+    return parse_set_info(set_file.read_bytes(), str(set_file)) if set_file.is_file() else None

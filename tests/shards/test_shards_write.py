@@ -20,7 +20,7 @@ import pytest
 from nml import digits
 from nml.errors import UserError
 from nml.files import sha256_file
-from shards import write
+from shards import relabel, write
 from shards.bundled import ensure_digits
 from shards.layout import ShardLimits, parse_size
 from shards.setfile import SET_FILE
@@ -310,6 +310,12 @@ def test_an_interrupted_write_with_other_options_is_named(
 
 def test_validation_may_be_written_clean_or_by_force(tmp_path: Path) -> None:
     write.main(["--source", "digits", "--split", "test", "--out", str(tmp_path / "clean")])
+    # Neither way around: not by adding a level later, nor from a set under a harmless name.
+    with pytest.raises(UserError, match="must not touch"):
+        relabel.main([str(tmp_path / "clean"), "--noise", "0.2"])
+    again = ["--source", f"webdataset:{tmp_path / 'clean'}", "--noise", "0.2", "--out", str(tmp_path / "y")]
+    with pytest.raises(UserError, match="must not touch"):
+        write.main(again)
     write.main(
         ["--source", "digits", "--split", "test", "--noise", "0.2", "--force", "--out", str(tmp_path / "x")]
     )
@@ -333,6 +339,10 @@ def test_a_noisy_set_is_noised_again_only_when_the_chain_is_recorded(
     write.main([*again, "--chain"])
     second = ShardSet.open(tmp_path / "second")
     assert second.info.parent == {"fingerprint": first.fingerprint, "level": "n10"}
+    with pytest.raises(UserError, match=r"already noisy \(n10\)"):
+        relabel.main([str(tmp_path / "second"), "--noise", "0.3"])
+    relabel.main([str(tmp_path / "second"), "--noise", "0.3", "--chain"])
+    assert ShardSet.open(tmp_path / "second").info.parent == second.info.parent
 
 
 def test_the_bundled_set_is_written_once(tmp_path: Path) -> None:
