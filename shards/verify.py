@@ -129,7 +129,7 @@ _MANIFEST_CHECKS: dict[str, Callable[[pa.Table, SetInfo], str]] = {
 
 
 def _levels(manifest: pa.Table, info: SetInfo) -> Iterator[Finding]:
-    """Check counts of every level, and nesting between neighbours of one model and seed."""
+    """Check counts of every level, and nesting between neighbours among those of one model and seed."""
     clean = manifest["label" if info.kind == "class" else "caption"]
     changed = {}
     for level in info.levels.values():
@@ -139,9 +139,12 @@ def _levels(manifest: pa.Table, info: SetInfo) -> Iterator[Finding]:
         changed[level.name] = pc.not_equal(clean, manifest[level.column]).to_numpy()
         yield Finding(f"{level.name} count", _level_count(level, changed[level.name], info))
         yield Finding(f"{level.name} values", _level_values(level, manifest, info))
-    ladder = sorted((level for level in info.levels.values() if level.name in changed), key=_ratio)
-    for low, high in pairwise(ladder):
-        if (low.model, low.seed) == (high.model, high.seed) and _nested(low.model):
+    ladders: dict[tuple[str, int, str], list[Level]] = {}
+    for level in sorted((info.levels[name] for name in changed), key=_ratio):
+        read = json.dumps(level.model_input, sort_keys=True)
+        ladders.setdefault((level.model, level.seed, read), []).append(level)
+    for (model, _, _), ladder in ladders.items():
+        for low, high in pairwise(ladder if _nested(model) else ()):
             yield Finding(f"{low.name} nested in {high.name}", _nesting(low, high, changed, manifest, info))
 
 
