@@ -120,7 +120,8 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 def iter_manifest(path: Path) -> Iterator[pa.Table]:
     """Yield a manifest's row groups as tables."""
-    with pq.ParquetFile(path) as file:
+    # Pre-buffering would keep every row group until the file is closed.
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
 

@@ -24,6 +24,7 @@ from shards.sources.columns import find_columns
 
 # Rows in memory at a time; images of a web crawl are some 100 kB each.
 ROWS = 256
+READ_AHEAD = 1 << 20
 
 
 class TableSource:
@@ -75,7 +76,9 @@ class TableSource:
             wanted.append(self._columns.key)
         try:
             if self._format == "parquet":
-                with pq.ParquetFile(file) as table:
+                # Pre-buffering would keep all that was read until the file is closed, and without a
+                # buffer size a column of a row group, which may be gigabytes, is read at once.
+                with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD) as table:
                     for batch in table.iter_batches(ROWS, columns=wanted):
                         yield from batch.to_pylist()
                 return

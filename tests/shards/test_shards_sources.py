@@ -124,6 +124,20 @@ def test_parquet_with_bytes_structs_or_paths(image_folder: Path, tmp_path: Path,
     check(tmp_path / "out", ("0", "1", "2"))
 
 
+def test_memory_does_not_grow_with_a_table_s_images(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    file = tmp_path / "train.parquet"
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())])
+    with pq.ParquetWriter(file, schema, compression="none", use_dictionary=False) as writer:
+        for _ in range(20):
+            images = [generator.bytes(100_000) for _ in range(40)]
+            writer.write_table(pa.table({"image": images, "label": [0] * 40}, schema=schema))
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in open_source(f"parquet:{file}")]
+    # A batch of rows is 26 MB, the file 80.
+    assert max(held) < 40_000_000
+
+
 def test_parquet_takes_class_names_from_hugging_face_metadata(tmp_path: Path) -> None:
     metadata = {"huggingface": '{"info": {"features": {"label": {"names": ["cat", "dog", "emu"]}}}}'}
     table = pa.table({"image": IMAGES, "label": LABELS}).replace_schema_metadata(metadata)
