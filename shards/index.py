@@ -28,6 +28,7 @@ from shards.packing import TreeHash
 from shards.setfile import SET_FILE, SetInfo, Shard
 from shards.sources import SourceSpec
 from shards.sources.webdataset import WebDatasetSource
+from shards.storage import refuse_url
 from shards.tarsamples import TarSample, tar_samples
 from shards.tarwalk import walk
 from shards.write import worker_count
@@ -173,6 +174,7 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     arguments = build_parser().parse_args(argv)
+    refuse_url(arguments.set)
     info = index_tars(
         Path(arguments.set),
         label_column=arguments.label_column,

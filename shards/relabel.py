@@ -41,6 +41,7 @@ from shards.planning import refuse_noise
 from shards.reader import ShardReader
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo
 from shards.shardset import ShardSet
+from shards.storage import refuse_url
 
 PROGRAM = "python -m shards.relabel"
 
@@ -208,6 +209,7 @@ def main(argv: list[str] | None = None) -> None:
             possible="ratios above 0; clean is always there",
             mend="--noise 0.15",
         )
+    refuse_url(arguments.set)
     _, levels = relabel(
         Path(arguments.set),
         ratios,

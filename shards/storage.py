@@ -84,6 +84,15 @@ class LocalStorage:
         return self._folder / name
 
 
+def refuse_url(location: str) -> None:
+    """Raise a UserError if a command that works on a local folder was given a URL."""
+    if "://" in location:
+        raise UserError(
+            f"{location}: this command works on a local folder",
+            mend="copy the set to one, and back if it changes",
+        )
+
+
 def interrupted(location: str) -> UserError:
     """Return the error for a folder or URL that a set is being written to, or was."""
     return UserError(

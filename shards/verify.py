@@ -25,6 +25,7 @@ from shards.manifest import iter_manifest
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import TreeHash
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, SetInfo, Shard, fingerprint, parse_set_info
+from shards.storage import interrupted, refuse_url
 from shards.tarsamples import tar_samples
 from shards.tarwalk import walk
 
@@ -57,6 +58,8 @@ def verify(folder: Path, *, images: bool = True) -> Iterator[Finding]:
         UserError: If there is no set, or its set.json is damaged.
     """
     if not (folder / SET_FILE).is_file():
+        if (folder / ".writing").is_dir():
+            raise interrupted(str(folder))
         raise UserError(
             f"{folder}: no shard set there ({SET_FILE} is missing)", mend="name the folder of a set"
         )
@@ -268,6 +271,7 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status is 1 if anything is wrong."""
     arguments = build_parser().parse_args(argv)
+    refuse_url(arguments.set)
     checks = problems = 0
     for finding in verify(Path(arguments.set), images=not arguments.quick):
         checks += 1
