@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
@@ -37,10 +38,17 @@ PROGRAM = "python -m shards.index"
 
 
 class _Indexed(NamedTuple):
-    """One tar: the shard, and its rows of the manifest but for the shard's number."""
+    """One tar, as a table: a web crawl's samples as Python objects would not fit in memory.
+
+    Attributes:
+        shard: What set.json says of it.
+        rows: Its rows of the manifest but for the shard's number; classes as text.
+        numbers: Whether every class is a number.
+    """
 
     shard: Shard
-    rows: list[dict[str, Any]]
+    rows: pa.Table
+    numbers: bool
 
 
 def index_tars(folder: Path, *, label_column: str, caption_column: str, workers: int) -> SetInfo:
@@ -72,13 +80,17 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
             disable=not is_interactive(),
         )
         indexed = list(progress)
-    classes = _number_classes(indexed) if source.kind == "class" else None
-    _make_keys_unique(indexed)
+    classes = _class_names(indexed) if source.kind == "class" else None
+    twice = _keys_of_several(indexed)
     schema = manifest_schema(source.kind, [clean_column(source.kind)])
 
     def records() -> Iterator[tuple[Shard, pa.Table]]:
-        for number, (shard, rows) in enumerate(indexed):
-            yield shard, pa.Table.from_pylist([{**row, "shard": number} for row in rows], schema=schema)
+        for number, (shard, rows, _) in enumerate(indexed):
+            table = _with_unique_keys(rows, twice)
+            table = table.append_column("shard", pa.array(np.full(len(table), number, np.int32)))
+            if classes is not None:
+                table = _with_class_numbers(table, classes)
+            yield shard, table.select(schema.names).cast(schema)
 
     return finish(
         folder,
@@ -104,7 +116,12 @@ def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
         tree.plain(_read(descriptor, size - position, position))
     finally:
         os.close(descriptor)
-    return _Indexed(Shard(tar.name, len(rows), size, tree.hexdigest()), rows)
+    column = clean_column(source.kind)
+    numbers = all(isinstance(row[column], int) for row in rows)
+    schema = manifest_schema("caption", [column])
+    table = pa.Table.from_pylist([{**row, column: str(row[column])} for row in rows], schema=schema)
+    shard = Shard(tar.name, len(rows), size, tree.hexdigest())
+    return _Indexed(shard, table.drop_columns("shard"), numbers)
 
 
 def _row(sample: TarSample, source: WebDatasetSource, descriptor: int, tar: Path) -> dict[str, Any]:
@@ -133,26 +150,33 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
     return os.pread(descriptor, size, offset) if size else b""
 
 
-def _number_classes(indexed: list[_Indexed]) -> tuple[str, ...]:
-    """Replace class names by indices in sorted order; numbers stay, and name themselves."""
-    values = {row["label"] for _, rows in indexed for row in rows}
-    if all(isinstance(value, int) for value in values):
-        return tuple(str(number) for number in range(max(values, default=-1) + 1))
-    names = sorted(map(str, values))
-    numbers = {name: number for number, name in enumerate(names)}
-    for _, rows in indexed:
-        for row in rows:
-            row["label"] = numbers[str(row["label"])]
-    return tuple(names)
+def _class_names(indexed: list[_Indexed]) -> tuple[str, ...]:
+    """Return the names of the classes: sorted; numbers name themselves, up to the largest."""
+    names = {name for each in indexed for name in each.rows["label"].unique().to_pylist()}
+    if all(each.numbers for each in indexed):
+        return tuple(str(number) for number in range(max(map(int, names), default=-1) + 1))
+    return tuple(sorted(names))
 
 
-def _make_keys_unique(indexed: list[_Indexed]) -> None:
+def _with_class_numbers(table: pa.Table, classes: tuple[str, ...]) -> pa.Table:
+    numbers = pc.index_in(table["label"], value_set=pa.array(classes, pa.string()))
+    return table.set_column(table.column_names.index("label"), "label", numbers)
+
+
+def _keys_of_several(indexed: list[_Indexed]) -> pa.Array:
+    """Return the keys that more than one sample has."""
+    chunks = [chunk for each in indexed for chunk in each.rows["key"].chunks]
+    counts = pa.chunked_array(chunks, pa.string()).value_counts()
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
+def _with_unique_keys(table: pa.Table, twice: pa.Array) -> pa.Table:
     """Put the tar's name before keys that occur in several tars."""
-    counts = Counter(row["key"] for _, rows in indexed for row in rows)
-    for _, rows in indexed:
-        for row in rows:
-            if counts[row["key"]] > 1:
-                row["key"] = key_of(row["source_name"].replace(".tar/", "_"))
+    if not len(twice):
+        return table
+    named = [key_of(name.replace(".tar/", "_")) for name in table["source_name"].to_pylist()]
+    keys = pc.if_else(pc.is_in(table["key"], value_set=twice), pa.array(named, pa.string()), table["key"])
+    return table.set_column(table.column_names.index("key"), "key", keys)
 
 
 def build_parser() -> Parser:

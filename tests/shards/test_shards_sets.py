@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -146,6 +149,51 @@ def test_equal_keys_of_two_tars_are_kept_apart(digits_set: ShardSet, tmp_path: P
     index.main([str(tmp_path)])
     keys = pq.read_table(tmp_path / "manifest.parquet")["key"].to_pylist()
     assert len(set(keys)) == 400
+
+
+def test_class_names_of_foreign_tars_are_numbered_in_sorted_order(
+    digits_set: ShardSet, tmp_path: Path
+) -> None:
+    names = ["wolf", "ant", "cat", "ant"]
+    with tarfile.open(Path(digits_set.path) / "shard-000000.tar") as source:
+        image = source.extractfile(source.getmembers()[0]).read()
+    for number in (0, 1):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as target:
+            for sample in (0, 1):
+                name = names[2 * number + sample].encode()
+                for ending, content in (("png", image), ("cls", name)):
+                    member = tarfile.TarInfo(f"{number}{sample}.{ending}")
+                    member.size = len(content)
+                    target.addfile(member, io.BytesIO(content))
+    index.main([str(tmp_path)])
+    shard_set = ShardSet.open(tmp_path)
+    assert shard_set.classes == ("ant", "cat", "wolf")
+    assert shard_set.index.column("label").to_pylist() == [2, 0, 1, 0]
+
+
+def test_levels_of_one_model_are_held_to_nesting_whatever_lies_between(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    relabel.main([str(copied), "--noise", "0.25", "--model", "pair-flip"])
+    names = [finding.name for finding in verify.verify(copied)]
+    assert [name for name in names if "nested" in name] == ["n10 nested in n20", "n20 nested in n30"]
+    # A level of another seed, passed off as one of the ladder, does not fit into it.
+    relabel.main([str(copied), "--noise", "0.05", "--seed", "1"])
+    described = json.loads((copied / "set.json").read_text())
+    described["levels"]["n05"]["seed"] = 0
+    (copied / "set.json").write_text(json.dumps(described))
+    assert verify.main([str(copied), "--quick"]) == 1
+    assert "WRONG n05 nested in n10" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [(verify, []), (relabel, ["--noise", "0.1"]), (index, [])],
+    ids=["verify", "relabel", "index"],
+)
+def test_what_changes_or_reads_all_of_a_set_wants_it_local(command: Any, more: list[str]) -> None:
+    with pytest.raises(UserError, match="s3://bucket/set: this command works on a local folder; copy"):
+        command.main(["s3://bucket/set", *more])
 
 
 @pytest.fixture
