@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nml.errors import UserError
-from nml.files import sha256_file
+from nml.files import sha256_file, write_json
 from shards import index, info, relabel, verify
 from shards.dataset import ShardDataset
 from shards.sampler import ElasticBatchSampler
@@ -179,9 +179,9 @@ def test_levels_of_one_model_are_held_to_nesting_whatever_lies_between(
     assert [name for name in names if "nested" in name] == ["n10 nested in n20", "n20 nested in n30"]
     # A level of another seed, passed off as one of the ladder, does not fit into it.
     relabel.main([str(copied), "--noise", "0.05", "--seed", "1"])
-    described = json.loads((copied / "set.json").read_text())
-    described["levels"]["n05"]["seed"] = 0
-    (copied / "set.json").write_text(json.dumps(described))
+    described = ShardSet.open(copied).info
+    levels = {**described.levels, "n05": replace(described.levels["n05"], seed=0)}
+    write_json(copied / "set.json", replace(described, levels=levels).as_json())
     assert verify.main([str(copied), "--quick"]) == 1
     assert "WRONG n05 nested in n10" in capsys.readouterr().out
 
