@@ -99,8 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.features import FeatureStore
     from probes.fitting import check_device
     from probes.heads import choose_heads
+    from probes.matching import check_match
     from probes.results import read_rows
-    from probes.study import Plan, Probe, check_match, probes_of
+    from probes.study import Plan, Probe, probes_of
     from probes.summary import NOTE, summary_table
     from probes.tasks import open_task
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.task == ["digits"] and not _given(argv, "--task"):
         print(digits.NOTICE)
     results = Path(arguments.results)
-    probes: list[Probe] = []
+    measurements: list[Probe] = []
     for task in tasks:
         plan = Plan(
             heads=choose_heads(arguments.plugin, arguments.hyper, task.modality),
@@ -134,16 +135,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             results=results,
             store=FeatureStore(Path(arguments.features)),
         )
-        probes += probes_of(encoders, task, plan)
+        measurements += probes_of(encoders, task, plan)
     # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
     try:
         for wait in (False, True):
-            for probe in probes:
+            for probe in measurements:
                 probe.run(wait=wait)
     finally:
         # What was spent is told however the run ends.
         print_costs(encoders)
-    ids = frozenset().union(*(probe.ids for probe in probes))
+    ids = frozenset().union(*(probe.ids for probe in measurements))
     print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
     print(f"\n{NOTE}")
     print(f"results: {results}")

@@ -102,6 +102,10 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
         (["--fractions", "1.5"], "--fractions"),
         (["--downstream-noise", "1.2"], "--downstream-noise 1.2"),
         (["--hyper", "lr2=1"], "did you mean lr"),
+        (["--hyper", "mlp.layers=0"], "--hyper: mlp: layers 0; possible: 1 or more"),
+        (["--hyper", "lr=fast"], "--hyper: lp cannot take modality='vision', lr='fast'"),
+        (["--device", "warp"], "--device warp"),
+        (["--results", __file__], "is a file; possible: a folder"),
         (["--encoder", "timm:resnet5O"], "did you mean"),
         (["--encoder", "timm:test_resnet,weights=random", "--task", "parquet:a,b"], "no file a"),
         (["--encoder", "api:m"], "export OPENAI_API_KEY"),
@@ -118,6 +122,25 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         main(arguments)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("encoder", "views", "message"),
+    [
+        ("features:train=train.npy,test=test.npy", "0", "no file for the validation data of digits"),
+        ("features:train=train.npy,test=test.npy,validation=train.npy", "0", "has 1259 rows, the task 179"),
+        ("features:train=train.npy,test=test.npy,validation=held.npy", "2", "--views 2"),
+    ],
+)
+def test_features_that_do_not_fit_the_task_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, views: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, rows in (("train", 1259), ("held", 179), ("test", 359)):
+        np.save(f"{name}.npy", np.ones((rows, 4), np.float32))
+    with pytest.raises(UserError, match=message):
+        main(["--plugin", "lp", "--encoder", encoder, "--views", views])
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_mistake_on_the_command_line_shows_no_traceback(tmp_path: Path) -> None:
