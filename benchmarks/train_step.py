@@ -5,7 +5,8 @@
 
 All train the same network from the same weights on the same ready-made batches in one process, with
 the same update, a round of steps of one and a round of the next in turn (the order changes from round
-to round), so that whatever else the machine does falls on all. Reading data is the matter of
+to round), so that whatever else the machine does falls on all; on a busy machine look at the CPU times.
+Reading data is the matter of
 benchmarks/shards_read.py.
 
 The project's step is the whole of it: ddp, loss, agreement of the ranks on stop signals and failed
@@ -25,7 +26,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -81,12 +82,12 @@ def main() -> None:
             contenders["timm"] = timm_loop(recipe, objective)
         else:
             contenders["open_clip"] = open_clip_loop(recipe, objective)
-        seconds = race(contenders, batches, options.rounds)
+        times = race(contenders, batches, options.rounds)
     leave()
     name = options.model if recipe.objective == "classify" else "small CLIP"
     print(f"{name} at {options.size} px, batch {options.batch}, {torch.get_num_threads()} threads")
     print(f"{options.rounds} rounds of {options.steps} steps each")
-    show(seconds, options.batch)
+    show(times, options.batch)
 
 
 def make_recipe(objective: Literal["classify", "clip"], model: str, size: int, batch: int) -> Recipe:
@@ -127,27 +128,41 @@ def make_batches(objective: Objective, recipe: Recipe, number: int) -> list[Batc
     return found
 
 
-def race(contenders: dict[str, Round], batches: list[Batch], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of a step of each contender in each round, a first one for warming up left out."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+class Times(NamedTuple):
+    """Of a step, one value a round: seconds on the clock and of the processor, all threads together."""
+
+    wall: list[float]
+    cpu: list[float]
+
+
+def race(contenders: dict[str, Round], batches: list[Batch], rounds: int) -> dict[str, Times]:
+    """Return the times of each contender; a first round, for warming up, is left out."""
+    times = {name: Times([], []) for name in contenders}
     for number in range(rounds + 1):
         names = list(contenders)
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             contenders[name](batches)
             if number:
-                seconds[name].append((time.perf_counter() - start) / len(batches))
-    return seconds
+                times[name].wall.append((time.perf_counter() - wall) / len(batches))
+                times[name].cpu.append((time.process_time() - cpu) / len(batches))
+    return times
 
 
-def show(seconds: dict[str, list[float]], batch: int) -> None:
-    for name, values in seconds.items():
-        middle = statistics.median(values)
-        ratios = [ours / theirs for ours, theirs in zip(seconds["project"], values, strict=True)]
-        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        against = "" if name == "project" else f", project / it: {statistics.median(ratios):.3f} ({spread})"
-        print(f"{name:10} {1000 * middle:8.1f} ms a step, {batch / middle:7.1f} samples/s{against}")
+def show(times: dict[str, Times], batch: int) -> None:
+    """Print medians, and the median of the rounds' ratios with the smallest and the largest."""
+    for clock in Times._fields:
+        for name, found in times.items():
+            values = getattr(found, clock)
+            middle = statistics.median(values)
+            line = f"{clock:5} {name:10} {1000 * middle:8.1f} ms a step, {batch / middle:7.1f} samples/s"
+            if name != "project":
+                ours = getattr(times["project"], clock)
+                ratios = [one / other for one, other in zip(ours, values, strict=True)]
+                spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+                line += f", project / it: {statistics.median(ratios):.3f} ({spread})"
+            print(line)
 
 
 def project(recipe: Recipe, world: World, objective: Objective, folder: Path) -> Round:

@@ -33,7 +33,7 @@ class DdpEngine(NativeEngine):
         network.to(device)
         if recipe.engine.channels_last:
             network.to(memory_format=torch.channels_last)
-        called = torch.compile(network) if recipe.engine.compile else network
+        called = torch.compile(network, dynamic=False) if recipe.engine.compile else network
         wrapped = DistributedDataParallel(
             called,
             device_ids=[device.index] if device.type == "cuda" else None,

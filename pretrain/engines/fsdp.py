@@ -38,7 +38,9 @@ class FsdpEngine(NativeEngine):
                 fully_shard(module, mesh=mesh)
         fully_shard(network, mesh=mesh)
         if recipe.engine.compile:
-            network.compile()
+            # Its blocks share code and differ in shape: as one dynamic graph they do not compile, and all
+            # batches of a run have one shape anyway.
+            network.compile(dynamic=False)
         super().__init__(network, network, recipe, device)
 
     @contextmanager

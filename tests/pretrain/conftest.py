@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import tarfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,3 +199,48 @@ def tiny_clip() -> dict[str, object]:
 @pytest.fixture(scope="session")
 def tiny_data() -> dict[str, object]:
     return DATA
+
+
+@pytest.fixture(scope="session")
+def on_ranks() -> Callable[..., list[Any]]:
+    """Call a function on gloo ranks forked from this process, and return what each returned.
+
+    ``on_ranks(size, function, store, *arguments)`` calls ``function(rank, size, *arguments)``. What it
+    returns must pickle without torch's shared memory: NumPy arrays, not tensors.
+    """
+
+    def call(size: int, function: Callable[..., Any], store: Path, *arguments: Any) -> list[Any]:
+        context = multiprocessing.get_context("fork")
+        ends = [context.Pipe(duplex=False) for _ in range(size)]
+        processes = [
+            context.Process(target=_as_rank, args=(rank, size, function, store, arguments, ends[rank][1]))
+            for rank in range(size)
+        ]
+        for process in processes:
+            process.start()
+        answers = [reader.recv() for reader, _ in ends]
+        for process in processes:
+            process.join()
+        for ok, answer in answers:
+            assert ok, answer
+        return [answer for _, answer in answers]
+
+    return call
+
+
+def _as_rank(
+    rank: int, size: int, function: Callable[..., Any], store: Path, arguments: Any, answer: Any
+) -> None:
+    import torch
+    import torch.distributed as dist
+
+    # The parent's pool of threads did not survive the fork.
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group("gloo", store=dist.FileStore(str(store), size), rank=rank, world_size=size)
+        answer.send((True, function(rank, size, *arguments)))
+    except BaseException:
+        answer.send((False, traceback.format_exc()))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

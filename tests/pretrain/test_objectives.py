@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,45 +25,7 @@ from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.recipe import Data, Engine, Loss, Model, Optimizer, Recipe
 
 BATCH = 16
-
-
-def on_ranks(size: int, function: Callable[..., Any], store: Path, *arguments: Any) -> list[Any]:
-    """Return ``function(rank, size, *arguments)`` of every rank, rank 0 first.
-
-    What it returns must pickle without torch's shared memory: NumPy arrays, not tensors.
-    """
-    context = multiprocessing.get_context("fork")
-    ends = [context.Pipe(duplex=False) for _ in range(size)]
-    processes = [
-        context.Process(target=_run, args=(rank, size, function, store, arguments, ends[rank][1]))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    answers = [reader.recv() for reader, _ in ends]
-    for process in processes:
-        process.join()
-    for ok, answer in answers:
-        assert ok, answer
-    return [answer for _, answer in answers]
-
-
-def _run(
-    rank: int, size: int, function: Callable[..., Any], store: Path, arguments: Any, answer: Any
-) -> None:
-    import torch
-    import torch.distributed as dist
-
-    # The parent's pool of threads did not survive the fork.
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group("gloo", store=dist.FileStore(str(store), size), rank=rank, world_size=size)
-        answer.send((True, function(rank, size, *arguments)))
-    except BaseException:
-        answer.send((False, traceback.format_exc()))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+OnRanks = Callable[..., list[Any]]
 
 
 def clip_recipe(tiny_clip: dict[str, Any], loss: Any = "infonce", parts: int = 0) -> Recipe:
@@ -103,7 +63,7 @@ def contrast(rank: int, size: int, recipe: Recipe, parts: int) -> dict[str, np.n
 
 @pytest.mark.parametrize("loss", ["infonce", "siglip"])
 def test_ranks_and_micro_batches_have_the_gradient_of_the_whole_batch(
-    tmp_path: Path, tiny_clip: dict[str, Any], loss: str
+    on_ranks: OnRanks, tmp_path: Path, tiny_clip: dict[str, Any], loss: str
 ) -> None:
     recipe = clip_recipe(tiny_clip, loss)
     (whole,) = on_ranks(1, contrast, tmp_path / "one", recipe, 1)
@@ -115,7 +75,9 @@ def test_ranks_and_micro_batches_have_the_gradient_of_the_whole_batch(
             np.testing.assert_allclose(other[name], whole[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_the_loss_is_that_of_every_pair_of_the_batch(tmp_path: Path, tiny_clip: dict[str, Any]) -> None:
+def test_the_loss_is_that_of_every_pair_of_the_batch(
+    on_ranks: OnRanks, tmp_path: Path, tiny_clip: dict[str, Any]
+) -> None:
     recipe = clip_recipe(tiny_clip)
 
     def plain(rank: int, size: int) -> float:
@@ -143,7 +105,7 @@ def statistics(rank: int, size: int, recipe: Recipe, parts: int) -> dict[str, An
 
 
 def test_accumulation_counts_every_sample_once_in_batch_normalisation(
-    tmp_path: Path, tiny_clip: dict[str, Any]
+    on_ranks: OnRanks, tmp_path: Path, tiny_clip: dict[str, Any]
 ) -> None:
     recipe = clip_recipe(tiny_clip)
     (found,) = on_ranks(1, statistics, tmp_path / "store", recipe, 4)
@@ -152,20 +114,22 @@ def test_accumulation_counts_every_sample_once_in_batch_normalisation(
     assert counts == {4}
 
 
-@pytest.mark.parametrize(("value", "kept"), [(9.0, math.log(100)), (-1.0, 0.0), (2.5, 2.5)])
 def test_the_logit_scale_stays_within_1_and_100(
-    tmp_path: Path, tiny_clip: dict[str, Any], value: float, kept: float
+    on_ranks: OnRanks, tmp_path: Path, tiny_clip: dict[str, Any]
 ) -> None:
-    def clamped(rank: int, size: int) -> float:
+    def clamped(rank: int, size: int) -> list[float]:
         recipe = clip_recipe(tiny_clip)
         objective = Clip(recipe, rank=rank, world_size=size, seed=0, micro_batches=1, prompts=None)
         engine = DdpEngine(build_network(objective.architecture, 0), recipe)
         scale = engine.network.get_parameter("logit_scale")
-        scale.data.fill_(value)
-        objective.after_step(engine)
-        return float(scale.detach())
+        found = []
+        for value in (9.0, -1.0, 2.5):
+            scale.data.fill_(value)
+            objective.after_step(engine)
+            found.append(float(scale.detach()))
+        return found
 
-    assert on_ranks(1, clamped, tmp_path / "store") == pytest.approx([kept])
+    assert on_ranks(1, clamped, tmp_path / "store") == [pytest.approx([math.log(100), 0.0, 2.5])]
 
 
 class Recorded:
