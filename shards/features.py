@@ -123,7 +123,7 @@ class Encoder:
 
         self._spec = spec
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = _load(spec).eval().requires_grad_(False)
+        self._model = _load(spec).train(False).requires_grad_(False)
         config = timm.data.resolve_model_data_config(self._model)
         self._transform = timm.data.create_transform(**config, is_training=False)
         self.identity = {
