@@ -68,6 +68,9 @@ class HubSplits:
             ) from error
         if not is_interactive():
             datasets.disable_progress_bars()
+        if not Path(self.repository).is_dir():
+            # Without an answer, what the cache holds is taken at once.
+            unreachable()
         commit = self.commit()
         revision = {"revision": commit} if commit else {}
         try:

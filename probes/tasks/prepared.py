@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
-from nml.files import atomic_writer, sha256_file, write_json
+from nml.files import TEMPORARY_SUFFIX, atomic_writer, sha256_file, write_json
 from probes.locking import byte_lock
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
@@ -180,7 +180,10 @@ class PreparedTask:
         folder = root / self.record.name
         folder.mkdir(parents=True, exist_ok=True)
         with byte_lock(folder / LOCK, 0, wait=True):
-            files = self._done(folder)
+            # What a killed preparation was writing; nobody else is while the lock is ours.
+            for rest in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+                rest.unlink()
+            files = self._done(folder, from_torchvision=torchvision is not None)
             missing: dict[str, str] = {}
             for part in self._wanted(torchvision):
                 file = f"{part}.parquet"
@@ -212,18 +215,29 @@ class PreparedTask:
             raise UserError(f"task {self.record.name}: torchvision does not have it", possible="the hub")
         return [*self.torchvision.splits, *self.ood]
 
-    def _done(self, folder: Path) -> dict[str, Any]:
-        """Return the facts of the parts that are whole."""
-        for name in (MANIFEST, UNFINISHED):
-            if (folder / name).exists():
-                content = json.loads((folder / name).read_text())
-                if content.get("format") == FORMAT:
-                    return {
-                        file: facts
-                        for file, facts in content["files"].items()
-                        if _is(folder / file, facts["sha256"])
-                    }
-        return {}
+    def _done(self, folder: Path, *, from_torchvision: bool) -> dict[str, Any]:
+        """Return the facts of the parts that are whole.
+
+        Raises:
+            UserError: If the task is prepared from the other source.
+        """
+        name = next((name for name in (MANIFEST, UNFINISHED) if (folder / name).exists()), None)
+        content = json.loads((folder / name).read_text()) if name else {}
+        if content.get("format") != FORMAT:
+            return {}
+        whole = {}
+        for file, facts in content["files"].items():
+            # Two sources may divide the same images differently: training data of one and test data of the
+            # other could share some.
+            strange = file.removesuffix(".parquet") in ALWAYS and from_torchvision != _is_torchvisions(facts)
+            if strange and name == MANIFEST:
+                raise UserError(
+                    f"task {self.record.name}: prepared from {facts['source']}",
+                    mend=f"remove {folder} to prepare it from another source",
+                )
+            if not strange and _is(folder / file, facts["sha256"]):
+                whole[file] = facts
+        return whole
 
     def _write(self, folder: Path, name: str, torchvision: Path | None) -> dict[str, Any]:
         """Write one part; return what to record of its source."""
@@ -292,6 +306,10 @@ def _plain(data: Any) -> Any:
         if isinstance(feature, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
     return data
+
+
+def _is_torchvisions(facts: Mapping[str, Any]) -> bool:
+    return str(facts["source"]).startswith("torchvision.")
 
 
 def _is(path: Path, sha256: str) -> bool:

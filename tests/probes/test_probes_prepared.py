@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ from PIL import Image
 from nml.errors import UserError
 from probes.spec import split_spec
 from probes.tasks import Task, glue, vision
-from probes.tasks.prepared import PreparedTask
+from probes.tasks.prepared import Part, PreparedTask
 from probes.tasks.registry import TASKS
 
 pytest.importorskip("datasets")
@@ -136,6 +139,8 @@ def test_a_stopped_preparation_goes_on_with_what_is_missing(
     monkeypatch.setattr(PreparedTask, "_write", stop_at_test)
     with pytest.raises(KeyboardInterrupt):
         task.prepare(root)
+    # As a killed process leaves it.
+    (root / "cifar10" / ".test.parquet.123-abcd.tmp").write_bytes(b"half")
     # Half a task is none.
     with pytest.raises(UserError, match="not prepared"):
         opened(task, root)
@@ -156,21 +161,26 @@ def test_a_stopped_preparation_goes_on_with_what_is_missing(
     assert written == ["train", "test", "test"]
 
 
-@pytest.mark.parametrize("name", ["cifar10", "glue-sst2"])
-def test_a_machine_without_network_is_told_in_one_line(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("hub_splits", "prepared"):
-        monkeypatch.setattr(f"probes.tasks.{module}.unreachable", lambda: "no answer", raising=False)
-    import datasets
-
-    def no_network(*arguments: object, **options: object) -> None:
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(datasets, "load_dataset", no_network)
-    with pytest.raises(UserError, match=f"task {name}: .* could not be fetched: no answer; prepare it on a"):
-        TASKS.load(name).prepare(tmp_path)
-    assert not list(tmp_path.glob("*/task.json"))
+def test_a_machine_without_network_is_told_in_one_line(tmp_path: Path) -> None:
+    # A proxy that nothing listens on: the same on a machine with network and on one without.
+    proxies = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+    environment = dict.fromkeys(proxies, "http://127.0.0.1:9") | {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        "HF_HOME": str(tmp_path / "hub"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "probes.tasks", "prepare", "glue-sst2"],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: task glue-sst2: nyu-mll/glue could not be fetched: https://")
+    assert "does not answer" in done.stderr
+    assert not list(tmp_path.glob("data/tasks/*/task.json"))
 
 
 def test_commits_are_full_short_or_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,6 +577,22 @@ def test_torchvision_copies_files_byte_by_byte(tmp_path: Path) -> None:
     original = (tmp_path / "dtd" / "dtd" / "images" / "banded" / "banded_0.jpg").read_bytes()
     assert table["image"][0].as_py()["bytes"] == original
     assert opened(vision.DTD, tmp_path / "tasks").classes == ("banded", "lined")
+
+
+def test_training_and_test_data_never_come_from_two_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
+    cifar10(tmp_path / "torchvision")
+    task, root = write_cifar(tmp_path), tmp_path / "tasks"
+    without_test = dataclasses.replace(task, parts=task.parts | {"test": Part()})
+    with pytest.raises(UserError, match="not on the hub"):
+        without_test.prepare(root)
+    task.prepare(root, torchvision=tmp_path / "torchvision")
+    facts = json.loads((root / "cifar10" / "task.json").read_text())["files"]
+    assert {entry["source"] for entry in facts.values()} == {"torchvision.datasets.CIFAR10"}
+    with pytest.raises(UserError, match=r"prepared from torchvision\.datasets\.CIFAR10; remove"):
+        task.prepare(root)
 
 
 def test_what_torchvision_has_not_and_cannot_get_is_told_in_one_line(tmp_path: Path) -> None:
