@@ -133,9 +133,15 @@ def _read_safetensors(path: Path) -> npt.NDArray[Any]:
 
 
 def _read_parquet(path: Path) -> npt.NDArray[Any]:
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    return np.array(pq.read_table(path, columns=["features"])["features"].to_pylist())
+    column = pq.read_table(path, columns=["features"])["features"].combine_chunks()
+    lengths = pc.unique(pc.list_value_length(column)).to_pylist()
+    if len(lengths) != 1 or not lengths[0]:
+        raise ValueError(f"rows of {' and '.join(map(str, lengths)) or 'no'} values")
+    values: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, lengths[0])
 
 
 _READERS = {".npy": _read_npy, ".safetensors": _read_safetensors, ".parquet": _read_parquet}

@@ -13,6 +13,7 @@ from PIL import Image
 
 from nml.errors import UserError
 from probes.encoders import Settings, open_encoder
+from probes.encoders.feature_files import FileEncoder
 from probes.encoders.paper_models import PAPER_MODELS
 from probes.features import FeatureStore, feature_pass
 from probes.results import read_rows
@@ -191,6 +192,29 @@ def test_features_of_files_must_fit_and_be_finite(tmp_path: Path) -> None:
         feature_pass(
             FeatureStore(tmp_path), open_encoder(spec + "a.npy", SETTINGS), samples, dataset="x train"
         )
+
+
+def test_features_are_read_from_every_format(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from safetensors.numpy import save_file
+
+    array = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.save(tmp_path / "a.npy", array)
+    save_file({"features": array, "other": array[:1]}, tmp_path / "a.safetensors")
+    for name, kind in (("list", pa.list_(pa.float32())), ("fixed", pa.list_(pa.float32(), 3))):
+        pq.write_table(pa.table({"features": pa.array(array.tolist(), kind)}), tmp_path / f"{name}.parquet")
+    for file in ("a.safetensors", "list.parquet", "fixed.parquet"):
+        encoder = open_encoder(f"features:train={tmp_path}/a.npy,test={tmp_path}/{file}", SETTINGS)
+        assert isinstance(encoder, FileEncoder)
+        found = encoder.look_up("test", 4)
+        assert found is not None
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, array)
+    ragged = pa.table({"features": pa.array([[1.0], [1.0, 2.0]], pa.list_(pa.float32()))})
+    pq.write_table(ragged, tmp_path / "ragged.parquet")
+    with pytest.raises(UserError, match="rows of 1 and 2 values"):
+        open_encoder(f"features:train={tmp_path}/a.npy,test={tmp_path}/ragged.parquet", SETTINGS)
 
 
 def test_the_papers_models_are_known_to_the_libraries_that_load_them() -> None:
