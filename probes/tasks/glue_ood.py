@@ -55,7 +55,11 @@ def keep(text: str, pair: str | None = None, *, label: Label, column: str = "lab
     """
 
     def convert(row: Row) -> Example | None:
-        found = label(_value(row, column))
+        value = _value(row, column)
+        try:
+            found = label(value)
+        except ValueError as error:
+            raise UserError(f"label {value!r}", possible="a score, or votes like (3, 2)") from error
         first = _value(row, text)
         if found is None or not first:
             return None

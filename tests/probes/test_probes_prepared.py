@@ -410,6 +410,9 @@ def test_a_file_by_hand_of_another_kind_is_named(tmp_path: Path) -> None:
     place(root, glue.COLA, "grammar-test", wrong__tsv="sentence\tlabel\na\tmaybe\n")
     missing = from_clones(glue.COLA, tmp_path).prepare(root)
     assert missing["grammar-test"].startswith("label 'maybe'")
+    place(root, glue.MRPC, "twitter", train__data="1\ttopic\ta\tb\tmany\tx\ty\n")
+    missing = from_clones(glue.MRPC, tmp_path).prepare(root)
+    assert missing["twitter"] == "label 'many'; possible: a score, or votes like (3, 2)"
 
 
 # ---- torchvision ----
