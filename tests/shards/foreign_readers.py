@@ -1,6 +1,6 @@
 """Read a set with somebody else's loader, in whatever environment this file is run: prints JSON.
 
-python foreign_readers.py webdataset|open_clip|timm SET SAMPLES
+python foreign_readers.py webdataset|open_clip|timm SET SAMPLES [FIELD]
 """
 
 import json
@@ -13,7 +13,7 @@ def shards(folder):
     return sorted(map(str, Path(folder).glob("shard-*.tar")))
 
 
-def read_webdataset(folder, samples):
+def read_webdataset(folder, samples, field):
     import webdataset
 
     data = webdataset.WebDataset(shards(folder), shardshuffle=False).decode("rgb8")
@@ -24,9 +24,19 @@ def read_webdataset(folder, samples):
     return {"version": webdataset.__version__, "samples": found}
 
 
-def read_open_clip(folder, samples):
+def read_open_clip(folder, samples, field):
     import webdataset
-    from open_clip_train.data import get_wds_dataset
+    from open_clip_train import data as open_clip_data
+
+    if field:
+        # As docs/shards.md shows: open_clip's loader knows captions by the name txt alone.
+        keep = open_clip_data.filter_no_caption_or_no_image
+
+        def with_level(sample):
+            sample["txt"] = json.loads(sample["json"])[field].encode()
+            return keep(sample)
+
+        open_clip_data.filter_no_caption_or_no_image = with_level
 
     first, last = shards(folder)[0], shards(folder)[-1]
     args = types.SimpleNamespace(
@@ -40,12 +50,14 @@ def read_open_clip(folder, samples):
         workers=1,
         distributed=False,
     )
-    data = get_wds_dataset(args, lambda image: image.size[0], True, tokenizer=lambda text: [text])
+    data = open_clip_data.get_wds_dataset(
+        args, lambda image: image.size[0], True, tokenizer=lambda text: [text]
+    )
     texts = [text for _, batch in data.dataloader for text in batch]
     return {"version": webdataset.__version__, "texts": texts}
 
 
-def read_timm(folder, samples):
+def read_timm(folder, samples, field):
     import timm
     from timm.data import create_dataset
 
@@ -66,4 +78,4 @@ def read_timm(folder, samples):
 
 if __name__ == "__main__":
     reader = {"webdataset": read_webdataset, "open_clip": read_open_clip, "timm": read_timm}[sys.argv[1]]
-    print(json.dumps(reader(sys.argv[2], int(sys.argv[3]))))
+    print(json.dumps(reader(sys.argv[2], int(sys.argv[3]), *sys.argv[4:] or [None])))

@@ -1,7 +1,8 @@
-"""Other people's readers see the same samples, here and in environments named by variables.
+"""Other people's readers see the same samples: webdataset 1 and 0.2.86, open_clip_train, timm, Energon.
 
-NML_TEST_WEBDATASET_PYTHON   an interpreter with another webdataset and open_clip_train
-NML_TEST_ENERGON_PYTHON      an interpreter with megatron-energon
+webdataset 0.2.86, which open_clip_train needs, is fetched into a folder of its own that stands before
+the installed one. Megatron-Energon needs an environment of its own: NML_TEST_ENERGON_PYTHON names its
+interpreter.
 """
 
 from __future__ import annotations
@@ -32,9 +33,24 @@ def interpreter(variable: str) -> str:
     return python
 
 
-def read(python: str, kind: str, shard_set: ShardSet) -> dict[str, Any]:
-    command = [python, str(READERS), kind, shard_set.path, str(shard_set.num_samples)]
-    done = subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture(scope="session")
+def old_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with webdataset 0.2.86 alone; all it imports is in the running environment."""
+    folder = tmp_path_factory.mktemp("webdataset-0.2.86")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-input"]
+    fetched = subprocess.run(
+        [*command, "--target", str(folder), "webdataset==0.2.86"], capture_output=True, text=True, timeout=120
+    )
+    if fetched.returncode:
+        pytest.skip(f"webdataset 0.2.86 cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}")
+    return folder
+
+
+def read(kind: str, shard_set: ShardSet, *more: str, before: Path | None = None) -> dict[str, Any]:
+    """Read a set in a fresh process; ``before`` is a folder whose packages go before the installed ones."""
+    command = [sys.executable, str(READERS), kind, shard_set.path, str(shard_set.num_samples), *more]
+    environment = {**os.environ, "PYTHONPATH": str(before or "")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -45,8 +61,8 @@ def column(shard_set: ShardSet, name: str) -> list[Any]:
     return values
 
 
-def check_webdataset(python: str, shard_set: ShardSet) -> str:
-    found = read(python, "webdataset", shard_set)
+def check_webdataset(shard_set: ShardSet, before: Path | None = None) -> str:
+    found = read("webdataset", shard_set, before=before)
     names = ("key", "label", "label_n20")
     expected = {
         key: [clean, noisy, [32, 32, 3]]
@@ -57,15 +73,17 @@ def check_webdataset(python: str, shard_set: ShardSet) -> str:
 
 
 def test_the_installed_webdataset_reads_images_and_both_labels(digits_set: ShardSet) -> None:
-    check_webdataset(sys.executable, digits_set)
+    assert check_webdataset(digits_set).split(".")[0] == "1"
 
 
-def test_another_webdataset_reads_images_and_both_labels(digits_set: ShardSet) -> None:
-    check_webdataset(interpreter("NML_TEST_WEBDATASET_PYTHON"), digits_set)
+def test_the_webdataset_before_it_reads_images_and_both_labels(
+    digits_set: ShardSet, old_webdataset: Path
+) -> None:
+    assert check_webdataset(digits_set, old_webdataset) == "0.2.86"
 
 
 def test_timm_reads_a_level_by_its_target_key(digits_set: ShardSet) -> None:
-    found = read(sys.executable, "timm", digits_set)["labels"]
+    found = read("timm", digits_set)["labels"]
     assert found["None"] == sorted(column(digits_set, "label"))
     assert found["label_n20"] == sorted(column(digits_set, "label_n20"))
     assert found["None"] != found["label_n20"]
@@ -84,9 +102,19 @@ def caption_set(tmp_path: Path, written: Callable, requested: Callable, digits_s
     return written(tmp_path / "captions", request)
 
 
-def test_open_clip_reads_the_first_level_s_captions(caption_set: ShardSet) -> None:
-    found = read(interpreter("NML_TEST_WEBDATASET_PYTHON"), "open_clip", caption_set)
+def test_open_clip_reads_the_first_level_s_captions(caption_set: ShardSet, old_webdataset: Path) -> None:
+    found = read("open_clip", caption_set, before=old_webdataset)
     assert sorted(found["texts"]) == sorted(column(caption_set, "caption_n25"))
+    assert found["version"] == "0.2.86"
+
+
+def test_open_clip_reads_any_level_as_the_documentation_shows(
+    caption_set: ShardSet, old_webdataset: Path
+) -> None:
+    found = read("open_clip", caption_set, "caption", before=old_webdataset)
+    assert sorted(found["texts"]) == sorted(column(caption_set, "caption"))
+    paired = dict(zip(column(caption_set, "caption"), column(caption_set, "caption_n25"), strict=True))
+    assert any(clean != noisy for clean, noisy in paired.items())
 
 
 def test_energon_prepares_the_set(digits_set: ShardSet, tmp_path: Path) -> None:
