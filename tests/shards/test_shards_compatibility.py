@@ -1,14 +1,14 @@
 """Other people's readers see the same samples: webdataset 1 and 0.2.86, open_clip_train, timm, Energon.
 
-webdataset 0.2.86, which open_clip_train needs, is fetched into a folder of its own that stands before
-the installed one. Megatron-Energon needs an environment of its own: NML_TEST_ENERGON_PYTHON names its
-interpreter.
+What the environment does not hold is fetched into a folder of its own, whose packages go before the
+installed ones in the process that reads; without a package index, these tests are skipped.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,24 +26,29 @@ from shards.shardset import ShardSet
 READERS = Path(__file__).with_name("foreign_readers.py")
 
 
-def interpreter(variable: str) -> str:
-    python = os.environ.get(variable)
-    if not python:
-        pytest.skip(f"{variable} names no interpreter")
-    return python
+def fetched(folder: Path, *requirements: str, alone: bool) -> Path:
+    """Install packages into a folder: alone, or with what they need."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--target", str(folder)]
+    command += ["--no-deps"] * alone
+    done = subprocess.run([*command, *requirements], capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines()[::-1] if line.strip()), "no reason given")
+        pytest.skip(f"{', '.join(requirements)}: cannot be fetched: {reason}")
+    return folder
 
 
 @pytest.fixture(scope="session")
 def old_webdataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with webdataset 0.2.86 alone; all it imports is in the running environment."""
-    folder = tmp_path_factory.mktemp("webdataset-0.2.86")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-input"]
-    fetched = subprocess.run(
-        [*command, "--target", str(folder), "webdataset==0.2.86"], capture_output=True, text=True, timeout=120
-    )
-    if fetched.returncode:
-        pytest.skip(f"webdataset 0.2.86 cannot be fetched: {fetched.stderr.strip().splitlines()[-1]}")
-    return folder
+    """webdataset 0.2.86, which open_clip_train needs; all it imports is installed."""
+    return fetched(tmp_path_factory.mktemp("webdataset"), "webdataset==0.2.86", alone=True)
+
+
+@pytest.fixture(scope="session")
+def energon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Megatron-Energon and what it needs, but for torch, which is installed."""
+    folder = tmp_path_factory.mktemp("energon")
+    fetched(folder, "multi-storage-client", "rapidyaml", "filetype", "mfusepy", alone=False)
+    return fetched(folder, "megatron-energon==7.4.1", alone=True)
 
 
 def read(kind: str, shard_set: ShardSet, *more: str, before: Path | None = None) -> dict[str, Any]:
@@ -117,17 +122,15 @@ def test_open_clip_reads_any_level_as_the_documentation_shows(
     assert any(clean != noisy for clean, noisy in paired.items())
 
 
-def test_energon_prepares_the_set(digits_set: ShardSet, tmp_path: Path) -> None:
-    import shutil
-
-    python = interpreter("NML_TEST_ENERGON_PYTHON")
+def test_energon_prepares_the_set(digits_set: ShardSet, energon: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(digits_set.path, tmp_path / "set")
     options = ["--non-interactive", "--split-ratio", "1,0,0", "--sample-type", "CaptioningSample"]
     fields = ["--field-map", json.dumps({"image": "png", "caption": "cls"})]
     done = subprocess.run(
-        [str(Path(python).with_name("energon")), "prepare", *options, *fields, str(folder)],
+        [sys.executable, "-m", "megatron.energon.cli.main", "prepare", *options, *fields, str(folder)],
         capture_output=True,
         text=True,
+        env={**os.environ, "PYTHONPATH": str(energon)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     known = (folder / ".nv-meta" / ".info.json", folder / ".nv-meta" / ".info.yaml")
