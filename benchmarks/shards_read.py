@@ -210,7 +210,7 @@ def make_large_set(folder: Path, samples: int) -> None:
     import pyarrow.compute as pc
 
     from nml.files import write_json
-    from shards.manifest import index_schema, write_index
+    from shards.manifest import index_digests, index_schema, write_index
     from shards.setfile import SetInfo, Shard
 
     per_shard, image_bytes = 10_000, 108_000
@@ -249,6 +249,7 @@ def make_large_set(folder: Path, samples: int) -> None:
         index_sha256="",
         levels={},
         shards=tuple(shards),
+        index_digests=index_digests(folder / "index.arrow"),
     )
     write_json(folder / "set.json", info.as_json())
 
