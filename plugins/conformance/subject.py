@@ -13,7 +13,7 @@ from plugins.registry import contract_fault
 
 CLASSES = 3
 WIDTH = 12
-TRAIN = 150
+TRAIN = 240
 TEST = 60
 # The same features in another batch go through other kernels; that is all that may differ.
 TOLERANCE = 1e-4
