@@ -178,10 +178,11 @@ def main() -> None:
         batched(LinearProbe, (1e-3, 1e-2, 1e-1), width, options.samples, options.epochs, peak)
     for make in (MLP, NMTune):
         for width in (64, 128, 256, 512, 2048):
-            # Wide ones are slow, and their ratio does not depend on the number of samples.
+            # Wide ones are slow, and their ratio hardly depends on the number of steps. The smallest fraction
+            # still fills a batch.
             shrink = max(1, width // 128)
-            samples, epochs = options.samples // shrink, max(1, options.epochs // shrink)
-            batched(make, (3e-4, 1e-3, 3e-3), width, samples, epochs, peak)
+            samples = max(round(BATCH / min(FRACTIONS)), options.samples // shrink)
+            batched(make, (3e-4, 1e-3, 3e-3), width, samples, max(1, options.epochs // shrink), peak)
 
 
 if __name__ == "__main__":

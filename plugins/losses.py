@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from plugins.batch_products import Cosine, Moments
+
 Reduction = Literal["sample", "element", "sum"]
 
 # A singular value below this share of the largest is rounding: float64 products resolve eigenvalues
@@ -29,19 +31,23 @@ class Products(NamedTuple):
     """The products of a batch with itself, in float64.
 
     Attributes:
-        z: The batch, [M, D].
         matrix: Z Z^T [M, M] if M <= D, else Z^T Z [D, D].
+        mean: Of each feature, [D].
+        deviations: Squared deviations of each feature from its mean, summed over the samples, [D].
+        rows: M.
         dtype: What a loss is returned in: float32, or float64 if the batch came so.
     """
 
-    z: Tensor
     matrix: Tensor
+    mean: Tensor
+    deviations: Tensor
+    rows: int
     dtype: torch.dtype
 
     @property
     def of_samples(self) -> bool:
         """Whether ``matrix`` is [M, M], a row a sample."""
-        return self.z.shape[0] <= self.z.shape[1]
+        return self.rows <= len(self.mean)
 
 
 def products(transformed: Tensor) -> Products:
@@ -51,10 +57,8 @@ def products(transformed: Tensor) -> Products:
         transformed: Z, [M, D].
     """
     with torch.autocast(transformed.device.type, enabled=False):
-        z = transformed.double()
-        rows, columns = z.shape
-        matrix = z @ z.mT if rows <= columns else z.mT @ z
-        return Products(z, matrix, _result(transformed))
+        matrix, mean, deviations, _ = Moments.apply(transformed)
+    return Products(matrix, mean, deviations, transformed.shape[0], _result(transformed))
 
 
 def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction = "sample") -> Tensor:
@@ -63,7 +67,7 @@ def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction =
     Each row is divided by its own Euclidean norm; a row of zeros stays one and has no gradient.
 
     Args:
-        features: F, the frozen features, [M, D].
+        features: F, the frozen features, [M, D]; they get no gradient.
         transformed: Z, [M, D].
         reduction: Eq. 3 leaves open how a batch becomes one number. ``sample``: the squared norm of each
             sample's difference, averaged over the M samples, so that neither M nor D changes the weight
@@ -71,15 +75,11 @@ def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction =
             ``sum``: the squared Frobenius norm of the batch.
     """
     with torch.autocast(transformed.device.type, enabled=False):
-        f, z = features.double(), transformed.double()
-        squares = [(rows * rows).sum(dim=-1) for rows in (f, z)]
-        zero = [square == 0 for square in squares]
-        norms = [torch.where(none, 1.0, square).sqrt() for none, square in zip(zero, squares, strict=True)]
-        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b of unit or zero vectors: no [M, D] quotients. In float64 the
-        # subtraction leaves six digits to distances down to 1e-10.
-        lengths = sum((~none).to(f.dtype) for none in zero)
-        distances = (lengths - 2 * (f * z).sum(dim=-1) / (norms[0] * norms[1])).clamp_min(0)
-        loss = distances.sum()
+        cosine, of_f, of_z = Cosine.apply(features, transformed)
+        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b of unit or zero vectors. In float64 the subtraction leaves six
+        # digits to distances down to 1e-10.
+        lengths = (of_f > 0).to(cosine.dtype) + (of_z > 0)
+        loss = (lengths - 2 * cosine).clamp_min(0).sum()
         if reduction != "sum":
             loss = loss / (features.numel() if reduction == "element" else len(features))
         return loss.to(_result(transformed))
@@ -91,18 +91,14 @@ def covariance(of: Products) -> Tensor:
     C(Z) = 1 / (M - 1) sum_i (z_i - mean)(z_i - mean)^T. From Z Z^T it is the squared Frobenius norm of the
     doubly centred matrix minus the squared variances. One sample has no covariance: the loss is 0.
     """
-    z, matrix, dtype = of
-    rows, columns = z.shape
-    mean = z.mean(dim=0)
     if of.of_samples:
-        by_row = matrix.mean(dim=0)
-        centred = matrix - by_row - by_row.unsqueeze(1) + by_row.mean()
-        variances = (z * z).sum(dim=0) - rows * mean * mean
-        total = centred.square().sum() - variances.square().sum()
+        by_row = of.matrix.mean(dim=0)
+        centred = of.matrix - by_row - by_row.unsqueeze(1) + by_row.mean()
+        total = centred.square().sum() - of.deviations.square().sum()
     else:
-        centred = matrix - rows * torch.outer(mean, mean)
+        centred = of.matrix - of.rows * torch.outer(of.mean, of.mean)
         total = (centred - torch.diag(centred.diagonal())).square().sum()
-    return (total / (max(rows - 1, 1) ** 2 * columns)).to(dtype)
+    return (total / (max(of.rows - 1, 1) ** 2 * len(of.mean))).to(of.dtype)
 
 
 def dominant_share(of: Products, *, k: int = 1) -> Tensor:
