@@ -158,7 +158,11 @@ def make_rows(members: Sequence[Launched]) -> list[Row]:
     rows: list[Row] = []
     latest: dict[str, Row] = {}
     for member in members:
-        failed = [name for name in member.parents if name in latest and latest[name].state in _FAILED]
+        failed = [
+            f"{name} {'was cancelled' if latest[name].state == 'CANCELLED' else 'failed'}"
+            for name in member.parents
+            if name in latest and latest[name].state in _FAILED
+        ]
         row = _row(member, found.get(member.job, JobState(states.UNKNOWN)), failed)
         rows.append(row)
         latest[member.full_name] = row
@@ -169,7 +173,7 @@ def _row(member: Launched, job: JobState, failed: Sequence[str]) -> Row:
     state, why = _state(member, job)
     if failed and state in _NOT_STARTED and member.stage != "report":
         # Slurm took it out of the queue, and may have forgotten why.
-        state, why = "CANCELLED", f"{failed[0]} failed"
+        state, why = "CANCELLED", failed[0]
     progress = read_progress(member.run) if member.run else None
     step = ""
     if progress and (progress.step or progress.total):
