@@ -86,15 +86,14 @@ class Saver:
         future: Future[Any] | None = None
         with self._noting():
             future = engine.save(folder / layout.STATE, shared, own)
-        if future is None:
-            # Written right here, by all ranks: only when all have may rank 0 complete it.
-            self._fail_together()
+        # What was written right here counts only when all ranks have written theirs.
+        self._fail_together()
         self._thread = threading.Thread(
             target=self._finish, args=(folder, future, record, export), name=f"save {step}"
         )
         self._thread.start()
         if future is None:
-            # It was written right here, by all ranks: whether by all is known only together.
+            # Nothing goes on in the background but rank 0's marker, which the others wait for.
             self.wait()
 
     def wait(self) -> None:

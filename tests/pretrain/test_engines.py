@@ -152,6 +152,12 @@ def test_deepspeed_says_that_it_cannot_take_back_micro_batches() -> None:
         engine.discard()
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_says_that_sgd_cannot_change_its_world_size(stage: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="as many processes as before"):
+        make(f"deepspeed-{stage}").load(tmp_path, {}, {}, world_size=2)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_parameter_is_kept_within_bounds(engine: str) -> None:
     trained = make(engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from nml.errors import UserError
 from pretrain.checkpoints import complete
 from pretrain.engines import check_engine
+from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.options import Resume, parse_options
 from pretrain.recipe import Engine, Loss, Model, Optimizer, Recipe
 from pretrain.recipe_files import recipe_names
@@ -44,6 +46,77 @@ def test_lamb_is_refused_where_zero_fuses_layers(stage: int) -> None:
 def test_combinations_that_train_something_else_are_refused(engine: str, recipe: Recipe, named: str) -> None:
     with pytest.raises(UserError, match=named):
         check_engine(engine, recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("{", "does not read"),
+        ("[1]", "holds a list"),
+        ('{"zero_optimization": 2}', "zero_optimization 2"),
+        ('{"optimizer": {"type": "AdamW"}}', "optimizer: the recipe decides"),
+        ('{"scheduler": {"type": "WarmupLR"}}', "--recipe.schedule.name"),
+        ('{"fp16": {"enabled": true}}', "--recipe.engine.dtype"),
+        ('{"bf16": {"enabled": true}}', "--recipe.engine.dtype"),
+        ('{"elasticity": {"enabled": true}}', "--recipe.global_batch"),
+    ],
+)
+def test_an_own_deepspeed_file_that_contradicts_the_recipe_is_refused_early(
+    tmp_path: Path, text: str, named: str
+) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(named)):
+        check_engine("deepspeed", Recipe(engine=Engine(deepspeed_config=str(path))))
+
+
+def test_an_own_deepspeed_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    recipe = Recipe(engine=Engine(deepspeed_config=str(tmp_path / "none.json")))
+    with pytest.raises(UserError, match="No such file"):
+        check_engine("deepspeed", recipe)
+
+
+@pytest.mark.parametrize(
+    ("own", "named"),
+    [
+        ({"train_batch_size": 32}, "train_batch_size 32: the recipe gives 64"),
+        ({"train_micro_batch_size_per_gpu": 4}, "the recipe gives 16"),
+        ({"gradient_accumulation_steps": 3}, "--recipe.engine.micro_batch"),
+        ({"gradient_clipping": 5.0}, "--recipe.optimizer.clip"),
+        ({"zero_optimization": {"stage": 3}}, "--recipe.engine.zero_stage"),
+    ],
+)
+def test_an_own_deepspeed_file_with_other_numbers_is_refused(
+    tmp_path: Path, own: dict[str, object], named: str
+) -> None:
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(own))
+    recipe = Recipe(
+        global_batch=64,
+        optimizer=Optimizer(clip=1.0),
+        engine=Engine(deepspeed_config=str(path), zero_stage=2),
+    )
+    with pytest.raises(UserError, match=named):
+        deepspeed_config(recipe, accumulation=2, world_size=2)
+
+
+def test_an_own_deepspeed_file_is_merged_over_the_generated_one(tmp_path: Path) -> None:
+    own = {
+        "train_batch_size": "auto",
+        "gradient_clipping": 1.0,
+        "zero_optimization": {"overlap_comm": False, "stage": "auto"},
+        "fp16": {"enabled": False},
+    }
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(own))
+    recipe = Recipe(
+        global_batch=64,
+        optimizer=Optimizer(clip=1.0),
+        engine=Engine(deepspeed_config=str(path), zero_stage=2),
+    )
+    merged = deepspeed_config(recipe, accumulation=2, world_size=2)
+    assert merged["train_batch_size"] == 64
+    assert merged["zero_optimization"] == {"stage": 2, "overlap_comm": False}
 
 
 def test_a_loss_of_the_other_objective_is_refused() -> None:
