@@ -186,14 +186,24 @@ def png(value: int) -> bytes:
     return file.getvalue()
 
 
+class InMemory(list[bytes]):
+    """Encoded images that no file holds."""
+
+    files = ()
+    layout = "in memory"
+
+    def name(self, index: int) -> str:
+        return f"number {index}"
+
+
 def test_one_byte_of_the_data_or_one_key_changes_the_key() -> None:
     info = Counting(Path("/dev/null")).info
     labels = np.zeros(2, np.int64)
-    base = feature_key(info, ImageBytes(["a", "b"], labels, [png(1), png(2)]))
-    byte = feature_key(info, ImageBytes(["a", "b"], labels, [png(1), png(3)]))
-    split = feature_key(info, ImageBytes(["a", "c"], labels, [png(1), png(2)]))
-    view = feature_key(info, ImageBytes(["a", "b"], labels, [png(1), png(2)]), view=1)
-    relabelled = feature_key(info, ImageBytes(["a", "b"], labels + 1, [png(1), png(2)]))
+    base = feature_key(info, ImageBytes(["a", "b"], labels, InMemory([png(1), png(2)])))
+    byte = feature_key(info, ImageBytes(["a", "b"], labels, InMemory([png(1), png(3)])))
+    split = feature_key(info, ImageBytes(["a", "c"], labels, InMemory([png(1), png(2)])))
+    view = feature_key(info, ImageBytes(["a", "b"], labels, InMemory([png(1), png(2)])), view=1)
+    relabelled = feature_key(info, ImageBytes(["a", "b"], labels + 1, InMemory([png(1), png(2)])))
     assert len({key.digest for key in (base, byte, split, view)}) == 4
     assert relabelled.digest == base.digest
 
@@ -221,8 +231,8 @@ def test_one_byte_of_the_weights_or_the_preprocessing_changes_the_encoder(
 
 
 def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
-    samples = ImageBytes(["good", "bad"], np.zeros(2, np.int64), [png(1), png(2)[:40]])
-    with pytest.raises(UserError, match="image bad cannot be decoded"):
+    samples = ImageBytes(["good", "bad"], np.zeros(2, np.int64), InMemory([png(1), png(2)[:40]]))
+    with pytest.raises(UserError, match="image number 1 cannot be decoded"):
         feature_pass(FeatureStore(tmp_path), Counting(tmp_path / "log"), samples, dataset="t")
 
 

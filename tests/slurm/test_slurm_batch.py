@@ -96,8 +96,8 @@ def test_the_batch_script_starts_the_ranks_again_only_where_close_says_so(
     scripts = {
         "python": f"""#!/bin/bash
             echo "$3" "$5" >> {said}
-            if [ "$3" = open ]; then echo 10.0.0.1 $((12000 + $(grep -c open {said}))); exit 0; fi
-            ends=({" ".join(map(str, ends))}); exit "${{ends[$(grep -c close {said}) - 1]}}"
+            if [ "$3" = open ]; then echo 10.0.0.1 $((12000 + $(grep -c ^open {said}))); exit 0; fi
+            ends=({" ".join(map(str, ends))}); exit "${{ends[$(grep -c ^close {said}) - 1]}}"
             """,
         "srun": f"""#!/bin/bash
             echo srun "$MASTER_ADDR:$MASTER_PORT" "${{PYTHONPATH%%:*}}" "$PWD" >> {said}; exit 3

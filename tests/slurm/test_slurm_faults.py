@@ -211,9 +211,9 @@ def test_a_job_that_slurm_took_and_nobody_heard_of_does_not_stay(
     (folder / "end").touch()
     process.communicate(timeout=30)
     run = project.work / "runs" / "quickstart-n00-seed0"
-    [orphan] = re.findall(r"^ *(\d+)", cluster.call("squeue", "--noheader", "--states=all"), re.MULTILINE)[
-        -1:
-    ]
+    jobs = re.findall(r"^ *(\d+)", cluster.call("squeue", "--noheader", "--states=all"), re.MULTILINE)
+    # The newest; squeue lists by priority, and other tests leave jobs behind.
+    orphan = max(jobs, key=int)
     said = project.launch("pretrain")
     waiting((run / "DONE.json").exists, "the end of the run")
     assert orphan not in re.findall(r"submitted job (\d+)", said)
