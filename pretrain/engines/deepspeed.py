@@ -199,9 +199,20 @@ class DeepSpeedEngine:
         mistake = from_main(_convert(folder) if dist.get_rank() == 0 else "")
         if mistake:
             raise UserError(f"{folder}: deepspeed could not convert it to a universal checkpoint: {mistake}")
+        optimizer = self._optimizer.optimizer
+        settings = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
         self._engine._config.load_universal_checkpoint = True
         self._engine.load_checkpoint(str(folder), tag=_UNIVERSAL, load_lr_scheduler_states=False)
         self._engine._config.load_universal_checkpoint = False
+        # ZeRO 3 gives every group the settings of the first, so that biases and norms would decay, and
+        # every group's state one and the same count of steps, which each group's step would then raise.
+        for group, values in zip(optimizer.param_groups, settings, strict=True):
+            group.update(values)
+        for state in optimizer.state.values():
+            state["step"] = state["step"].clone()
         dist.barrier()
         if dist.get_rank() == 0:
             _remove_universal(folder)

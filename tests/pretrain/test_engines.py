@@ -114,6 +114,22 @@ def test_what_is_saved_is_all_that_counts(engine: str, optimizer: str, tmp_path:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_universal_checkpoint_holds_all_that_counts(stage: int, tmp_path: Path) -> None:
+    engine = f"deepspeed-{stage}"
+    whole = make(engine, optimizer="adamw")
+    expected = train(whole, range(6))
+    first = make(engine, optimizer="adamw")
+    told = train(first, range(3))
+    first.save(tmp_path, {}, {})
+    second = make(engine, optimizer="adamw")
+    # As another number of ranks would read it: all that must survive is the same.
+    second.load(tmp_path, {}, {}, world_size=2)
+    assert told + train(second, range(3, 6)) == expected
+    one, other = whole.weights(), second.weights()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_gradients_that_are_not_finite_change_no_weight(engine: str) -> None:
     trained = make(engine)
