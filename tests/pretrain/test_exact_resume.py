@@ -17,7 +17,9 @@ from pretrain.checkpoints import verify
 STEPS = 20
 # All ranks are killed at a random step of each third of a run: before the first checkpoint, and later.
 THIRDS = ((1, 3), (5, 11), (12, 17))
-ELASTIC = ["ddp", "fsdp", "deepspeed-1", "deepspeed-2"]
+ELASTIC = ["ddp", "fsdp", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
+# Engines on more ranks add in another order. In float64 that is below this; a state not restored is not.
+ELASTIC_BOUND = 1e-9
 # What a line says of a step, but for times and memory.
 EXACT = ("event", "step", "epoch", "loss", "lr", "grad_norm", "samples_seen")
 ENGINES = {
@@ -99,12 +101,12 @@ def test_killed_three_times_ends_bit_identical(
 def elastic(
     work: Path, image_set: Path, make_recipe: Callable[..., Path], run_ranks: Callable[..., str]
 ) -> tuple[Path, str]:
-    """Runs on 2 ranks, and what 4 ranks made of them from step 10 on, every engine and stage of ZeRO."""
+    """Runs on 2 ranks, and what 4 made of them from step 10 on, every engine and ZeRO stage, in float64."""
     # Statistics of a rank's own batch differ by definition: synchronised ones leave the rest to compare.
     recipe = make_recipe(
         "elastic",
         model={"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}, "batch_norm": "sync"},
-        optimizer={"name": "adamw", "lr": 1e-3, "eps": 1e-4},
+        optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "clip": 1.0},
         checkpoints={"every_steps": 10, "keep_last": 9},
     )
     folder = work / "elastic"
@@ -115,8 +117,8 @@ def elastic(
         small.append(command(recipe, image_set, folder / f"{engine}-2", *words))
         large.append(["rewind", str(folder / f"{engine}-2"), str(folder / f"{engine}-4"), "10"])
         large.append(command(recipe, image_set, folder / f"{engine}-4", *words))
-    run_ranks(2, *small, cwd=work)
-    return folder, run_ranks(4, *large, cwd=work)
+    run_ranks(2, *small, cwd=work, double=True)
+    return folder, run_ranks(4, *large, cwd=work, double=True)
 
 
 @pytest.mark.parametrize("engine", ELASTIC)
@@ -127,10 +129,13 @@ def test_another_world_size_continues_with_the_same_samples(
     assert out.count("resuming at step 10") == len(ELASTIC)
     large, small = folder / f"{engine}-4", folder / f"{engine}-2"
     assert len(losses(small)) == STEPS
-    np.testing.assert_allclose(losses(large), losses(small), rtol=1e-4)
+    np.testing.assert_allclose(losses(large), losses(small), rtol=ELASTIC_BOUND)
     one, other = weights(large), weights(small)
+    assert one["conv1.weight"].dtype == np.float64
     for name in other:
-        np.testing.assert_allclose(one[name], other[name], rtol=1e-3, atol=1e-3, err_msg=name)
+        np.testing.assert_allclose(
+            one[name], other[name], rtol=ELASTIC_BOUND, atol=ELASTIC_BOUND, err_msg=name
+        )
     # What the conversion wrote is gone again; the checkpoint is as it was saved.
     assert verify(large / "checkpoints" / "step-00000010").step == 10
     assert not list(large.glob("checkpoints/step-00000010/**/*universal*"))

@@ -40,6 +40,11 @@ def warm(*, deepspeed: bool, double: bool) -> None:
 
     torch.set_num_threads(1)
     if double:
+        # Files name the types of their tensors by tables that are made of the names replaced below.
+        names, types = torch.storage._dtype_to_storage_type_map(), torch.storage._storage_type_to_dtype_map()
+        torch.storage._dtype_to_storage_type_map = lambda: names
+        torch.storage._storage_type_to_dtype_map = lambda: types
+        torch._weights_only_unpickler._get_allowed_globals()
         torch.set_default_dtype(torch.float64)
         torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
         torch.float32 = torch.float = torch.float64  # type: ignore[misc,assignment]
