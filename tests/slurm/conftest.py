@@ -109,12 +109,14 @@ def project(tmp_path: Path) -> Project:
     return Project(code, work)
 
 
-def wait_until(condition: Callable[[], object], what: str = "", seconds: float = WAIT_SECONDS) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str = "", seconds: float = WAIT_SECONDS, *, pause: float = 0.05
+) -> None:
     """Wait for a condition, and say what it was if it does not come true."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what or condition}"
-        time.sleep(0.05)
+        time.sleep(pause)
 
 
 @pytest.fixture(scope="session")
