@@ -115,38 +115,6 @@ def test_a_dry_run_of_a_sweep_shows_its_arrays(project, cluster) -> None:
     assert not cluster.call("squeue", "--noheader").strip()
 
 
-def test_a_requeued_run_ends_with_the_weights_of_an_undisturbed_one(submitted, cluster) -> None:
-    run = submitted("--nodes", "4", *HOLD)
-    run.wait_for_hold()
-    cluster.call("scontrol", "requeue", run.job)
-    run.come_back()
-    assert run.finish() == undisturbed(4)
-
-
-def test_a_run_outlives_its_time_limit(submitted, project) -> None:
-    # Slurm looks at time limits twice a minute.
-    (project.work / "cluster.yaml").write_text("signal_delay_s: 58\n")
-    run = submitted("--nodes", "4", "--time", "1", "--cluster-file", "cluster.yaml", *HOLD)
-    run.wait_for_hold()
-    run.come_back()
-    assert run.finish() == undisturbed(4)
-    # Step 6 is no regular checkpoint: it was saved because of the signal.
-    assert (run.path / "checkpoints" / "step-00000006").exists()
-    first = sorted(run.path.glob("launch/attempts/*/close.json"))[0]
-    assert json.loads(first.read_text())["reason"] == "stopped by SIGUSR2"
-
-
-def test_preemption_saves_and_requeues(submitted, cluster) -> None:
-    run = submitted("--nodes", "4", *HOLD)
-    run.wait_for_hold()
-    cluster.call(
-        "sbatch", "--partition=urgent", "--nodes=8", "--exclusive", "--output=/dev/null", "--wrap=true"
-    )
-    run.come_back()
-    assert run.finish() == undisturbed(4)
-    assert (run.path / "checkpoints" / "step-00000006").exists()
-
-
 def test_a_run_survives_the_death_of_a_node(submitted, cluster) -> None:
     run = submitted("--nodes", "4", *HOLD)
     run.wait_for_hold()
