@@ -315,7 +315,7 @@ def test_what_was_told_to_stop_goes_on_where_it_stopped(disturbed: Mapping[str, 
     assert told == [int(step) for step in re.findall(r"stopped at step (\d+) of", job.log())[-2:]]
 
 
-@pytest.mark.parametrize("engine", ["deepspeed"])
+@pytest.mark.parametrize("engine", ["fsdp", "deepspeed"])
 def test_eight_nodes_give_the_losses_of_eight_local_processes(
     launcher: Launcher, waiting: Callable[..., None], engine: str
 ) -> None:
