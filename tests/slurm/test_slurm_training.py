@@ -157,7 +157,10 @@ class Job:
 
         self.waiting(requeued, f"requeue {self.disturbances} of {self.path.name}", WAIT_SECONDS, pause=0.3)
         # Slurm counts in seconds whether a node's word about this job is from before the requeue.
-        self.cluster.call("scontrol", "update", f"JobId={self.id}", "StartTime=now+2", "TimeLimit=60")
+        self.update("StartTime=now+2")
+
+    def update(self, setting: str) -> None:
+        self.cluster.call("scontrol", "update", f"JobId={self.id}", setting)
 
     def finish(self) -> None:
         self.waiting(
@@ -233,7 +236,7 @@ def lose_nodes(jobs: Sequence[Job]) -> None:
 
 def reach_the_time_limit(job: Job) -> None:
     minutes = int(job.field("RunTime").split(":")[-2])
-    job.cluster.call("scontrol", "update", f"JobId={job.id}", f"TimeLimit={minutes + 2}")
+    job.update(f"TimeLimit={minutes + 2}")
 
 
 def be_preempted(job: Job) -> None:
@@ -274,6 +277,8 @@ def disturbed(launcher: Launcher, waiting: Callable[..., None]) -> dict[str, tup
         job.come_back()
     launcher.cluster.bring_back_nodes()
     stop(jobs["fsdp"], WARNED, reach_the_time_limit, waiting)
+    # Slurm refuses another limit to a job that it has preempted, so this is not left to every return.
+    jobs["fsdp"].update("TimeLimit=60")
     # What is still running would be preempted too.
     for engine in set(ENGINES) - {"fsdp"}:
         jobs[engine].finish()
