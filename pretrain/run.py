@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING
 
 from nml import cli, digits
 from nml.files import write_bytes
+from nml.locking import held_alone
 from pretrain import layout
 from pretrain.observers import check_extras
 from pretrain.options import Options, parse_options
@@ -56,11 +58,14 @@ def train(options: Options, text: str, world: World, started: float) -> int:
     # Rank 0 may have to write the set; the others open what it wrote.
     decided_by_main(world, lambda: _open_set(options) and None)
     trainer, batches = assemble(options, world, _open_set(options), started)
-    decided_by_main(world, lambda: _open_run(options, text))
-    return trainer.run(batches)
+    with contextlib.ExitStack() as stack:
+        decided_by_main(world, lambda: _open_run(options, text, stack))
+        return trainer.run(batches)
 
 
-def _open_run(options: Options, text: str) -> None:
+def _open_run(options: Options, text: str, stack: contextlib.ExitStack) -> None:
+    # Two that train in one folder would each take the other's checkpoints for their own.
+    stack.enter_context(held_alone(options.run_dir, busy="another process trains in it"))
     (options.run_dir / layout.LOGS).mkdir(parents=True, exist_ok=True)
     write_bytes(options.run_dir / layout.CONFIG, text.encode())
 

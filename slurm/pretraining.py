@@ -14,6 +14,7 @@ from typing import Any, Literal
 from nml import cli
 from nml.errors import UserError
 from nml.files import write_bytes
+from nml.locking import held_alone
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.detection import Detection, detect_slurm
@@ -31,6 +32,8 @@ from slurm.standin import run_command, run_ranks
 DESCRIPTION = "Pre-train one encoder on one noise level."
 EXAMPLE = f"{PROG} pretrain --noise 0.2 --nodes 8"
 LAUNCH = "launch"
+# Two commands that look at the queue at once would each submit what the other submits.
+BUSY = "another command launches it"
 
 Where = Literal["auto", "slurm", "local"]
 
@@ -130,10 +133,11 @@ def run(call: Invocation) -> int:
     status = write_shards(request)
     if status:
         return status
-    if found.found:
-        call.record(request.path / LAUNCH)
-        return submit_run(request, resources)
-    return run_locally(call, request, resources, gpus)
+    with held_alone(request.path / LAUNCH, busy=BUSY):
+        if found.found:
+            call.record(request.path / LAUNCH)
+            return submit_run(request, resources)
+        return run_locally(call, request, resources, gpus)
 
 
 def announce_standin(found: Detection, resources: Resources) -> list[str]:

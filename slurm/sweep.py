@@ -14,6 +14,7 @@ from nml import cli
 from nml.digits import NOTICE
 from nml.errors import UserError
 from nml.files import write_json
+from nml.locking import held_alone
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
 from slurm.detection import Detection
@@ -22,7 +23,14 @@ from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.partitions import check_fits
 from slurm.plan import LAUNCH, Part, SweepRequest, make_plan
-from slurm.pretraining import add_resource_options, announce_standin, find_cluster, resources_of, run_member
+from slurm.pretraining import (
+    BUSY,
+    add_resource_options,
+    announce_standin,
+    find_cluster,
+    resources_of,
+    run_member,
+)
 from slurm.receipts import write_receipts
 from slurm.registered import check_heads, check_tasks
 from slurm.request import DEFAULT_ENGINE, Engine
@@ -85,21 +93,18 @@ def run(call: Invocation) -> int:
     if found.found:
         for stage in STAGES:
             check_fits(resources[stage])
-    # The queue first, the files second: what ends in between is then found complete. The other way round
-    # it would be in neither, and be submitted again.
-    journal = Journal(request.folder / LAUNCH)
-    active = active_members(journal) if found.found else {}
     parts = make_plan(request, run_member)
     check_command(next(part.member.argv for part in parts if part.stage == "probes"))
     if request.shards is None:
         print(NOTICE, flush=True)
     if options.dry_run:
         return show_plan(request, parts, resources, found)
-    record(call, request)
-    if found.found:
-        return submit_sweep(request, parts, resources, journal, active)
-    gpus = announce_standin(found, resources["pretrain"])
-    return run_sweep_locally(request, parts, resources["pretrain"], gpus)
+    with held_alone(request.folder / LAUNCH, busy=BUSY):
+        record(call, request)
+        if found.found:
+            return submit_sweep(request, resources)
+        gpus = announce_standin(found, resources["pretrain"])
+        return run_sweep_locally(request, make_plan(request, run_member), resources["pretrain"], gpus)
 
 
 def _stage_resources(options: Any, stage: str) -> Resources:
@@ -114,23 +119,19 @@ def _stage_resources(options: Any, stage: str) -> Resources:
     return resources_of(options, stage, **single)
 
 
-def submit_sweep(
-    request: SweepRequest,
-    parts: Sequence[Part],
-    resources: dict[str, Resources],
-    journal: Journal,
-    active: dict[str, str],
-) -> int:
+def submit_sweep(request: SweepRequest, resources: dict[str, Resources]) -> int:
     """Submit what is missing and not in the queue yet; return the exit status.
 
     Args:
         request: What the user wants.
-        parts: Its parts, their files looked at after the queue.
         resources: What each stage asks for.
-        journal: What was submitted before.
-        active: Members in the queue, with their job ids.
     """
     folder = request.folder / LAUNCH
+    journal = Journal(folder)
+    # The queue first, the files second: what ends in between is then found complete. The other way round
+    # it would be in neither, and be submitted again.
+    active = active_members(journal)
+    parts = make_plan(request, run_member)
     todo = [part for part in parts if not part.complete and part.member.name not in active]
     _say_counts(parts, active)
     left = 0

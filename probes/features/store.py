@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, atomic_writer, sha256_file, write_json
+from nml.locking import byte_lock, is_free, look_again
 from probes.features.key import FeatureKey
-from probes.locking import byte_lock, is_free, look_again
 
 DONE = "DONE.json"
 KEY = "key.json"

@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from nml.locking import byte_lock, look_again
 from probes.hashing import hash_value
-from probes.locking import byte_lock, look_again
 from probes.results.rowfiles import rows_folder
 
 LOCK = ".claims"
@@ -17,7 +17,7 @@ LOCK = ".claims"
 def claim(folder: Path, work: str, *, wait: bool) -> Iterator[bool]:
     """Hold a piece of work alone among all processes that write to ``folder``.
 
-    One byte of one file is locked, chosen by the hash of the work's name (see :mod:`probes.locking`).
+    One byte of one file is locked, chosen by the hash of the work's name (see :mod:`nml.locking`).
 
     Args:
         folder: The results folder.

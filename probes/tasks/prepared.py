@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, atomic_writer, sha256_file, write_json
-from probes.locking import byte_lock
+from nml.locking import byte_lock
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
 from probes.tasks.by_hand import Row, read_tables

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from nml.errors import UserError
+from nml.locking import held_alone
 from pretrain.checkpoints import (
     clear_unfinished,
     complete,
@@ -106,6 +107,16 @@ def test_a_run_folder_refuses_another_run(
         options, text = parse_options(words(long_recipe, image_set, run, *more))
         with pytest.raises(UserError, match=named):
             check_same_run(options.run_dir, text)
+
+
+def test_a_run_folder_takes_one_process_at_a_time(
+    work: Path, image_set: Path, long_recipe: Path, run_ranks: Callable[..., str]
+) -> None:
+    run = work / "held"
+    with held_alone(run, busy=""):
+        said = run_ranks(2, words(long_recipe, image_set, run), cwd=work, status=2)
+    assert f"error: {run}: another process trains in it; wait for it, or end it" in said
+    assert [file.name for file in run.iterdir()] == [".lock"]
 
 
 @pytest.fixture

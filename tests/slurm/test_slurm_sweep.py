@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import pytest
 
+from nml.locking import held_alone
+
 SWEEP = ("sweep", "--noise", "0", "0.1", "0.2", "--plugins", "lp", "mlp")
 
 
@@ -82,6 +84,18 @@ def test_a_failed_run_leaves_its_children_out_and_the_others_go_on(project) -> N
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(refused, words, error) -> None:
     assert error in refused("sweep", "--cluster", "local", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"), [(("sweep",), "sweeps/sweep"), (("pretrain",), "runs/quickstart-n20-seed0")]
+)
+def test_two_launchers_of_one_folder_do_not_both_launch(project, words, folder) -> None:
+    launch = project.work / folder / "launch"
+    with held_alone(launch, busy=""):
+        said = project.launch(*words, "--cluster", "local", "--noise", "0.2", status=2)
+    assert f"{launch}: another command launches it; wait for it, or end it" in said
+    assert not (project.work / "results").exists()
+    project.launch(*words, "--cluster", "local", "--noise", "0.2")
 
 
 @pytest.mark.slurm

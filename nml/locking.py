@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -22,7 +23,37 @@ from typing import IO, Any
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX
 
+LOCK_FILE = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class NoLocksError(UserError):
+    """A file system without file locks."""
+
+
+@contextlib.contextmanager
+def held_alone(folder: Path, *, busy: str) -> Iterator[None]:
+    """Make ``folder`` and keep every other process out that asks in the same way.
+
+    A file system without locks is no reason to do no work; it is told on standard error.
+
+    Args:
+        folder: What to hold, by a lock on a file in it.
+        busy: What another process does there, as a clause.
+
+    Raises:
+        UserError: If another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(byte_lock(folder / LOCK_FILE, 0, wait=False))
+        except NoLocksError as error:
+            mine = True
+            print(f"warning: {error.what}: nothing keeps a second process out of it", file=sys.stderr)
+        if not mine:
+            raise UserError(f"{folder}: {busy}", mend="wait for it, or end it")
+        yield
 
 
 @contextlib.contextmanager
@@ -33,7 +64,7 @@ def byte_lock(path: Path, byte: int, *, wait: bool) -> Iterator[bool]:
         False if another process holds it and ``wait`` is False.
 
     Raises:
-        UserError: If the file system has no locks.
+        NoLocksError: If the file system has none.
     """
     with path.open("ab") as file:
         # Closing the file lets go.
@@ -69,7 +100,7 @@ def _take(file: IO[Any], path: Path, length: int, start: int, *, wait: bool) -> 
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        raise UserError(
+        raise NoLocksError(
             f"the file system of {path.parent} has no file locks ({error.strerror})",
             mend="put the folder on another one; Lustre has them when mounted with -o flock",
         ) from error
