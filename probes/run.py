@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         TASKS.find(split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
     from probes.encoders import Settings, open_checkpoint, open_encoder
-    from probes.encoders.api import print_costs
+    from probes.encoders.endpoint import print_costs
     from probes.encoders.registry import newest_run
     from probes.features import FeatureStore
     from probes.fitting import check_device

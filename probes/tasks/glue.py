@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from probes.tasks import glue_ood
+from probes.tasks.examples import Convert
 from probes.tasks.glue_ood import COMMIT, REPOSITORY, in_steps, keep
 from probes.tasks.hub_splits import HubSplits
-from probes.tasks.prepared import Convert, Part, PreparedTask
+from probes.tasks.prepared import Part, PreparedTask
 from probes.tasks.task import Metric, TaskRecord
 
 

@@ -29,8 +29,9 @@ from typing import Any
 
 from nml.errors import UserError
 from probes.tasks.by_hand import Row
+from probes.tasks.examples import Convert, Example
 from probes.tasks.hub_splits import CONVERTED, HubSplits
-from probes.tasks.prepared import Convert, Example, Part
+from probes.tasks.prepared import Part
 
 REPOSITORY = "nyu-mll/glue"
 COMMIT = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"

@@ -16,11 +16,10 @@ import dataclasses
 import datetime
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
@@ -29,6 +28,7 @@ from nml.locking import byte_lock
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
 from probes.tasks.by_hand import Row, read_tables
+from probes.tasks.examples import BATCH_ROWS, Convert, write_examples
 from probes.tasks.hub_splits import HubSplits
 from probes.tasks.remembered import remembered_hash
 from probes.tasks.tables import read_parquet
@@ -40,27 +40,7 @@ MANIFEST = "task.json"
 UNFINISHED = "preparing.json"
 SOURCES = "sources"
 LOCK = ".lock"
-# Rows that are converted and written at once.
-BATCH_ROWS = 10_000
 ALWAYS = ("train", "validation", "test")
-
-
-class Example(NamedTuple):
-    """One row of a task of texts.
-
-    Attributes:
-        text: The text, or the first of a pair.
-        pair: The second of a pair; None where there is none.
-        label: Class, from 0.
-    """
-
-    text: str
-    pair: str | None
-    label: int
-
-
-Convert = Callable[[Row], Example | None]
-"""From a row of a source to an example; None leaves the row out."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -259,35 +239,6 @@ class PreparedTask:
             with atomic_writer(path) as file:
                 plain.to_parquet(file)
         return part.hub.describe()
-
-
-def write_examples(path: Path, examples: Iterable[Example | None]) -> None:
-    """Write texts, or pairs of them, and their labels, whole or not at all.
-
-    Raises:
-        UserError: If there is none.
-    """
-    kept = (example for example in examples if example is not None)
-    first = next(kept, None)
-    if first is None:
-        raise UserError(f"no example for {path}", mend="check the source")
-    # The usual names, by which read_parquet finds them.
-    fields = [("text", pa.string()), ("text2", pa.string()), ("label", pa.int64())]
-    schema = pa.schema([field for field in fields if first.pair is not None or field[0] != "text2"])
-    with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        batch = [first]
-        for example in kept:
-            batch.append(example)
-            if len(batch) == BATCH_ROWS:
-                writer.write_table(_table(batch, schema))
-                batch = []
-        if batch:
-            writer.write_table(_table(batch, schema))
-
-
-def _table(examples: list[Example], schema: pa.Schema) -> pa.Table:
-    columns = dict(zip(("text", "text2", "label"), zip(*examples, strict=True), strict=True))
-    return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
 def _rows(data: Any) -> Iterator[Row]:

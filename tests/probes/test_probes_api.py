@@ -18,7 +18,7 @@ import pytest
 
 from nml.errors import UserError
 from probes.encoders import Settings, open_encoder
-from probes.encoders.api import ApiEncoder
+from probes.encoders.endpoint import ApiEncoder
 from probes.features import FeatureStore, feature_pass
 from probes.run import main
 from probes.tasks.samplesets import Texts
