@@ -10,8 +10,7 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import atomic_writer
-from shards.setfile import SET_FILE, SetInfo, Shard
-from shards.storage import interrupted, no_set
+from shards.setfile import SET_FILE, SetInfo, Shard, interrupted, no_set
 
 CACHE_VARIABLE = "NML_SHARD_CACHE"
 _CHUNK = 8 << 20

@@ -154,3 +154,20 @@ def fingerprint(
         digest.update(f"\0{shard.name}\0{shard.samples}\0{shard.bytes}\0{shard.tree_sha256}".encode())
     digest.update(supervision)
     return digest.hexdigest()
+
+
+def interrupted(location: str) -> UserError:
+    """Return the error for a folder or URL that a set is being written to, or was."""
+    return UserError(
+        f"{location}: a shard set whose writing was interrupted",
+        mend="run the command that wrote it again to finish it",
+    )
+
+
+def no_set(location: str) -> UserError:
+    """Return the error for a folder or URL that holds no finished set."""
+    return UserError(
+        f"{location}: no shard set there ({SET_FILE} is missing)",
+        mend="write one: python -m shards.write --out FOLDER; "
+        "or for foreign WebDataset tars: python -m shards.index FOLDER",
+    )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from nml.errors import UserError
-from shards.setfile import SET_FILE, SetInfo, Shard
+from shards.remote import RemoteStorage
+from shards.setfile import SetInfo, Shard, interrupted, no_set
 
 
 class SetStorage(Protocol):
@@ -40,8 +41,6 @@ class SetStorage(Protocol):
 def open_storage(location: str, cache: str | Path | None = None) -> SetStorage:
     """Return the storage of a folder or URL."""
     if "://" in location and not location.startswith("file://"):
-        from shards.remote import RemoteStorage
-
         return RemoteStorage(location, cache)
     return LocalStorage(location.removeprefix("file://"))
 
@@ -91,23 +90,6 @@ def refuse_url(location: str) -> None:
             f"{location}: this command works on a local folder",
             mend="copy the set to one, and back if it changes",
         )
-
-
-def interrupted(location: str) -> UserError:
-    """Return the error for a folder or URL that a set is being written to, or was."""
-    return UserError(
-        f"{location}: a shard set whose writing was interrupted",
-        mend="run the command that wrote it again to finish it",
-    )
-
-
-def no_set(location: str) -> UserError:
-    """Return the error for a folder or URL that holds no finished set."""
-    return UserError(
-        f"{location}: no shard set there ({SET_FILE} is missing)",
-        mend="write one: python -m shards.write --out FOLDER; "
-        "or for foreign WebDataset tars: python -m shards.index FOLDER",
-    )
 
 
 _MEND = "restore the shard, or write the set again; python -m shards.verify tells what else is wrong"

@@ -24,8 +24,17 @@ from shards.ladder import Level
 from shards.manifest import iter_manifest
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import TreeHash
-from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, SetInfo, Shard, fingerprint, parse_set_info
-from shards.storage import interrupted, refuse_url
+from shards.setfile import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SET_FILE,
+    SetInfo,
+    Shard,
+    fingerprint,
+    interrupted,
+    parse_set_info,
+)
+from shards.storage import refuse_url
 from shards.tarsamples import tar_samples
 from shards.tarwalk import walk
 

@@ -10,41 +10,88 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slurm
+WAIT_SECONDS = 60
 
-BUSY_ONCE = """#!/bin/bash
-# Accepts the job and then fails to say so, the first time.
-if [ ! -e "{mark}" ]; then
-  touch "{mark}"
+# Accepts the job or not, and then fails to say so, the first time.
+BUSY_ONCE = """
+if [ ! -e "$HERE/mark" ]; then
+  touch "$HERE/mark"
   {before}
   echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
   exit 1
 fi
-exec {sbatch} "$@"
+exec "$REAL" "$@"
+"""
+# Hangs after Slurm's yes.
+UNHEARD = """
+"$REAL" --hold "$@" > /dev/null
+touch "$HERE/taken"
+while [ ! -e "$HERE/end" ]; do sleep 0.05; done
+exit 1
+"""
+# Hangs the second time.
+HANGS_LATER = """
+if [ -e "$HERE/mark" ]; then
+  touch "$HERE/hangs"
+  while [ -e "$HERE/mark" ]; do sleep 0.05; done
+  exit 1
+fi
+touch "$HERE/mark"
+exec "$REAL" --hold "$@"
+"""
+# Waits, the first time, until the port that was chosen and free a moment ago is taken.
+LATE = """
+if [ ! -e "$HERE/port" ]; then
+  echo "$MASTER_PORT" > "$HERE/half"
+  mv "$HERE/half" "$HERE/port"
+  while [ ! -e "$HERE/taken" ]; do sleep 0.05; done
+fi
+exec "$REAL" "$@"
 """
 
 
-def fake_sbatch(folder: Path, before: str, path: str) -> str:
-    """Return a PATH whose sbatch fails once."""
-    real = shutil.which("sbatch")
-    folder.mkdir()
-    script = folder / "sbatch"
-    script.write_text(BUSY_ONCE.format(mark=folder / "mark", before=before.format(sbatch=real), sbatch=real))
-    script.chmod(0o755)
-    return f"{folder}:{path}"
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Write a program that stands in for one of Slurm's; return its folder, to come first in a PATH.
+
+    In the script, HERE is that folder and REAL the program itself.
+    """
+
+    def write(program: str, script: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        file = folder / program
+        file.write_text(f'#!/bin/bash\nHERE="{folder}"\nREAL="{shutil.which(program)}"\n{script}')
+        file.chmod(0o755)
+        return folder
+
+    return write
 
 
-@pytest.mark.parametrize("before", [":", '{sbatch} "$@"'], ids=["refused", "accepted"])
+def run_of(said: str) -> Path:
+    """Return the folder of the run that a launcher ends by naming."""
+    return Path(said.strip().rsplit("run: ", 1)[1])
+
+
+def job_of(said: str) -> str:
+    """Return the id of the job that a launcher submitted."""
+    [job] = re.findall(r"submitted job (\d+)", said)
+    return job
+
+
+@pytest.mark.parametrize("before", [":", '"$REAL" "$@"'], ids=["refused", "accepted"])
 def test_a_submission_that_times_out_is_repeated_and_runs_once(
-    project, cluster, waiting, tmp_path: Path, before: str
+    project, cluster, waiting, stand_in: Callable[[str, str], Path], before: str
 ) -> None:
-    path = fake_sbatch(tmp_path / "bin", before, cluster.environment["PATH"])
-    said = project.launch("pretrain", "--noise", "0.2", PATH=path)
-    run = Path(said.strip().rsplit("run: ", 1)[1])
+    folder = stand_in("sbatch", BUSY_ONCE.format(before=before))
+    said = project.launch("pretrain", "--noise", "0.2", PATH=f"{folder}:{cluster.environment['PATH']}")
+    run = run_of(said)
     waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
     waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
     assert len(list(run.glob("launch/attempts/*/open.json"))) == 1
@@ -71,12 +118,12 @@ def test_what_the_cluster_cannot_give_is_one_line(project, cluster, words, error
 
 def test_pending_and_requeued_jobs_run_the_snapshot(project, cluster, waiting) -> None:
     said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
-    held = Path(said.strip().rsplit("run: ", 1)[1])
-    job = re.findall(r"submitted job (\d+)", said)[0]
+    held = run_of(said)
+    job = job_of(said)
     waiting(lambda: (held / "metrics.jsonl").exists(), "the first step")
     cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
     said = project.launch("pretrain", "--seed", "1")
-    pending = Path(said.strip().rsplit("run: ", 1)[1])
+    pending = run_of(said)
 
     for room in ("pretrain", "slurm", "nml"):
         shutil.rmtree(project.code / room)
@@ -96,27 +143,19 @@ def test_uncommitted_changes_are_part_of_the_snapshot(project, cluster, waiting)
     code = project.code / "pretrain" / "run.py"
     code.write_text(code.read_text().replace('VERSION = "v1"', 'VERSION = "changed"'))
     said = project.launch("pretrain", "--recipe.steps", "1")
-    run = Path(said.strip().rsplit("run: ", 1)[1])
+    run = run_of(said)
     waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
     [log] = run.glob("launch/*_0_log.out")
     assert "changed from" in log.read_text()
 
 
 def test_a_rendezvous_port_that_another_program_took_costs_no_requeue(
-    project, cluster, waiting, tmp_path: Path
+    project, cluster, waiting, stand_in: Callable[[str, str], Path]
 ) -> None:
-    # The first srun waits until the port, chosen and free a moment ago, is taken.
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "srun").write_text(
-        f'#!/bin/bash\nif [ ! -e "{folder}/port" ]; then echo "$MASTER_PORT" > "{folder}/half"\n'
-        f'  mv "{folder}/half" "{folder}/port"; while [ ! -e "{folder}/taken" ]; do sleep 0.05; done; fi\n'
-        f'exec {shutil.which("srun")} "$@"\n'
-    )
-    (folder / "srun").chmod(0o755)
+    folder = stand_in("srun", LATE)
     (project.work / "cluster.yaml").write_text(f"setup: ['export PATH={folder}:$PATH']\n")
     said = project.launch("pretrain", "--nodes", "4", "--cluster-file", "cluster.yaml")
-    run = Path(said.strip().rsplit("run: ", 1)[1])
+    run = run_of(said)
     waiting((folder / "port").exists, "the port")
     port = int((folder / "port").read_text())
     assert port < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
@@ -129,15 +168,15 @@ def test_a_rendezvous_port_that_another_program_took_costs_no_requeue(
     opened = json.loads((closed.parent / "open.json").read_text())
     assert opened["rendezvous"]["tries"] == 2
     assert opened["port"] != port
-    job = re.findall(r"submitted job (\d+)", said)[0]
+    job = job_of(said)
     assert "Restarts=0" in cluster.call("scontrol", "show", "job", job)
     assert "the rendezvous port was taken" in (run / "launch" / f"{job}_0_log.out").read_text()
 
 
 def test_what_submitit_left_half_written_stops_no_requeue(project, cluster, waiting) -> None:
     said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
-    run = Path(said.strip().rsplit("run: ", 1)[1])
-    job = re.findall(r"submitted job (\d+)", said)[0]
+    run = run_of(said)
+    job = job_of(said)
     waiting(lambda: (run / "metrics.jsonl").exists(), "the first step")
     # A process that is killed while it dumps leaves this, and submitit asserts that it is not there.
     for name in ("submitted", "0_result", "1_result"):
@@ -163,14 +202,14 @@ def test_a_job_may_submit_another(project, cluster, waiting) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    run = Path(done.stdout.strip().rsplit("run: ", 1)[1])
+    run = run_of(done.stdout)
     waiting((run / "DONE.json").exists, "the end of the run")
     assert len(list(run.glob("launch/*_log.out"))) == 2
 
 
 def test_a_program_that_fails_is_not_tried_again(project, cluster, waiting) -> None:
     said = project.launch("pretrain", "--nodes", "4", "--recipe.fail", "3")
-    run = Path(said.strip().rsplit("run: ", 1)[1])
+    run = run_of(said)
     waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
     [closed] = run.glob("launch/attempts/*/close.json")
     assert json.loads(closed.read_text())["outcome"] == "failed"
@@ -182,7 +221,7 @@ def test_a_program_that_fails_is_not_tried_again(project, cluster, waiting) -> N
 
 def test_a_cancelled_job_stays_cancelled(project, cluster, waiting) -> None:
     said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "2")
-    run = Path(said.strip().rsplit("run: ", 1)[1])
+    run = run_of(said)
     waiting(lambda: (run / "metrics.jsonl").exists(), "the first step")
     project.launch("cancel", str(run))
     waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
@@ -195,28 +234,24 @@ def test_a_cancelled_job_stays_cancelled(project, cluster, waiting) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_job_that_slurm_took_and_nobody_heard_of_does_not_stay(
-    project, cluster, waiting, tmp_path: Path, number: signal.Signals
+    project, cluster, waiting, stand_in: Callable[[str, str], Path], number: signal.Signals
 ) -> None:
-    # sbatch hangs after Slurm's yes: whoever ends the launcher now leaves a job that it does not know of.
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "sbatch").write_text(
-        f'#!/bin/bash\n{shutil.which("sbatch")} --hold "$@" > /dev/null; touch "{folder}/taken"\n'
-        f'while [ ! -e "{folder}/end" ]; do sleep 0.05; done; exit 1\n'
-    )
-    (folder / "sbatch").chmod(0o755)
+    # Whoever ends the launcher now leaves a job that it does not know of.
+    folder = stand_in("sbatch", UNHEARD)
     process = project.start("pretrain", PATH=f"{folder}:{cluster.environment['PATH']}")
     waiting((folder / "taken").exists, "the submission")
     process.send_signal(number)
+    process.wait(timeout=WAIT_SECONDS)
+    # Only now: an sbatch that ends before the launcher has noticed the signal refuses the job.
     (folder / "end").touch()
-    process.communicate(timeout=30)
+    process.communicate(timeout=WAIT_SECONDS)
     run = project.work / "runs" / "quickstart-n00-seed0"
     jobs = re.findall(r"^ *(\d+)", cluster.call("squeue", "--noheader", "--states=all"), re.MULTILINE)
     # The newest; squeue lists by priority, and other tests leave jobs behind.
     orphan = max(jobs, key=int)
     said = project.launch("pretrain")
     waiting((run / "DONE.json").exists, "the end of the run")
-    assert orphan not in re.findall(r"submitted job (\d+)", said)
+    assert orphan != job_of(said)
     assert "JobState=CANCELLED" in cluster.call("scontrol", "show", "job", orphan)
     events = [json.loads(line)["event"] for line in (run / "launch" / "jobs.jsonl").read_text().splitlines()]
     assert events[-2:] == ["submitting", "submitted"]
@@ -224,21 +259,14 @@ def test_a_job_that_slurm_took_and_nobody_heard_of_does_not_stay(
 
 
 def test_an_interrupted_submission_leaves_nothing_in_the_queue(
-    project, cluster, waiting, tmp_path: Path
+    project, cluster, waiting, stand_in: Callable[[str, str], Path]
 ) -> None:
-    # The second sbatch hangs: Ctrl-C finds the first stage submitted.
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "sbatch").write_text(
-        f'#!/bin/bash\nif [ -e "{folder}/mark" ]; then touch "{folder}/hangs"\n'
-        f'  while [ -e "{folder}/mark" ]; do sleep 0.1; done; exit 1; fi\n'
-        f'touch "{folder}/mark"\nexec {shutil.which("sbatch")} --hold "$@"\n'
-    )
-    (folder / "sbatch").chmod(0o755)
+    # Ctrl-C finds the first stage submitted.
+    folder = stand_in("sbatch", HANGS_LATER)
     process = project.start("sweep", "--noise", "0", "0.2", PATH=f"{folder}:{cluster.environment['PATH']}")
     waiting((folder / "hangs").exists, "the second submission")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=WAIT_SECONDS)
     (folder / "mark").unlink()
     assert process.returncode == 130
     waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "an empty queue")
@@ -248,8 +276,8 @@ def test_attempts_without_progress_are_bounded(project, cluster, waiting) -> Non
     said = project.launch(
         "pretrain", "--nodes", "2", "--recipe.hold", "2", "--cluster-file", idle_file(project)
     )
-    run = Path(said.strip().rsplit("run: ", 1)[1])
-    job = re.findall(r"submitted job (\d+)", said)[0]
+    run = run_of(said)
+    job = job_of(said)
     waiting(lambda: (run / "metrics.jsonl").exists(), "the first step")
     (run / "metrics.jsonl").unlink()
     # Nothing has been saved yet, and killing is not a stop.
