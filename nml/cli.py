@@ -128,3 +128,9 @@ def run(main: Callable[[], Any]) -> NoReturn:
 def is_interactive() -> bool:
     """Whether progress bars make sense: standard error is a terminal."""
     return sys.stderr.isatty()
+
+
+def log(text: str) -> None:
+    """Print a line about long work on standard error where no progress bar shows it: in a log."""
+    if not is_interactive():
+        print(text, file=sys.stderr, flush=True)

@@ -11,14 +11,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
+from tqdm import tqdm
 
+from nml.cli import is_interactive
 from nml.errors import UserError
 from plugins.gradient_head import Batch, GradientHead, HeadModule
 from plugins.head import check_data, hyper_parameters
@@ -28,6 +30,8 @@ from plugins.stacked_linear import stack_linear_layers
 
 # Bytes that the stack of one pass may take.
 MEMORY_LIMIT = 4 << 30
+# Seconds after which a pass shows its progress on a terminal.
+SHOWN_AFTER = 1.0
 # Parameters, gradients and AdamW's two averages.
 _TENSORS_A_PARAMETER = 4
 
@@ -110,7 +114,7 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
     # A module that is not stackable may draw from the global generator.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(lanes[0].copy.seed)
-        for step, (rows, of_lane) in enumerate(batches):
+        for step, (rows, of_lane) in enumerate(_shown(batches, lanes)):
             here = rows.to(features.device)
             stack.step(step, features[here].float(), labels[here], of_lane.to(features.device))
     for number, (lane, module) in enumerate(zip(lanes, modules, strict=True)):
@@ -197,6 +201,20 @@ def _kind(copy: Copy, total: int) -> Hashable:
     free = ("lr", "weight_decay")
     rest = {name: value for name, value in hyper_parameters(copy.head).items() if name not in free}
     return type(copy.head), repr(sorted(rest.items())), lane.schedule.batch(lane.order.samples)
+
+
+def _shown(batches: Batches, lanes: Sequence[_Lane]) -> Iterable[tuple[Tensor, Tensor]]:
+    """Show the steps of a pass that takes longer than a moment, on a terminal."""
+    shown: Iterable[tuple[Tensor, Tensor]] = tqdm(
+        batches,
+        total=lanes[0].order.steps,
+        desc=f"{type(lanes[0].copy.head).__name__} x {len(lanes)}",
+        unit="step",
+        delay=SHOWN_AFTER,
+        leave=False,
+        disable=not is_interactive(),
+    )
+    return shown
 
 
 def _finish_last_first(lane: _Lane) -> tuple[int, float, float]:

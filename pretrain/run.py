@@ -60,6 +60,12 @@ def train(options: Options, text: str, world: World, started: float) -> int:
     trainer, batches = assemble(options, world, _open_set(options), started)
     with contextlib.ExitStack() as stack:
         decided_by_main(world, lambda: _open_run(options, text, stack))
+        if world.is_main:
+            print(
+                f"training in {options.run_dir}: {options.recipe.epochs} epochs of "
+                f"{trainer.steps_per_epoch} steps",
+                flush=True,
+            )
         return trainer.run(batches)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nml.cli import is_interactive
+from nml.cli import is_interactive, log
 from nml.errors import UserError
 from plugins.spectra import Convention
 from probes.encoders.encoder import Encoder
@@ -166,9 +166,15 @@ class Probe:
             and not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
         ]
         if missing:
+            begun = time.perf_counter()
             fitted = fit_points(choice, data, missing, self.task.metric, self.plan.device)
             rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
             write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
+            log(
+                f"{choice.plugin.name} on {self.encoder.info.name}, {self.task.name}"
+                + (f", {100 * float(noise):g} % downstream noise" if noise else "")
+                + f": {len(missing)} fit(s) in {time.perf_counter() - begun:.0f} s"
+            )
 
     def _features(self, evaluation: Evaluation) -> Features:
         name = f"{self.task.name} test" if evaluation.domain == "id" else evaluation.name

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from nml.cli import is_interactive
+from nml.cli import is_interactive, log
 from nml.errors import UserError
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
@@ -62,6 +62,7 @@ def feature_pass(
     if found is not None:
         return found
     entry.begin()
+    begun = time.perf_counter()
     count = len(samples.keys)
     chunks = -(-count // chunk_rows)
     with tqdm(
@@ -84,6 +85,10 @@ def feature_pass(
     done = entry.open()
     if done is None:
         raise UserError(f"features in {entry.folder} went away while they were computed", mend="run again")
+    log(
+        f"features of {dataset} by {encoder.info.name}: "
+        f"{count:,} samples in {time.perf_counter() - begun:.0f} s"
+    )
     return done
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nml.errors import UserError
+from plugins import trainer
 from plugins.conformance import separable
 from plugins.gradient_head import GradientHead
 from plugins.lp import LinearProbe
@@ -65,6 +66,16 @@ def test_heads_of_other_kinds_are_fitted_too() -> None:
     copies = [Copy(LinearProbe(epochs=2)), Copy(NMTune(epochs=2)), Copy(NMTune(epochs=2, weight=0.5))]
     fit_many(copies, *DATA)
     assert all(logits(copy.head).shape == (100, 3) for copy in copies)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_long_pass_shows_its_steps_on_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(trainer, "is_interactive", lambda: terminal)
+    monkeypatch.setattr(trainer, "SHOWN_AFTER", 0.0)
+    fit_many([Copy(LinearProbe(epochs=2), seed=seed) for seed in (0, 1)], *DATA)
+    assert ("LinearProbe x 2:" in capsys.readouterr().err) is terminal
 
 
 def test_one_head_in_two_copies_is_refused() -> None:

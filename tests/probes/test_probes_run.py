@@ -75,6 +75,10 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
     assert "runs/new" in done.stdout
     assert "bundled digits" in done.stdout
     assert done.stdout.splitlines()[-1] == "results: results"
+    # In a log, where no bar shows it, each finished piece of the work has a line.
+    pieces = [line.split(": ")[0] for line in done.stderr.splitlines()]
+    assert pieces[0] == "features of digits train by new"
+    assert pieces[-2:] == ["lp on new, digits", "nmtune on new, digits"]
     rows = read_rows(tmp_path / "results")
     assert {(row.head, row.dataset) for row in rows} == {
         (head, dataset)
@@ -89,6 +93,7 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
     files = sorted((tmp_path / "results" / "rows").iterdir())
     again = run(tmp_path, "--plugin", "lp,nmtune", "--hyper", "epochs=3")
     assert again.stdout == done.stdout
+    assert again.stderr == ""
     assert sorted((tmp_path / "results" / "rows").iterdir()) == files
 
 
