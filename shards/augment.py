@@ -76,7 +76,9 @@ class RandomResizedCrop:
         if self.scaled_decode and min(box.width, box.height) >= 2 * gap:
             shrink = gap / min(box.width, box.height)
             at_least = ImageSize(math.ceil(full.width * shrink), math.ceil(full.height * shrink))
-        pixels = decode_pixels(data, max_pixels=max_pixels, at_least=at_least, rows=box.top + box.height)
+        pixels = decode_pixels(
+            data, max_pixels=max_pixels, at_least=at_least, rows=box.top + box.height, size=full
+        )
         if pixels.shape[1] == full.width:
             return self._flipped(self._resized(pixels, box))
         return self._flipped(self._resized_from_smaller(pixels, box, full))
@@ -106,7 +108,8 @@ class RandomResizedCrop:
     def _resized(self, pixels: Pixels, box: Box) -> torch.Tensor:
         """Cut out a box and resize it, uint8 [3, S, S]."""
         cut = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-        planes = torch.from_numpy(cut).permute(2, 0, 1)[None]
+        # torch would gather a cut of rows pixel by pixel.
+        planes = torch.from_numpy(np.ascontiguousarray(cut)).permute(2, 0, 1)[None]
         side = (self.size, self.size)
         return functional.interpolate(planes, side, mode=self.interpolation, antialias=True)[0]
 

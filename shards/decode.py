@@ -28,7 +28,8 @@ DEFAULT_MAX_PIXELS = 100_000_000
 FAST_JPEG = importlib.util.find_spec("simplejpeg") is not None
 _JPEG = b"\xff\xd8\xff"
 _END_OF_IMAGE = b"\xff\xd9"
-_BLOCK = 32
+# Rows that decide the chroma of the row above them: it is interpolated from the next chroma row too.
+_CHROMA_CONTEXT = 2
 # What simplejpeg raises for damaged data, and for a colour space it has no name for.
 _DAMAGED_JPEG = (ValueError, KeyError)
 # What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
@@ -80,6 +81,7 @@ def decode_pixels(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     at_least: ImageSize | None = None,
     rows: int | None = None,
+    size: ImageSize | None = None,
 ) -> Pixels:
     """Decode an image to RGB, uint8 [H, W, 3].
 
@@ -88,11 +90,12 @@ def decode_pixels(
         max_pixels: Refuse larger ones before any pixel is decoded.
         at_least: A JPEG may come back scaled down by 2, 4 or 8, but not below this size.
         rows: Without ``at_least``: a JPEG may come back without what is below its first ``rows`` rows.
+        size: The image's, from :func:`image_size`; read from the header where not given.
 
     Raises:
         BadImage: If it is too large, damaged or of an unknown format.
     """
-    size = image_size(data)
+    size = size or image_size(data)
     if size.width * size.height > max_pixels:
         raise BadImage(f"{size.width} x {size.height} pixels, the limit is {max_pixels:,} in all")
     if FAST_JPEG and data.startswith(_JPEG):
@@ -129,8 +132,7 @@ def _top_of_jpeg(data: bytes, rows: int, height: int) -> Pixels | None:
     """
     import simplejpeg
 
-    # Chroma is interpolated from the row of blocks below; no block is higher than 32 pixels.
-    kept = -(-rows // _BLOCK) * _BLOCK + _BLOCK
+    kept = rows + _CHROMA_CONTEXT
     if kept >= height or not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
         return None
     frame = _sequential_frame(data)

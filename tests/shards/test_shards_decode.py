@@ -110,6 +110,19 @@ def test_rows_decoded_alone_are_the_rows_of_the_whole(options: dict, size: tuple
         assert len(decode_pixels(data, rows=10)) < size[1]
 
 
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+def test_any_number_of_rows_is_that_much_of_the_whole_and_hardly_more(subsampling: str) -> None:
+    import simplejpeg
+
+    noise = np.random.default_rng(0).integers(0, 256, (70, 65, 3), dtype=np.uint8)
+    data = simplejpeg.encode_jpeg(noise, colorsubsampling=subsampling)
+    whole = decode_pixels(data)
+    for rows in range(1, 71):
+        found = decode_pixels(data, rows=rows)
+        assert np.array_equal(found[:rows], whole[:rows]), rows
+        assert len(found) <= rows + 2
+
+
 def test_rows_of_real_photographs_are_those_of_the_whole(real_data: Path) -> None:
     for path in sorted((real_data / "imagenet-sample").rglob("*.JPEG"))[::6]:
         data = path.read_bytes()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,6 +114,16 @@ def test_info_tells_the_levels_and_draws_them(
     assert "n30: asked 0.3, realised 0.300238 (symmetric, 378 flipped)" in printed
     assert digits_set.fingerprint in printed
     assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_looking_up_a_sample_does_not_wait_for_pandas(digits_set: ShardSet) -> None:
+    look = (
+        "import sys; from shards.shardset import ShardSet; index = ShardSet.open(sys.argv[1]).index; "
+        "index.place(3); print(index.supervision(3, 'label')); sys.exit('pandas' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", look, digits_set.path], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert int(done.stdout) == digits_set.index.supervision(3, "label")
 
 
 def test_foreign_tars_read_like_a_set_once_indexed(
