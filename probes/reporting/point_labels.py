@@ -32,14 +32,25 @@ class Box(NamedTuple):
             and other.bottom < self.top
         )
 
+    def holds(self, other: Box) -> bool:
+        """Whether the other lies within this one."""
+        return (
+            self.left <= other.left
+            and other.right <= self.right
+            and self.bottom <= other.bottom
+            and other.top <= self.top
+        )
+
 
 def label_points(axes: Axes, panel: Panel) -> None:
-    """Write the labels of marks beside them; a label that would lie on a mark or another label is left out.
+    """Write the labels of marks beside them, within the axes.
 
+    A label that would lie on a mark, another label or the numbers of an axis is left out.
     Of one series all marks are labelled; of several the ends only, which tell the direction.
     """
     marks = [_place(axes, point) for series in panel.series for point in series.points]
     taken = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in marks] if _labelled(panel) else []
+    frame = _frame(axes)
     for series in panel.series:
         for point in series.points:
             if not point.label or (
@@ -48,7 +59,7 @@ def label_points(axes: Axes, panel: Panel) -> None:
                 continue
             x, y = _place(axes, point)
             for box in _around(x, y, point.label):
-                if not any(box.meets(other) for other in taken):
+                if frame.holds(box) and not any(box.meets(other) for other in taken):
                     taken.append(box)
                     axes.annotate(
                         point.label,
@@ -63,6 +74,15 @@ def label_points(axes: Axes, panel: Panel) -> None:
 
 def _labelled(panel: Panel) -> bool:
     return any(point.label for series in panel.series for point in series.points)
+
+
+def _frame(axes: Axes) -> Box:
+    """Return the axes' own rectangle: beyond it are numbers and names."""
+    canvas = axes.get_figure(root=True)
+    if canvas is None:
+        raise ValueError("axes without a figure have no size to lay labels out in")
+    (left, bottom), (right, top) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / canvas.dpi
+    return Box(float(left), float(bottom), float(right), float(top))
 
 
 def _place(axes: Axes, point: Point) -> tuple[float, float]:

@@ -34,8 +34,8 @@ class Study:
 
     @functools.cached_property
     def scores(self) -> list[Score]:
-        """One score a fit and domain."""
-        return scores(self.selection)
+        """One score a fit and domain; those of encoders of unknown noise come last."""
+        return sorted(scores(self.selection), key=lambda score: score.noise is None)
 
     @functools.cached_property
     def dataset_scores(self) -> list[Score]:

@@ -67,8 +67,8 @@ def colour(series: Series) -> str:
 
 
 def marker(series: Series) -> str:
-    """Return the mark of a series."""
-    return MARKERS[series.slot % len(MARKERS)]
+    """Return the mark of a series: where colours begin again, marks go on from another one."""
+    return MARKERS[(series.slot + series.slot // CATEGORIES) % len(MARKERS)]
 
 
 def css_variables(theme: str) -> str:

@@ -32,7 +32,7 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
     within = [score for score in within if (score.encoder_hash, score.task, score.fraction) in noisy]
     panels: list[Panel] = []
     behind: list[Mean] = []
-    for name, members in _encoders(within):
+    for name, members in _encoders(study, within):
         by = means(members, lambda score: (score.head, round(100 * score.downstream_noise, 1)))
         levels = unique(key[1] for key in by)
         series = tuple(
@@ -66,15 +66,12 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
     )
 
 
-def _encoders(found: list[Score]) -> list[tuple[str, list[Score]]]:
+def _encoders(study: Study, found: list[Score]) -> list[tuple[str, list[Score]]]:
     """Return the scores by family and noise level, levels ascending."""
     ordered = sorted(found, key=lambda score: (score.family, score.noise or 0.0))
     groups: dict[str, list[Score]] = {}
     for score in ordered:
-        name = (
-            score.family
-            if score.noise is None
-            else f"{score.family}, {noise_key(score):g} % pre-training noise"
-        )
+        level = f"{noise_key(score):g} % pre-training noise"
+        name = score.family if score.noise is None else study.title(score.family, level)
         groups.setdefault(name, []).append(score)
     return list(groups.items())

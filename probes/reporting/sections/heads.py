@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 from probes.reporting.averages import Score, means, noise_key
 from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Cell, Gap, Section, Table, cells
@@ -66,7 +68,7 @@ def _table(study: Study) -> Table:
             f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over runs; "
             f"differences in percentage points. {METHOD} N counts pairs. Out of domain, a pair's value is "
             f"its mean over the test sets of its task. Lines over several levels or shares of the training "
-            f"data carry no deviation."
+            f"data carry no deviation, and leave out heads that lack a case of {BASELINE}'s."
         ),
         header=(
             "Encoders",
@@ -95,9 +97,27 @@ def _groups(study: Study) -> list[tuple[str, list[Score]]]:
             for level in levels
         ]
         if len(levels) != 1:
-            groups.append((f"{family}, all levels" if levels else family, found))
+            groups.append((f"{family}, all levels" if levels else family, _comparable(found)))
         everything = of_family(study.of_main_heads(study.scores), family)
         clean = [score for score in everything if score.downstream_noise == 0]
         if len({score.fraction for score in clean}) > 1:
-            groups.append((f"{family}, all levels and shares", clean))
+            groups.append((f"{family}, all levels and shares", _comparable(clean)))
     return groups
+
+
+def _comparable(found: list[Score]) -> list[Score]:
+    """Return the scores of the heads that have every case of the baseline, on its cases alone.
+
+    A mean over some levels or shares would not compare with a mean over all of them.
+    """
+    cases: dict[str, set[tuple[object, ...]]] = defaultdict(set)
+    for score in found:
+        cases[score.head].add(_case(score))
+    wanted = cases.get(BASELINE)
+    if wanted is None:
+        return found
+    return [score for score in found if wanted <= cases[score.head] and _case(score) in wanted]
+
+
+def _case(score: Score) -> tuple[object, ...]:
+    return score.encoder_hash, score.task, score.domain, score.fraction, score.seed

@@ -96,7 +96,7 @@ def _encoders(measured: list[Row]) -> Table:
     for encoder, by_dataset in sorted(passes.items()):
         samples = sum(row.n_test for row in by_dataset.values())
         seconds = sum(row.feature_seconds for row in by_dataset.values())
-        rows.append(cells([encoder, f"{samples:,}", f"{seconds:.3g}", f"{samples / seconds:.3g}"]))
+        rows.append(cells([encoder, f"{samples:,}", _figures(seconds), _figures(samples / seconds)]))
     return Table(
         name="run-time-features",
         title="Time to compute test features, by encoder",
@@ -104,6 +104,11 @@ def _encoders(measured: list[Row]) -> Table:
         header=("Encoder", "Samples", "Time (s)", "Samples a second"),
         rows=tuple(rows),
     )
+
+
+def _figures(value: float) -> str:
+    """Return a value to three figures, in full where it has more before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _range(values: list[int]) -> str:

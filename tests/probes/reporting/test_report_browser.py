@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,23 @@ def test_every_picture_and_table_is_there_without_network_or_script(browser: Bro
 def test_the_page_does_not_scroll_sideways(browser: Browser, page: Path, width: int) -> None:
     browser.open(page, width=width)
     assert browser.ask("document.documentElement.scrollWidth") == width
+
+
+def test_a_narrow_screen_shows_the_first_numbers_beside_long_names(
+    browser: Browser, tmp_path: Path, rows_of_the_quick_start: list[Row]
+) -> None:
+    # Several families, so that the first column names encoders.
+    public = {"encoder": "timm:a_model_of_some_long_name,weights=random", "noise_ratio": None}
+    rows = [
+        dataclasses.replace(row, row_id="", encoder_hash="public", run_path=None, **public)
+        for row in rows_of_the_quick_start
+        if row.noise_ratio == 0
+    ]
+    write_rows(tmp_path, [*rows_of_the_quick_start, *rows])
+    report.main([str(tmp_path)])
+    browser.open(tmp_path / "report" / "report.html", width=390)
+    edge = browser.ask("document.querySelector('tbody td.number').getBoundingClientRect().right")
+    assert edge < 390
 
 
 def test_figures_and_text_follow_the_colour_scheme(browser: Browser, page: Path) -> None:

@@ -17,7 +17,7 @@ from probes.reporting.end_labels import apart
 from probes.reporting.inline_svg import inline
 from probes.reporting.point_labels import label_points
 from probes.reporting.records import Figure, Panel, Point, Series
-from probes.reporting.theme import LEVELS, ROLES, colour_role
+from probes.reporting.theme import LEVELS, ROLES, colour_role, marker
 
 
 def luminance(colour: str) -> float:
@@ -42,6 +42,11 @@ def test_colours_stand_out_from_the_page(theme: str) -> None:
 
 def test_light_colours_are_unique_since_pages_are_recoloured_by_them() -> None:
     assert len({role.light for role in ROLES.values()}) == len(ROLES)
+
+
+def test_no_two_of_many_heads_look_alike() -> None:
+    series = [Series(label="", points=(), slot=slot) for slot in range(30)]
+    assert len({(colour_role(one), marker(one)) for one in series}) == 30
 
 
 def test_ordered_levels_spread_over_the_ramp() -> None:
@@ -77,10 +82,13 @@ def test_labels_of_marks_lie_on_no_mark_and_on_no_other_label(places: list[tuple
         for x, y in places
     )
     axes = Canvas(figsize=(4, 3), dpi=72).subplots()
-    axes.set(xlim=(-1, 9), ylim=(-1, 9))
+    axes.set(xlim=(-0.5, 8.5), ylim=(-1, 9))
     label_points(axes, Panel(title="", x_label="", y_label="", series=series))
     boxes = [text.get_window_extent() for text in axes.texts]
     assert boxes
+    # Beyond the axes are the numbers of its ticks.
+    frame = axes.get_window_extent()
+    assert all(frame.x0 <= box.x0 and box.x1 <= frame.x1 for box in boxes)
     # A pixel of slack: the width of a letter is estimated.
     boxes = [Bbox.from_extents(box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1) for box in boxes]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

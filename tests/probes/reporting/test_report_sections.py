@@ -205,6 +205,39 @@ def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -
     assert counts["quickstart, all levels and shares", "mlp"] == "12"
 
 
+def test_a_mean_over_levels_or_shares_leaves_out_heads_that_lack_some(digits: MakeRows) -> None:
+    rows = digits(fractions=(0.1, 1.0))
+    rows += digits(heads=("bss",))
+    rows += digits(heads=("knn",), noises=(0.2,))
+    heads: dict[str, list[str]] = {}
+    for line in text(table(build(rows), "heads-table")):
+        heads.setdefault(line[0], []).append(line[1])
+    paper = ["lp", "mlp", "nmtune"]
+    assert heads["quickstart, 20 % noise"] == [*paper, "bss", "knn"]
+    assert heads["quickstart, all levels"] == [*paper, "bss"]
+    assert heads["quickstart, all levels and shares"] == paper
+
+
+def test_encoders_of_unknown_noise_come_after_the_ladder(digits: MakeRows) -> None:
+    public = {"encoder": "timm:resnet50", "encoder_hash": "t", "noise_ratio": None, "run_path": None}
+    report = build([*digits(noises=(0.0,), **public), *digits()])
+    for name in ("summary-table", "heads-table"):
+        assert text(table(report, name))[-1][0] == "timm:resnet50"
+
+
+def test_a_panel_of_downstream_noise_names_the_family_only_among_several(digits: MakeRows) -> None:
+    rows = digits() + digits(downstream_noise=0.3)
+    titles = [panel.title for panel in figure(build(rows), "downstream-id").panels]
+    assert titles == ["0 % pre-training noise", "20 % pre-training noise"]
+
+
+def test_seconds_and_rates_are_written_out(digits: MakeRows) -> None:
+    (line, _) = text(table(build(digits(feature_seconds=0.5)), "run-time-features"))
+    assert line[1:] == ["1,795", "2.5", "718"]
+    (line, _) = text(table(build(digits(feature_seconds=0.05)), "run-time-features"))
+    assert line[1:] == ["1,795", "0.25", "7,180"]
+
+
 def test_encoder_and_head_spectra_are_named_apart_in_the_summary(digits: MakeRows) -> None:
     found = table(build(digits()), "summary-table")
     assert found.header[4:] == ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")
