@@ -16,12 +16,13 @@ field, the value found, the values possible and the mend, and exits with status 
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import jsonargparse
@@ -68,10 +69,26 @@ class Parser(jsonargparse.ArgumentParser):
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
-    """Keep the line breaks of descriptions and examples."""
+    """Keep the line breaks of descriptions and examples, and what is said once from being said twice."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse's signature
         return "\n".join(indent + line for line in text.strip().splitlines())
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        # Choices stand before the help already; the type of some is a function of jsonargparse.
+        named: str | None = super()._get_type_str(action)
+        return None if action.choices or (named or "").startswith("Literal[") else named
+
+    def add_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[Any],
+        prefix: str | None = None,
+    ) -> None:
+        """Leave dotted options to the list below: dozens of them would hide what the command does."""
+        short = [action for action in actions if not any("." in flag for flag in action.option_strings)]
+        super().add_usage(usage, short, groups, prefix)
 
 
 def _one_line(message: str, flags: list[str]) -> str:

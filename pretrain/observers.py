@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nml import cli
 from nml.errors import UserError
 from nml.files import write_bytes
 from pretrain import layout
 from pretrain.options import Options
-from pretrain.recording import Observer
+
+if TYPE_CHECKING:
+    # It imports torch, which --help and a refused option need not wait for.
+    from pretrain.recording import Observer
 
 
 def check_extras(options: Options) -> None:

@@ -19,6 +19,8 @@ def main():
     parser = Parser("python -m example", "An example.", epilog="Example:\\n  python -m example")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.1], help="noise ratios")
     parser.add_argument("--engine", type=Literal["ddp", "fsdp"], default="ddp", help="engine")
+    parser.add_argument("--form", type=str, choices=["csv", "text"], default="csv", help="form")
+    parser.add_argument("--recipe.lr", type=float, default=0.1, help="learning rate")
     parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs")
     parser.add_argument("--fail", type=str, default="", help="how to fail")
     arguments = parser.parse_args()
@@ -95,6 +97,31 @@ def test_the_printed_config_can_be_given_back(command: Path) -> None:
 
 def test_help_keeps_the_example(command: Path) -> None:
     assert "Example:\n  python -m example" in call(command, "--help").stdout
+
+
+def test_help_says_choices_once_and_no_internals(command: Path) -> None:
+    shown = " ".join(call(command, "--help").stdout.split())
+    assert "--form {csv,text} form (default: csv)" in shown
+    assert "--engine {ddp,fsdp} engine (default: ddp)" in shown
+
+
+def test_usage_leaves_dotted_options_to_the_list(command: Path) -> None:
+    usage, _, rest = call(command, "--help").stdout.partition("An example.")
+    assert "--engine" in usage
+    assert "--recipe.lr" not in usage
+    assert "--recipe.lr LR" in rest
+
+
+@pytest.mark.parametrize(
+    "module", ["shards.write", "pretrain.run", "plugins.__main__", "probes.run", "probes.report"]
+)
+def test_help_does_not_wait_for_torch(module: str) -> None:
+    code = (
+        f"import runpy, sys\nsys.argv = ['x', '--help']\n"
+        f"try:\n    runpy.run_module({module!r}, run_name='__main__')\n"
+        f"except SystemExit:\n    sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 def test_an_unknown_name_lists_near_matches_first() -> None:
