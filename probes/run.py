@@ -56,6 +56,7 @@ def build_parser() -> Parser:
     )
     add("--results", type=str, default="results", help="folder of result rows")
     add("--features", type=str, default="features", help="folder of the feature store")
+    add("--save-heads", type=str, default=None, help="folder to save the fitted heads in, for probes.predict")
     add("--tasks-root", type=str, default="data/tasks", help="folder of prepared tasks")
     add("--seeds", type=int, default=1, help="number of seeds")
     add("--fractions", type=float, nargs="+", default=[1.0], help="shares of the training data, above 0 to 1")
@@ -100,8 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.fitting import check_device
     from probes.heads import choose_heads
     from probes.matching import check_match
+    from probes.plan import Plan
     from probes.results import read_rows
-    from probes.study import Plan, Probe, probes_of
+    from probes.study import Probe, probes_of
     from probes.summary import NOTE, summary_table
     from probes.tasks import open_task
 
@@ -134,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=device,
             results=results,
             store=FeatureStore(Path(arguments.features)),
+            heads_folder=Path(arguments.save_heads) if arguments.save_heads else None,
         )
         measurements += probes_of(encoders, task, plan)
     # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
@@ -147,6 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     ids = frozenset().union(*(probe.ids for probe in measurements))
     print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
     print(f"\n{NOTE}")
+    if arguments.save_heads:
+        print(f"heads: {arguments.save_heads}")
     print(f"results: {results}")
 
 
@@ -174,8 +179,8 @@ def _check(arguments: Any) -> None:
             raise UserError(f"--{name} {getattr(arguments, name.replace('-', '_'))}", possible=values)
     for ratio in arguments.downstream_noise:
         parse_ratio(ratio, where="--downstream-noise")
-    for name in ("results", "features"):
-        folder = Path(getattr(arguments, name))
+    for name in ("results", "features", "save-heads"):
+        folder = Path(getattr(arguments, name.replace("-", "_")) or ".")
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--{name} {folder}: is a file", possible="a folder, new or not")
 

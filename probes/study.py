@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive, log
 from nml.errors import UserError
-from plugins.spectra import Convention
+from plugins.saved import is_saved, save_head
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
-from probes.features import Features, FeatureStore, feature_pass
+from probes.features import Features, feature_pass
 from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of, transform
 from probes.heads import HeadChoice
+from probes.plan import Plan
 from probes.results.claiming import claim
 from probes.results.row import Row, identify
 from probes.results.rowfiles import read_ids, write_rows
@@ -35,42 +36,6 @@ from probes.tasks.task import Evaluation, Task
 
 # Rows that tell whether a head leaves features as they are.
 LOOK = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to measure on one (encoder, task).
-
-    Attributes:
-        heads: The heads and their candidates.
-        fractions: Shares of the training data.
-        seeds: Seeds of each fit.
-        noises: Downstream label noise ratios.
-        views: Augmented views of the training data beyond the plain one.
-        convention: Singular value convention.
-        head_spectra: Whether to compute the spectrum of each head's transformed features, too.
-        device: Where to fit.
-        results: Where rows go.
-        store: Where features are kept.
-    """
-
-    heads: Sequence[HeadChoice]
-    fractions: Sequence[Fraction]
-    seeds: Sequence[int]
-    noises: Sequence[Fraction]
-    views: int = 0
-    convention: Convention = "raw"
-    head_spectra: bool = True
-    device: str = "cpu"
-    results: Path
-    store: FeatureStore
-
-    def points(self) -> list[Point]:
-        """Return every (fraction, seed, noise)."""
-        return [
-            Point(fraction, seed, noise)
-            for noise, fraction, seed in itertools.product(self.noises, self.fractions, self.seeds)
-        ]
 
 
 def probes_of(encoders: Sequence[Encoder], task: Task, plan: Plan) -> list[Probe]:
@@ -116,7 +81,8 @@ class Probe:
             wait: Whether to wait for pieces that another process works on, and do what it leaves undone
                 if it is killed. Otherwise they are passed over.
         """
-        if self.ids <= read_ids(self.plan.results):
+        heads = itertools.product(self.plan.heads, self.plan.points())
+        if self.ids <= read_ids(self.plan.results) and not any(itertools.starmap(self._unsaved, heads)):
             return
         store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
         data, train_key = self._training_data()
@@ -163,11 +129,17 @@ class Probe:
             point
             for point in self.plan.points()
             if point.noise == noise
-            and not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
+            and (
+                not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
+                or self._unsaved(choice, point)
+            )
         ]
         if missing:
             begun = time.perf_counter()
             fitted = fit_points(choice, data, missing, self.task.metric, self.plan.device)
+            # First: a result that is there is not computed again, and its head would be missing for good.
+            for fit in fitted:
+                self._save(choice, fit, data.features.shape[1])
             rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
             write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
             log(
@@ -175,6 +147,32 @@ class Probe:
                 + (f", {100 * float(noise):g} % downstream noise" if noise else "")
                 + f": {len(missing)} fit(s) in {time.perf_counter() - begun:.0f} s"
             )
+
+    def head_folder(self, choice: HeadChoice, point: Point) -> Path | None:
+        """Return where a head is saved, under the id of its in-domain result; None for nowhere."""
+        if self.plan.heads_folder is None:
+            return None
+        row_id = self._id(choice, point, self.evaluations[0])
+        return self.plan.heads_folder / f"{choice.plugin.name}-{row_id}"
+
+    def _unsaved(self, choice: HeadChoice, point: Point) -> bool:
+        folder = self.head_folder(choice, point)
+        return folder is not None and not is_saved(folder)
+
+    def _save(self, choice: HeadChoice, fit: Fitted, dim: int) -> None:
+        folder = self.head_folder(choice, fit.point)
+        if folder is not None:
+            about = {
+                "encoder": self.encoder.info.name,
+                "encoder_hash": self.encoder.info.hash,
+                "task": self.task.name,
+                "fraction": float(fit.point.fraction),
+                "seed": fit.point.seed,
+                "downstream_noise": float(fit.point.noise),
+                "n_train": fit.n_train,
+                "selection": json.loads(fit.selection),
+            }
+            save_head(folder, fit.head, choice.plugin, dim=dim, classes=self.task.classes, about=about)
 
     def _features(self, evaluation: Evaluation) -> Features:
         name = f"{self.task.name} test" if evaluation.domain == "id" else evaluation.name

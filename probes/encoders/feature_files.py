@@ -41,7 +41,7 @@ def open_features(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - 
             f"--encoder {spec.text}: no file for {' and '.join(missing)}",
             possible="features:train=FILE,test=FILE",
         )
-    arrays = {name: _read(Path(path), spec.text) for name, path in parts.items()}
+    arrays = {name: read_features(Path(path), f"--encoder {spec.text}:") for name, path in parts.items()}
     dims = {name: array.shape[1] for name, array in arrays.items()}
     if len(set(dims.values())) > 1:
         found = ", ".join(f"{name} {dim}" for name, dim in dims.items())
@@ -96,30 +96,38 @@ class FileEncoder:
         return array
 
 
-def _read(path: Path, where: str) -> npt.NDArray[np.float32]:
+def read_features(path: Path, where: str) -> npt.NDArray[np.float32]:
+    """Return the features [N, D] of a file.
+
+    Args:
+        path: The file.
+        where: What a message begins with: the option that named the file.
+
+    Raises:
+        UserError: If it cannot be read, holds something else, or a value that is not finite.
+    """
     try:
         array = _READERS[path.suffix](path)
     except KeyError as error:
-        raise UserError(f"--encoder {where}: {path}", possible=f"files with {', '.join(_READERS)}") from error
+        raise UserError(f"{where} {path}", possible=f"files with {', '.join(_READERS)}") from error
     except Exception as error:
         what = "no such file" if not path.exists() else f"cannot be read: {error}"
-        raise UserError(f"--encoder {where}: {path}: {what}", possible="features [N, D]") from error
+        raise UserError(f"{where} {path}: {what}", possible="features [N, D]") from error
     if array.ndim != 2 or array.dtype.kind != "f":
-        raise UserError(
-            f"--encoder {where}: {path} holds {array.dtype} {list(array.shape)}", possible="floats [N, D]"
-        )
+        raise UserError(f"{where} {path} holds {array.dtype} {list(array.shape)}", possible="floats [N, D]")
     features = np.ascontiguousarray(array, dtype=np.float32)
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(bad):
         raise UserError(
-            f"--encoder {where}: row {bad[0]} of {path} is not finite ({len(bad)} of {len(features)} rows)",
+            f"{where} row {bad[0]} of {path} is not finite ({len(bad)} of {len(features)} rows)",
             mend="repair the features",
         )
     return features
 
 
 def _read_npy(path: Path) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    # Not "r": torch warns of arrays that cannot be written to. What is written to this one stays in memory.
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="c", allow_pickle=False)
     return array
 
 

@@ -22,11 +22,12 @@ from plugins.registry import HEADS
 from probes.encoders import open_checkpoint
 from probes.features import FeatureStore
 from probes.heads import choose_heads
+from probes.plan import Plan
 from probes.results import Row, read_rows
 from probes.results.claiming import claim
 from probes.results.rowfiles import read_ids
 from probes.run import build_parser, main
-from probes.study import Plan, probes_of
+from probes.study import probes_of
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
 

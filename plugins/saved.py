@@ -1,0 +1,126 @@
+"""A fitted head on disk, to be used where no study is run.
+
+::
+
+    nmtune-1f0c.../
+      head.safetensors    what state_dict() returned
+      head.json           the head's name and owner, hyper-parameters, classes; written last, with the
+                          hash of the weights
+
+    saved = load_head("heads/nmtune-1f0c...")
+    logits = saved.head.predict_logits(features)         # [N, D] -> [N, K]
+    names = [saved.classes[row] for row in logits.argmax(dim=1)]
+
+Nothing in it is pickled, and the class is looked up in the registry, so a folder from elsewhere runs no
+code but that of heads that are installed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nml.errors import UserError
+from nml.files import sha256_file, write_bytes, write_json
+from nml.registry import Plugin
+from plugins.head import Head, hyper_parameters
+from plugins.registry import HEADS
+
+FORMAT = "nml-head/1"
+WEIGHTS = "head.safetensors"
+RECORD = "head.json"
+
+
+class SavedHead(NamedTuple):
+    """A fitted head and what it is for.
+
+    Attributes:
+        head: The head, ready to predict.
+        dim: D, the width of the features that it takes.
+        classes: Names of the K classes, in the order of its logits.
+        about: Where it came from, as JSON-like values: the encoder, the task, the result.
+    """
+
+    head: Head
+    dim: int
+    classes: tuple[str, ...]
+    about: Mapping[str, Any]
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a head was saved there to the end."""
+    return (folder / RECORD).exists()
+
+
+def save_head(
+    folder: Path, head: Head, plugin: Plugin, *, dim: int, classes: Sequence[str], about: Mapping[str, Any]
+) -> None:
+    """Write a fitted head.
+
+    Args:
+        folder: Where; made if it is missing.
+        head: The head.
+        plugin: Under which name it is registered, and whose it is.
+        dim: D, the width of its features.
+        classes: Names of the K classes.
+        about: Where it came from, as JSON-like values.
+    """
+    from safetensors.torch import save
+
+    state = {name: value.contiguous() for name, value in head.state_dict().items()}
+    write_bytes(folder / WEIGHTS, save(state))
+    record = {
+        "format": FORMAT,
+        "head": plugin.name,
+        "distribution": plugin.distribution,
+        "version": plugin.version,
+        "hyper_parameters": hyper_parameters(head),
+        "dim": dim,
+        "classes": list(classes),
+        "weights_sha256": sha256_file(folder / WEIGHTS),
+        "about": dict(about),
+    }
+    write_json(folder / RECORD, record)
+
+
+def load_head(folder: str | Path) -> SavedHead:
+    """Read a head that :func:`save_head` wrote.
+
+    Raises:
+        UserError: If the folder holds none, its weights are not those that were written, or the head is not
+            installed here or is of another distribution.
+    """
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / RECORD).read_bytes())
+        weights = (folder / WEIGHTS).read_bytes()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder}: no saved head ({RECORD} or {WEIGHTS} cannot be read)",
+            mend="save one: python -m probes.run --save-heads FOLDER",
+        ) from error
+    if record.get("format") != FORMAT:
+        raise UserError(f"{folder / RECORD}: format {record.get('format')!r}", possible=FORMAT)
+    if sha256_file(folder / WEIGHTS) != record["weights_sha256"]:
+        raise UserError(f"{folder / WEIGHTS}: not the weights that were saved", mend="save the head again")
+    plugin = HEADS.find(record["head"])
+    if plugin.distribution != record["distribution"]:
+        raise UserError(
+            f"{folder}: head {record['head']} of {record['distribution']} {record['version']}; here it is "
+            f"{plugin.owner}'s",
+            mend=f"install {record['distribution']}",
+        )
+    make = HEADS.load(record["head"])
+    try:
+        head: Head = make(**record["hyper_parameters"])
+        head.load_state_dict(load(weights))
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"{folder}: {plugin.owner} cannot take what {record['version']} saved: {error}",
+            mend=f"install {record['distribution']}=={record['version']}",
+        ) from error
+    return SavedHead(head, record["dim"], tuple(record["classes"]), record["about"])

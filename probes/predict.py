@@ -1,0 +1,84 @@
+"""``python -m probes.predict HEAD``: what a saved head says of features."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nml.cli import Parser, run
+from nml.errors import UserError
+from nml.files import atomic_writer, write_bytes
+
+EPILOG = """\
+examples:
+  python -m probes.run --plugin nmtune --encoder timm:resnet50 --task imagefolder:photos --save-heads heads
+  python -m probes.predict heads/nmtune-1f0c2b7a5d3e4968 --features new.npy
+      predictions.csv: the row, the name of its class and the class's score
+  python -m probes.predict heads/nmtune-1f0c2b7a5d3e4968 --features new.npy --out logits.npy
+      every score, float32 [N, K]
+
+in Python: plugins.saved.load_head(FOLDER).head.predict_logits(features)
+"""
+ROWS = 8192
+OUTPUTS = (".csv", ".npy")
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser("python -m probes.predict", "Classify features with a saved head.", epilog=EPILOG)
+    parser.add_argument("head", type=str, help="folder of a head, see probes.run --save-heads")
+    parser.add_argument(
+        "--features",
+        type=str,
+        required=True,
+        help="features [N, D] of the head's encoder: .npy, .safetensors or .parquet",
+    )
+    parser.add_argument("--out", type=str, default="predictions.csv", help="a new .csv or .npy file")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    arguments = build_parser().parse_args(argv)
+    out = Path(arguments.out)
+    if out.suffix not in OUTPUTS:
+        raise UserError(f"--out {out}", possible="a file with " + " or ".join(OUTPUTS))
+    if out.exists():
+        raise UserError(f"--out {out}: exists already", mend="name another file, or remove it")
+    from plugins.saved import load_head
+    from probes.encoders.feature_files import read_features
+    from probes.fitting import predict
+
+    saved = load_head(arguments.head)
+    features = read_features(Path(arguments.features), "--features")
+    if features.shape[1] != saved.dim:
+        raise UserError(
+            f"--features {arguments.features}: {features.shape[1]} columns",
+            possible=f"{saved.dim}, as {saved.about.get('encoder', 'the encoder of this head')} gives",
+        )
+    parts = [predict(saved.head, features[start : start + ROWS]) for start in range(0, len(features), ROWS)]
+    logits = np.concatenate(parts) if parts else np.empty((0, len(saved.classes)), np.float32)
+    if out.suffix == ".npy":
+        with atomic_writer(out) as file:
+            np.save(file, logits, allow_pickle=False)
+    else:
+        write_bytes(out, _table(logits, saved.classes).encode())
+    print(f"predictions: {out} ({len(logits):,} rows)")
+
+
+def _table(logits: npt.NDArray[np.float32], classes: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["row", "class", "score"])
+    for row, (best, score) in enumerate(zip(logits.argmax(axis=1), logits.max(axis=1), strict=True)):
+        writer.writerow([row, classes[best], f"{score:.6g}"])
+    return text.getvalue()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,89 @@
+"""From a study to a head in use: ``--save-heads``, then ``probes.predict``."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nml.errors import UserError
+from plugins.saved import load_head
+from probes.predict import main as predict
+from probes.results import read_rows
+from probes.run import main as measure
+from probes.tasks import open_task
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Probe made-up features of the bundled digits with a linear head, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    task = open_task("digits", tmp_path)
+    assert task.validation is not None
+    splits = {"train": task.train, "validation": task.validation, "test": task.evaluations[0].samples}
+    generator = np.random.default_rng(0)
+    centres = 2 * generator.normal(size=(10, 16))
+    for name, samples in splits.items():
+        noise = generator.normal(size=(len(samples.keys), 16))
+        np.save(tmp_path / f"{name}.npy", (centres[samples.labels] + noise).astype(np.float32))
+    files = ",".join(f"{name}={name}.npy" for name in splits)
+    words = ["--encoder", f"features:{files}", "--plugin", "lp", "--hyper", "epochs=2", "--seeds", "2"]
+
+    def run(*more: str) -> None:
+        measure([*words, *more])
+
+    return run
+
+
+def test_a_saved_head_says_of_features_what_the_study_measured(
+    study: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        study("--save-heads", "heads")
+        assert "\nheads: heads\n" in capsys.readouterr().out
+        labels = open_task("digits", tmp_path).evaluations[0].samples.labels
+        for row in read_rows(tmp_path / "results"):
+            folder = f"heads/lp-{row.row_id}"
+            predict([folder, "--features", "test.npy", "--out", f"{row.seed}.csv"])
+            with (tmp_path / f"{row.seed}.csv").open() as file:
+                found = [line["class"] for line in csv.DictReader(file)]
+            assert np.mean(np.array(found) == labels.astype(str)) == row.accuracy
+            predict([folder, "--features", "test.npy", "--out", f"{row.seed}.npy"])
+            logits = np.load(tmp_path / f"{row.seed}.npy")
+            assert [str(best) for best in logits.argmax(axis=1)] == found
+    assert len(list((tmp_path / "heads").iterdir())) == 2
+
+
+def test_a_head_of_results_that_are_there_is_saved_later(study: Callable[..., None], tmp_path: Path) -> None:
+    study()
+    before = read_rows(tmp_path / "results")
+    study("--save-heads", "heads")
+    assert read_rows(tmp_path / "results") == before
+    for row in before:
+        assert load_head(tmp_path / "heads" / f"lp-{row.row_id}").about["seed"] == row.seed
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["nowhere", "--features", "test.npy"], "nowhere: no saved head"),
+        (["HEAD", "--features", "wide.npy"], "--features wide.npy: 17 columns; possible: 16, as features:"),
+        (["HEAD", "--features", "none.npy"], "--features none.npy: no such file"),
+        (["HEAD", "--features", "test.npy", "--out", "a.txt"], "--out a.txt; possible: a file with .csv or"),
+        (["HEAD", "--features", "test.npy", "--out", "test.npy"], "--out test.npy: exists already"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], error: str, study: Callable[..., None], tmp_path: Path
+) -> None:
+    study("--save-heads", "heads")
+    np.save(tmp_path / "wide.npy", np.zeros((3, 17), np.float32))
+    head = str(min((tmp_path / "heads").iterdir()))
+    with pytest.raises(UserError, match=error):
+        predict([head if word == "HEAD" else word for word in words])
+    assert not (tmp_path / "predictions.csv").exists()
