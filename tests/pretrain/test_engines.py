@@ -17,6 +17,7 @@ from pretrain import batchnorm
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.engines import Engine, build_engine
 from pretrain.loading import training_loader
+from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.recipe import Engine as EngineConfig
 from pretrain.recipe import Optimizer, Recipe
 from pretrain.world import World, join, leave
@@ -112,6 +113,26 @@ def test_what_is_saved_is_all_that_counts(engine: str, optimizer: str, tmp_path:
     assert told + train(second, range(3, 6)) == expected
     one, other = whole.weights(), second.weights()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_alone_ddp_takes_the_steps_of_a_bare_loop_and_copies_no_gradient() -> None:
+    engine = make("ddp", optimizer="adamw")
+    torch.manual_seed(0)
+    bare = Network()
+    optimizer = build_optimizer(engine._recipe, parameter_groups(bare.named_parameters(), 0.05))
+    for step in range(3):
+        images, labels = batch(step)
+        for number, half in enumerate((slice(8), slice(8, 16))):
+            for network in (engine.forward, bare):
+                with engine.micro_step(last=number == 1):
+                    (nn.functional.cross_entropy(network(images[half]), labels[half]) / 2).backward()
+        norm = nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert engine.step(1e-3) == norm.item()
+    assert all(torch.equal(engine.weights()[name], weight) for name, weight in bare.named_parameters())
+    # DistributedDataParallel would hold a second copy of every gradient.
+    assert engine.wrapped is engine.network
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
