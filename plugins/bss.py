@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from plugins.gradient_head import Batch
@@ -29,5 +28,5 @@ class BatchSpectralShrinkage(MLP):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the weighted shrinkage."""
-        smallest = torch.linalg.eigvalsh(products(batch.transformed).matrix)[..., : self.k]
-        return super().terms(batch) | {"shrinkage": self.weight * smallest.sum().float()}
+        smallest = products(batch.transformed, spectrum=True).singular_values[: self.k]
+        return super().terms(batch) | {"shrinkage": self.weight * smallest.square().sum().float()}

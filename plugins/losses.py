@@ -1,13 +1,9 @@
 """The regularisers of NMTune, exact to Eq. 3 to 5 of arXiv 2309.17002 (section 4.2).
 
-Each takes one batch and returns one number. M is the batch size, D the width. Sums run in float64,
-also under autocast: the Gram matrix squares the condition of Z, and float32 would leave half of its
-digits, about three, to the smaller singular values. The result is float32 (float64 for float64 input).
-
-Eq. 4 and Eq. 5 need only the products of Z with itself. :func:`products` forms them once, as the
-smaller of Z Z^T [M, M] and Z^T Z [D, D]: both have the non-zero squared singular values of Z as
-eigenvalues, and the same squared Frobenius norm, also after centring. Neither an SVD of Z nor, in a
-batch narrower than the features, a D x D matrix is ever formed.
+Each takes what :func:`products` forms of one batch, and returns one number. M is the batch size, D the width.
+Sums run in float64, also under autocast: the products of Z with itself square its condition, and float32
+would leave half of its digits, about three, to the smaller singular values. The result is float32 (float64
+for float64 input).
 """
 
 from __future__ import annotations
@@ -17,88 +13,67 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from plugins.batch_products import Cosine, Moments
+from plugins.batch_products import BatchProducts
 
 Reduction = Literal["sample", "element", "sum"]
 
-# A singular value below this share of the largest is rounding: float64 products resolve eigenvalues
-# to 1e-16 of the largest, so at this share the direction still has six digits. It counts as zero,
-# where the sum of singular values has a kink and zero is a valid subgradient.
-ZERO_SHARE = 1e-5
-
 
 class Products(NamedTuple):
-    """The products of a batch with itself, in float64.
+    """What the losses of a batch are functions of, in float64.
 
     Attributes:
-        matrix: Z Z^T [M, M] if M <= D, else Z^T Z [D, D].
-        mean: Of each feature, [D].
-        deviations: Squared deviations of each feature from its mean, summed over the samples, [D].
-        rows: M.
+        off_diagonal: Sum of the squared off-diagonal entries of (M - 1) C(Z), C(Z) as in Eq. 4.
+        singular_values: Of Z, ascending, [min(M, D)]; [0] if not asked for.
+        distances: Squared distance between each normalised row of F and of Z, [M]; [0] without F.
+        shape: M and D.
         dtype: What a loss is returned in: float32, or float64 if the batch came so.
     """
 
-    matrix: Tensor
-    mean: Tensor
-    deviations: Tensor
-    rows: int
+    off_diagonal: Tensor
+    singular_values: Tensor
+    distances: Tensor
+    shape: tuple[int, int]
     dtype: torch.dtype
 
-    @property
-    def of_samples(self) -> bool:
-        """Whether ``matrix`` is [M, M], a row a sample."""
-        return self.rows <= len(self.mean)
 
-
-def products(transformed: Tensor) -> Products:
-    """Form the cheaper of Z Z^T and Z^T Z, in float64, for :func:`covariance` and :func:`dominant_share`.
+def products(transformed: Tensor, features: Tensor | None = None, *, spectrum: bool = False) -> Products:
+    """Form once what the losses of a batch share.
 
     Args:
         transformed: Z, [M, D].
+        features: F, the frozen features, [M, D], for :func:`consistency`; they get no gradient.
+        spectrum: Whether to find the singular values, for :func:`dominant_share`.
     """
-    with torch.autocast(transformed.device.type, enabled=False):
-        matrix, mean, deviations, _ = Moments.apply(transformed)
-    return Products(matrix, mean, deviations, transformed.shape[0], _result(transformed))
+    off_diagonal, sigma, distances, *_ = BatchProducts.apply(transformed, features, spectrum)
+    rows, columns = transformed.shape
+    dtype = torch.float64 if transformed.dtype == torch.float64 else torch.float32
+    return Products(off_diagonal, sigma, distances, (rows, columns), dtype)
 
 
-def consistency(features: Tensor, transformed: Tensor, *, reduction: Reduction = "sample") -> Tensor:
+def consistency(of: Products, *, reduction: Reduction = "sample") -> Tensor:
     """Eq. 3, L_MSE: the squared distance between normalised features and normalised transformed features.
 
     Each row is divided by its own Euclidean norm; a row of zeros stays one and has no gradient.
 
     Args:
-        features: F, the frozen features, [M, D]; they get no gradient.
-        transformed: Z, [M, D].
+        of: The products of Z with F.
         reduction: Eq. 3 leaves open how a batch becomes one number. ``sample``: the squared norm of each
             sample's difference, averaged over the M samples, so that neither M nor D changes the weight
             against the other terms. ``element``: divided by D as well, as the released code does.
             ``sum``: the squared Frobenius norm of the batch.
     """
-    with torch.autocast(transformed.device.type, enabled=False):
-        cosine, of_f, of_z = Cosine.apply(features, transformed)
-        # |a - b|^2 = |a|^2 + |b|^2 - 2 a.b of unit or zero vectors. In float64 the subtraction leaves six
-        # digits to distances down to 1e-10.
-        lengths = (of_f > 0).to(cosine.dtype) + (of_z > 0)
-        loss = (lengths - 2 * cosine).clamp_min(0).sum()
-        if reduction != "sum":
-            loss = loss / (features.numel() if reduction == "element" else len(features))
-        return loss.to(_result(transformed))
+    rows, columns = of.shape
+    count = {"sample": rows, "element": rows * columns, "sum": 1}[reduction]
+    return (of.distances.sum() / count).to(of.dtype)
 
 
 def covariance(of: Products) -> Tensor:
     """Eq. 4, L_COV: (1 / D) of the sum of squared off-diagonal entries of the covariance of Z.
 
-    C(Z) = 1 / (M - 1) sum_i (z_i - mean)(z_i - mean)^T. From Z Z^T it is the squared Frobenius norm of the
-    doubly centred matrix minus the squared variances. One sample has no covariance: the loss is 0.
+    C(Z) = 1 / (M - 1) sum_i (z_i - mean)(z_i - mean)^T. One sample has no covariance: the loss is 0.
     """
-    if of.of_samples:
-        by_row = of.matrix.mean(dim=0)
-        centred = of.matrix - by_row - by_row.unsqueeze(1) + by_row.mean()
-        total = centred.square().sum() - of.deviations.square().sum()
-    else:
-        centred = of.matrix - of.rows * torch.outer(of.mean, of.mean)
-        total = (centred - torch.diag(centred.diagonal())).square().sum()
-    return (total / (max(of.rows - 1, 1) ** 2 * len(of.mean))).to(of.dtype)
+    rows, columns = of.shape
+    return (of.off_diagonal / (max(rows - 1, 1) ** 2 * columns)).to(of.dtype)
 
 
 def dominant_share(of: Products, *, k: int = 1) -> Tensor:
@@ -117,7 +92,7 @@ def top_share(of: Products, *, k: int, softness: float = 0.0) -> Tensor:
     """Generalise Eq. 5 to -sum_i w_i sigma_i / sum_j sigma_j, sigma_1 the largest.
 
     Args:
-        of: The products of Z.
+        of: The products of Z, with its spectrum.
         k: w_i is 1 up to i = k and 0 after it.
         softness: Above 0, w_i = sigmoid((k + 1/2 - i) / softness) instead.
 
@@ -126,21 +101,11 @@ def top_share(of: Products, *, k: int, softness: float = 0.0) -> Tensor:
     """
     if k < 1:
         raise ValueError(f"k is {k}; possible: 1 or more")
-    sigma = singular_values(of)
-    rank = torch.arange(len(sigma), 0, -1, device=sigma.device, dtype=sigma.dtype)
-    weights = torch.sigmoid((k + 0.5 - rank) / softness) if softness > 0 else (rank <= k).to(sigma.dtype)
+    sigma = of.singular_values
     total = sigma.sum()
-    share = (weights * sigma).sum() / torch.where(total > 0, total, torch.ones_like(total))
-    return -share.to(of.dtype)
-
-
-def singular_values(of: Products) -> Tensor:
-    """Return the min(M, D) singular values of Z, ascending, in float64, with gradients."""
-    # eigvalsh, not eigh: its gradient needs no difference of eigenvalues, so repeated ones are harmless.
-    squared = torch.linalg.eigvalsh(of.matrix)
-    counts = squared > squared[..., -1:] * ZERO_SHARE**2
-    return torch.where(counts, squared, torch.ones_like(squared)).sqrt() * counts
-
-
-def _result(source: Tensor) -> torch.dtype:
-    return torch.float64 if source.dtype == torch.float64 else torch.float32
+    if softness > 0:
+        rank = torch.arange(len(sigma), 0, -1, device=sigma.device, dtype=sigma.dtype)
+        top = (torch.sigmoid((k + 0.5 - rank) / softness) * sigma).sum()
+    else:
+        top = sigma[-k:].sum()
+    return -(top / torch.where(total > 0, total, 1.0)).to(of.dtype)

@@ -38,15 +38,14 @@ class NMTune(MLP):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the weighted terms of Eq. 3 to 5."""
         terms = super().terms(batch)
+        features = batch.features if "mse" in self.regularisers else None
+        of = products(batch.transformed, features, spectrum="svd" in self.regularisers)
         if "mse" in self.regularisers:
-            distance = consistency(batch.features, batch.transformed, reduction=self.reduction)
-            terms["mse"] = self.weight * distance
-        if self.regularisers & {"cov", "svd"}:
-            of = products(batch.transformed)
-            if "cov" in self.regularisers:
-                terms["cov"] = self.weight * covariance(of)
-            if "svd" in self.regularisers:
-                terms["svd"] = self.weight * self.spectral_term(of)
+            terms["mse"] = self.weight * consistency(of, reduction=self.reduction)
+        if "cov" in self.regularisers:
+            terms["cov"] = self.weight * covariance(of)
+        if "svd" in self.regularisers:
+            terms["svd"] = self.weight * self.spectral_term(of)
         return terms
 
     def spectral_term(self, of: Products) -> Tensor:

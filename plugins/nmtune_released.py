@@ -61,10 +61,9 @@ class NMTuneReleased(GradientHead):
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the three weighted terms."""
-        of = products(batch.transformed)
-        distance = consistency(batch.features, batch.transformed, reduction="element")
+        of = products(batch.transformed, batch.features, spectrum=True)
         return super().terms(batch) | {
-            "mse": self.mse_weight * distance,
+            "mse": self.mse_weight * consistency(of, reduction="element"),
             "cov": self.cov_weight * covariance(of),
             "svd": self.svd_weight * dominant_share(of, k=self.k) / self.k,
         }

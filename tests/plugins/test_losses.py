@@ -8,8 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from plugins.batch_products import ZERO_SHARE
 from plugins.gradient_head import Batch
-from plugins.losses import ZERO_SHARE, consistency, covariance, dominant_share, products, top_share
+from plugins.losses import consistency, covariance, dominant_share, products, top_share
 from plugins.nmtune import NMTune
 
 SETTINGS = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
@@ -76,7 +77,7 @@ def test_consistency_is_equation_3(z: Tensor, seed: int) -> None:
     f = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).double()
     hypothesis.assume(bool((z.norm(dim=1) > 0).all()))
     small, exact = z.float().requires_grad_(), z.requires_grad_()
-    found = value_and_gradient(consistency(f.float(), small), small)
+    found = value_and_gradient(consistency(products(small, f.float())), small)
     expected = value_and_gradient(reference_consistency(f, exact), exact)
     assert_close(found[0], expected[0], 1e-6)
     assert_close(found[1], expected[1], 1e-6 / float(z.detach().norm(dim=1).min()))
@@ -101,7 +102,7 @@ def test_dominant_share_is_equation_5(z: Tensor) -> None:
     # At a repeated largest value the gradient is any of a set; another test asks for it to be finite.
     hypothesis.assume(len(s) == 1 or bool(s[0] - s[1] > 1e-3 * s[0]))
     small, exact = z.float().requires_grad_(), z.requires_grad_()
-    found = value_and_gradient(dominant_share(products(small)), small)
+    found = value_and_gradient(dominant_share(products(small, spectrum=True)), small)
     expected = value_and_gradient(reference_share(exact), exact)
     assert_close(found[0], expected[0])
     assert_close(found[1], expected[1], 1.0 / float(s.sum()))
@@ -120,7 +121,8 @@ def test_dominant_share_is_equation_5(z: Tensor) -> None:
 )
 def test_gradients_are_finite_where_singular_values_repeat_or_vanish(z: Tensor) -> None:
     z = z.clone().requires_grad_()
-    loss = consistency(torch.ones_like(z), z) + covariance(products(z)) + dominant_share(products(z))
+    of = products(z, torch.ones_like(z), spectrum=True)
+    loss = consistency(of) + covariance(of) + dominant_share(of)
     loss.backward()
     assert loss.isfinite()
     assert z.grad is not None
@@ -133,7 +135,11 @@ def test_losses_leave_half_precision_under_autocast(shape: tuple[int, int], dtyp
     # Z as a layer under autocast gives it, in half precision, counts for what it is.
     f, z = torch.randn(shape), torch.randn(shape).to(dtype).requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = [consistency(f, z), covariance(products(z)), dominant_share(products(z))]
+        losses = [
+            consistency(products(z, f)),
+            covariance(products(z)),
+            dominant_share(products(z, spectrum=True)),
+        ]
     assert [loss.dtype for loss in losses] == [torch.float32] * 3
     exact = z.detach().double().requires_grad_()
     references = [
@@ -164,14 +170,63 @@ def test_nmtune_minimises_equation_6(shape: tuple[int, int]) -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(5, 3), (4, 4), (3, 6)])
+@pytest.mark.parametrize("stored", ["by row", "by column"])
+def test_all_terms_together_have_the_gradient_of_their_finite_differences(
+    shape: tuple[int, int], stored: str
+) -> None:
+    f, z = torch.randn(2, *shape, dtype=torch.double)
+    z = (z if stored == "by row" else z.T.contiguous().T).requires_grad_()
+
+    def together(z: Tensor) -> Tensor:
+        of = products(z, f, spectrum=True)
+        return consistency(of) + 2 * covariance(of) + 3 * dominant_share(of)
+
+    assert torch.autograd.gradcheck(together, z)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7)])
+@pytest.mark.parametrize("shared", [True, False], ids=["one F", "an F each"])
+def test_stacked_copies_have_the_losses_and_gradients_of_each_alone(
+    shape: tuple[int, int], shared: bool
+) -> None:
+    copies = torch.randn(4, *shape, requires_grad=True)
+    features = torch.randn(shape) if shared else torch.randn(4, *shape)
+
+    def losses(z: Tensor, f: Tensor) -> Tensor:
+        of = products(z, f, spectrum=True)
+        return torch.stack([consistency(of), covariance(of), dominant_share(of)])
+
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    stacked = torch.vmap(losses, in_dims=(0, None if shared else 0))(copies, features)
+    (gradient,) = torch.autograd.grad((stacked @ weights).sum(), copies)
+    for number in range(4):
+        z = copies[number].detach().requires_grad_()
+        alone = losses(z, features if shared else features[number])
+        torch.testing.assert_close(stacked[number], alone, rtol=1e-6, atol=1e-7)
+        expected = torch.autograd.grad(alone @ weights, z)[0]
+        torch.testing.assert_close(gradient[number], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_row_of_zeros_stays_one_and_has_no_gradient() -> None:
+    f, z = torch.ones(4, 3), torch.randn(4, 3)
+    f[0], z[1] = 0, 0
+    z.requires_grad_()
+    of = products(z, f)
+    torch.testing.assert_close(of.distances[:2], torch.ones(2, dtype=torch.double))
+    (gradient,) = torch.autograd.grad(consistency(of), z)
+    assert not gradient[:2].any()
+    assert gradient[2:].any()
+
+
 def test_reductions_of_equation_3() -> None:
-    f, z = torch.randn(6, 4), torch.randn(6, 4)
-    a_sample = consistency(f, z, reduction="sample")
-    torch.testing.assert_close(consistency(f, z, reduction="sum"), 6 * a_sample)
-    torch.testing.assert_close(consistency(f, z, reduction="element"), a_sample / 4)
+    of = products(torch.randn(6, 4), torch.randn(6, 4))
+    a_sample = consistency(of, reduction="sample")
+    torch.testing.assert_close(consistency(of, reduction="sum"), 6 * a_sample)
+    torch.testing.assert_close(consistency(of, reduction="element"), a_sample / 4)
 
 
 def test_soft_top_share_goes_to_the_hard_one() -> None:
-    of = products(torch.randn(10, 6))
+    of = products(torch.randn(10, 6), spectrum=True)
     torch.testing.assert_close(top_share(of, k=2, softness=1e-3), dominant_share(of, k=2))
     assert top_share(of, k=2, softness=1.0) != dominant_share(of, k=2)
