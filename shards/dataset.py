@@ -7,16 +7,14 @@ draws from global random state, gives the same result in any worker, on any rank
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from nml.errors import UserError
+from nml.randomness import randomness_kept, seed_randomness
 from shards.decode import DEFAULT_MAX_PIXELS, BadImage, decode_rgb
 from shards.hashing import hash_keys, mix_one
 from shards.ledger import DEFAULT_SKIP_BUDGET, SkipLedger
@@ -104,7 +102,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
     def __getitems__(self, refs: Sequence[SampleRef | int]) -> list[Sample]:
         """Return the samples of a batch; global random state is saved and put back once."""
         try:
-            with _random_state_kept():
+            with randomness_kept():
                 return [self._load(_as_ref(ref)) for ref in refs]
         except UserError as error:
             if torch.utils.data.get_worker_info() is None:
@@ -122,7 +120,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
 
     def _load_exactly(self, ref: SampleRef) -> Sample:
         place, data = self._reader.image(ref.index)
-        _set_random_state(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
+        seed_randomness(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
         try:
             image = self._image(data)
         except BadImage as error:
@@ -147,21 +145,3 @@ def augmentation_seed(seed: int, epoch: int, key: str, view: int) -> int:
 
 def _as_ref(ref: SampleRef | int) -> SampleRef:
     return ref if isinstance(ref, SampleRef) else SampleRef(int(ref), 0)
-
-
-def _set_random_state(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    # The CPU generator alone: torch.manual_seed would reach for every CUDA device too.
-    torch.default_generator.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(pytorch)

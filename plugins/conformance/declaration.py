@@ -7,7 +7,8 @@ import json
 import torch
 from torch import Tensor
 
-from plugins.conformance.randomness import equal_states, random_states
+from nml.randomness import random_states
+from plugins.conformance.randomness import equal_states
 from plugins.conformance.subject import CheckFailed, Subject, promise
 from plugins.head import hyper_parameters
 

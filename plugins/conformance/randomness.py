@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 
-
-def random_states() -> tuple[Any, ...]:
-    """Return the states of the global random generators of torch, numpy and Python."""
-    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+from nml.randomness import RandomStates, randomness_kept, seed_randomness
 
 
-def equal_states(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
+def equal_states(before: RandomStates, after: RandomStates) -> bool:
     """Whether no generator was drawn from between the two."""
-    numpy = [state[1].tolist() + list(state[2:]) for state in (before[1], after[1])]
-    return torch.equal(before[0], after[0]) and numpy[0] == numpy[1] and before[2] == after[2]
+    numpy = [state.numpy[1].tolist() + list(state.numpy[2:]) for state in (before, after)]
+    return torch.equal(before.torch, after.torch) and numpy[0] == numpy[1] and before.python == after.python
 
 
 @contextmanager
 def scrambled_randomness() -> Iterator[None]:
     """Set the generators to some other state, and back to what it was afterwards."""
-    torch_state, numpy_state, python_state = random_states()
-    torch.manual_seed(123)
-    np.random.seed(123)
-    random.seed(123)
-    try:
+    with randomness_kept():
+        seed_randomness(123)
         yield
-    finally:
-        torch.set_rng_state(torch_state)
-        np.random.set_state(numpy_state)
-        random.setstate(python_state)

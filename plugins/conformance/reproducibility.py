@@ -5,7 +5,8 @@ from __future__ import annotations
 import safetensors.torch
 import torch
 
-from plugins.conformance.randomness import equal_states, random_states, scrambled_randomness
+from nml.randomness import random_states
+from plugins.conformance.randomness import equal_states, scrambled_randomness
 from plugins.conformance.subject import CLASSES, TOLERANCE, Subject, promise, same
 
 
