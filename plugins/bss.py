@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from plugins.gradient_head import Batch
 from plugins.losses import products
 from plugins.mlp import MLP
+from plugins.trainable import Batch
 
 
 @dataclass(kw_only=True, eq=False)

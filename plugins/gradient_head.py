@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,43 +26,11 @@ from torch.nn import functional
 from nml.errors import UserError
 from plugins.head import check_data
 from plugins.schedule import TEXT, VISION, Modality, Schedule
+from plugins.trainable import Batch, HeadModule
+from plugins.trainer import Copy, train
 
 # Rows a forward pass without gradients takes at once; bounds the memory of wide heads.
 PREDICT_ROWS = 8192
-
-
-class Batch(NamedTuple):
-    """What a loss term may look at.
-
-    Attributes:
-        features: F, float32 [M, D].
-        transformed: Z, [M, H].
-        logits: Class scores, [M, K].
-        labels: int64 [M].
-    """
-
-    features: Tensor
-    transformed: Tensor
-    logits: Tensor
-    labels: Tensor
-
-
-class HeadModule(nn.Module):
-    """Features F [M, D] -> transformed features Z [M, H] -> class scores [M, K]."""
-
-    in_features: Tensor
-
-    def __init__(self, transform: nn.Module, classifier: nn.Module, in_features: int) -> None:
-        super().__init__()
-        self.transform = transform
-        self.classifier = classifier
-        # In the state, so that a saved head says what it was trained on.
-        self.register_buffer("in_features", torch.tensor(in_features))
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Z and the class scores."""
-        transformed = self.transform(features)
-        return transformed, self.classifier(transformed)
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -140,9 +108,6 @@ class GradientHead(abc.ABC):
         device: str = "cpu",
     ) -> Self:
         """Train on features [N, D] and labels [N]; see :meth:`plugins.head.Head.fit`."""
-        # The trainer imports this module.
-        from plugins.trainer import Copy, train
-
         num_classes = check_data(features, labels, validation, num_classes)
         train([Copy(self, seed=seed)], features, labels, num_classes=num_classes, device=device)
         return self

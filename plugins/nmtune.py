@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from nml.errors import UserError
-from plugins.gradient_head import Batch
 from plugins.losses import Products, Reduction, consistency, covariance, dominant_share, products
 from plugins.mlp import MLP
+from plugins.trainable import Batch
 
 
 @dataclass(kw_only=True, eq=False)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from plugins.gradient_head import Batch, GradientHead
+from plugins.gradient_head import GradientHead
 from plugins.losses import consistency, covariance, dominant_share, products
+from plugins.trainable import Batch
 
 
 class ScaledResidual(nn.Module):

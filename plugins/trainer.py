@@ -22,11 +22,11 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from plugins.gradient_head import Batch, GradientHead, HeadModule
 from plugins.head import check_data, hyper_parameters
 from plugins.sample_order import Batches, SampleOrder
 from plugins.schedule import Schedule
 from plugins.stacked_linear import stack_linear_layers
+from plugins.trainable import Batch, HeadModule, Trainable
 
 # Bytes that the stack of one pass may take.
 MEMORY_LIMIT = 4 << 30
@@ -46,7 +46,7 @@ class Copy:
         rows: The rows of the training set that this copy sees, int64 [n]; None is all of them.
     """
 
-    head: GradientHead
+    head: Trainable
     seed: int = 0
     rows: Tensor | None = None
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from plugins.gradient_head import Batch
 from plugins.losses import covariance, products
 from plugins.mlp import MLP
+from plugins.trainable import Batch
 
 
 @dataclass(kw_only=True, eq=False)

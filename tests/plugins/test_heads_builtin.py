@@ -9,11 +9,12 @@ import torch
 
 from nml.errors import UserError
 from plugins.conformance import CHECKS, separable
-from plugins.gradient_head import Batch, GradientHead
+from plugins.gradient_head import GradientHead
 from plugins.nmtune import NMTune
 from plugins.nmtune_topk import NMTuneTopK
 from plugins.registry import HEADS
 from plugins.testing import parametrize_head_checks
+from plugins.trainable import Batch
 
 OURS = [plugin.name for plugin in HEADS.discover() if plugin.distribution == "noisy-model-learning"]
 # Subclasses that only set a ClassVar or a default share everything the kit looks at with nmtune.

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from plugins.batch_products import ZERO_SHARE
-from plugins.gradient_head import Batch
 from plugins.losses import consistency, covariance, dominant_share, products, top_share
 from plugins.nmtune import NMTune
+from plugins.trainable import Batch
 
 SETTINGS = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
 

@@ -1,0 +1,64 @@
+"""What the trainer trains: a module of two parts, and a head that builds it and names its loss."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from plugins.schedule import Schedule
+
+
+class Batch(NamedTuple):
+    """What a loss term may look at.
+
+    Attributes:
+        features: F, float32 [M, D].
+        transformed: Z, [M, H].
+        logits: Class scores, [M, K].
+        labels: int64 [M].
+    """
+
+    features: Tensor
+    transformed: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+class HeadModule(nn.Module):
+    """Features F [M, D] -> transformed features Z [M, H] -> class scores [M, K]."""
+
+    in_features: Tensor
+
+    def __init__(self, transform: nn.Module, classifier: nn.Module, in_features: int) -> None:
+        super().__init__()
+        self.transform = transform
+        self.classifier = classifier
+        # In the state, so that a saved head says what it was trained on.
+        self.register_buffer("in_features", torch.tensor(in_features))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Z and the class scores."""
+        transformed = self.transform(features)
+        return transformed, self.classifier(transformed)
+
+
+class Trainable(Protocol):
+    """What the trainer asks of a head; :class:`plugins.gradient_head.GradientHead` says what each is."""
+
+    @property
+    def stackable(self) -> bool:
+        """Whether copies may be trained in one pass."""
+
+    def schedule(self) -> Schedule:
+        """Return the schedule in force."""
+
+    def build(self, in_features: int, num_classes: int, *, seed: int = 0) -> HeadModule:
+        """Return the untrained module."""
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms whose sum is minimised."""
+
+    def adopt(self, module: HeadModule) -> None:
+        """Take over a trained module."""
