@@ -115,8 +115,11 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(lanes[0].copy.seed)
         for step, (rows, of_lane) in enumerate(_shown(batches, lanes)):
-            here = rows.to(features.device)
-            stack.step(step, features[here].float(), labels[here], of_lane.to(features.device))
+            # Straight from the training set to each lane; in between, lanes of one order would cost a copy.
+            here = (rows if len(rows) == len(of_lane) else rows[of_lane]).to(features.device)
+            # Whole rows: less than half the time of an index with two dimensions.
+            batch = features.index_select(0, here.flatten()).unflatten(0, here.shape)
+            stack.step(step, batch.float(), labels[here])
     for number, (lane, module) in enumerate(zip(lanes, modules, strict=True)):
         module.load_state_dict(stack.state(number))
         lane.copy.head.adopt(module)
@@ -156,20 +159,17 @@ class _Stack:
         terms = self.head.terms(Batch(features, transformed, logits, labels))
         return torch.stack([term.float() for term in terms.values()]).sum()
 
-    def step(self, step: int, features: Tensor, labels: Tensor, of_lane: Tensor) -> None:
+    def step(self, step: int, features: Tensor, labels: Tensor) -> None:
         """Move the lanes that are not finished.
 
         Args:
             step: Counted from 0.
-            features: The batch of each of O sample orders, [O, M, D].
-            labels: Their labels, [O, M].
-            of_lane: The sample order of each unfinished lane, int64 [L].
+            features: The batch of each unfinished lane, [L, M, D].
+            labels: Their labels, [L, M].
         """
-        live = len(of_lane)
+        live = len(features)
         leaves = {name: value[:live].detach().requires_grad_() for name, value in self.parameters.items()}
         buffers = {name: value[:live] for name, value in self.buffers.items()}
-        if len(features) != live:
-            features, labels = features[of_lane], labels[of_lane]
         losses = self._losses(leaves, buffers, features, labels)
         # The fused AdamW walks the memory of parameter and gradient alike.
         gradients = [
