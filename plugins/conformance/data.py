@@ -21,7 +21,7 @@ from plugins.head import Labelled
 
 # Share of the test samples whose class must come out as from the plain training data.
 AGREEMENT = 0.8
-RARE = 20
+RARE = 15
 
 
 def refuses_labels_of_another_length(subject: Subject) -> None:
