@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from plugins.conformance import CHECKS, run_checks
+from plugins.conformance import CHECKS, CheckFailed, Subject, run_checks
 from plugins.lp import LinearProbe
 from plugins.testing import parametrize_head_checks
 
@@ -168,7 +168,7 @@ FAULTS: dict[str, type[Any]] = {
 
 
 def test_every_check_has_a_fault_that_it_finds() -> None:
-    # A device of its own is needed to show this one; the GPU tests do.
+    # This one needs a second device; a test of its own shows its faults.
     assert FAULTS.keys() | {"device_moves"} == CHECKS.keys()
 
 
@@ -177,6 +177,66 @@ def test_fault_fails_the_check_that_names_it_and_no_other(name: str) -> None:
     outcomes = {outcome.name: outcome for outcome in run_checks(FAULTS[name])}
     assert [found for found, outcome in outcomes.items() if outcome.status == "FAIL"] == [name]
     assert outcomes[name].message
+
+
+class Anywhere:
+    """Gives fixed scores, computed on no device, so that torch's meta device can stand for a second one."""
+
+    def fit(self, features: Tensor, labels: Tensor, **more: Any) -> Any:
+        self.device = more["device"]
+        return self
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        return torch.arange(float(len(features))).unsqueeze(1).expand(-1, 3).clone()
+
+    transform = predict_logits
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weight": torch.ones(2)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
+def elsewhere(self: Any, features: Tensor) -> Tensor:
+    return Anywhere.predict_logits(self, features) + features.is_meta
+
+
+def fit_elsewhere(self: Any, features: Tensor, labels: Tensor, **more: Any) -> Any:
+    self.offset = float(features.is_meta)
+    return Anywhere.fit(self, features, labels, **more)
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        ({"state_dict": lambda self: {"weight": torch.ones(2, device=self.device)}}, "left weight on meta"),
+        ({"predict_logits": elsewhere}, "features on meta"),
+        (
+            {
+                "fit": fit_elsewhere,
+                "predict_logits": lambda self, rows: Anywhere.predict_logits(self, rows) + self.offset,
+            },
+            "training on features that are on meta",
+        ),
+        (
+            {
+                "predict_logits": lambda self, rows: (
+                    Anywhere.predict_logits(self, rows) + hasattr(self, "device")
+                )
+            },
+            "after the state moved",
+        ),
+    ],
+    ids=["state stays", "features count", "training features count", "state does not carry all"],
+)
+def test_head_that_ties_its_answers_to_a_device_fails_the_check_of_devices(
+    methods: dict[str, Any], message: str
+) -> None:
+    check = CHECKS["device_moves"]
+    check(Subject(Anywhere, "meta"))
+    with pytest.raises(CheckFailed, match=message):
+        check(Subject(type("Tied", (Anywhere,), methods), "meta"))
 
 
 @pytest.mark.gpu
