@@ -69,10 +69,11 @@ def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
         note=lambda run, count: f"{_count(count, 'row')} of earlier steps of the run {run} left out.",
         notes=notes,
     )
+    last = _last_created(rows)
     kept = _newest(
         kept,
         of=lambda row: row.task,
-        version=lambda row: (_last_created(rows, row), row.task_revision, row.split_hash),
+        version=lambda row: (last[_data(row)], row.task_revision, row.split_hash),
         note=lambda task, count: f"{_count(count, 'row')} of an older revision or split of {task} left out.",
         notes=notes,
     )
@@ -118,9 +119,16 @@ def _newest(
     return kept
 
 
-def _last_created(rows: Iterable[Row], like: Row) -> str:
-    key = (like.task, like.task_revision, like.split_hash)
-    return max(row.created for row in rows if (row.task, row.task_revision, row.split_hash) == key)
+def _data(row: Row) -> tuple[str, str, str]:
+    return row.task, row.task_revision, row.split_hash
+
+
+def _last_created(rows: Iterable[Row]) -> dict[tuple[str, str, str], str]:
+    """Return when the newest row of every task's data was made."""
+    last: dict[tuple[str, str, str], str] = defaultdict(str)
+    for row in rows:
+        last[_data(row)] = max(last[_data(row)], row.created)
+    return last
 
 
 def _count(number: int, noun: str) -> str:
