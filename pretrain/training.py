@@ -66,6 +66,9 @@ class Trainer:
         self.shard_set, self.validation = shard_set, validation
         self.state, self.recorder, self.tracer = state, recorder, tracer
         self.stop = StopRequest()
+        # Every batch is normalised into the same memory, as a step is over before the next begins: on a
+        # CPU the first touch of fresh memory takes longer than the arithmetic.
+        self._floats: torch.Tensor | None = None
         self.steps_per_epoch = sampler.steps_per_epoch
         self.total = recipe.epochs * self.steps_per_epoch
         batchnorm.set_training(engine.network, recipe.model.batch_norm)
@@ -223,5 +226,7 @@ class Trainer:
             torch.channels_last if self.recipe.engine.channels_last else torch.contiguous_format
         )
         images = batch.images.to(self.engine.device, non_blocking=True, memory_format=layout_of_images)
-        images = normalised(images, self.recipe.data.mean, self.recipe.data.std)
+        if self._floats is None and images.dtype == torch.uint8:
+            self._floats = torch.empty_like(images, dtype=torch.float32)
+        images = normalised(images, self.recipe.data.mean, self.recipe.data.std, out=self._floats)
         return Batch(images, batch.targets.to(self.engine.device, non_blocking=True), batch.indices)

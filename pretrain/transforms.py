@@ -25,17 +25,21 @@ def training_transform(data: Data) -> Callable[[Any], Any]:
     return _RandomResizedCrop(data) if data.crop == "rrc" else _plain_crop(data)
 
 
-def normalised(images: torch.Tensor, mean: Channels, std: Channels) -> torch.Tensor:
+def normalised(
+    images: torch.Tensor, mean: Channels, std: Channels, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
     """Return float32 [N, 3, H, W], equal to torchvision's ToTensor and Normalize on each image.
 
     Args:
         images: uint8 [N, 3, H, W]; anything else is taken for normalised and returned as it is.
         mean, std: Of each channel, of values in [0, 1].
+        out: float32 of the images' shape, to write into where they are uint8.
     """
     if images.dtype != torch.uint8:
         return images
+    floats = images.float() if out is None else out.copy_(images)
     # The same steps in the same order, so that the last bit is the same too.
-    return images.float().div_(255).sub_(_constant(mean, images.device)).div_(_constant(std, images.device))
+    return floats.div_(255).sub_(_constant(mean, images.device)).div_(_constant(std, images.device))
 
 
 @lru_cache

@@ -19,6 +19,7 @@ from nml.errors import UserError
 from pretrain.export import export_run
 from pretrain.observers import check_extras
 from pretrain.options import parse_options
+from pretrain.transforms import normalised
 
 WANDB = importlib.util.find_spec("wandb") is not None
 
@@ -82,6 +83,21 @@ def test_a_recipe_trains_to_finite_losses(runs: Path, name: str, losses: Callabl
     found = losses(runs / name)
     assert len(found) == (4 if name == "siglip" else 10)
     assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_is_normalised_to_the_last_bit_as_torchvision_does_it(layout: torch.memory_format) -> None:
+    from torchvision.transforms import functional
+
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    images = torch.arange(2 * 3 * 16 * 16).remainder(256).to(torch.uint8).view(2, 3, 16, 16)
+    expected = functional.normalize(images.float() / 255, mean, std)
+    batch = images.to(memory_format=layout)
+    assert torch.equal(normalised(batch, mean, std), expected)
+    reused = torch.full_like(batch, torch.nan, dtype=torch.float32)
+    assert normalised(batch, mean, std, out=reused) is reused
+    assert torch.equal(reused, expected)
+    assert normalised(expected, mean, std, out=reused) is expected
 
 
 # Run with nothing of the project in reach: what docs/pretraining.md shows, and a forward pass.
