@@ -7,11 +7,6 @@ Every loader reads the same JPEGs, takes a RandomResizedCrop(224, bicubic) and a
 and its batches end as normalised float32, as a model on a CPU takes them; rows marked uint8 stop
 short of normalising, which an accelerator does in passing. Runs alternate, each loader's best
 counts. open_clip's loader needs webdataset 0.2.86, which a folder of its own holds.
-
-    python benchmarks/shards_read.py --resume [--samples 15000000]
-
-instead makes an index of that many samples and measures a process that opens it, loads a state of
-mid-epoch and names the next batch.
 """
 
 from __future__ import annotations
@@ -26,7 +21,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +75,14 @@ def ours_uint8(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001 - 
 
 
 def ours(scratch: Path, samples: int) -> Iterable[Any]:
+    """Normalised into the same memory each time, as the training loop does it."""
+    import torch
+
     from pretrain.transforms import normalised
 
+    floats = torch.empty(BATCH, 3, 224, 224)
     loader = ours_uint8(scratch, samples)
-    return ((normalised(batch.image, MEAN, STD), batch.target) for batch in loader)
+    return ((normalised(batch.image, MEAN, STD, out=floats), batch.target) for batch in loader)
 
 
 def ours_stock(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001 - one signature for all
@@ -203,116 +202,23 @@ def read(images: Path, samples: int, repeats: int, scratch: Path, webdataset: st
         print(f"{name:28} {wall[name]:9,.0f} {ratios[0]:10.2f} {cpu[name]:13,.0f} {ratios[1]:10.2f}")
 
 
-def make_large_set(folder: Path, samples: int) -> None:
-    """Make all of a set that resuming looks at; its shards are as long as real ones, but hollow."""
-    import numpy as np
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from nml.files import write_json
-    from shards.manifest import index_digests, index_schema, write_index
-    from shards.setfile import SetInfo, Shard
-
-    per_shard, image_bytes = 10_000, 108_000
-    schema = index_schema("class", ["label"], "f" * 64)
-    generator = np.random.default_rng(0)
-    shards = []
-
-    def tables() -> Iterator[pa.Table]:
-        for number, start in enumerate(range(0, samples, per_shard)):
-            rows = np.arange(start, min(start + per_shard, samples))
-            shards.append(Shard(f"shard-{number:06d}.tar", len(rows), len(rows) * image_bytes, ""))
-            with (folder / shards[-1].name).open("wb") as file:
-                file.truncate(shards[-1].bytes)
-            columns = {
-                "key": pc.binary_join_element_wise("n01440764_", pa.array(rows).cast(pa.string()), ""),
-                "shard": np.full(len(rows), number),
-                "image_extension": pa.repeat("jpg", len(rows)),
-                "image_offset": (rows - start) * image_bytes,
-                "image_size": np.full(len(rows), image_bytes - 2048),
-                "sha256": pa.FixedSizeBinaryArray.from_buffers(
-                    pa.binary(32), len(rows), [None, pa.py_buffer(generator.bytes(32 * len(rows)))]
-                ),
-                "label": generator.integers(0, 1000, len(rows)),
-            }
-            yield pa.table(columns).cast(schema)
-
-    write_index(folder / "index.arrow", schema, tables())
-    info = SetInfo(
-        kind="class",
-        source="made up",
-        num_samples=samples,
-        classes=tuple(map(str, range(1000))),
-        seed=0,
-        fingerprint="f" * 64,
-        manifest_sha256="",
-        index_sha256="",
-        levels={},
-        shards=tuple(shards),
-        index_digests=index_digests(folder / "index.arrow"),
-    )
-    write_json(folder / "set.json", info.as_json())
-
-
-def resume_once(folder: Path) -> None:
-    """Print what a fresh process takes to open the set, and to load a state and name the next batch."""
-    import psutil
-
-    from shards.dataset import ShardDataset
-    from shards.sampler import ElasticBatchSampler
-    from shards.shardset import ShardSet
-
-    def megabytes() -> float:
-        return psutil.Process().memory_info().rss / 1e6
-
-    before, start = megabytes(), time.perf_counter()
-    shard_set = ShardSet.open(folder)
-    dataset = ShardDataset(shard_set)
-    opened, opened_at = megabytes(), time.perf_counter()
-    sampler = ElasticBatchSampler(shard_set, global_batch=4096)
-    sampler.load_state_dict(sampler.state_dict(epoch=7, step=sampler.steps_per_epoch // 2))
-    batch = next(iter(sampler))
-    labels = [shard_set.index.supervision(ref.index, dataset.level.column) for ref in batch]
-    places = [shard_set.index.place(ref.index) for ref in batch]
-    named, named_at = megabytes(), time.perf_counter()
-    print(f"opened: {opened_at - start:.2f} s, {opened - before:.0f} MB more")
-    print(f"state loaded, next batch of {len(places)} located with its labels: {named_at - opened_at:.2f} s")
-    print(
-        f"memory then: {named - before:.0f} MB more, most of it the mapped index ({len(set(labels))} classes)"
-    )
-
-
-def resume(samples: int, scratch: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        make_large_set(Path(folder), samples)
-        size = (Path(folder) / "index.arrow").stat().st_size
-        print(f"{samples:,} samples, index of {size / 1e9:.2f} GB")
-        subprocess.run([sys.executable, __file__, "--one", "resume", "--scratch", folder], check=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=Path, help="folder of class folders of JPEGs")
-    parser.add_argument("--samples", type=int, help="default: 3000, or 15 million with --resume")
+    parser.add_argument("--samples", type=int, default=3000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--webdataset", default="", help="folder that holds webdataset 0.2.86")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--one", choices=[*LOADERS, "resume"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=[*LOADERS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one == "resume":
-        resume_once(arguments.scratch)
-    elif arguments.one:
+    if arguments.one:
         run_one(arguments.one, arguments.scratch, arguments.samples)
-    elif arguments.resume:
-        resume(arguments.samples or 15_000_000, arguments.scratch)
     elif arguments.images:
-        samples = arguments.samples or 3000
-        read(arguments.images, samples, arguments.repeats, arguments.scratch, arguments.webdataset)
+        read(arguments.images, arguments.samples, arguments.repeats, arguments.scratch, arguments.webdataset)
     else:
-        parser.error("name a folder of images with --images, or ask for --resume")
+        parser.error("name a folder of images with --images")
 
 
 if __name__ == "__main__":
