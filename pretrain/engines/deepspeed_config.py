@@ -32,6 +32,8 @@ _REFUSED = {
     "checkpoint": "--recipe.checkpoints.every_steps, ...",
     "nebula": "--recipe.checkpoints.every_steps, ...",
 }
+# The share of the optimizer's state that lies in the host's memory.
+_OFFLOADED = "zero_optimization.offload_optimizer.ratio"
 
 
 def deepspeed_config(recipe: Recipe, *, accumulation: int, world_size: int) -> dict[str, Any]:
@@ -72,7 +74,8 @@ def read_own(path: Path) -> dict[str, Any]:
     """Return a user's DeepSpeed JSON.
 
     Raises:
-        UserError: If it is no JSON object, or has sections that are the recipe's to decide.
+        UserError: If it is no JSON object, has sections that are the recipe's to decide, or offloads a part
+            of the optimizer's state.
     """
     where = f"recipe.engine.deepspeed_config {path}"
     try:
@@ -89,6 +92,13 @@ def read_own(path: Path) -> dict[str, Any]:
         switched_off = isinstance(section, dict) and section.get("enabled") is False
         if section not in (None, "auto") and not switched_off:
             raise UserError(f"{where}: {name}: the recipe decides that", mend=f"leave it out; see {flag}")
+    ratio = _at(own, _OFFLOADED)
+    if ratio not in (None, "auto", 1):
+        raise UserError(
+            f"{where}: {_OFFLOADED} {ratio}: a state of which a part is offloaded is not proven to resume",
+            possible="1, the whole of it",
+            mend="leave it out",
+        )
     return own
 
 

@@ -59,6 +59,7 @@ def test_combinations_that_train_something_else_are_refused(engine: str, recipe:
         ('{"fp16": {"enabled": true}}', "--recipe.engine.dtype"),
         ('{"bf16": {"enabled": true}}', "--recipe.engine.dtype"),
         ('{"elasticity": {"enabled": true}}', "--recipe.global_batch"),
+        ('{"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}', "offload_optimizer.ratio 0.5"),
     ],
 )
 def test_an_own_deepspeed_file_that_contradicts_the_recipe_is_refused_early(
@@ -104,7 +105,7 @@ def test_an_own_deepspeed_file_is_merged_over_the_generated_one(tmp_path: Path) 
     own = {
         "train_batch_size": "auto",
         "gradient_clipping": 1.0,
-        "zero_optimization": {"overlap_comm": False, "stage": "auto"},
+        "zero_optimization": {"overlap_comm": False, "stage": "auto", "offload_optimizer": {"ratio": 1.0}},
         "fp16": {"enabled": False},
     }
     path = tmp_path / "own.json"
@@ -116,7 +117,8 @@ def test_an_own_deepspeed_file_is_merged_over_the_generated_one(tmp_path: Path) 
     )
     merged = deepspeed_config(recipe, accumulation=2, world_size=2)
     assert merged["train_batch_size"] == 64
-    assert merged["zero_optimization"] == {"stage": 2, "overlap_comm": False}
+    offload = {"ratio": 1.0}
+    assert merged["zero_optimization"] == {"stage": 2, "overlap_comm": False, "offload_optimizer": offload}
 
 
 def test_a_loss_of_the_other_objective_is_refused() -> None:
