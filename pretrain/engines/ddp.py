@@ -37,7 +37,7 @@ class DdpEngine(NativeEngine):
         network.to(device)
         if recipe.engine.channels_last:
             network.to(memory_format=torch.channels_last)
-        called = torch.compile(network, dynamic=False) if recipe.engine.compile else network
+        called: Any = torch.compile(network, dynamic=False) if recipe.engine.compile else network
         self._ddp = _distributed(called, recipe, device) if _has_to_average(recipe) else None
         super().__init__(network, self._ddp or called, recipe, device)
 
