@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nml.files import write_bytes
 from probes.reporting.end_labels import spread_labels
@@ -140,6 +140,10 @@ def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None
         # The default writes powers as mathematics, which would be drawn and not be text.
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
+        values = [point.y for series in panel.series for point in series.points if point.y > 0]
+        if values and max(values) < 100 * min(values):
+            # Powers of ten alone would leave one number on the axis, or none.
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     for series in panel.series:
         _draw_series(axes, panel, series)
     if panel.x_ticks:

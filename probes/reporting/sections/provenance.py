@@ -102,7 +102,8 @@ def _software(rows: Iterable[Row]) -> Table:
     ]
     entries += [(name, several(sorted(versions))) for name, versions in sorted(found.items())]
     if created:
-        entries.append(("Results made", f"{min(created)} to {max(created)}"))
+        first, last = (when[:16].replace("T", " ") for when in (min(created), max(created)))
+        entries.append(("Results made", f"{first} UTC" if first == last else f"{first} to {last} UTC"))
     return Table(
         name="provenance-versions",
         title="Heads and versions",

@@ -66,7 +66,7 @@ def _heads(fits: dict[str, list[Row]]) -> Table:
                     head,
                     f"{mean:.{digits}f}{spread}",
                     f"{mean / base:.2f}" if base else NONE,
-                    f"{predictions:.3g}" if predictions else NONE,
+                    _figures(predictions) if predictions else NONE,
                     str(len(members)),
                 ]
             )

@@ -116,6 +116,17 @@ def test_text_of_a_figure_stays_text_also_where_it_looks_like_mathematics(svg: s
     assert not any("mathdefault" in (text or "") for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("least", "shown"), [(0.3, {"0.5", "1", "2"}), (0.0003, {"0.001", "0.01", "0.1", "1"})]
+)
+def test_an_axis_of_powers_has_numbers_over_any_span(least: float, shown: set[str]) -> None:
+    series = Series(label="", points=(Point(x=0, y=3.0), Point(x=1, y=least)))
+    panel = Panel(title="t", x_label="x", y_label="y", series=(series,), kind="curve", log_y=True, alt="a.")
+    drawn = panel_svg(Figure(name="f", title="t", caption="c", panels=(panel,)), panel)
+    texts = {element.text for element in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")}
+    assert shown <= texts
+
+
 def test_an_inline_figure_has_no_colour_of_its_own(svg: str) -> None:
     found = inline(svg, name="f-1", title="A <b>", description="what is seen.")
     assert not re.search(r"#[0-9a-fA-F]{6}\b", re.sub(r'(?:id|href|clip-path)="[^"]*"', "", found))

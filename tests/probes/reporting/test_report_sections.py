@@ -173,6 +173,8 @@ def test_run_time_counts_every_fit_once(digits: MakeRows) -> None:
     lines = text(table(build(digits()), "run-time-heads"))
     assert [(line[0], line[-1]) for line in lines] == [("lp", "6"), ("mlp", "6"), ("nmtune", "6")]
     assert lines[0][2] == "1.00"
+    slow = text(table(build(digits(heads=("lp",), predict_seconds=0.5)), "run-time-heads"))
+    assert slow[0][3] == "1,393"
 
 
 def test_the_report_says_the_svd_convention_and_where_numbers_come_from(digits: MakeRows) -> None:
@@ -186,7 +188,9 @@ def test_the_report_says_the_svd_convention_and_where_numbers_come_from(digits: 
     assert {(line[1], line[6]) for line in encoders} == {
         (row.encoder_hash[:12], (row.manifest_sha256 or "")[:12]) for row in rows
     }
-    assert ["torch", "2.13.0"] in text(table(report, "provenance-versions"))
+    versions = text(table(report, "provenance-versions"))
+    assert ["torch", "2.13.0"] in versions
+    assert ["Results made", "2026-01-02 03:04 UTC"] in versions
 
 
 def test_nothing_measured_goes_missing_in_silence(digits: MakeRows) -> None:
