@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 from plugins.registry import HEADS
 from probes.reporting.averages import Mean, Score, means
@@ -10,13 +11,15 @@ from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Gap, Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.variants import FIRST, NETWORK, TERMS
-from probes.reporting.wording import percent, points, runs_behind
+from probes.reporting.wording import percent, points, runs_behind, several, unique
 
 
 def section(study: Study) -> Section:
     """Return the section."""
     labels = sorted({score.head for score in study.scores} - set(FIRST))
-    items: list[Table | Gap] = [_table(study, family, labels) for family in _families(study, labels)]
+    items: list[Table | Gap] = [
+        table for family in _families(study, labels) for table in _tables(study, family, labels)
+    ]
     if not any(TERMS.search(label) for label in labels):
         items.append(_gap("Each loss term of nmtune alone and in pairs", "Table 15", TERMS))
     if not any(NETWORK.search(label) for label in labels):
@@ -28,7 +31,24 @@ def _families(study: Study, labels: list[str]) -> list[str]:
     return list(dict.fromkeys(score.family for score in study.scores if score.head in labels))
 
 
-def _table(study: Study, family: str, labels: list[str]) -> Table:
+def _tables(study: Study, family: str, labels: list[str]) -> list[Table]:
+    """Return a table for every set of cases: means over unlike ones do not belong side by side."""
+    cases: dict[str, set[tuple[object, ...]]] = defaultdict(set)
+    for score in of_family(study.scores, family):
+        if score.head in labels:
+            cases[score.head].add(_case(score))
+    alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
+    for label in labels:
+        if label in cases:
+            alike[frozenset(cases[label])].append(label)
+    first = f"ablations-{list(study.selection.family.values()).index(family)}"
+    return [
+        _table(study, family, members, name=f"{first}-{number}" if number else first)
+        for number, members in enumerate(alike.values())
+    ]
+
+
+def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table:
     found = of_family(study.scores, family)
     cases = {_case(score) for score in found if score.head in labels}
     # A reference over cases that the ablations lack would be a mean over something else.
@@ -56,11 +76,11 @@ def _table(study: Study, family: str, labels: list[str]) -> Table:
     ]
     metric = study.metric
     return Table(
-        name=f"ablations-{list(study.selection.family.values()).index(family)}",
+        name=name,
         title=f"Further heads and settings on {family}",
         paper="Tables 15 and 16",
         caption=(
-            f"{metric.capitalize()} in percent, mean over all noise levels and shares of the training data; "
+            f"{metric.capitalize()} in percent, mean over {_shares(compared)}; "
             f"{runs_behind(by['id'].values())}. Only runs that the further heads have too. {METHOD}"
         ),
         header=("Head", f"ID {metric}", f"minus {BASELINE}", f"OOD {metric}", f"minus {BASELINE}"),
@@ -73,7 +93,13 @@ def _without_deviation(mean: Mean | None) -> Mean | None:
     return mean and mean._replace(sd=None)
 
 
-def _case(score: Score) -> tuple[str, str, float, int, float]:
+def _shares(found: list[Score]) -> str:
+    """Name the shares of the training data behind a mean over all noise levels."""
+    shares = several([f"{100 * share:g} %" for share in unique(score.fraction for score in found)])
+    return f"all noise levels, fitted on {shares} of the training data"
+
+
+def _case(score: Score) -> tuple[object, ...]:
     return score.encoder_hash, score.task, score.fraction, score.seed, score.downstream_noise
 
 

@@ -222,6 +222,21 @@ def test_a_mean_over_levels_or_shares_leaves_out_heads_that_lack_some(digits: Ma
     assert heads["quickstart, all levels and shares"] == paper
 
 
+def test_ablations_over_unlike_cases_are_tables_of_their_own(digits: MakeRows) -> None:
+    rows = digits(fractions=(0.1, 1.0))
+    rows += digits(heads=("nmtune-mse", "nmtune-cov"), fractions=(0.1,)) + digits(heads=("knn",))
+    tables = [item for item in build(rows).tables if item.name.startswith("ablations-")]
+    paper = ["lp", "mlp", "nmtune"]
+    assert [[line[0] for line in text(item)] for item in tables] == [
+        [*paper, "knn"],
+        [*paper, "nmtune-cov", "nmtune-mse"],
+    ]
+    assert [share in item.caption for item, share in zip(tables, ("on 100 %", "on 10 %"), strict=True)] == [
+        True,
+        True,
+    ]
+
+
 def test_encoders_of_unknown_noise_come_after_the_ladder(digits: MakeRows) -> None:
     public = {"encoder": "timm:resnet50", "encoder_hash": "t", "noise_ratio": None, "run_path": None}
     report = build([*digits(noises=(0.0,), **public), *digits()])
