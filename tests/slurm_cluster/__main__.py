@@ -23,7 +23,9 @@ def main() -> int:
     if reason:
         print(f"error: {reason}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell that starts this in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with running_cluster(nodes=options.nodes, accounting=options.accounting) as cluster:
         print(f"export SLURM_CONF={cluster.conf}", flush=True)
         try:
