@@ -30,6 +30,9 @@ from plugins.trainable import Batch, HeadModule, Trainable
 
 # Bytes that the stack of one pass may take.
 MEMORY_LIMIT = 4 << 30
+# Parameters from which on a head is trained alone on a CPU: its step is all arithmetic, which a stack does
+# not share, and its weights and averages stay in the caches only if no other copy's come in between.
+WIDE = 4_000_000
 # Seconds after which a pass shows its progress on a terminal.
 SHOWN_AFTER = 1.0
 # Parameters, gradients and AdamW's two averages.
@@ -95,7 +98,8 @@ def fit_many(
             parameter.numel()
             for parameter in group[0].head.build(features.shape[1], num_classes).parameters()
         )
-        at_once = max(1, memory_limit // (size * 4 * _TENSORS_A_PARAMETER)) if group[0].head.stackable else 1
+        alone = not group[0].head.stackable or (size >= WIDE and torch.device(device).type == "cpu")
+        at_once = 1 if alone else max(1, memory_limit // (size * 4 * _TENSORS_A_PARAMETER))
         for start in range(0, len(group), at_once):
             part = group[start : start + at_once]
             train(part, features, labels, num_classes=num_classes, device=device)

@@ -62,6 +62,20 @@ def test_memory_limit_makes_more_passes_with_the_same_result() -> None:
         torch.testing.assert_close(one, many, rtol=1e-4, atol=1e-4)
 
 
+def test_heads_that_are_too_wide_to_gain_by_a_stack_are_fitted_in_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = []
+    train = trainer.train
+    monkeypatch.setattr(
+        trainer, "train", lambda part, *_, **more: (passes.append(len(part)), train(part, *_, **more))
+    )
+    for wide in (1 << 40, 1):
+        monkeypatch.setattr(trainer, "WIDE", wide)
+        fit_many([Copy(LinearProbe(epochs=1), seed=seed) for seed in range(3)], *DATA)
+    assert passes == [3, 1, 1, 1]
+
+
 def test_heads_of_other_kinds_are_fitted_too() -> None:
     copies = [Copy(LinearProbe(epochs=2)), Copy(NMTune(epochs=2)), Copy(NMTune(epochs=2, weight=0.5))]
     fit_many(copies, *DATA)
