@@ -17,13 +17,14 @@ code but that of heads that are installed here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
-from nml.files import sha256_file, write_bytes, write_json
+from nml.files import write_bytes, write_json
 from nml.registry import Plugin
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
@@ -69,8 +70,8 @@ def save_head(
     """
     from safetensors.torch import save
 
-    state = {name: value.contiguous() for name, value in head.state_dict().items()}
-    write_bytes(folder / WEIGHTS, save(state))
+    weights = save({name: value.contiguous() for name, value in head.state_dict().items()})
+    write_bytes(folder / WEIGHTS, weights)
     record = {
         "format": FORMAT,
         "head": plugin.name,
@@ -79,7 +80,7 @@ def save_head(
         "hyper_parameters": hyper_parameters(head),
         "dim": dim,
         "classes": list(classes),
-        "weights_sha256": sha256_file(folder / WEIGHTS),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "about": dict(about),
     }
     write_json(folder / RECORD, record)
@@ -105,7 +106,7 @@ def load_head(folder: str | Path) -> SavedHead:
         ) from error
     if record.get("format") != FORMAT:
         raise UserError(f"{folder / RECORD}: format {record.get('format')!r}", possible=FORMAT)
-    if sha256_file(folder / WEIGHTS) != record["weights_sha256"]:
+    if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
         raise UserError(f"{folder / WEIGHTS}: not the weights that were saved", mend="save the head again")
     plugin = HEADS.find(record["head"])
     if plugin.distribution != record["distribution"]:
