@@ -36,7 +36,7 @@ demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards
 	python -m probes.report results/
 
 test: $(VENV)/installed lint ## lint, types and the whole test suite
-	python -m pytest --numprocesses 2 --dist loadfile
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/installed
 	ruff check .

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -16,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 RESNET = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}}
 TINY_CLIP = {
     "name": "RN50",
@@ -45,52 +49,93 @@ DATA = {
 OPTIMIZER = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}
 
 
-class Ranks:
-    """Processes of a run, leader of a process group of their own."""
+class Zygote:
+    """The process that ranks are forked from; see zygote.py.
 
-    def __init__(self, process: subprocess.Popen[str], size: int) -> None:
-        self.process = process
+    Args:
+        double: Whether they compute in float64.
+    """
+
+    def __init__(self, *, double: bool) -> None:
+        # Messages keep their bounds.
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        argv = [sys.executable, str(ZYGOTE), str(theirs.fileno()), *(["--double"] if double else [])]
+        self.process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env=os.environ | ONE_THREAD)
+        theirs.close()
+
+    def fork(self, size: int, commands: tuple[list[str], ...], cwd: Path) -> Ranks:
+        request = {
+            "size": size,
+            "commands": commands,
+            "cwd": str(cwd),
+            "environment": os.environ | ONE_THREAD,
+        }
+        output, theirs = os.pipe()
+        socket.send_fds(self.socket, [json.dumps(request).encode()], [theirs])
+        os.close(theirs)
+        leader = self.socket.recv(64)
+        assert leader, "the zygote ended early"
+        return Ranks(int(leader), output, size)
+
+    def end(self) -> None:
+        self.socket.close()
+        self.process.wait()
+
+
+class Ranks:
+    """Processes of a run, in a process group of their own.
+
+    Args:
+        leader: The process that waits for them.
+        output: A pipe with what they print.
+        size: How many there are.
+    """
+
+    def __init__(self, leader: int, output: int, size: int) -> None:
+        self.leader = leader
+        self.output = os.fdopen(output, errors="replace")
         self.pids: list[int] = []
-        assert process.stdout is not None
         while len(self.pids) < size:
-            line = process.stdout.readline()
-            assert line, "the zygote ended early"
+            line = self.output.readline()
+            assert line, "the ranks ended early"
             if line.startswith("rank "):
                 self.pids.append(int(line.split()[-1]))
 
+    def running(self) -> bool:
+        return psutil.pid_exists(self.leader)
+
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.communicate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.leader, signal.SIGKILL)
+        # To the end, which comes when the last of them is gone.
+        self.output.read()
+        self.output.close()
 
     def end(self) -> tuple[int, str]:
         """Return the exit status and all output."""
-        out, _ = self.process.communicate(timeout=550)
-        return self.process.returncode, out
+        *lines, last = self.output.read().splitlines()
+        self.output.close()
+        assert last.startswith("status "), "\n".join([*lines, last])
+        return int(last.split()[-1]), "\n".join(lines)
 
 
 @pytest.fixture(scope="session")
 def start_ranks() -> Iterator[Callable[..., Ranks]]:
+    zygotes: dict[bool, Zygote] = {}
     started: list[Ranks] = []
 
     def start(size: int, *commands: list[str], cwd: Path, double: bool = False) -> Ranks:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        process = subprocess.Popen(
-            [sys.executable, str(ZYGOTE), str(size), json.dumps(commands), *(["--double"] if double else [])],
-            cwd=cwd,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        ranks = Ranks(process, size)
-        started.append(ranks)
-        return ranks
+        if double not in zygotes:
+            zygotes[double] = Zygote(double=double)
+        started.append(zygotes[double].fork(size, commands, cwd))
+        return started[-1]
 
     yield start
     for ranks in started:
-        if ranks.process.poll() is None:
+        if not ranks.output.closed:
             ranks.kill()
+    for zygote in zygotes.values():
+        zygote.end()
 
 
 @pytest.fixture(scope="session")

@@ -21,16 +21,12 @@ BOUND = 1e-4
 DOUBLE_BOUND = 1e-9
 STEPS = 20
 ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
-SIZES = [2, 4]
-# Those that differ in how they gather and reduce; the others are held in fp32.
-CONTRASTED = ["ddp", "fsdp", "deepspeed-1", "deepspeed-3"]
 ACCUMULATING = ["ddp", "fsdp", "deepspeed-2"]
 GENTLE_SGD = {"name": "sgd", "lr": 0.01, "clip": 1.0}
 GENTLE_ADAMW = {"name": "adamw", "lr": 1e-4, "weight_decay": 0.1, "eps": 1e-4, "clip": 1.0}
 ADAMW = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "eps": 1e-8, "clip": 1.0}
 HARSH = {
     "sgd": {"optimizer": {"name": "sgd", "lr": 0.05, "clip": 1.0}},
-    "adamw": {"optimizer": ADAMW},
     "lamb": {"optimizer": {"name": "lamb", "lr": 5e-3, "weight_decay": 0.02, "eps": 1e-6, "clip": 1.0}},
     # Four micro-batches, stochastic depth, mixing, and an average of the weights.
     "everything": {
@@ -93,9 +89,8 @@ def test_without_rounding_engines_agree_in_all_digits(
     check_equal(run, reference, losses, weights, DOUBLE_BOUND)
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module")
 def trained(
-    request: pytest.FixtureRequest,
     work: Path,
     image_set: Path,
     caption_set: Path,
@@ -103,8 +98,8 @@ def trained(
     run_ranks: Callable[..., str],
     tiny_clip: dict[str, Any],
 ) -> Path:
-    """20 steps in fp32 of a narrow ResNet-18 and a small CLIP of the RN50 type, every engine."""
-    folder = work / f"parity-{request.param}"
+    """20 steps in fp32 of a narrow ResNet-18 and a small CLIP of the RN50 type on 4 ranks, every engine."""
+    folder = work / "parity"
     classify = make_recipe("parity", optimizer=GENTLE_SGD)
     clip = make_recipe(
         "parity-clip",
@@ -116,7 +111,7 @@ def trained(
     )
     runs = [command(classify, image_set, folder / f"classify-{engine}", engine) for engine in ENGINES]
     runs += [command(clip, caption_set, folder / f"clip-{engine}", engine) for engine in ENGINES]
-    run_ranks(request.param, *runs, cwd=work)
+    run_ranks(4, *runs, cwd=work)
     return folder
 
 
@@ -141,7 +136,7 @@ def contrasted(
     recipe = make_recipe(
         "harsh-clip", objective="clip", epochs=5, model=tiny_clip, loss={"name": "infonce"}, optimizer=ADAMW
     )
-    runs = [command(recipe, caption_set, work / "contrast" / engine, engine) for engine in CONTRASTED]
+    runs = [command(recipe, caption_set, work / "contrast" / engine, engine) for engine in ENGINES]
     # Batch statistics of a micro-batch differ by definition; frozen ones leave the rest to compare.
     frozen = ["--recipe.model.batch_norm", "frozen"]
     runs.append(command(recipe, caption_set, work / "contrast" / "whole", "ddp", *frozen))
@@ -154,7 +149,7 @@ def contrasted(
     return work / "contrast"
 
 
-@pytest.mark.parametrize("engine", CONTRASTED[1:])
+@pytest.mark.parametrize("engine", ENGINES[1:])
 def test_contrastive_training_matches_ddp_in_all_digits(
     contrasted: Path, engine: str, losses: Callable[..., Any], weights: Callable[..., Any]
 ) -> None:

@@ -34,10 +34,10 @@ def words(recipe: Path, shards: Path, run: Path, *more: str) -> list[str]:
     return ["--recipe", str(recipe), "--shards", str(shards), "--noise", "0.25", "--run-dir", str(run), *more]
 
 
-def wait_for_steps(run: Path, number: int, process: subprocess.Popen[str]) -> None:
+def wait_for_steps(run: Path, number: int, ranks: Any) -> None:
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 200
-    while process.poll() is None and time.monotonic() < deadline:
+    while ranks.running() and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_text().count('"event": "step"') >= number:
             return
         time.sleep(0.002)
@@ -69,7 +69,7 @@ def stopped(
     for rank, stop in ((1, signal.SIGUSR2), (0, signal.SIGTERM)):
         command = words(long_recipe, image_set, run, "--engine", request.param)
         ranks = start_ranks(2, command, cwd=work)
-        wait_for_steps(run, 4 + (ends[-1][1] if ends else 0), ranks.process)
+        wait_for_steps(run, 4 + (ends[-1][1] if ends else 0), ranks)
         os.kill(ranks.pids[rank], stop)
         status, out = ranks.end()
         assert status == STOPPED_STATUS, out
@@ -271,7 +271,7 @@ def test_a_run_killed_while_it_saves_has_the_checkpoint_before(
     recipe = make_recipe("saving", epochs=200, model=model, checkpoints={"every_steps": 1, "keep_last": 2})
     run = work / "killed-saving"
     ranks = start_ranks(2, words(recipe, image_set, run), cwd=work)
-    wait_for_steps(run, 2, ranks.process)
+    wait_for_steps(run, 2, ranks)
     deadline = time.monotonic() + 200
     caught = None
     while caught is None and time.monotonic() < deadline:

@@ -1,10 +1,12 @@
 """Start ranks cheaply: import everything once, fork once a rank, run several commands in one process group.
 
-usage: zygote.py WORLD JSON-LIST-OF-ARGV-LISTS [--double]
+usage: zygote.py SOCKET [--double]
 
-Each rank runs ``python -m pretrain.run`` with each list of arguments in turn. A list that begins with
-``rewind`` copies a run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. The exit
-status is the first one that is not 0, whichever rank and command it came from.
+Each message on SOCKET, a file descriptor, is a JSON object and the descriptor of a pipe. The answer is the
+process that leads the ranks, in a session of its own; the pipe gets all that they print. Each rank runs
+``python -m pretrain.run`` with each list of arguments in turn. A list that begins with ``rewind`` copies a
+run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. The last line, ``status N``, has
+the first exit status that is not 0, whichever rank and command it came from.
 
 ``--double`` computes everything in float64, by calling float64 what libraries know as float32. Engines
 add in different orders; in double precision what that changes is below 1e-12, and a difference that is
@@ -16,17 +18,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from nml.errors import UserError
 from pretrain import run, world
 
 
-def warm(*, deepspeed: bool, double: bool) -> None:
+def warm(*, double: bool) -> None:
     """Import what the ranks will: forked children share it."""
     import open_clip  # noqa: F401
     import safetensors.torch  # noqa: F401 - it must see the real types
@@ -48,10 +53,14 @@ def warm(*, deepspeed: bool, double: bool) -> None:
         torch.set_default_dtype(torch.float64)
         torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
         torch.float32 = torch.float = torch.float64  # type: ignore[misc,assignment]
-    if deepspeed:
-        from pretrain.engines.deepspeed import import_deepspeed
 
-        import_deepspeed()
+
+def warm_deepspeed() -> None:
+    from pretrain.engines.deepspeed import import_deepspeed
+
+    import_deepspeed()
+    # It imports this as it starts.
+    import functorch.compile  # noqa: F401
 
 
 def free_port() -> int:
@@ -97,22 +106,14 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
     return 0
 
 
-def main() -> int:
-    size, commands = int(sys.argv[1]), json.loads(sys.argv[2])
-    warm(deepspeed="deepspeed" in sys.argv[2], double="--double" in sys.argv[3:])
+def lead(size: int, commands: list[list[str]]) -> int:
+    """Fork the ranks and wait for them."""
     port = free_port()
     children = {}
     for rank in range(size):
         child = os.fork()
         if child == 0:
-            try:
-                status = rank_main(rank, size, port, commands)
-            except BaseException:
-                traceback.print_exc()
-                status = 1
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            end_with(lambda rank=rank: rank_main(rank, size, port, commands))
         children[child] = rank
         print(f"rank {rank} is {child}", flush=True)
     status = 0
@@ -121,8 +122,54 @@ def main() -> int:
         code = os.waitstatus_to_exitcode(ended)
         print(f"rank {children[child]} ended with {code}", flush=True)
         status = status or code
+    print(f"status {status}", flush=True)
     return status
 
 
+def end_with(work: Callable[[], int]) -> NoReturn:
+    """Do the work of a forked child and end it, whatever comes."""
+    status = 1
+    try:
+        status = work()
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def answer(request: dict[str, Any], pipe: int, ours: socket.socket) -> int:
+    """Fork the process that leads the ranks of a request, and return it."""
+    child = os.fork()
+    if child:
+        return child
+    ours.close()
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(pipe, 1)
+    os.dup2(pipe, 2)
+    os.close(pipe)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    end_with(lambda: lead(request["size"], request["commands"]))
+
+
+def main() -> None:
+    ours = socket.socket(fileno=int(sys.argv[1]))
+    warm(double="--double" in sys.argv[2:])
+    # Nobody waits here for those that lead.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    while True:
+        message, pipes, _, _ = socket.recv_fds(ours, 1 << 20, 1)
+        if not message:
+            return
+        if b"deepspeed" in message:
+            warm_deepspeed()
+        child = answer(json.loads(message), pipes[0], ours)
+        os.close(pipes[0])
+        ours.send(str(child).encode())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
