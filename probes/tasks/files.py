@@ -94,6 +94,12 @@ class _Place(NamedTuple):
     size: int
 
 
+class _Sample(NamedTuple):
+    key: str
+    label: Any
+    place: _Place
+
+
 class _TarImages:
     """Images that are members of tars, read by offset."""
 
@@ -148,29 +154,34 @@ def _read_tars(path: str, label: str | None) -> RawSplit:
     tars = sorted(place.glob("*.tar")) if place.is_dir() else [place]
     if not tars or not tars[0].is_file():
         raise UserError(f"--task: no tar at {path}", possible="a tar, or a folder of tars")
-    images: dict[str, _Place] = {}
-    labels: dict[str, Any] = {}
-    for tar in tars:
-        _index(tar, label, images, labels)
-    keys = [key for key in images if key in labels]
-    if not keys:
+    found: list[_Sample] = [sample for tar in tars for sample in _index(tar, label)]
+    if not found:
         raise UserError(
             f"--task: no sample of {path} has an image and a label",
             possible="members KEY.jpg and KEY.cls or KEY.json",
         )
-    found = [labels[key] for key in keys]
-    places = [images[key] for key in keys]
-    return RawSplit(keys, found, None, "image", lambda codes: ImageBytes(keys, codes, _TarImages(places)))
+    keys = [sample.key for sample in found]
+    if len(set(keys)) < len(keys):
+        # Tars that each count from 0. Elsewhere keys stay as they are: the carving and the limit follow them.
+        keys = [f"{sample.place.tar.name}/{sample.key}" for sample in found]
+    labels = [sample.label for sample in found]
+    places = [sample.place for sample in found]
+    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, _TarImages(places)))
 
 
-def _index(tar: Path, label: str | None, images: dict[str, _Place], labels: dict[str, Any]) -> None:
+def _index(tar: Path, label: str | None) -> list[_Sample]:
+    """Return the samples of one tar that have an image and a label; a key names a sample within its tar."""
+    images: dict[str, _Place] = {}
+    labels: dict[str, Any] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
-                key, _, suffix = member.name.partition(".")
-                suffix = suffix.lower()
-                if not member.isfile():
+                # As webdataset splits: folders may hold dots, and ``tar cf a.tar .`` begins every name with one.
+                folder, slash, name = member.name.removeprefix("./").rpartition("/")
+                stem, _, suffix = name.partition(".")
+                if not member.isfile() or not stem:
                     continue
+                key, suffix = f"{folder}{slash}{stem}", suffix.lower()
                 if f".{suffix.rpartition('.')[2]}" in SUFFIXES:
                     images[key] = _Place(tar, member.offset_data, member.size)
                 elif (suffix == "cls" and label is None) or suffix == "json":
@@ -181,6 +192,7 @@ def _index(tar: Path, label: str | None, images: dict[str, _Place], labels: dict
                         labels[key] = found
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"--task: {tar} cannot be read: {error}", mend="check the file") from error
+    return [_Sample(key, labels[key], place) for key, place in images.items() if key in labels]
 
 
 def _label(data: bytes, suffix: str, label: str | None, where: str) -> Any:

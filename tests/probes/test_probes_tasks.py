@@ -52,11 +52,12 @@ def write_folder(root: Path, classes: dict[str, int]) -> Path:
     return root
 
 
-def write_tar(path: Path, samples: list[dict[str, bytes]]) -> Path:
+def write_tar(path: Path, samples: list[dict[str, bytes]], folder: str = "") -> Path:
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for number, sample in enumerate(samples):
             for suffix, data in sample.items():
-                member = tarfile.TarInfo(f"s{number:05d}.{suffix}")
+                member = tarfile.TarInfo(f"{folder}s{number:05d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
     return path
@@ -131,6 +132,26 @@ def test_tars_with_cls_and_with_a_field_of_json(tmp_path: Path) -> None:
     noisy = open_task(f"wds:{tmp_path},{tar},shifts=none,label=label_n20")
     assert noisy.train.labels.tolist() == [1, 0, 1, 0, 1, 0]
     assert noisy.train.read(4).getpixel((0, 0)) == (4, 4, 0)
+
+
+def test_tars_that_each_count_from_zero_keep_their_own_labels(tmp_path: Path) -> None:
+    for number, name in enumerate("ab"):
+        samples = [{"png": png(10 * number + n), "cls": str(number).encode()} for n in range(3)]
+        write_tar(tmp_path / "train" / f"{name}.tar", samples)
+    train = open_task(f"wds:{tmp_path}/train,{tmp_path}/train,shifts=none").train
+    assert list(train.keys) == [f"{name}.tar/s0000{n}" for name in "ab" for n in range(3)]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert [train.read(n).getpixel((0, 0))[0] for n in range(6)] == [0, 1, 2, 10, 11, 12]
+    alone = open_task(f"wds:{tmp_path}/train,{tmp_path}/train/b.tar,shifts=none").evaluations[0].samples
+    assert list(alone.keys) == [f"s0000{n}" for n in range(3)]
+
+
+def test_tars_of_a_folder_are_read_whatever_dots_its_path_holds(tmp_path: Path) -> None:
+    samples = [{"png": png(n), "cls": str(n % 2).encode()} for n in range(4)]
+    tar = write_tar(tmp_path / "a.tar", samples, folder="./v1.0/")
+    assert open_task(f"wds:{tar},{tar},shifts=none").train.labels.tolist() == [0, 1, 0, 1]
+    tar = write_tar(tmp_path / "b.tar", samples, folder="./")
+    assert list(open_task(f"wds:{tar},{tar},shifts=none").train.keys) == [f"s0000{n}" for n in range(4)]
 
 
 def test_texts_with_and_without_a_header_and_in_pairs(tmp_path: Path) -> None:
