@@ -67,7 +67,7 @@ class Probe:
             or evaluation.domain == "id"
             or evaluation.name in encoder.arrays
         )
-        self._spectra: dict[str, Spectrum] = {}
+        self._spectra: dict[int, Spectrum] = {}
 
     @functools.cached_property
     def ids(self) -> frozenset[str]:
@@ -206,12 +206,12 @@ class Probe:
         tests: Sequence[tuple[Evaluation, Features]],
         train_key: str,
     ) -> Iterator[Row]:
-        for evaluation, features in tests:
+        for number, (evaluation, features) in enumerate(tests):
             begun = time.perf_counter()
             logits = predict(fit.head, features.array)
             predict_seconds = time.perf_counter() - begun
             scores = evaluate(logits, evaluation, self.task.metric)
-            own = self._spectrum(evaluation.name, features)
+            own = self._spectrum(number, features)
             reshaped = self._head_spectrum(fit, features, own)
             yield Row(
                 **self._identity(choice, fit.point, evaluation),
@@ -243,10 +243,11 @@ class Probe:
                 versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
             )
 
-    def _spectrum(self, name: str, features: Features) -> Spectrum:
-        if name not in self._spectra:
-            self._spectra[name] = spectrum(features.array, self.plan.convention)
-        return self._spectra[name]
+    def _spectrum(self, number: int, features: Features) -> Spectrum:
+        # By place: names are a task's to choose, and features of files all have their encoder's key.
+        if number not in self._spectra:
+            self._spectra[number] = spectrum(features.array, self.plan.convention)
+        return self._spectra[number]
 
     def _head_spectrum(self, fit: Fitted, features: Features, own: Spectrum) -> Spectrum | None:
         """Return the spectrum of what the head's classifier sees; None if that is not to be computed."""

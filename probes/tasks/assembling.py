@@ -41,7 +41,8 @@ class RawSplit(NamedTuple):
 def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     """Return the task of ``KIND:TRAIN,TEST[,OOD ...]``.
 
-    Every further path is an out-of-domain variant, named after its file. Without one, shifted versions
+    Every further path is an out-of-domain variant, named after its file, and after its folders as well
+    where another variant would have the same name. Without one, shifted versions
     of the test samples are: all of the modality's, ``shifts=none``, or some as ``shifts=rotated+noisy``.
     ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split and
     ``ood_limit=N`` N of each variant, chosen by the hash of their keys;
@@ -68,19 +69,20 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     test = build(test_path, read(test_path))
     evaluations = [Evaluation(name, "id", test)]
     masked = _masked(spec)
-    for path in ood_paths:
+    shifts = _shifts(spec, train.modality, default=not ood_paths)
+    for path, variant in zip(ood_paths, _variant_names(ood_paths, taken=shifts), strict=True):
         raw = read(path)
         samples = build(path, raw, ood_limit)
         # Of the whole variant: a limit may have left classes of it out.
         present = tuple(np.unique(_codes(raw.labels, classes, path)).tolist()) if masked else None
-        evaluations.append(Evaluation(f"{name}-{Path(path).stem}", "ood", samples, present))
+        evaluations.append(Evaluation(f"{name}-{variant}", "ood", samples, present))
     evaluations += [
         Evaluation(
             f"{name}-{shift}",
             "ood",
             Shifted(limited(test, ood_limit), shift, VERSION, SHIFTS[train.modality][shift]),
         )
-        for shift in _shifts(spec, train.modality, default=not ood_paths)
+        for shift in shifts
     ]
     validation_path = spec.options.get("validation")
     validation = build(validation_path, read(validation_path)) if validation_path else None
@@ -104,6 +106,27 @@ def content_revision(train: SampleSet, validation: SampleSet | None, tests: Sequ
         frames = test.perturbations
         content.append([test.classes, test.groups, frames and [frames.sets, [*map(sorted, frames.accepted)]]])
     return hash_value(content)[:16]
+
+
+def _variant_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Return what each variant is called; those that nothing tells apart keep one name, to be refused."""
+    places = [Path(path) for path in paths]
+    folders = [[part for part in place.parent.parts if part not in (place.anchor, "..")] for place in places]
+    depths = [0] * len(paths)
+    while True:
+        names = [
+            "-".join([*above[len(above) - depth :], place.stem])
+            for place, above, depth in zip(places, folders, depths, strict=True)
+        ]
+        alike = [
+            number
+            for number, name in enumerate(names)
+            if (names.count(name) > 1 or name in taken) and depths[number] < len(folders[number])
+        ]
+        if not alike:
+            return names
+        for number in alike:
+            depths[number] += 1
 
 
 def _class_names(labels: Sequence[Any], path: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ MINIMUM_TRAINING_SAMPLES = 2
 
 
 def check_task(task: Task) -> None:
-    """Check sizes, unique keys and classes of every split.
+    """Check names, sizes, unique keys and classes of every split.
 
     Raises:
         UserError: Names the split and the class or key that is wrong.
@@ -27,6 +27,7 @@ def check_task(task: Task) -> None:
     _check_samples(task, "train", task.train, count)
     if task.validation is not None:
         _check_samples(task, "validation", task.validation, count)
+    _check_names(task)
     for evaluation in task.evaluations:
         groups = evaluation.groups
         _check_samples(task, evaluation.name, evaluation.samples, count if groups is None else len(groups))
@@ -41,6 +42,18 @@ def check_task(task: Task) -> None:
             f"task {task.name}: no training sample of class {', '.join(missing[:5])}"
             + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
             mend="every class that is tested must occur in the training data",
+        )
+
+
+def _check_names(task: Task) -> None:
+    """Refuse two evaluations of one name: results are told apart by it, and only one's would be kept."""
+    names = [evaluation.name for evaluation in task.evaluations]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"task {task.name}: {names.count(twice)} evaluations are called {twice}",
+            possible="a name for each",
+            mend="rename their files, and name none of them twice",
         )
 
 

@@ -176,7 +176,7 @@ def _index(tar: Path, label: str | None) -> list[_Sample]:
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
-                # As webdataset splits: folders may hold dots, and ``tar cf a.tar .`` begins every name with one.
+                # As webdataset splits: folders may hold dots, and `tar cf a.tar .` begins all names with one.
                 folder, slash, name = member.name.removeprefix("./").rpartition("/")
                 stem, _, suffix = name.partition(".")
                 if not member.isfile() or not stem:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -21,6 +22,7 @@ from nml.errors import UserError
 from probes.results import read_rows
 from probes.run import main
 from probes.tasks import TASKS, open_task, remembered
+from probes.tasks.checks import check_task
 from probes.tasks.shifts import SHIFTS, VERSION
 
 GOLDEN = {
@@ -86,6 +88,32 @@ def test_folders_and_further_folders_as_ood(tmp_path: Path) -> None:
     assert task.classes == ("cat", "dog")
     assert [(part.name, part.domain) for part in task.evaluations] == [("pets", "id"), ("pets-sketch", "ood")]
     assert task.train.labels.tolist() == [0, 0, 0, 1, 1]
+
+
+def test_variants_of_one_file_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    paths = ["train", "test", "sketch/test", "clipart/test", "a/b/test", "c/b/test", "art"]
+    for number, path in enumerate(paths):
+        write_folder(tmp_path / path, {"cat": number + 2, "dog": number + 2})
+    places = ",".join(str(tmp_path / path) for path in paths)
+    task = open_task(f"imagefolder:{places},name=pets")
+    assert [(part.name, len(part.samples.keys)) for part in task.evaluations] == [
+        ("pets", 6),
+        ("pets-sketch-test", 8),
+        ("pets-clipart-test", 10),
+        ("pets-a-b-test", 12),
+        ("pets-c-b-test", 14),
+        ("pets-art", 16),
+    ]
+
+
+def test_two_evaluations_of_one_name_are_refused(tmp_path: Path) -> None:
+    train = write_folder(tmp_path / "train", {"cat": 2, "dog": 2})
+    with pytest.raises(UserError, match=r"2 evaluations are called pets-.*train; possible: a name for each"):
+        open_task(f"imagefolder:{train},{train},{train},{train},name=pets")
+    digits = open_task("digits")
+    again = dataclasses.replace(digits, evaluations=(*digits.evaluations, digits.evaluations[1]))
+    with pytest.raises(UserError, match="2 evaluations are called digits-inverted"):
+        check_task(again)
 
 
 def test_variants_with_fewer_classes_are_masked_and_numbered_folders_understood(tmp_path: Path) -> None:
