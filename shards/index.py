@@ -24,7 +24,7 @@ from shards.finishing import SetDescription, finish
 from shards.imagetype import image_extension
 from shards.keys import key_of
 from shards.ladder import clean_column
-from shards.manifest import manifest_schema
+from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.packing import TreeHash
 from shards.setfile import SET_FILE, SetInfo, Shard
 from shards.sources import SourceSpec
@@ -85,9 +85,12 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
     schema = manifest_schema(source.kind, [clean_column(source.kind)])
 
     def records() -> Iterator[tuple[Shard, pa.Table]]:
+        start = 0
         for number, (shard, rows, _) in enumerate(indexed):
             table = _with_unique_keys(rows, twice)
             table = table.append_column("shard", pa.array(np.full(len(table), number, np.int32)))
+            table = table.append_column(SOURCE_ROW, pa.array(np.arange(start, start + len(table))))
+            start += len(table)
             if classes is not None:
                 table = _with_class_numbers(table, classes)
             yield shard, table.select(schema.names).cast(schema)
@@ -121,7 +124,7 @@ def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
     schema = manifest_schema("caption", [column])
     table = pa.Table.from_pylist([{**row, column: str(row[column])} for row in rows], schema=schema)
     shard = Shard(tar.name, len(rows), size, tree.hexdigest())
-    return _Indexed(shard, table.drop_columns("shard"), numbers)
+    return _Indexed(shard, table.drop_columns(["shard", SOURCE_ROW]), numbers)
 
 
 def _row(sample: TarSample, source: WebDatasetSource, descriptor: int, tar: Path) -> dict[str, Any]:

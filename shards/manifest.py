@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nml.errors import UserError
 from nml.files import atomic_writer
 from shards.noise import Integers, Kind
 
 # Rows of one record batch of the index: sample i lies in batch i // INDEX_BATCH.
 INDEX_BATCH = 65_536
 _METADATA_FINGERPRINT = b"nml.fingerprint"
+# Place of each sample in its source; manifests of earlier versions lack it.
+SOURCE_ROW = "source_row"
 
 _PLACE = [
     ("key", pa.string()),
@@ -38,6 +41,7 @@ _AUDIT = [
     ("json_offset", pa.int64()),
     ("json_size", pa.int64()),
     ("source_name", pa.string()),
+    (SOURCE_ROW, pa.int64()),
 ]
 
 
@@ -116,6 +120,25 @@ def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return table.combine_chunks().to_batches()[0]
+
+
+def read_source_rows(path: Path) -> Integers | None:
+    """Return the place of each sample in its source, int64 [N]; None if the manifest does not tell.
+
+    Raises:
+        UserError: If the manifest cannot be read, or does not name each place once.
+    """
+    mend = "restore the file from where the set was written, or write the set again"
+    try:
+        with pq.ParquetFile(path) as file:
+            if SOURCE_ROW not in file.schema_arrow.names:
+                return None
+            rows = _integers(file.read([SOURCE_ROW])[SOURCE_ROW])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: damaged or missing: {error}", mend=mend) from error
+    if not np.array_equal(np.sort(rows), np.arange(len(rows))):
+        raise UserError(f"{path}: damaged: {SOURCE_ROW} does not name each place once", mend=mend)
+    return rows
 
 
 def iter_manifest(path: Path) -> Iterator[pa.Table]:

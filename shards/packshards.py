@@ -24,7 +24,7 @@ from shards.catalogue import SPOOL, map_catalogue
 from shards.destination import Destination
 from shards.ladder import Level, clean_column
 from shards.layout import shard_name
-from shards.manifest import manifest_schema
+from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.noise import Integers, Kind
 from shards.packing import PackedShard, Samples, pack_shard
 from shards.setfile import Shard
@@ -45,10 +45,16 @@ def record_path(work: Path, number: int) -> Path:
 
 
 def forget_lost(work: Path, shards: int, sizes: dict[str, int]) -> None:
-    """Remove the record of every shard that is not there any more, so that it is packed again."""
+    """Remove the record of every shard that is not there any more, so that it is packed again.
+
+    As is one whose record an earlier version wrote, without every column that the manifest has now.
+    """
     for number in range(shards):
         path = record_path(work, number)
-        if path.exists() and sizes.get(shard_name(number)) != read_record(work, number)[0].bytes:
+        if not path.exists():
+            continue
+        shard, table = read_record(work, number)
+        if sizes.get(shard.name) != shard.bytes or SOURCE_ROW not in table.column_names:
             path.unlink()
 
 
@@ -127,7 +133,7 @@ class ShardPacker:
             "cls" if self._kind == "class" else "txt",
         )
         self._destination.publish(name)
-        self._write_record(number, table, columns, packed)
+        self._write_record(number, table.append_column(SOURCE_ROW, pa.array(rows)), columns, packed)
         return len(rows)
 
     def _supervision(self, catalogue: pa.Table, rows: Integers) -> Columns:
@@ -161,6 +167,7 @@ class ShardPacker:
             "key": table["key"],
             "shard": np.full(table.num_rows, number, np.int32),
             "source_name": table["name"],
+            SOURCE_ROW: table[SOURCE_ROW],
             **packed.columns,
             **columns.values,
         }

@@ -28,11 +28,13 @@ from shards.hashing import hash_keys
 from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder
 from shards.locking import existing_locked
 from shards.manifest import (
+    SOURCE_ROW,
     Statistics,
     index_digests,
     index_schema,
     iter_manifest,
     manifest_schema,
+    read_source_rows,
     write_index,
     write_manifest,
 )
@@ -76,7 +78,11 @@ def relabel(
         with _features(shard_set, encoder, model_name, model_file) as (file, model_input):
             name, model = load_model(model_name, info.kind, file)
             seed = info.seed if seed is None else seed
-            planned = plan_ladder(model, name, read_population(shard_set), ratios, seed, model_input)
+            population = read_population(shard_set)
+            if encoder:
+                # These features were computed from the set itself, in its own order.
+                population = replace(population, source_rows=None, source_order_lost=False)
+            planned = plan_ladder(model, name, population, ratios, seed, model_input)
         for level, _ in planned:
             if level.name in info.levels:
                 raise UserError(
@@ -108,6 +114,7 @@ def read_population(shard_set: ShardSet) -> Population:
     keys = KeyColumn(index.column("key"))
     empty = np.empty(0, np.int64)
     caption = info.kind == "caption"
+    source_rows = read_source_rows(shard_set.manifest_path)
     return Population(
         kind=info.kind,
         hashes=hash_keys(keys),
@@ -115,6 +122,9 @@ def read_population(shard_set: ShardSet) -> Population:
         num_classes=len(info.classes or ()),
         texts=hash_column(index.column("caption")) if caption else np.empty(0, np.uint64),
         keys=keys,
+        source_rows=source_rows,
+        # Tars that were indexed where they lie (no request) are in the source's order.
+        source_order_lost=source_rows is None and bool(info.request),
     )
 
 
@@ -144,9 +154,10 @@ def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[Pla
     # Old and new files differ in nothing but added columns, and set.json names what is valid: a kill
     # between these lines leaves a set whose old levels read as before, and the same command mends it.
     write_index(folder / INDEX_FILE, index_schema(info.kind, columns, info.fingerprint), tables())
-    write_manifest(
-        folder / MANIFEST_FILE, manifest_schema(info.kind, columns), _counted(tables(), statistics)
-    )
+    schema = manifest_schema(info.kind, columns)
+    if read_source_rows(folder / MANIFEST_FILE) is None:
+        schema = schema.remove(schema.get_field_index(SOURCE_ROW))
+    write_manifest(folder / MANIFEST_FILE, schema, _counted(tables(), statistics))
     write_json(folder / STATS_FILE, statistics.as_json(info.classes))
     changed = replace(
         info,

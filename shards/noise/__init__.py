@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Literal, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,10 @@ class Population:
         num_classes: K; 0 for captions.
         texts: Hash of each caption's text, uint64 [N]; empty for classes.
         keys: The keys themselves, for models that look samples up by name.
+        source_rows: Place of each sample among the source's samples, a permutation int64 [N]; None
+            if they come in the source's order.
+        source_order_lost: Whether nothing tells those places, as in sets of versions that did not
+            record them.
     """
 
     kind: Kind
@@ -47,6 +52,8 @@ class Population:
     num_classes: int
     texts: Hashes
     keys: Iterable[str] = ()
+    source_rows: Integers | None = None
+    source_order_lost: bool = False
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -54,6 +61,24 @@ class Population:
     def order(self, seed: int, purpose: str) -> Integers:
         """Return the samples in the order of their keyed hash, a permutation int64 [N]."""
         return np.argsort(mix(self.hashes, seed, purpose), kind="stable")
+
+    def from_source_order(self, values: npt.NDArray[Any], file: Path, mend: str) -> npt.NDArray[Any]:
+        """Return what a file without keys holds, a row a sample in the source's order, in the order here.
+
+        Args:
+            values: What the file holds, [N, ...].
+            file: The file, for the message.
+            mend: Which file with keys would do.
+
+        Raises:
+            UserError: If nothing tells which row is whose: a guess would alter other images.
+        """
+        if self.source_order_lost:
+            raise UserError(
+                f"--model-file {file}: is in the order of the source, which this set does not record",
+                mend=mend,
+            )
+        return values if self.source_rows is None else values[self.source_rows]
 
     @cached_property
     def class_sizes(self) -> Integers:

@@ -76,7 +76,8 @@ class FromFile:
                 f"--model-file {self._file}: holds {len(array):,} labels",
                 possible=f"{len(population):,}, one a sample",
             )
-        return array.astype(np.int64)
+        mend = "name a CSV with a line KEY,LABEL a sample, or write the set again"
+        return population.from_source_order(array, self._file, mend).astype(np.int64)
 
     def _by_key(self, population: Population) -> Integers:
         try:

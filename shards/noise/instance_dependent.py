@@ -65,7 +65,8 @@ class InstanceDependent:
                 f"--model-file {self._file}: has shape {'x'.join(map(str, array.shape))}",
                 possible=f"{len(population)} rows, one a sample",
             )
-        return np.asarray(array, np.float64)
+        mend = "name a parquet with columns key and features, or compute them with --encoder"
+        return np.asarray(population.from_source_order(array, self._file, mend), np.float64)
 
 
 def _by_key(path: Path, population: Population) -> Floats:
