@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import csv
 import functools
 import itertools
 import json
@@ -16,16 +15,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from nml.errors import UserError, unknown_name
+from nml.errors import UserError
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
+from probes.tasks.columns import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    PAIR_COLUMNS,
+    TEXT_COLUMNS,
+    find_column,
+    unreadable,
+)
 from probes.tasks.samplesets import ImageBytes, Texts
 from probes.tasks.task import Task, TaskRecord
+from probes.tasks.tsv import read_tsv
 
-IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
-TEXT_COLUMNS = ("text", "sentence", "sentence1", "premise", "question", "question1")
-PAIR_COLUMNS = ("text2", "sentence2", "hypothesis", "question2")
-LABEL_COLUMNS = ("label", "cls", "labels", "class", "target", "fine_label")
 # Row groups of images that are kept decompressed.
 GROUPS_IN_MEMORY = 4
 KEY_COLUMNS = ("key", "__key__", "idx", "id")
@@ -58,7 +62,7 @@ class TsvTask:
         modality="text",
         num_classes=0,
         ood=("every further file", "or shifts of the test samples"),
-        source="your own tab-separated files: tsv:TRAIN,TEST[,OOD][,text=COLUMN][,label=COLUMN]",
+        source="your own tab-separated files: tsv:TRAIN,TEST[,OOD][,text=COLUMN][,label=COLUMN][,header=no]",
         revision="hash of the content",
         licence="yours",
         note="without a header the last column is the label",
@@ -66,8 +70,8 @@ class TsvTask:
 
     def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002
         """Return the task of the files."""
-        check_options(spec, (*OPTIONS, "text", "pair", "label"), where="--task")
-        return assemble(spec, functools.partial(_read_tsv, columns=spec.options))
+        check_options(spec, (*OPTIONS, "text", "pair", "label", "header"), where="--task")
+        return assemble(spec, functools.partial(read_tsv, columns=spec.options))
 
 
 def read_parquet(path: str, columns: Any) -> RawSplit:
@@ -79,7 +83,7 @@ def read_parquet(path: str, columns: Any) -> RawSplit:
     try:
         schema = pq.read_schema(path)
         names = schema.names
-        label = _column(path, names, columns.get("label"), LABEL_COLUMNS, "label")
+        label = find_column(path, names, columns.get("label"), LABEL_COLUMNS, "label")
         key = next((name for name in KEY_COLUMNS if name in names and name != label), None)
         table = pq.read_table(path, columns=[label, *([key] if key else [])])
         labels = _labels(path, table[label])
@@ -89,18 +93,18 @@ def read_parquet(path: str, columns: Any) -> RawSplit:
         class_names = _class_names(schema, label)
         image = columns.get("image") or next((name for name in IMAGE_COLUMNS if name in names), None)
         if image and not columns.get("text"):
-            data = _ParquetImages(path, _column(path, names, image, (), "image"))
+            data = _ParquetImages(path, find_column(path, names, image, (), "image"))
             return RawSplit(keys, labels, class_names, "image", lambda codes: ImageBytes(keys, codes, data))
         texts = _texts(path, names, columns)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     return RawSplit(keys, labels, class_names, "text", lambda codes: Texts(keys, codes, texts))
 
 
 def _texts(path: str, names: Sequence[str], columns: Any) -> Sequence[str | tuple[str, ...]]:
-    text = _column(path, names, columns.get("text"), TEXT_COLUMNS, "image or text")
+    text = find_column(path, names, columns.get("text"), TEXT_COLUMNS, "image or text")
     pair = columns.get("pair") or next((name for name in PAIR_COLUMNS if name in names), None)
-    wanted = [text, *([_column(path, names, pair, (), "pair")] if pair else [])]
+    wanted = [text, *([find_column(path, names, pair, (), "pair")] if pair else [])]
     table = pq.read_table(path, columns=wanted)
     for name in wanted:
         kind = table[name].type
@@ -169,7 +173,7 @@ class _ParquetImages:
                 try:
                     column = self._file.read_row_group(number, columns=[self._leaf]).column(0)
                 except (OSError, pa.ArrowException) as error:
-                    raise _unreadable(str(self.files[0]), error) from error
+                    raise unreadable(str(self.files[0]), error) from error
                 if pa.types.is_struct(column.type):
                     column = pc.struct_field(column, "bytes")
                 self._groups[number] = column
@@ -199,65 +203,6 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
         return None
     feature = json.loads(content).get("info", {}).get("features", {}).get(label, {})
     return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("names") else None
-
-
-def _column(path: str, names: Sequence[str], asked: str | None, usual: Sequence[str], what: str) -> str:
-    if asked is not None:
-        if asked not in names:
-            raise unknown_name(f"--task: column of {path}", asked, names)
-        return asked
-    for name in usual:
-        if name in names:
-            return name
-    raise UserError(
-        f"--task: no {what} column found in {path}",
-        possible=f"columns: {', '.join(names)}",
-        mend=f"name it: ...,{what.split()[-1]}=COLUMN",
-    )
-
-
-def _read_tsv(path: str, columns: Any) -> RawSplit:
-    try:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
-    except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(path, error) from error
-    if not rows:
-        raise UserError(f"--task: no samples in {path}")
-    header = _header(rows[0], columns)
-    if header:
-        rows = rows[1:]
-        label = header.index(_column(path, header, columns.get("label"), LABEL_COLUMNS, "label"))
-        text = header.index(_column(path, header, columns.get("text"), TEXT_COLUMNS, "text"))
-        second = columns.get("pair") or next((name for name in PAIR_COLUMNS if name in header), None)
-        places = [text] + ([header.index(_column(path, header, second, (), "pair"))] if second else [])
-        width = len(header)
-    else:
-        width = len(rows[0])
-        label, places = width - 1, list(range(width - 1))
-    for number, row in enumerate(rows, start=2 if header else 1):
-        if len(row) != width or width < 2:
-            raise UserError(
-                f"--task: line {number} of {path} has {len(row)} columns", possible=str(max(width, 2))
-            )
-    texts = [row[places[0]] if len(places) == 1 else tuple(row[place] for place in places) for row in rows]
-    labels: list[Any] = [row[label] for row in rows]
-    if all(value.isdigit() for value in labels):
-        labels = [int(value) for value in labels]
-    keys = [f"{number:08d}" for number in range(len(rows))]
-    return RawSplit(keys, labels, None, "text", lambda codes: Texts(keys, codes, texts))
-
-
-def _header(first: list[str], columns: Any) -> list[str] | None:
-    asked = {columns[name] for name in ("text", "pair", "label") if name in columns}
-    usual = {*TEXT_COLUMNS, *LABEL_COLUMNS}
-    return first if asked & {*first} or len(usual & {*first}) > 1 or asked else None
-
-
-def _unreadable(path: str, error: Exception) -> UserError:
-    if not Path(path).exists():
-        return UserError(f"--task: no file {path}", mend="check the path")
-    return UserError(f"--task: {path} cannot be read: {error}", mend="check the file's format")
 
 
 PARQUET = ParquetTask()

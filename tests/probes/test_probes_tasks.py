@@ -182,25 +182,6 @@ def test_tars_of_a_folder_are_read_whatever_dots_its_path_holds(tmp_path: Path) 
     assert list(open_task(f"wds:{tar},{tar},shifts=none").train.keys) == [f"s0000{n}" for n in range(4)]
 
 
-def test_texts_with_and_without_a_header_and_in_pairs(tmp_path: Path) -> None:
-    (tmp_path / "plain.tsv").write_text("good film\t1\nbad film\t0\n")
-    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tlabel\na\tb\tyes\nc\td\tno\n")
-    plain = open_task(f"tsv:{tmp_path}/plain.tsv,{tmp_path}/plain.tsv")
-    assert plain.train.read(0) == "good film"
-    assert [part.domain for part in plain.evaluations] == ["id", "ood", "ood"]
-    pairs = open_task(f"tsv:{tmp_path}/pairs.tsv,{tmp_path}/pairs.tsv,shifts=none")
-    assert pairs.train.read(1) == ("c", "d")
-    assert pairs.classes == ("no", "yes")
-
-
-def test_single_texts_beside_pairs_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_text("a\tb\tyes\nc\td\tno\n")
-    (tmp_path / "single.tsv").write_text("a\tyes\nc\tno\n")
-    pairs, single = tmp_path / "pairs.tsv", tmp_path / "single.tsv"
-    with pytest.raises(UserError, match=r"-single has 1 text\(s\) a sample, the training data 2"):
-        open_task(f"tsv:{pairs},{pairs},{single}")
-
-
 @pytest.mark.parametrize("modality", SHIFTS)
 def test_shifts_are_the_same_every_time_and_keyed_by_the_sample(modality: str) -> None:
     content = Image.fromarray(np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3))
