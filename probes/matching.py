@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from nml.errors import UserError
+from collections.abc import Iterator, Sequence
+
+from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
-from probes.tasks.task import Task
+from probes.tasks.task import Evaluation, Task
 
 
 def check_match(encoder: Encoder, task: Task, *, views: int = 0) -> None:
@@ -33,3 +35,43 @@ def check_match(encoder: Encoder, task: Task, *, views: int = 0) -> None:
             raise UserError(
                 f"--encoder {name}: no file for the {split} data of {task.name}", mend=f"add {split}=FILE"
             )
+    for evaluation in evaluations_of(encoder, task):
+        if evaluation.domain == "ood":
+            encoder.look_up(evaluation.name, len(evaluation.samples.keys))
+
+
+def check_files(encoder: Encoder, tasks: Sequence[Task]) -> Iterator[str]:
+    """Refuse files of features that no task asks for, and yield a line on each task that lacks some.
+
+    Raises:
+        UserError: If a file is named after no split and no out-of-domain evaluation of any of the tasks.
+    """
+    if not isinstance(encoder, FileEncoder):
+        return
+    splits = [
+        "train",
+        "test",
+        *(["validation"] if any(task.validation is not None for task in tasks) else []),
+    ]
+    known = [*splits, *(f"{task.name} {split}" for task in tasks for split in splits)]
+    known += [
+        evaluation.name for task in tasks for evaluation in task.evaluations if evaluation.domain == "ood"
+    ]
+    for name in encoder.arrays:
+        if name not in known:
+            raise unknown_name(f"--encoder {encoder.info.name}: a file", name, known)
+    for task in tasks:
+        measured = {test.name for test in evaluations_of(encoder, task)}
+        missing = [test.name for test in task.evaluations if test.name not in measured]
+        if missing:
+            yield (
+                f"{encoder.info.name}: no file for {', '.join(missing)}, left out; "
+                f"to measure one add its file: {missing[0]}=FILE"
+            )
+
+
+def evaluations_of(encoder: Encoder, task: Task) -> tuple[Evaluation, ...]:
+    """Return what of a task is measured: all of it, or of ready features what there are files for."""
+    if not isinstance(encoder, FileEncoder):
+        return task.evaluations
+    return tuple(test for test in task.evaluations if test.domain == "id" or test.name in encoder.arrays)

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.features import FeatureStore
     from probes.fitting import check_device
     from probes.heads import choose_heads
-    from probes.matching import check_match
+    from probes.matching import check_files, check_match
     from probes.plan import Plan
     from probes.results import read_rows
     from probes.study import Probe, probes_of
@@ -120,6 +120,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoders += [open_encoder(text, settings) for text in arguments.encoder]
     for encoder, task in itertools.product(encoders, tasks):
         check_match(encoder, task, views=arguments.views)
+    for line in [line for encoder in encoders for line in check_files(encoder, tasks)]:
+        print(line)
     if arguments.task == ["digits"] and not _given(argv, "--task"):
         print(digits.NOTICE)
     results = Path(arguments.results)

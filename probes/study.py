@@ -22,10 +22,10 @@ from nml.cli import is_interactive, log
 from nml.errors import UserError
 from plugins.saved import is_saved, save_head
 from probes.encoders.encoder import Encoder
-from probes.encoders.feature_files import FileEncoder
 from probes.features import Features, feature_pass
 from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of, transform
 from probes.heads import HeadChoice
+from probes.matching import evaluations_of
 from probes.plan import Plan
 from probes.results.claiming import claim
 from probes.results.row import Row, identify
@@ -59,14 +59,7 @@ class Probe:
         self.task = task
         self.plan = plan
         self.carving = carving
-        self.evaluations = tuple(
-            evaluation
-            for evaluation in task.evaluations
-            # Features of files exist for what the user computed; the task may offer more.
-            if not isinstance(encoder, FileEncoder)
-            or evaluation.domain == "id"
-            or evaluation.name in encoder.arrays
-        )
+        self.evaluations = evaluations_of(encoder, task)
         self._spectra: dict[int, Spectrum] = {}
 
     @functools.cached_property
