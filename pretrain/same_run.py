@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from nml.errors import UserError
-from nml.levels import level_name
+from nml.run_config import first_difference
 from pretrain import layout
 from pretrain.checkpoints import step_folders
 from pretrain.options import Resume
-
-# What fits a run to a machine, or only says where it came from, may differ when it continues.
-_FREE = (
-    "engine.micro_batch",
-    "engine.compile",
-    "checkpoints.",
-    "data.workers",
-    "data.skip_budget",
-    "source",
-    "expect",
-)
 
 
 def check_same_run(run: Path, text: str) -> None:
@@ -38,14 +26,12 @@ def check_same_run(run: Path, text: str) -> None:
     path = run / layout.CONFIG
     if not path.exists():
         return
-    before, now = yaml.safe_load(path.read_text()), yaml.safe_load(text)
-    for name in ("noise", "seed", "engine"):
-        if _comparable(name, before.get(name)) != _comparable(name, now.get(name)):
-            raise _differs(run, f"--{name}", now.get(name), before.get(name))
-    old, new = _flat(before["recipe"]), _flat(now["recipe"])
-    for name in sorted(old | new):
-        if old.get(name) != new.get(name) and not name.startswith(_FREE):
-            raise _differs(run, f"recipe.{name}", new.get(name), old.get(name))
+    other = first_difference(yaml.safe_load(path.read_text()), yaml.safe_load(text))
+    if other:
+        raise UserError(
+            f"{other.name} {other.now}: {run} holds a run with {other.before}",
+            mend="name another --run-dir, or remove that one",
+        )
 
 
 def check_resume(run: Path, resume: Resume) -> None:
@@ -69,23 +55,3 @@ def check_resume(run: Path, resume: Resume) -> None:
             f"--resume never: {run} holds a run",
             mend="name another --run-dir, or use --resume auto to continue it",
         )
-
-
-def _differs(run: Path, name: str, now: Any, before: Any) -> UserError:
-    return UserError(
-        f"{name} {now}: {run} holds a run with {before}", mend="name another --run-dir, or remove that one"
-    )
-
-
-def _comparable(name: str, value: Any) -> Any:
-    return level_name(value) if name == "noise" else value
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

@@ -26,6 +26,7 @@ from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.request import DEFAULT_ENGINE, Engine, PretrainRequest
 from slurm.rooms import check_command
+from slurm.same_run import check_same_run
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 
@@ -121,7 +122,8 @@ def run(call: Invocation) -> int:
         run_dir=options.run_dir,
         overrides=call.overrides,
     )
-    check_command(request.argv())
+    command = check_command(request.argv())
+    check_same_run(request, command, mend="name another --run-dir, or remove that one")
     found = find_cluster(options.cluster)
     if found.found:
         check_fits(resources)

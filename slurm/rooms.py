@@ -19,8 +19,11 @@ def code_environment() -> dict[str, str]:
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
-def check_command(argv: Sequence[str]) -> None:
+def check_command(argv: Sequence[str]) -> str:
     """Have a room check its own options, before a job that would do so only hours later.
+
+    Returns:
+        The resolved options, as YAML.
 
     Raises:
         UserError: In the room's own words.
@@ -36,3 +39,4 @@ def check_command(argv: Sequence[str]) -> None:
     if checked.returncode:
         said = checked.stderr.strip().splitlines() or [f"exit status {checked.returncode}"]
         raise UserError(said[-1].removeprefix("error: "))
+    return checked.stdout

@@ -35,6 +35,7 @@ from slurm.receipts import write_receipts
 from slurm.registered import check_heads, check_tasks
 from slurm.request import DEFAULT_ENGINE, Engine
 from slurm.rooms import check_command
+from slurm.same_run import check_same_run
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 
@@ -86,8 +87,13 @@ def run(call: Invocation) -> int:
     )
     check_heads(request.plugins)
     check_tasks(request.tasks)
-    for run_request in {one.recipe: one for one in request.runs()}.values():
-        check_command(run_request.argv())
+    # Runs of a recipe differ by what their names tell alone, so one command speaks for all of them.
+    commands = {one.recipe: one.argv() for one in request.runs()}
+    resolved = {recipe: check_command(argv) for recipe, argv in commands.items()}
+    for one in request.runs():
+        check_same_run(
+            one, resolved[one.recipe], mend="sweep in another folder, or move that run out of runs/"
+        )
     resources = {stage: _stage_resources(options, stage) for stage in STAGES}
     found = find_cluster(options.cluster)
     if found.found:

@@ -102,12 +102,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--noise", default="0")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--engine", default="ddp")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--shards", type=json.dumps)
     parser.add_argument("--recipe.steps", type=int, default=12, dest="steps")
     parser.add_argument("--recipe.hold", type=int, default=-1, dest="hold")
     parser.add_argument("--recipe.refuse", type=int, default=0, dest="refuse")
     parser.add_argument("--recipe.fail", type=int, default=-1, dest="fail")
     options, rest = parser.parse_known_args()
+    config = (
+        f"recipe: {{epochs: {options.epochs}, steps: {options.steps}}}\n"
+        f"noise: '{options.noise}'\nseed: {options.seed}\nengine: {options.engine}\n"
+        f"shards: {options.shards}\n"
+    )
     if "--print_config" in rest:
+        print(config, end="")
         return 0
     if options.refuse:
         print("error: the toy was told to refuse", file=sys.stderr)
@@ -119,7 +129,7 @@ def main() -> int:
     run = options.run_dir
     run.mkdir(parents=True, exist_ok=True)
     step, weights = newest(run)
-    (run / "config.yaml").write_text("recipe: {epochs: 1}\n")
+    (run / "config.yaml").write_text(config)
     print(f"{VERSION} from {Path(__file__).parent} at step {step}", flush=True)
     while step < options.steps:
         total, stops, go = ring.sum(

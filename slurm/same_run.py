@@ -1,0 +1,77 @@
+"""Whether the run that lies in a folder is the one that is asked for.
+
+A run's name tells its recipe, level, seed and engine. Its epochs, its data and the rest of its recipe are
+told by what it left in its folder, and a run that differs there is no part of what is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nml.errors import UserError
+from nml.levels import CLEAN_LEVEL
+from nml.run_config import Difference, first_difference
+from slurm.request import PretrainRequest
+
+_BUNDLED = "the bundled digits"
+
+
+def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None:
+    """Refuse a request whose folder holds another run; nothing is wrong with an empty one.
+
+    Args:
+        request: The run that is asked for.
+        command: The resolved command of the run, or of one with the same recipe, as YAML.
+        mend: What its user can do about it.
+
+    Raises:
+        UserError: Naming the run, the first value that differs, and what it is there.
+    """
+    try:
+        before = yaml.safe_load((request.path / "config.yaml").read_text())
+    except FileNotFoundError:
+        return
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{request.path}: config.yaml does not read: {error}", mend=mend) from error
+    now = yaml.safe_load(command)
+    now |= {"noise": request.noise, "seed": request.seed, "engine": request.engine}
+    if request.epochs is not None:
+        now["recipe"]["epochs"] = request.epochs
+    other = first_difference(before, now) or _other_data(request, before)
+    if other:
+        raise UserError(
+            f"{other.name} {other.now}: {request.path} holds a run with {other.before}", mend=mend
+        )
+
+
+def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference | None:
+    """Return how the data of a finished run differs; one that goes on checks its data itself."""
+    if not (request.path / "DONE.json").exists():
+        return None
+    used = _read(request.path / "export" / "meta.json").get("noise", {})
+    asked = _read(request.shard_set / "set.json")
+    trained_on = before.get("shards")
+    if trained_on is None:
+        same = request.shards is None
+    else:
+        same = (request.base / trained_on).resolve() == request.shard_set.resolve()
+    if used and "fingerprint" in asked:
+        # A set may move. What tells it is its samples, and for a noisy level, the manifest: it changes
+        # where a level is added, but then the set still lies where it was.
+        told = request.level == CLEAN_LEVEL or used["manifest_sha256"] == asked["manifest_sha256"]
+        same = used["set_fingerprint"] == asked["fingerprint"] and (same or told)
+    if same:
+        return None
+    return Difference("--shards", trained_on or _BUNDLED, request.shards or _BUNDLED)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
