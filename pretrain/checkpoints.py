@@ -7,6 +7,7 @@ removed before the new one is complete.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from typing import Any
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from pretrain import layout
+
+_STEP = re.compile(r"step-\d{8,}")
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,12 @@ def verify(folder: Path) -> Checkpoint:
 
 
 def step_folders(run: Path) -> list[Path]:
-    """Return the folders of all checkpoints, complete or not, newest first."""
-    return sorted((run / layout.CHECKPOINTS).glob("step-*"), reverse=True)
+    """Return the folders of all checkpoints, complete or not, newest first.
+
+    What a user put beside them, a copy for instance, is none.
+    """
+    found = (run / layout.CHECKPOINTS).glob("step-*")
+    return sorted((folder for folder in found if _STEP.fullmatch(folder.name)), reverse=True)
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:

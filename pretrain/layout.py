@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 CONFIG = "config.yaml"
+DATA = "data.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"

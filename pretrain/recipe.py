@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nml.errors import UserError
+from pretrain.recipe_checks import not_negative, policy, positive, share
 
 Objective = Literal["classify", "clip"]
 BatchNormMode = Literal["local", "sync", "frozen"]
@@ -81,10 +82,17 @@ class Data:
     skip_budget: float = 1e-4
 
     def __post_init__(self) -> None:
-        _positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
-        _share("recipe.data", self, "flip", "erasing", "skip_budget")
-        if self.workers < 0:
-            raise UserError(f"recipe.data.workers {self.workers}: not a number of processes")
+        positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
+        share("recipe.data", self, "flip", "erasing", "skip_budget")
+        not_negative("recipe.data", self, "workers", "color_jitter")
+        if min(self.std) <= 0:
+            raise UserError(f"recipe.data.std {list(self.std)}: divides the pixels", possible="above 0")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(
+                f"recipe.data.scale {list(self.scale)}: no range of areas",
+                possible="two shares above 0, the smaller one first",
+            )
+        policy(self.auto_augment, self.crop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +115,10 @@ class Loss:
     bce_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        _share("recipe.loss", self, "smoothing", "switch")
-        if min(self.mixup, self.cutmix) < 0:
-            raise UserError(
-                f"recipe.loss: mixup {self.mixup}, cutmix {self.cutmix}", possible="0 (off) and more"
-            )
+        share("recipe.loss", self, "smoothing", "switch")
+        not_negative("recipe.loss", self, "mixup", "cutmix")
+        if self.bce_threshold is not None:
+            share("recipe.loss", self, "bce_threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +143,13 @@ class Optimizer:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive("recipe.optimizer", self, "lr", "eps")
-        for name in ("weight_decay", "clip"):
-            if getattr(self, name) < 0:
+        positive("recipe.optimizer", self, "lr", "eps")
+        not_negative("recipe.optimizer", self, "weight_decay", "clip")
+        for name, decays in (("momentum", (self.momentum,)), ("betas", self.betas)):
+            if not all(0 <= decay < 1 for decay in decays):
                 raise UserError(
-                    f"recipe.optimizer.{name} {getattr(self, name)}: is negative", possible="0 and more"
+                    f"recipe.optimizer.{name} {getattr(self, name)}: no decay of an average",
+                    possible="0 and more, below 1",
                 )
 
 
@@ -160,6 +169,9 @@ class Schedule:
     warmup_steps: int = 0
     warmup_lr: float = 0.0
     min_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        not_negative("recipe.schedule", self, "warmup_epochs", "warmup_steps", "warmup_lr", "min_lr")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,10 +201,7 @@ class Engine:
             raise UserError(
                 f"recipe.engine.zero_stage {self.zero_stage}: no such stage", possible="0, 1, 2, 3"
             )
-        if self.micro_batch < 0:
-            raise UserError(
-                f"recipe.engine.micro_batch {self.micro_batch}: is negative", possible="0 (no limit) and more"
-            )
+        not_negative("recipe.engine", self, "micro_batch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +221,8 @@ class Checkpoints:
     keep_every: int = 0
 
     def __post_init__(self) -> None:
-        _positive("recipe.checkpoints", self, "keep_last")
+        positive("recipe.checkpoints", self, "keep_last")
+        not_negative("recipe.checkpoints", self, "every_epochs", "every_steps", "keep_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +260,9 @@ class Recipe:
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
 
     def __post_init__(self) -> None:
-        _positive("recipe", self, "epochs", "global_batch", "validate_every")
-        _share("recipe", self, "ema")
+        positive("recipe", self, "epochs", "global_batch", "validate_every")
+        share("recipe", self, "ema")
+        not_negative("recipe", self, "skip_nonfinite")
         if self.loss.name not in LOSSES[self.objective]:
             raise UserError(
                 f"recipe.loss.name {self.loss.name}: not a loss of the objective {self.objective}",
@@ -275,15 +286,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _positive(where: str, config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) <= 0:
-            raise UserError(f"{where}.{name} {getattr(config, name)}: is not positive", possible="above 0")
-
-
-def _share(where: str, config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{where}.{name} {getattr(config, name)}: not a share", possible="0 to 1")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nml import cli, digits
-from nml.files import write_bytes
+from nml.errors import UserError
+from nml.files import write_bytes, write_json
 from nml.locking import held_alone
 from pretrain import layout
 from pretrain.observers import check_extras
 from pretrain.options import Options, parse_options
-from pretrain.same_run import check_resume, check_same_run
+from pretrain.same_run import check_resume, check_same_data, check_same_run, describe_data
 from pretrain.world import World, decided_by_main, join, leave, world_from_environment
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     check_same_run(options.run_dir, text)
     check_resume(options.run_dir, options.resume)
     if (options.run_dir / layout.DONE).exists():
+        _check_done_on_same_data(options)
         if world.is_main:
             done = json.loads((options.run_dir / layout.DONE).read_text())
             print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
@@ -44,6 +46,17 @@ def main(argv: list[str] | None = None) -> int:
     return status
 
 
+def _check_done_on_same_data(options: Options) -> None:
+    """Compare a finished run with the set that is named, if that is still there."""
+    if options.shards is None:
+        return
+    try:
+        shard_set = _open_set(options)
+    except UserError:
+        return
+    check_same_data(options.run_dir, shard_set, options.level)
+
+
 def _say_where(options: Options) -> None:
     print(f"export: {options.run_dir / layout.EXPORT}")
     print(f"run: {options.run_dir}", flush=True)
@@ -57,9 +70,12 @@ def train(options: Options, text: str, world: World, started: float) -> int:
         print(digits.NOTICE, flush=True)
     # Rank 0 may have to write the set; the others open what it wrote.
     decided_by_main(world, lambda: _open_set(options) and None)
-    trainer, batches = assemble(options, world, _open_set(options), started)
+    shard_set = _open_set(options)
+    check_same_data(options.run_dir, shard_set, options.level)
+    trainer, batches = assemble(options, world, shard_set, started)
+    data = describe_data(shard_set, options.level)
     with contextlib.ExitStack() as stack:
-        decided_by_main(world, lambda: _open_run(options, text, stack))
+        decided_by_main(world, lambda: _open_run(options, text, data, stack))
         if world.is_main:
             print(
                 f"training in {options.run_dir}: {options.recipe.epochs} epochs of "
@@ -69,11 +85,12 @@ def train(options: Options, text: str, world: World, started: float) -> int:
         return trainer.run(batches)
 
 
-def _open_run(options: Options, text: str, stack: contextlib.ExitStack) -> None:
+def _open_run(options: Options, text: str, data: dict[str, Any], stack: contextlib.ExitStack) -> None:
     # Two that train in one folder would each take the other's checkpoints for their own.
     stack.enter_context(held_alone(options.run_dir, busy="another process trains in it"))
     (options.run_dir / layout.LOGS).mkdir(parents=True, exist_ok=True)
     write_bytes(options.run_dir / layout.CONFIG, text.encode())
+    write_json(options.run_dir / layout.DATA, data)
 
 
 def _open_set(options: Options) -> ShardSet:

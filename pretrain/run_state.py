@@ -78,8 +78,11 @@ class RunState:
         }
         batchnorm.set_statistics(self._engine.network, own if same else mean)
         if self.average is not None:
+            statistics = own if same else shared
             for name, value in self.average.shadow.items():
                 value.copy_(shared[f"ema/{name}"])
+            for name, value in self.average.statistics.items():
+                value.copy_(statistics[f"ema/{name}"])
         self.step = self._saved = checkpoint.step
         self.skipped = record["skipped"]
         self.validation = record["validation"]
@@ -101,8 +104,8 @@ class RunState:
         shared, own = self._tensors()
         with self.averaged():
             weights = self._engine.weights()
+            mean = batchnorm.averaged_statistics(self._engine.network)
         names = self._engine.network.state_dict().keys() if self._world.is_main else ()
-        mean = {name.removeprefix("mean/"): value for name, value in shared.items()}
         weights |= {name: mean[name] for name in names if name in mean}
         self.saver.start(
             self._engine,
@@ -124,10 +127,16 @@ class RunState:
 
     def _tensors(self) -> tuple[Tensors, Tensors]:
         """Return what belongs to all ranks beside the engine's state, and what is this rank's own."""
-        shared = {f"mean/{k}": v for k, v in batchnorm.averaged_statistics(self._engine.network).items()}
+        network = self._engine.network
+        shared = {f"mean/{name}": value for name, value in batchnorm.averaged_statistics(network).items()}
+        own = batchnorm.running_statistics(network)
         if self.average is not None:
+            with self.averaged():
+                mean = batchnorm.averaged_statistics(network)
+            shared |= {f"ema/{name}": mean[name] for name in self.average.statistics}
             shared |= {f"ema/{name}": value for name, value in self.average.shadow.items()}
-        return shared, batchnorm.running_statistics(self._engine.network)
+            own |= {f"ema/{name}": value.cpu().clone() for name, value in self.average.statistics.items()}
+        return shared, own
 
     def _marker(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -11,6 +13,9 @@ from nml.run_config import first_difference
 from pretrain import layout
 from pretrain.checkpoints import step_folders
 from pretrain.options import Resume
+
+if TYPE_CHECKING:
+    from shards.shardset import ShardSet
 
 
 def check_same_run(run: Path, text: str) -> None:
@@ -32,6 +37,37 @@ def check_same_run(run: Path, text: str) -> None:
             f"{other.name} {other.now}: {run} holds a run with {other.before}",
             mend="name another --run-dir, or remove that one",
         )
+
+
+def describe_data(shard_set: ShardSet, level: str) -> dict[str, Any]:
+    """Return what tells the data of a run from any other: the samples, and their supervision at its level.
+
+    A path does not: another set may be written to it, and a level made anew under its old name.
+    """
+    return {"set_fingerprint": shard_set.fingerprint, "level": shard_set.level(level).as_json()}
+
+
+def check_same_data(run: Path, shard_set: ShardSet, level: str) -> None:
+    """Refuse to continue a run folder, or to call it done, with other samples or other noise.
+
+    Raises:
+        UserError: Naming what differs.
+    """
+    path = run / layout.DATA
+    if not path.exists():
+        return
+    before, now = json.loads(path.read_text()), describe_data(shard_set, level)
+    mend = "name another --run-dir, or remove that one"
+    if before["set_fingerprint"] != now["set_fingerprint"]:
+        raise UserError(f"--shards {shard_set.path}: {run} holds a run on another set", mend=mend)
+    old, new = before["level"], now["level"]
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            raise UserError(
+                f"--shards {shard_set.path}: {name} {new.get(name)} of its level {level}, but {run} holds a "
+                f"run on one with {old.get(name)}",
+                mend=mend,
+            )
 
 
 def check_resume(run: Path, resume: Resume) -> None:

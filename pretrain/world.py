@@ -63,7 +63,7 @@ def join(world: World) -> None:
     import torch
     import torch.distributed as dist
 
-    if world.size == 1 and "MASTER_ADDR" not in os.environ:
+    if world.size == 1 and "RANK" not in os.environ:
         store = dist.HashStore()
         dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
         # Some libraries ask the environment rather than the group.

@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from pretrain.checkpoints import complete
 from pretrain.engines import check_engine
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.options import Resume, parse_options
-from pretrain.recipe import Engine, Loss, Model, Optimizer, Recipe
+from pretrain.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe, Schedule
 from pretrain.recipe_files import recipe_names
 from pretrain.same_run import check_resume
 from pretrain.schedule import learning_rate
+from pretrain.transforms import training_transform
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
 
@@ -119,6 +121,38 @@ def test_an_own_deepspeed_file_is_merged_over_the_generated_one(tmp_path: Path) 
     assert merged["train_batch_size"] == 64
     offload = {"ratio": 1.0}
     assert merged["zero_optimization"] == {"stage": 2, "overlap_comm": False, "offload_optimizer": offload}
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "named"),
+    [
+        (Data, {"std": (0.5, 0.0, 0.5)}, "recipe.data.std [0.5, 0.0, 0.5]"),
+        (Data, {"scale": (1.0, 0.5)}, "recipe.data.scale [1.0, 0.5]"),
+        (Data, {"color_jitter": -0.1}, "recipe.data.color_jitter -0.1"),
+        (Data, {"auto_augment": "rand-foo"}, "recipe.data.auto_augment 'rand-foo'"),
+        (Data, {"auto_augment": "rand-w0"}, "recipe.data.auto_augment 'rand-w0'"),
+        (Data, {"auto_augment": "augmix-m3", "crop": "pad"}, "for crop pad"),
+        (Loss, {"mixup": -0.2}, "recipe.loss.mixup -0.2"),
+        (Loss, {"bce_threshold": 1.5}, "recipe.loss.bce_threshold 1.5"),
+        (Optimizer, {"betas": (1.5, 0.999)}, "recipe.optimizer.betas (1.5, 0.999)"),
+        (Optimizer, {"momentum": -1.0}, "recipe.optimizer.momentum -1.0"),
+        (Schedule, {"warmup_epochs": -1.0}, "recipe.schedule.warmup_epochs -1.0"),
+        (Checkpoints, {"every_steps": -6}, "recipe.checkpoints.every_steps -6"),
+        (Recipe, {"skip_nonfinite": -1}, "recipe.skip_nonfinite -1"),
+    ],
+)
+def test_a_value_that_means_nothing_is_refused(
+    part: Callable[..., object], values: dict[str, object], named: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(named)):
+        part(**values)
+
+
+@pytest.mark.parametrize(
+    "policy", ["rand-m7-mstd0.5-inc1", "augmix-m3-w3", "original-mstd0.5", "3a", "rand-n3-t3a"]
+)
+def test_policies_that_timm_knows_build_a_transform(policy: str) -> None:
+    training_transform(Data(auto_augment=policy, size=32))
 
 
 def test_a_loss_of_the_other_objective_is_refused() -> None:
