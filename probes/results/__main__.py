@@ -31,7 +31,7 @@ def build_parser() -> Parser:
     add("--where", type=str, nargs="+", default=[], help="conditions FIELD=VALUE, also != < <= > >=")
     add("--columns", type=str, nargs="+", default=list(COLUMNS), help="fields of a row")
     add("--format", type=str, choices=sorted(FORMATS), default=None, help="text; csv when exporting")
-    add("--out", type=str, default=None, help="file to write; without it the terminal")
+    add("--out", type=str, default=None, help="a new file to write; without it the terminal")
     add("--features", type=str, default="features", help="folder of the feature store, to trace")
     return parser
 
@@ -47,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         row = find_row(read_rows(arguments.results), arguments.target)
         print("\n".join(trace(row, features=Path(arguments.features))))
         return
+    if arguments.out is not None and Path(arguments.out).exists():
+        raise UserError(f"--out {arguments.out}: exists already", mend="name another file, or remove it")
     rows = select(read_rows(arguments.target or arguments.results), arguments.where)
     form = arguments.format or ("csv" if arguments.command == "export" else "text")
     text = FORMATS[form](rows, check_columns(arguments.columns))

@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from nml.errors import UserError, unknown_name
-from probes.results.row import Row
+from probes.results.row import Row, arrow_schema
 
 COLUMNS = (
     "row_id",
@@ -33,6 +35,13 @@ COLUMNS = (
     "head_lsvr",
 )
 FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+NUMBERS = tuple(
+    field.name
+    for field in arrow_schema()
+    if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+)
+# How a condition names a value that is not known.
+UNKNOWN = "none"
 
 _CONDITION = re.compile(r"(?P<field>\w+)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>.*)")
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -72,6 +81,8 @@ def check_columns(columns: Sequence[str]) -> Sequence[str]:
 def select(rows: Sequence[Row], conditions: Sequence[str]) -> list[Row]:
     """Return the rows that meet every condition, for example ``head=nmtune`` or ``fraction>=0.5``.
 
+    What is not known equals ``none``, and no ordering holds for it.
+
     Raises:
         UserError: If a condition cannot be read or names no field.
     """
@@ -85,18 +96,27 @@ def _condition(text: str) -> Callable[[Row], bool]:
         raise UserError(f"--where {text}", possible="FIELD=VALUE, also != < <= > >=")
     if match["field"] not in FIELDS:
         raise unknown_name("--where: field", match["field"], FIELDS)
-    compare, wanted = _COMPARE[match["sign"]], match["value"]
+    name, sign, wanted = match["field"], match["sign"], match["value"]
+    compare, equality = _COMPARE[sign], sign in ("=", "!=")
+    # The field decides what is compared, not the row: a ratio is a number also where it is not known.
+    numeric = name in NUMBERS and not (equality and wanted == UNKNOWN)
+    number = _number(text, wanted) if numeric else None
 
     def test(row: Row) -> bool:
-        found = getattr(row, match["field"])
-        if isinstance(found, int | float):
-            try:
-                return compare(found, float(wanted))
-            except ValueError as error:
-                raise UserError(f"--where {text}: {wanted!r} is no number") from error
-        return compare("none" if found is None else str(found), wanted)
+        found = getattr(row, name)
+        if found is None:
+            # What is not known is neither more nor less than anything.
+            return equality and compare(UNKNOWN, wanted)
+        return compare(found, number) if numeric else compare(str(found), wanted)
 
     return test
+
+
+def _number(text: str, wanted: str) -> float:
+    try:
+        return float(wanted)
+    except ValueError as error:
+        raise UserError(f"--where {text}: {wanted!r} is no number") from error
 
 
 def as_text(rows: Sequence[Row], columns: Sequence[str]) -> str:

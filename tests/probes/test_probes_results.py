@@ -14,6 +14,7 @@ import pytest
 from nml.errors import UserError
 from nml.files import sha256_file
 from probes.results import Row, read_rows, write_rows
+from probes.results.__main__ import main
 from probes.results.export import as_csv, as_latex, select
 from probes.results.row import IDENTITY, identify
 
@@ -89,6 +90,31 @@ def test_conditions_choose_rows() -> None:
     assert select(rows, ["seed!=3", "noise_ratio=none"]) == rows[:2]
     with pytest.raises(UserError, match="did you mean accuracy"):
         select(rows, ["acuracy>1"])
+
+
+def test_what_is_not_known_is_neither_more_nor_less_than_a_number() -> None:
+    known, other, unknown = row(noise_ratio=0.2), row(noise_ratio=0.05, step=3), row(seed=1)
+    rows = [known, other, unknown]
+    for sign, number, found in (
+        (">", "0.1", [known]), ("<=", "0.1", [other]), ("<", "9", [known, other]), ("=", "0.2", [known]),
+        ("!=", "0.2", [other, unknown]), ("=", "none", [unknown]), ("!=", "none", [known, other]),
+    ):  # fmt: skip
+        assert select(rows, [f"noise_ratio{sign}{number}"]) == found, sign + number
+    assert select(rows, ["noise_level>a"]) == []
+    assert select(rows, ["step>2"]) == [other]
+    for value in ("some", "none"):
+        with pytest.raises(UserError, match=f"--where noise_ratio>{value}: '{value}' is no number"):
+            select([unknown], [f"noise_ratio>{value}"])
+
+
+def test_an_export_overwrites_nothing(tmp_path: Path) -> None:
+    write_rows(tmp_path / "results", [row()])
+    arguments = ["export", str(tmp_path / "results"), "--out", str(tmp_path / "a.csv")]
+    main(arguments)
+    first = (tmp_path / "a.csv").read_text()
+    with pytest.raises(UserError, match=r"--out .*a\.csv: exists already; name another file, or remove it"):
+        main([*arguments, "--columns", "seed"])
+    assert (tmp_path / "a.csv").read_text() == first
 
 
 def test_exports_keep_every_digit_and_escape_latex() -> None:
