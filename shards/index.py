@@ -71,6 +71,11 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
             caption_column=caption_column,
         )
     )
+    if len(source.tars) < len(list(folder.glob("*.tar"))):
+        raise UserError(
+            f"{folder}: holds tars of several splits, by their names",
+            mend="give each split a folder of its own; links to the tars will do",
+        )
     with ThreadPoolExecutor(workers) as pool:
         progress = tqdm(
             pool.map(lambda tar: _index_tar(tar, source), source.tars),

@@ -85,7 +85,11 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--workers", default=None, type=int, help="processes (default: one a core); never changes the result"
     )
-    parser.add_argument("--split", default="", help="split of a source that has several (default: train)")
+    parser.add_argument(
+        "--split",
+        default="",
+        help="split of a source that has several, told by the names of its files (default: train)",
+    )
     for column in ("image", "label", "caption", "key"):
         parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
     parser.add_argument(

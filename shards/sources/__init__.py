@@ -8,10 +8,8 @@ group ``nml.sources`` and are named on the command line as ``NAME`` or ``NAME:AR
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import NamedTuple, Protocol
 
 from nml.errors import UserError
@@ -19,8 +17,6 @@ from nml.registry import Registry
 from shards.noise import Kind
 
 SOURCES = Registry("nml.sources", kind="source", where="--source", listing="python -m shards.write --help")
-
-_HELD_OUT = re.compile(r"(val|valid|validation|test|dev|eval)\d*", re.IGNORECASE)
 
 
 class ByteRange(NamedTuple):
@@ -116,10 +112,3 @@ def open_source(text: str, **options: str) -> Source:
     name, _, argument = text.partition(":")
     source: Source = SOURCES.load(name)(SourceSpec(text=text, name=name, argument=argument, **options))
     return source
-
-
-def looks_held_out(path: str) -> bool:
-    """Return whether a path's last part, or its file's first word, names a validation or test split."""
-    stem = PurePosixPath(path.rstrip("/")).name.split(".")[0]
-    words = re.split(r"[-_.]", stem)
-    return any(_HELD_OUT.fullmatch(word) for word in (words[0], words[-1]))

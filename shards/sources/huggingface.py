@@ -8,8 +8,9 @@ from typing import Any
 
 from nml.errors import UserError
 from shards.noise import Kind
-from shards.sources import Example, SourceSpec, looks_held_out
+from shards.sources import Example, SourceSpec
 from shards.sources.columns import find_columns
+from shards.sources.splits import looks_held_out
 
 
 class HuggingFaceSource:

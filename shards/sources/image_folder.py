@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from nml.errors import UserError
 from shards.noise import Kind
-from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
+from shards.sources import ByteRange, Example, SourceSpec
+from shards.sources.splits import looks_held_out
 
 # What torchvision's ImageFolder accepts, so that both see the same samples.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")

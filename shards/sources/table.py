@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 
 from nml.errors import UserError
 from shards.noise import Kind
-from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
+from shards.sources import ByteRange, Example, SourceSpec
 from shards.sources.columns import find_columns
+from shards.sources.splits import Chosen, choose_split
 
 # Rows in memory at a time; images of a web crawl are some 100 kB each.
 ROWS = 256
@@ -34,12 +35,11 @@ class TableSource:
 
     def __init__(self, spec: SourceSpec) -> None:
         self._format = spec.name
-        self._files = _files(spec)
+        self._files, self.held_out = _files(spec)
         schema = self._schema(self._files[0])
         self._columns = find_columns(spec, schema.names)
         self.kind: Kind = self._columns.kind
         self.classes = _class_names(schema, self._columns.supervision) if self.kind == "class" else None
-        self.held_out = looks_held_out(spec.split or spec.argument)
 
     def __iter__(self) -> Iterator[Example]:
         number = left_out = 0
@@ -129,25 +129,22 @@ def _located(path: Path, table: Path) -> ByteRange:
         ) from error
 
 
-def _files(spec: SourceSpec) -> list[Path]:
-    """Return the table files that a source's argument names, sorted."""
+def _files(spec: SourceSpec) -> Chosen:
+    """Return the table files of one split that a source's argument names, sorted."""
     argument = str(Path(spec.require_argument("file", f"{spec.name}:/data/train.{spec.name}")).expanduser())
     path = Path(argument)
     if path.is_dir():
         found = sorted(path.rglob(f"*.{spec.name}"))
-        if spec.split:
-            found = [file for file in found if file.name.split(".")[0].split("-")[0] == spec.split]
     elif path.is_file():
         found = [path]
     else:
         found = sorted(Path(name) for name in glob.glob(argument, recursive=True))  # noqa: PTH207 - absolute patterns
     if not found:
-        split = f" of split {spec.split}" if spec.split else ""
         raise UserError(
-            f"--source {spec.text}: there is no such file, and no *.{spec.name}{split} below it",
+            f"--source {spec.text}: there is no such file, and no *.{spec.name} below it",
             mend="check the path",
         )
-    return found
+    return choose_split(spec.split, found, spec.text, path if path.is_dir() else None)
 
 
 def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:

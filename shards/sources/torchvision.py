@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from nml.errors import UserError, unknown_name
 from shards.noise import Kind
-from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
+from shards.sources import ByteRange, Example, SourceSpec
+from shards.sources.splits import looks_held_out
 
 DEFAULT_ROOT = "data/torchvision"
 

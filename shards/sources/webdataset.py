@@ -17,7 +17,8 @@ from pathlib import Path
 from nml.errors import UserError
 from shards.noise import Kind
 from shards.setfile import SET_FILE, SetInfo, parse_set_info
-from shards.sources import ByteRange, Example, SourceSpec, looks_held_out
+from shards.sources import ByteRange, Example, SourceSpec
+from shards.sources.splits import Chosen, choose_split
 from shards.tarsamples import TarSample, tar_samples
 from shards.tarwalk import Member, walk
 
@@ -36,13 +37,13 @@ class WebDatasetSource:
                 mend="leave them out; --label-column and --caption-column name a field of the json",
             )
         self._text = spec.text
-        self.tars = tar_files(spec)
+        self.tars, held_out_by_name = tar_files(spec)
         self._field = spec.label_column or spec.caption_column
         own = _own_set(self.tars)
         self.classes = own.classes if own else None
         self.parent = {"fingerprint": own.fingerprint, "level": own.primary} if own else None
         self.kind: Kind = self._find_kind(spec)
-        self.held_out = looks_held_out(spec.split or spec.argument) or bool(own and own.held_out)
+        self.held_out = held_out_by_name or bool(own and own.held_out)
 
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
@@ -112,8 +113,8 @@ def read_text(descriptor: int, member: Member, tar: Path) -> str:
     return os.pread(descriptor, member.size, member.offset).decode("utf-8", "replace")
 
 
-def tar_files(spec: SourceSpec) -> list[Path]:
-    """Return the tars that a source's argument names, sorted within each pattern."""
+def tar_files(spec: SourceSpec) -> Chosen:
+    """Return the tars of one split that a source's argument names, sorted within each pattern."""
     argument = str(Path(spec.require_argument("tars", "webdataset:/data/cc3m-{0000..0331}.tar")).expanduser())
     if Path(argument).is_dir():
         found = sorted(Path(argument).glob("*.tar"))
@@ -126,7 +127,7 @@ def tar_files(spec: SourceSpec) -> list[Path]:
             f"--source {spec.text}: there is no tar {missing[0] if missing else f'in {argument}'}",
             mend="check the path",
         )
-    return found
+    return choose_split(spec.split, found, spec.text)
 
 
 def expand(pattern: str) -> list[str]:
