@@ -18,7 +18,9 @@ _LONG_NAME = b"L"
 _NAMES = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
 # Members that common readers would run code from; a data set never needs them.
 _CODE = re.compile(r".*\.(pkl|pickle|pyd|pyc|pth|pt|npz|so|dll)", re.IGNORECASE)
-_PAX_RECORD = re.compile(rb"(\d+) ([^=]+)=")
+_PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
+_OCTAL = re.compile(rb"[0-7]+")
+_PAX_SIZE = re.compile(rb"\d{1,19}")
 # A pax header holds names and times; a larger one is an attack or garbage.
 _MAX_EXTENSION = 1 << 20
 
@@ -68,62 +70,78 @@ def _walk(descriptor: int, end: int, path: str | Path) -> Iterator[Member]:
             raise _damaged(path, position, "a header is cut short")
         name, size, kind = _parse(block, path, position)
         content = position + BLOCK
-        position = content + size + -size % BLOCK
         if kind == _LONG_NAME or kind in _PAX:
             if size > _MAX_EXTENSION:
                 raise _damaged(path, content, f"an extension header of {size} bytes")
             extension = os.pread(descriptor, size, content)
+            position = content + size + -size % BLOCK
             if kind == _LONG_NAME:
                 long_name = extension.rstrip(b"\0").decode("utf-8", "replace")
             elif kind == b"x":
-                long_name, long_size = _pax(extension, long_name)
+                try:
+                    long_name, long_size = _pax(extension, long_name)
+                except ValueError as error:
+                    raise _damaged(path, content, str(error)) from error
             continue
         name, size = long_name or name, size if long_size is None else long_size
-        position = content + size + -size % BLOCK
         long_name = long_size = None
-        if kind == _FOLDER:
-            continue
-        _check_safe(name, kind, path)
+        if kind != _FOLDER:
+            _check_safe(name, kind, path)
         if content + size > end:
             raise _damaged(path, content, f"{name} ends after the file does: the tar is cut short")
+        position = content + size + -size % BLOCK
+        if kind == _FOLDER:
+            continue
         yield Member(name, content, size)
 
 
 def _parse(block: bytes, path: str | Path, position: int) -> tuple[str, int, bytes]:
     """Return name, size and type of a header whose checksum holds."""
     stored = block[148:156].strip(b" \0")
-    try:
-        checksum = int(stored, 8)
-        # Sizes of 8 GiB and above are stored as a binary number marked by the first bit.
-        size_field = block[124:136]
-        size = (
-            int.from_bytes(size_field[1:], "big")
-            if size_field[0] & 0x80
-            else int(size_field.strip(b" \0") or b"0", 8)
-        )
-    except ValueError as error:
-        raise _damaged(path, position, "a header is damaged") from error
-    if checksum != sum(block) - sum(block[148:156]) + 8 * ord(" "):
+    if not _OCTAL.fullmatch(stored):
+        raise _damaged(path, position, "a header is damaged")
+    if int(stored, 8) != sum(block) - sum(block[148:156]) + 8 * ord(" "):
         raise _damaged(path, position, "a header's checksum does not match")
     name = block[:100].rstrip(b"\0")
     prefix = block[345:500].rstrip(b"\0") if block[257:263] == b"ustar\0" else b""
     full = prefix + b"/" + name if prefix else name
-    return full.decode("utf-8", "replace"), size, block[156:157]
+    text = full.decode("utf-8", "replace")
+    size = _size(block[124:136])
+    if size is None:
+        raise _damaged(path, position, f"the size of {text!r} is no number of bytes")
+    return text, size, block[156:157]
+
+
+def _size(field: bytes) -> int | None:
+    """Return a header's size; None if it is none: a negative one would send a reader back for ever."""
+    # Sizes of 8 GiB and above are a binary number marked by the first bit; 0xff marks a negative one.
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0") or b"0"
+    return int(digits, 8) if _OCTAL.fullmatch(digits) else None
 
 
 def _pax(extension: bytes, name: str | None) -> tuple[str | None, int | None]:
-    """Return the path and size that a pax header sets."""
+    """Return the path and size that a pax header sets.
+
+    Raises:
+        ValueError: If a record is none, or its size is no number of bytes.
+    """
     size = None
     position = 0
-    while match := _PAX_RECORD.match(extension, position):
-        end = position + int(match[1])
+    extension = extension.rstrip(b"\0")
+    while position < len(extension):
+        match = _PAX_RECORD.match(extension, position)
+        end = position + int(match[1]) if match else 0
+        if match is None or not match.end() < end <= len(extension):
+            raise ValueError("an extension header's record is damaged")
         value = extension[match.end() : end - 1]
         if match[2] == b"path":
             name = value.decode("utf-8", "replace")
         elif match[2] == b"size":
+            if not _PAX_SIZE.fullmatch(value):
+                raise ValueError(f"an extension header's size is {value[:20]!r}")
             size = int(value)
-        if end <= position:
-            break
         position = end
     return name, size
 
