@@ -12,6 +12,7 @@ from typing import Any
 from nml import digits
 from nml.cli import Parser, run
 from nml.errors import UserError
+from nml.files import write_json
 from nml.levels import parse_ratio
 from plugins.registry import HEADS
 from probes.spec import split_spec
@@ -57,6 +58,7 @@ def build_parser() -> Parser:
     add("--results", type=str, default="results", help="folder of result rows")
     add("--features", type=str, default="features", help="folder of the feature store")
     add("--save-heads", type=str, default=None, help="folder to save the fitted heads in, for probes.predict")
+    add("--receipt", type=str, default=None, help="JSON file to list the ids of the rows asked for in")
     add("--tasks-root", type=str, default="data/tasks", help="folder of prepared tasks")
     add("--seeds", type=int, default=1, help="number of seeds")
     add("--fractions", type=float, nargs="+", default=[1.0], help="shares of the training data, above 0 to 1")
@@ -150,7 +152,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         # What was spent is told however the run ends.
         print_costs(encoders)
     ids = frozenset().union(*(probe.ids for probe in measurements))
-    print(summary_table([row for row in read_rows(results) if row.row_id in ids]))
+    rows = [row for row in read_rows(results) if row.row_id in ids]
+    if arguments.receipt:
+        ids_of = {
+            head: sorted(row.row_id for row in rows if row.head == head)
+            for head in {row.head for row in rows}
+        }
+        write_json(Path(arguments.receipt), ids_of)
+    print(summary_table(rows))
     print(f"\n{NOTE}")
     if arguments.save_heads:
         print(f"heads: {arguments.save_heads}")
@@ -185,6 +194,8 @@ def _check(arguments: Any) -> None:
         folder = Path(getattr(arguments, name.replace("-", "_")) or ".")
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--{name} {folder}: is a file", possible="a folder, new or not")
+    if arguments.receipt and Path(arguments.receipt).is_dir():
+        raise UserError(f"--receipt {arguments.receipt}: is a folder", possible="a file, new or not")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,19 @@ from pathlib import Path
 from nml.errors import UserError
 from nml.levels import decimal_text
 from slurm.members import Member, Probe
-from slurm.receipts import missing_heads, read_rows
+from slurm.receipts import missing_heads, read_ids, told_ids
 from slurm.request import Engine, PretrainRequest
 
 LAUNCH = "launch"
+# Options of probes.run that a sweep gives itself, and what its user says instead: what they named would not
+# be what the sweep looks for afterwards.
+_OWN_OPTIONS = {
+    "--plugin": "say sweep --plugins",
+    "--task": "say sweep --tasks",
+    "--results": "say sweep --results",
+    "--checkpoint": "leave it out, or measure other runs with: python -m probes.run",
+    "--receipt": "leave it out",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +91,10 @@ class SweepRequest:
                 raise UserError(f"--{field} {twice[0]}: given twice")
         if "/" in self.name or self.name in ("", ".", ".."):
             raise UserError(f"--name {self.name}: not a folder name")
+        for word in self.probe_options:
+            flag = word.partition("=")[0]
+            if flag in _OWN_OPTIONS:
+                raise UserError(f"-- {flag}: the sweep sets it for every probe", mend=_OWN_OPTIONS[flag])
         names = [run.name for run in self.runs()]
         if len(set(names)) < len(names):
             raise UserError(
@@ -121,7 +134,7 @@ def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Mem
     """
     parts = _shard_parts(request)
     probes: list[Part] = []
-    rows = read_rows(request.base / request.results)
+    there = read_ids(request.base / request.results)
     for run in request.runs():
         member = run_member(run)
         parents = tuple(
@@ -137,7 +150,7 @@ def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Mem
                 heads=request.plugins,
                 receipts=str(request.folder / LAUNCH / "receipts" / _receipts_name(request, run, task)),
             )
-            heads = missing_heads(probe, rows) if complete else probe.heads
+            heads = missing_heads(probe, there) if complete else probe.heads
             probes.append(_probe_part(request, run, dataclasses.replace(probe, heads=heads), member.name))
     # One stage after the other, each in the order of the runs: arrays then fit each other.
     probes.sort(key=lambda part: request.tasks.index(part.member.probe.task) if part.member.probe else 0)
@@ -173,15 +186,9 @@ def _shard_parts(request: SweepRequest) -> list[Part]:
 
 def _probe_part(request: SweepRequest, run: PretrainRequest, probe: Probe, parent: str) -> Part:
     argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(probe.heads)]
-    argv += [
-        "--checkpoint",
-        probe.run,
-        "--task",
-        probe.task,
-        "--results",
-        probe.results,
-        *request.probe_options,
-    ]
+    argv += ["--checkpoint", probe.run, "--task", probe.task, *request.probe_options]
+    # Last, so that a config file among the user's words does not send the rows elsewhere.
+    argv += ["--results", probe.results, "--receipt", str(told_ids(probe.receipts))]
     name = f"{run.path.name} {probe.task}"
     member = Member(
         name=f"probes {name}",

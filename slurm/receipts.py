@@ -1,54 +1,54 @@
 """Which results a probe has written, and whether they are still there.
 
-The rows of a results folder are shared by everything that ever wrote there. When a probe ends, a
-receipt a head notes which rows are its own; the head is complete as long as all of them exist and
-the run is the one that was measured. So a deleted result is computed again, and nothing else.
+The rows of a results folder are shared by everything that ever wrote there. Which of them a probe stands
+for only its command knows: it writes their ids, head by head, into a file. When it ends, a receipt a head
+notes them; the head is complete as long as all of them exist and the run is the one that was measured. So
+a deleted result is computed again, and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 from nml.files import sha256_file, write_json
 from slurm.members import Probe
 
-_COLUMNS = ["run_path", "task", "head", "row_id"]
 
-
-def read_rows(results: Path) -> dict[tuple[str, str, str], set[str]]:
-    """Return the row ids of a results folder by (run, task, head); damaged files hold nothing."""
+def read_ids(results: Path) -> set[str]:
+    """Return the row ids of a results folder; damaged files hold nothing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    found: set[str] = set()
     for file in sorted((results / "rows").glob("[!.]*.parquet")):
         try:
-            rows = pq.read_table(file, columns=_COLUMNS).to_pylist()
+            found |= set(pq.read_table(file, columns=["row_id"])["row_id"].to_pylist())
         except (OSError, pa.ArrowException):
             continue
-        for row in rows:
-            found[str(row["run_path"]), row["task"], row["head"]].add(row["row_id"])
     return found
+
+
+def told_ids(receipts: str) -> Path:
+    """Return the file in which a probe's command is to write the ids of its rows."""
+    # Beside the receipts: in their folder it might bear the name of a head.
+    return Path(f"{receipts}.ids.json")
 
 
 def write_receipts(probe: Probe) -> None:
     """Note which rows of the results folder a probe that has just ended stands for."""
-    rows = read_rows(Path(probe.results))
+    told: dict[str, list[str]] = json.loads(told_ids(probe.receipts).read_text())
     for head in probe.heads:
-        own = rows[probe.run, probe.task, head]
-        write_json(_receipt(probe, head), {"rows": sorted(own), "run": _run_version(probe)})
+        write_json(_receipt(probe, head), {"rows": told.get(head, []), "run": _run_version(probe)})
 
 
-def missing_heads(probe: Probe, rows: dict[tuple[str, str, str], set[str]]) -> tuple[str, ...]:
+def missing_heads(probe: Probe, there: set[str]) -> tuple[str, ...]:
     """Return the heads of a probe that have to be measured.
 
     Args:
         probe: What is wanted.
-        rows: What :func:`read_rows` found in its results folder.
+        there: What :func:`read_ids` found in its results folder.
     """
-    there = {row for ids in rows.values() for row in ids}
     return tuple(head for head in probe.heads if not _is_complete(probe, head, there))
 
 
@@ -57,7 +57,9 @@ def _is_complete(probe: Probe, head: str, there: set[str]) -> bool:
         receipt = json.loads(_receipt(probe, head).read_text())
     except (OSError, ValueError):
         return False
-    return receipt["run"] == _run_version(probe) and set(receipt["rows"]) <= there
+    own = set(receipt["rows"])
+    # A receipt for nothing says nothing.
+    return receipt["run"] == _run_version(probe) and bool(own) and own <= there
 
 
 def _receipt(probe: Probe, head: str) -> Path:

@@ -94,10 +94,15 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
     assert {row.noise_level for row in rows} == {"n20"}
     assert all(len(row.singular_values) == row.dim for row in rows)
     files = sorted((tmp_path / "results" / "rows").iterdir())
-    again = run(tmp_path, "--plugin", "lp,nmtune", "--hyper", "epochs=3")
+    # What a command stands for it tells also where all of it was there before.
+    again = run(tmp_path, "--plugin", "lp,nmtune", "--hyper", "epochs=3", "--receipt", "new/ids.json")
     assert again.stdout == done.stdout
     assert again.stderr == ""
     assert sorted((tmp_path / "results" / "rows").iterdir()) == files
+    run(tmp_path, "--plugin", "lp", "--hyper", "epochs=3", "--receipt", "lp.json")
+    ids = {head: sorted(row.row_id for row in rows if row.head == head) for head in ("lp", "nmtune")}
+    assert json.loads((tmp_path / "new" / "ids.json").read_text()) == ids
+    assert json.loads((tmp_path / "lp.json").read_text()) == {"lp": ids["lp"]}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from slurm.dag import group_by_dependency
 from slurm.members import Member, Probe
 from slurm.plan import Part, SweepRequest, make_plan
 from slurm.pretraining import run_member
-from slurm.receipts import missing_heads, write_receipts
+from slurm.receipts import missing_heads, read_ids, told_ids, write_receipts
 
 
 def part(name: str, *parents: str, stage: str = "probes") -> Part:
@@ -132,23 +133,23 @@ def measured(tmp_path: Path) -> Probe:
     rows = tmp_path / "results" / "rows"
     rows.mkdir(parents=True)
     for head in ("lp", "mlp"):
-        row = {"run_path": str(run), "task": "digits", "head": head, "row_id": f"id-{head}"}
+        # What a row calls its run and its task is not what was typed.
+        row = {"run_path": "elsewhere", "task": "a table", "head": head, "row_id": f"id-{head}"}
         pq.write_table(pa.Table.from_pylist([row]), rows / f"{head}.parquet")
     probe = Probe(
         results=str(tmp_path / "results"),
         run=str(run),
-        task="digits",
+        task="parquet:train.parquet,test.parquet",
         heads=("lp", "mlp"),
         receipts=str(tmp_path / "receipts"),
     )
+    told_ids(probe.receipts).write_text(json.dumps({"lp": ["id-lp"], "mlp": ["id-mlp"]}))
     write_receipts(probe)
     return probe
 
 
 def missing_now(probe: Probe) -> tuple[str, ...]:
-    from slurm.receipts import read_rows
-
-    return missing_heads(probe, read_rows(Path(probe.results)))
+    return missing_heads(probe, read_ids(Path(probe.results)))
 
 
 def test_what_was_measured_is_not_measured_again(measured: Probe) -> None:
@@ -163,3 +164,9 @@ def test_a_head_whose_rows_are_gone_is_measured_again(measured: Probe) -> None:
 def test_heads_of_a_run_that_was_trained_on_are_measured_again(measured: Probe) -> None:
     (Path(measured.run) / "DONE.json").write_text('{"epochs": 2}')
     assert missing_now(measured) == ("lp", "mlp")
+
+
+def test_a_receipt_that_names_no_rows_completes_nothing(measured: Probe) -> None:
+    told_ids(measured.receipts).write_text(json.dumps({"lp": ["id-lp"]}))
+    write_receipts(measured)
+    assert missing_now(measured) == ("mlp",)

@@ -110,6 +110,31 @@ def test_a_run_is_known_by_its_samples_where_its_set_has_moved(project) -> None:
     assert f"--shards new: {project.work}/runs/quickstart-n20-seed0 holds a run with" in said
 
 
+def test_a_deleted_result_of_a_task_in_files_is_computed_again_and_nothing_else(project) -> None:
+    # A row does not call the task and the run what its user typed, least of all where runs/ is a link.
+    (project.work / "disk").mkdir()
+    (project.work / "runs").symlink_to("disk")
+    words = (
+        "sweep",
+        "--cluster",
+        "local",
+        "--noise",
+        "0",
+        "--plugins",
+        "lp",
+        "mlp",
+        "--tasks",
+        "tsv:a/b,a/c",
+    )
+    project.launch(*words)
+    (project.work / "results" / "computed.txt").unlink()
+    project.launch(*words)
+    assert not (project.work / "results" / "computed.txt").exists()
+    (project.work / "results" / "rows" / "quickstart-n00-seed0-tsv:a_b,a_c-mlp.parquet").unlink()
+    project.launch(*words)
+    assert computed(project.work) == ["quickstart-n00-seed0 tsv:a/b,a/c mlp"]
+
+
 def test_a_failed_run_leaves_its_children_out_and_the_others_go_on(project) -> None:
     words = ("sweep", "--cluster", "local", "--noise", "0.2", "--plugins", "lp", "--recipe.fail", "3")
     said = project.launch(*words, status=1)
@@ -128,6 +153,11 @@ def test_a_failed_run_leaves_its_children_out_and_the_others_go_on(project) -> N
         (("--recipes", "quickstrat"), "did you mean quickstart?"),
         (("--name", "a/b"), "--name a/b: not a folder name"),
         (("--shards", "nowhere"), "not a complete shard set"),
+        (
+            ("--", "--results", "other"),
+            "-- --results: the sweep sets it for every probe; say sweep --results",
+        ),
+        (("--", "--task=dtd"), "-- --task: the sweep sets it for every probe; say sweep --tasks"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(refused, words, error) -> None:

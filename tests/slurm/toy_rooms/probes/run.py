@@ -1,9 +1,13 @@
-"""Writes a row file a head, with the columns that the launcher reads; skips rows that exist."""
+"""Writes a row file a head, and which rows they are; skips rows that exist.
+
+As in the room itself, a row names its task and its run in its own way, not as they were typed.
+"""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -15,16 +19,28 @@ parser.add_argument("--plugin")
 parser.add_argument("--checkpoint", type=Path)
 parser.add_argument("--task")
 parser.add_argument("--results", type=Path)
+parser.add_argument("--receipt", type=Path)
 options, rest = parser.parse_known_args()
 if "--print_config" in rest:
     sys.exit(0)
 weights = (options.checkpoint / "export" / "model.safetensors").read_text()
 (options.results / "rows").mkdir(parents=True, exist_ok=True)
+task = options.task.replace("/", "_")
+receipt = {}
 for head in options.plugin.split(","):
     row_id = hashlib.sha256(f"{weights} {options.task} {head}".encode()).hexdigest()[:16]
-    row = {"run_path": str(options.checkpoint), "task": options.task, "head": head, "row_id": row_id}
-    file = options.results / "rows" / f"{options.checkpoint.name}-{options.task}-{head}.parquet"
+    receipt[head] = [row_id]
+    row = {
+        "run_path": str(options.checkpoint.resolve()),
+        "task": f"the task {task}",
+        "head": head,
+        "row_id": row_id,
+    }
+    file = options.results / "rows" / f"{options.checkpoint.name}-{task}-{head}.parquet"
     if not file.exists():
         pq.write_table(pa.Table.from_pylist([row]), file)
     with (options.results / "computed.txt").open("a") as log:
         log.write(f"{options.checkpoint.name} {options.task} {head}\n")
+if options.receipt:
+    options.receipt.parent.mkdir(parents=True, exist_ok=True)
+    options.receipt.write_text(json.dumps(receipt))
