@@ -23,6 +23,7 @@ from shards.hashing import Hashes, hash_keys
 from shards.keys import key_of, with_hash
 from shards.noise import Integers, Kind, Population
 from shards.sources import ByteRange, Example, Source
+from shards.sources.values import caption_value, class_value
 
 BATCH = 65_536
 CATALOGUE = "catalogue.arrow"
@@ -102,7 +103,7 @@ def write_catalogue(source: Source, folder: Path) -> None:
             progress.update(len(batch))
         if not progress.n and not writer.stats.num_record_batches:
             raise UserError("--source: the source holds no sample", mend="check the path and the split")
-    _resolve(folder, names)
+    _resolve(folder, names, source.classes)
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
@@ -139,7 +140,7 @@ def _record_batch(
     if source.kind == "class":
         supervision = [_class_index(example, source, names) for example in batch]
     else:
-        supervision = [str(example.supervision) for example in batch]
+        supervision = [_caption(example) for example in batch]
     return pa.record_batch(
         [
             pa.array([key_of(example.name) for example in batch]),
@@ -163,11 +164,27 @@ def _located(image: bytes | ByteRange, spool: IO[bytes]) -> ByteRange:
     return ByteRange("", offset, len(image))
 
 
+def _caption(example: Example) -> str:
+    try:
+        return caption_value(example.supervision)
+    except ValueError as error:
+        raise UserError(
+            f"--source: sample {example.name!r} has {error}",
+            mend="store one text a sample, or name another column with --caption-column",
+        ) from error
+
+
 def _class_index(example: Example, source: Source, names: dict[str, int]) -> int:
-    """Return the class as an index; names not known beforehand are numbered as they come."""
-    value = example.supervision
+    """Return the class as an index; names are numbered as they come, downwards from -1."""
+    try:
+        value = class_value(example.supervision)
+    except ValueError as error:
+        raise UserError(
+            f"--source: sample {example.name!r} has {error}",
+            mend="store a number or a name a sample, or name another column with --label-column",
+        ) from error
     if isinstance(value, str):
-        return names.setdefault(value, len(names))
+        return names.setdefault(value, -1 - len(names))
     if value < 0 or (source.classes is not None and value >= len(source.classes)):
         raise UserError(
             f"--source: sample {example.name!r} has class {value}",
@@ -176,16 +193,39 @@ def _class_index(example: Example, source: Source, names: dict[str, int]) -> int
     return value
 
 
-def _resolve(folder: Path, names: dict[str, int]) -> None:
+def _numbered(
+    labels: Integers, names: dict[str, int], known: tuple[str, ...] | None
+) -> tuple[Integers, list[str]]:
+    """Return classes numbered in sorted order of their names, and the names.
+
+    Where some classes are names, numbers among them are names too: class 0 is not the first name.
+
+    Args:
+        labels: A number, or below 0 the place of a name, int64 [N].
+        names: The names, with their places.
+        known: What the numbers are called; None if they are called by themselves.
+    """
+    numbers = np.unique(labels[labels >= 0]).tolist()
+    called = {number: known[number] if known is not None else str(number) for number in numbers}
+    classes = sorted({*names, *called.values()})
+    place = {name: number for number, name in enumerate(classes)}
+    values = {value: place[name] for name, value in names.items()}
+    values |= {number: place[name] for number, name in called.items()}
+    found = np.array(sorted(values), np.int64)
+    ranks = np.array([values[value] for value in found.tolist()], np.int64)
+    return ranks[np.searchsorted(found, labels)], classes
+
+
+def _resolve(folder: Path, names: dict[str, int], known: tuple[str, ...] | None) -> None:
     """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be."""
     table = map_catalogue(folder)
     hashes = hash_column(table["key"])
     duplicates = _duplicates(hashes)
     metadata: dict[bytes, bytes] = {}
     if names:
-        rank = np.argsort(np.argsort(np.array(list(names)))).astype(np.int32)
-        table = table.set_column(5, "label", pa.chunked_array([pa.array(rank[_labels(table)])]))
-        metadata[b"classes"] = "\0".join(sorted(names)).encode()
+        labels, classes = _numbered(_labels(table), names, known)
+        table = table.set_column(5, "label", pa.chunked_array([pa.array(labels, pa.int32())]))
+        metadata[b"classes"] = "\0".join(classes).encode()
     if len(duplicates):
         keys = table["key"].to_pylist()
         for row in duplicates.tolist():

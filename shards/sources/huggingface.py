@@ -30,13 +30,26 @@ class HuggingFaceSource:
 
     def __iter__(self) -> Iterator[Example]:
         for number, row in enumerate(self._table):
-            image = row[self._columns.image]
-            path = image.get("path")
-            content = image.get("bytes") or (Path(path).read_bytes() if path else None)
-            if content is None:
-                raise UserError(f"--source: row {number} has no image", mend="filter it out of the data set")
+            image = row[self._columns.image] or {}
+            content = image.get("bytes") or _read(image.get("path"), number)
+            supervision = row[self._columns.supervision]
+            if content is None or supervision is None:
+                missing = "image" if content is None else self._columns.supervision
+                raise UserError(
+                    f"--source: row {number} has no {missing}", mend="filter it out of the data set"
+                )
             key = str(row[self._columns.key]) if self._columns.key else f"row-{number:09d}"
-            yield Example(key, row[self._columns.supervision], content)
+            yield Example(key, supervision, content)
+
+
+def _read(path: str | None, number: int) -> bytes | None:
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as error:
+        raise UserError(
+            f"--source: row {number} names the image {path}: {error.strerror}",
+            mend="mend the file, or filter the row out of the data set",
+        ) from error
 
 
 def _load(spec: SourceSpec, split: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,13 @@ class TableSource:
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, self._format, error) from error
 
-    def _open_csv(self, file: Path) -> pa_csv.CSVStreamingReader:
+    def _open_csv(self, file: Path, texts: Sequence[str] = ()) -> pa_csv.CSVStreamingReader:
         delimiter = "\t" if self._format == "tsv" else ","
         # A tab-separated caption may hold a lone quotation mark.
         parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
-        return pa_csv.open_csv(file, parse_options=parse)
+        # Captions that all happen to be numbers are texts still.
+        convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
+        return pa_csv.open_csv(file, parse_options=parse, convert_options=convert)
 
     def _rows(self, file: Path) -> Iterator[dict[str, Any]]:
         """Yield the wanted columns of each row."""
@@ -82,7 +84,8 @@ class TableSource:
                     for batch in table.iter_batches(ROWS, columns=wanted):
                         yield from batch.to_pylist()
                 return
-            with self._open_csv(file) as reader:
+            texts = [self._columns.supervision] if self.kind == "caption" else []
+            with self._open_csv(file, texts) as reader:
                 for batch in reader:
                     yield from batch.select(wanted).to_pylist()
         except KeyError as error:

@@ -19,6 +19,7 @@ from shards.noise import Kind
 from shards.setfile import SET_FILE, SetInfo, parse_set_info
 from shards.sources import ByteRange, Example, SourceSpec
 from shards.sources.splits import Chosen, choose_split
+from shards.sources.values import caption_value, class_value
 from shards.tarsamples import TarSample, tar_samples
 from shards.tarwalk import Member, walk
 
@@ -94,11 +95,18 @@ class WebDatasetSource:
             if self._field:
                 value = json.loads(content)[self._field]
             if self.kind == "caption":
-                return str(value)
-            return int(str(value).strip()) if str(value).strip().isdigit() else str(value).strip()
-        except (ValueError, KeyError, TypeError) as error:
+                return caption_value(value)
+            if isinstance(value, str):
+                value = int(value) if value.strip().isdecimal() else value.strip()
+            return class_value(value)
+        except (KeyError, TypeError) as error:
             raise UserError(
-                f"{tar}: sample {sample.base!r}: no {self._field or 'class'} in its .{extension}: {error!r}"
+                f"{tar}: sample {sample.base!r}: no {self._field} in its .{extension}: {error!r}",
+                mend=f"name another field with --{'label' if self.kind == 'class' else 'caption'}-column",
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"{tar}: sample {sample.base!r}: its .{extension} holds {error}", mend="leave the tar out"
             ) from error
 
 

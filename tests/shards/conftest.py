@@ -14,6 +14,7 @@ from shards.layout import ShardLimits
 from shards.shardset import ShardSet
 from shards.sources import open_source
 from shards.writing import WriteRequest, write_set
+from tests.shards.small_sources import IMAGES, LABELS, NAMES
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +23,15 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data is not there: {folder} (name another folder with NML_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
+        path = tmp_path / "train" / NAMES[label] / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    return tmp_path / "train"
 
 
 def make_request(source: str = "digits", *ratios: str, **changes: Any) -> WriteRequest:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from nml.errors import UserError
 from shards import write
@@ -23,27 +20,7 @@ from shards.shardset import ShardSet
 from shards.sources import SOURCES, open_source
 from shards.sources.webdataset import expand
 from shards.verify import verify
-
-
-def jpeg(number: int) -> bytes:
-    file = io.BytesIO()
-    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
-
-
-IMAGES = [jpeg(number) for number in range(12)]
-LABELS = [number % 3 for number in range(12)]
-NAMES = ["cat", "dog", "emu"]
-
-
-@pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
-    for number, (image, label) in enumerate(zip(IMAGES, LABELS, strict=True)):
-        path = tmp_path / "train" / NAMES[label] / f"{number:02d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image)
-    return tmp_path / "train"
+from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
 
 
 def check(out: Path, classes: tuple[str, ...] | None = tuple(NAMES)) -> ShardSet:
@@ -60,10 +37,6 @@ def check(out: Path, classes: tuple[str, ...] | None = tuple(NAMES)) -> ShardSet
     assert found == dict(zip(IMAGES, LABELS, strict=True))
     assert not [finding for finding in verify(out) if finding.problem]
     return shard_set
-
-
-def run(source: str, out: Path, *more: str) -> None:
-    write.main(["--source", source, "--noise", "0", "0.25", "--out", str(out), *more])
 
 
 def test_the_built_in_sources_are_registered() -> None:
@@ -192,15 +165,6 @@ def test_captions_of_a_table(tmp_path: Path) -> None:
     assert not [finding for finding in verify(tmp_path / "out") if finding.problem]
 
 
-def make_tar(path: Path, ending: str, values: list[str]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number, (image, value) in enumerate(zip(IMAGES, values, strict=True)):
-            for extension, content in (("jpg", image), (ending, value.encode())):
-                member = tarfile.TarInfo(f"{number:05d}.{extension}")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-
-
 @pytest.mark.parametrize(
     ("ending", "form", "more"),
     [("cls", "{}", []), ("json", '{{"y": {}}}', ["--label-column", "y"])],
@@ -265,6 +229,14 @@ def test_noise_does_not_depend_on_the_order_of_the_source(tmp_path: Path) -> Non
         ({"image": [b"x"], "label": [-1]}, [], "has class -1"),
         ({"image": [b"<html>"], "label": [0]}, ["--noise", "0"], "is not an image of a known format"),
         ({"image": [], "label": []}, [], "holds no sample"),
+        ({"image": [b"x"], "label": [2.5]}, [], "has the class 2.5, which is neither a whole number nor"),
+        ({"image": [b"x"], "label": [2**40]}, [], "has the class 1099511627776, which is too large"),
+        ({"image": [b"x"], "label": [[1]]}, [], r"has the class \[1\], which is neither"),
+        (
+            {"image": [b"x"], "text": [["a dog", "pup"]]},
+            [],
+            r"the caption \['a dog', 'pup'\], which is no text",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_is_one_line(
