@@ -21,12 +21,18 @@ class HuggingFaceSource:
     def __init__(self, spec: SourceSpec) -> None:
         split = spec.split or "train"
         table = _load(spec, split)
+        saved = str(table.split or "")
+        if spec.split and saved and spec.split != saved and "[" not in spec.split + saved:
+            raise UserError(f"--split {split}: {spec.text} was saved from another split", possible=saved)
         self._columns = find_columns(spec, table.column_names)
         self._table = _undecoded(table, self._columns.image, spec)
         self.kind: Kind = self._columns.kind
         names = getattr(table.features[self._columns.supervision], "names", None)
         self.classes = tuple(map(str, names)) if names and self.kind == "class" else None
-        self.held_out = looks_held_out(split)
+        # A split saved alone keeps its name at most in its folder's.
+        folder = Path(spec.argument).absolute()
+        by_folder = folder.is_dir() and looks_held_out(str(folder))
+        self.held_out = by_folder or looks_held_out(saved if saved and not spec.split else split)
 
     def __iter__(self) -> Iterator[Example]:
         for number, row in enumerate(self._table):

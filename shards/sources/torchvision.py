@@ -33,7 +33,10 @@ class TorchvisionSource:
         self._data = _load(spec, name, Path(root or DEFAULT_ROOT).expanduser(), split)
         classes = getattr(self._data, "classes", None)
         self.classes: tuple[str, ...] | None = tuple(map(str, classes)) if classes else None
-        self.held_out = looks_held_out(split)
+        # What has no splits may itself be one: torchvision:ImageFolder:/data/imagenet/val.
+        parameters = inspect.signature(type(self._data)).parameters
+        told = split if {"train", "split"} & parameters.keys() else str(Path(root or DEFAULT_ROOT).absolute())
+        self.held_out = looks_held_out(told)
 
     def __iter__(self) -> Iterator[Example]:
         files = _files(self._data)
@@ -64,9 +67,13 @@ def _load(spec: SourceSpec, name: str, root: Path, split: str) -> Any:
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
     if "train" in parameters:
+        if split not in ("train", "test"):
+            raise UserError(f"--split {split}: not a split of {name}", possible="train, test")
         options["train"] = split == "train"
     elif "split" in parameters:
         options["split"] = split
+    elif spec.split:
+        raise UserError(f"--split {split}: torchvision's {name} has no splits", mend="leave it out")
     if "download" in parameters:
         options["download"] = True
     try:

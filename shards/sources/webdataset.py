@@ -42,7 +42,7 @@ class WebDatasetSource:
         self._field = spec.label_column or spec.caption_column
         own = _own_set(self.tars)
         self.classes = own.classes if own else None
-        self.parent = {"fingerprint": own.fingerprint, "level": own.primary} if own else None
+        self.parent = {"fingerprint": own.fingerprint, "level": self._level(own)} if own else None
         self.kind: Kind = self._find_kind(spec)
         self.held_out = held_out_by_name or bool(own and own.held_out)
 
@@ -61,6 +61,11 @@ class WebDatasetSource:
                     yield Example(sample.base, supervision, ByteRange(str(tar), image.offset, image.size))
             finally:
                 os.close(descriptor)
+
+    def _level(self, own: SetInfo) -> str:
+        """Return the level of a set's labels that are read: that of the field named, else of the members."""
+        levels = own.all_levels().values()
+        return next((level.name for level in levels if level.column == self._field), own.primary)
 
     def _find_kind(self, spec: SourceSpec) -> Kind:
         if spec.label_column and spec.caption_column:

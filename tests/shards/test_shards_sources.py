@@ -188,6 +188,20 @@ def test_a_set_written_here_is_a_source_too(image_folder: Path, tmp_path: Path) 
     }
 
 
+def test_a_noisy_field_of_a_set_is_noised_again_only_with_chain(image_folder: Path, tmp_path: Path) -> None:
+    write.main(
+        ["--source", f"imagefolder:{image_folder}", "--noise", "0", "0.25", "--out", str(tmp_path / "a")]
+    )
+    source = f"webdataset:{tmp_path / 'a'}"
+    with pytest.raises(UserError, match=r"its labels are already noisy \(n25\)"):
+        run(source, tmp_path / "out", "--label-column", "label_n25")
+    run(source, tmp_path / "out", "--label-column", "label_n25", "--chain")
+    assert ShardSet.open(tmp_path / "out").info.parent["level"] == "n25"
+    write.main(["--source", f"imagefolder:{image_folder}", "--noise", "0.25", "--out", str(tmp_path / "b")])
+    run(f"webdataset:{tmp_path / 'b'}", tmp_path / "clean", "--label-column", "label")
+    assert ShardSet.open(tmp_path / "clean").info.parent["level"] == "n00"
+
+
 def test_torchvision_by_name(image_folder: Path, tmp_path: Path) -> None:
     run(f"torchvision:ImageFolder:{image_folder}", tmp_path / "out")
     check(tmp_path / "out")

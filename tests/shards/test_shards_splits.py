@@ -112,6 +112,42 @@ def test_folders_below_the_one_named_tell_splits_too(tmp_path: Path) -> None:
     assert open_source(f"parquet:{tmp_path / 'all'}", split="test").held_out
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("MNIST", "tran", "--split tran: not a split of MNIST; possible: train, test"),
+        ("MNIST", "validation", "--split validation: not a split of MNIST"),
+        ("ImageFolder", "train", "--split train: torchvision's ImageFolder has no splits; leave it out"),
+    ],
+)
+def test_a_split_that_torchvision_does_not_have_is_refused(
+    tmp_path: Path, name: str, split: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        open_source(f"torchvision:{name}:{tmp_path}", split=split)
+
+
+def test_an_image_folder_of_torchvision_may_be_held_out(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+        (tmp_path / part / "cat" / "0.jpg").write_bytes(b"any")
+    assert open_source(f"torchvision:ImageFolder:{tmp_path / 'val'}").held_out
+    assert not open_source(f"torchvision:ImageFolder:{tmp_path / 'train'}").held_out
+
+
+@pytest.mark.parametrize(("saved", "held_out"), [("train", False), ("validation", True), (None, True)])
+def test_a_split_saved_by_hugging_face_is_known(tmp_path: Path, saved: str | None, held_out: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": b"any", "path": None}], "label": [0]}
+    folder = tmp_path / ("kept" if saved else "validation")
+    datasets.Dataset.from_dict(rows, features=features, split=saved).save_to_disk(folder)
+    assert open_source(f"huggingface:{folder}").held_out == held_out
+    if saved:
+        with pytest.raises(UserError, match=f"--split test: .* from another split; possible: {saved}"):
+            open_source(f"huggingface:{folder}", split="test")
+
+
 def test_an_index_over_tars_of_several_splits_is_refused(tmp_path: Path) -> None:
     make_parts(tmp_path / "all", "webdataset", "train-0", "val-0")
     with pytest.raises(UserError, match="give each split a folder of its own"):
