@@ -13,6 +13,7 @@ from nml.errors import UserError, unknown_name
 from nml.registry import Plugin
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
+from probes.head_code import head_code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +23,13 @@ class HeadChoice:
     Attributes:
         plugin: Who registered it.
         make: The class.
+        code: Hash of its source, see :func:`probes.head_code.head_code`; None where there is none to read.
         candidates: Hyper-parameters to try, complete; the validation data chooses among them.
     """
 
     plugin: Plugin
     make: type[Head]
+    code: str | None
     candidates: tuple[Mapping[str, Any], ...]
 
     def build(self, candidate: int) -> Head:
@@ -56,7 +59,9 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str) -> list[HeadCh
     for setting in settings:
         _check_known(setting, known)
     return [
-        HeadChoice(HEADS.find(name), make, _candidates(name, make, known[name], settings, modality))
+        HeadChoice(
+            HEADS.find(name), make, head_code(make), _candidates(name, make, known[name], settings, modality)
+        )
         for name, make in classes.items()
     ]
 

@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for text in arguments.task:
         TASKS.find(split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
+    from probes.earlier_code import earlier_code
     from probes.encoders import Settings, open_checkpoint, open_encoder
     from probes.encoders.endpoint import print_costs
     from probes.encoders.registry import newest_run
@@ -143,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             heads_folder=Path(arguments.save_heads) if arguments.save_heads else None,
         )
         measurements += probes_of(encoders, task, plan)
+    for line in earlier_code(measurements, results):
+        print(line)
     # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
     try:
         for wait in (False, True):

@@ -65,7 +65,7 @@ class Probe:
     @functools.cached_property
     def ids(self) -> frozenset[str]:
         """The ids of all rows asked for."""
-        return frozenset(row_id for choice, noise in self._pieces() for row_id in self._ids(choice, noise))
+        return frozenset(identify(**identity) for identity in self.identities())
 
     def run(self, *, wait: bool) -> None:
         """Compute rows that the results folder does not have, leaving it those of other processes.
@@ -251,6 +251,13 @@ class Probe:
             return None
         return spectrum(transform(fit.head, features.array), self.plan.convention)
 
+    def identities(self) -> Iterator[dict[str, Any]]:
+        """Yield what identifies each row asked for."""
+        for choice, point, evaluation in itertools.product(
+            self.plan.heads, self.plan.points(), self.evaluations
+        ):
+            yield self._identity(choice, point, evaluation)
+
     def _identity(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> dict[str, Any]:
         return {
             "encoder_hash": self.encoder.info.hash,
@@ -262,6 +269,7 @@ class Probe:
             "head": choice.plugin.name,
             "head_distribution": choice.plugin.distribution,
             "head_version": choice.plugin.version,
+            "head_code": choice.code,
             "study": study_of(choice, self.carving, self.plan.views),
             "fraction": float(point.fraction),
             "seed": point.seed,
@@ -271,14 +279,6 @@ class Probe:
 
     def _id(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> str:
         return identify(**self._identity(choice, point, evaluation))
-
-    def _ids(self, choice: HeadChoice, noise: Fraction) -> set[str]:
-        return {
-            self._id(choice, point, evaluation)
-            for point in self.plan.points()
-            if point.noise == noise
-            for evaluation in self.evaluations
-        }
 
 
 def _versions(encoder: Encoder, choice: HeadChoice) -> dict[str, str]:

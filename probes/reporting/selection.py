@@ -15,6 +15,7 @@ from nml.errors import UserError
 from probes.reporting.families import families
 from probes.reporting.variants import variants
 from probes.results import Row
+from probes.results.row import IDENTITY
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,7 @@ def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
         note=lambda task, count: f"{_count(count, 'row')} of an older revision or split of {task} left out.",
         notes=notes,
     )
+    kept = _newest_code(kept, notes)
     labels, main = variants(kept)
     return Selection(
         rows=tuple(kept),
@@ -116,6 +118,29 @@ def _newest(
         else:
             dropped[name] += 1
     notes.extend(note(name, count) for name, count in sorted(dropped.items()))
+    return kept
+
+
+def _newest_code(rows: Sequence[Row], notes: list[str]) -> list[Row]:
+    """Keep of every result that was computed by several states of its head's code the last one computed."""
+    same: dict[tuple[object, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        same[tuple(getattr(row, name) for name in IDENTITY if name != "head_code")].append(row)
+    newest = {max(group, key=lambda row: row.created).row_id for group in same.values()}
+    kept = [row for row in rows if row.row_id in newest]
+    dropped = Counter(row.head for row in rows if row.row_id not in newest)
+    notes.extend(
+        f"{_count(count, 'row')} of {head} left out: the same was computed again after its code had changed."
+        for head, count in sorted(dropped.items())
+    )
+    codes: dict[tuple[str, str, str], set[str | None]] = defaultdict(set)
+    for row in kept:
+        codes[row.head, row.head_distribution, row.head_version].add(row.head_code)
+    notes.extend(
+        f"The results of {head} are not all of the same code; run its commands again to have them so."
+        for (head, _, _), found in sorted(codes.items())
+        if len(found) > 1
+    )
     return kept
 
 

@@ -27,6 +27,7 @@ IDENTITY = (
     "head",
     "head_distribution",
     "head_version",
+    "head_code",
     "study",
     "fraction",
     "seed",
@@ -61,6 +62,8 @@ class Row:
         head: Registered name of the head.
         head_distribution: Installed distribution that registers the head.
         head_version: Its version.
+        head_code: Hash of the source of the head, which a version does not tell while it is being written;
+            None in rows from before it was recorded.
         hyper_parameters: JSON object of the hyper-parameters that made this row's head.
         selection: JSON object: the candidates' validation scores, which was chosen, and the head's
             ``outcome`` where it has one (what it chose itself, for example the k of nmtune-topk).
@@ -146,6 +149,7 @@ class Row:
     versions: str = "{}"
     schema: str = SCHEMA_VERSION
     row_id: str = ""
+    head_code: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.singular_values, tuple):
@@ -157,11 +161,15 @@ class Row:
 def identify(**fields: Any) -> str:
     """Return the row id of the given identity fields, 16 hex digits.
 
+    A head's code that is not known is left out, so that rows from before it was recorded keep their ids.
+
     Raises:
         TypeError: If the fields are not exactly those of :data:`IDENTITY`.
     """
     if fields.keys() != set(IDENTITY):
         raise TypeError(f"identity fields differ by {sorted(fields.keys() ^ set(IDENTITY))}")
+    if fields["head_code"] is None:
+        del fields["head_code"]
     text = json.dumps(fields, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -61,6 +61,16 @@ def test_every_cause_changes_the_row_id(field: str) -> None:
     assert identify(**(fields | {field: changed})) != identify(**fields)
 
 
+def test_rows_from_before_the_code_was_recorded_are_read_and_keep_their_ids(tmp_path: Path) -> None:
+    path = write_rows(tmp_path, [row()])
+    assert path is not None
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["head_code"]), path)
+    (found,) = read_rows(tmp_path)
+    assert found == row()
+    assert (found.head_code, found.row_id) == (None, "5bdb88008e5cdf46")
+
+
 def test_measurements_and_places_leave_the_row_id_alone() -> None:
     assert row(accuracy=0.9, run_path="elsewhere", created="2030").row_id == row().row_id
 

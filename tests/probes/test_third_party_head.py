@@ -55,6 +55,37 @@ def test_the_head_probes_an_encoder(
     assert all(row.accuracy > 0.1 for row in rows if row.domain == "id")
 
 
+def test_a_head_whose_code_was_changed_is_measured_anew(
+    tmp_path: Path, environment: dict[str, str], make_export: Callable[..., Path]
+) -> None:
+    from probes.results import read_rows
+
+    run = make_export(tmp_path / "runs" / "tiny")
+    words = ("probes.run", "--plugin", "lp,prototype", "--hyper", "lp.epochs=1", "--checkpoint", str(run))
+    results = tmp_path / "results"
+
+    def measure() -> tuple[dict[str, float], list[str]]:
+        printed = call(*words, cwd=tmp_path, environment=environment).splitlines()
+        rows = read_rows(results)
+        said = [line for line in printed if "measured anew" in line]
+        return {row.row_id: row.accuracy for row in rows if row.head == "prototype"}, said
+
+    first, said = measure()
+    assert (len(first), said) == (5, [])
+    source = Path(environment["PYTHONPATH"]) / "prototype_head.py"
+    text = source.read_text()
+    source.write_text(text.replace("features.cpu().float()", "-features.cpu().float()"))
+    both, said = measure()
+    assert len(both) == 10
+    assert first.items() < both.items()
+    assert {both[row] for row in both.keys() - first.keys()} != set(first.values())
+    (line,) = said
+    assert line.startswith("prototype: its results of 20")
+    assert "in results are of other code than now; they stay" in line
+    source.write_text(text)
+    assert measure() == (both, [])
+
+
 def test_the_head_keeps_the_contract_by_the_kit(tmp_path: Path, environment: dict[str, str]) -> None:
     tests = shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
     printed = call(

@@ -33,6 +33,19 @@ def test_a_mean_over_runs_has_their_standard_deviation_and_their_number(row: Mak
     assert (mean.n, mean.tasks) == (3, 1)
 
 
+def test_of_a_result_computed_by_several_states_of_a_heads_code_the_last_counts(row: MakeRow) -> None:
+    old = with_metric(row(created="2026-01-01"), 0.5)
+    new = with_metric(row(created="2026-01-02", head_code="a"), 0.7)
+    alone = with_metric(row(created="2026-01-01", seed=1), 0.6)
+    selection = select([old, alone, new])
+    assert set(selection.rows) == {alone, new}
+    assert selection.notes == (
+        "1 row of lp left out: the same was computed again after its code had changed.",
+        "The results of lp are not all of the same code; run its commands again to have them so.",
+    )
+    assert select([new]).notes == select([old, alone]).notes == ()
+
+
 def test_one_run_has_no_spread(row: MakeRow) -> None:
     assert means(scores(select([row()])), lambda score: score.head)["lp"].sd is None
 
