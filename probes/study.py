@@ -75,7 +75,7 @@ class Probe:
                 if it is killed. Otherwise they are passed over.
         """
         heads = itertools.product(self.plan.heads, self.plan.points())
-        if self.ids <= read_ids(self.plan.results) and not any(itertools.starmap(self._unsaved, heads)):
+        if self.ids <= self._done() and not any(itertools.starmap(self._unsaved, heads)):
             return
         store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
         data, train_key = self._training_data()
@@ -117,7 +117,7 @@ class Probe:
         tests: Sequence[tuple[Evaluation, Features]],
     ) -> None:
         # Only now that the piece is ours: another process may just have finished it.
-        done = read_ids(self.plan.results)
+        done = self._done()
         missing = [
             point
             for point in self.plan.points()
@@ -140,6 +140,9 @@ class Probe:
                 + (f", {100 * float(noise):g} % downstream noise" if noise else "")
                 + f": {len(missing)} fit(s) in {time.perf_counter() - begun:.0f} s"
             )
+
+    def _done(self) -> set[str]:
+        return read_ids(self.plan.results, head_spectra=self.plan.head_spectra)
 
     def head_folder(self, choice: HeadChoice, point: Point) -> Path | None:
         """Return where a head is saved, under the id of its in-domain result; None for nowhere."""

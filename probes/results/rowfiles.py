@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
@@ -43,7 +44,8 @@ def write_rows(folder: Path | str, rows: Iterable[Row]) -> Path | None:
 def read_rows(folder: Path | str) -> list[Row]:
     """Return every row of a results folder, oldest first.
 
-    Where a result was computed twice (two processes at once), the older one counts.
+    Where a result was computed twice (two processes at once, or again for the spectrum of its head, which was
+    left out at first), the older one counts of those that have that spectrum, or of all if none has.
 
     Raises:
         UserError: If the folder holds no results, or a file is damaged or of another version.
@@ -58,7 +60,9 @@ def read_rows(folder: Path | str) -> list[Row]:
     rows = [row for file in files for row in _read_file(file, spectra)]
     first: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: (row.created, row.row_id)):
-        first.setdefault(row.row_id, row)
+        known = first.setdefault(row.row_id, row)
+        if known.head_sve is None and row.head_sve is not None:
+            first[row.row_id] = row
     return list(first.values())
 
 
@@ -75,15 +79,23 @@ def row_files(folder: Path | str) -> list[Path]:
     return sorted((Path(folder) / ROWS).glob("[!.]*.parquet"))
 
 
-def read_ids(folder: Path | str) -> set[str]:
-    """Return the ids of the rows that a results folder has; empty for a new folder."""
-    return {row_id for file in row_files(folder) for row_id in _ids_of(file)}
+def read_ids(folder: Path | str, *, head_spectra: bool = False) -> set[str]:
+    """Return the ids of the rows that a results folder has; empty for a new folder.
+
+    Args:
+        folder: The results folder.
+        head_spectra: Whether to leave out rows that lack the spectrum of their head.
+    """
+    return {row_id for file in row_files(folder) for row_id in _ids_of(file, head_spectra)}
 
 
 @functools.cache
-def _ids_of(path: Path) -> frozenset[str]:
+def _ids_of(path: Path, head_spectra: bool) -> frozenset[str]:
     # A file is named after its content, so it never has to be read twice.
-    return frozenset(_read_table(path, columns=["row_id"])["row_id"].to_pylist())
+    table = _read_table(path, columns=["row_id", "head_sve"])
+    if head_spectra:
+        table = table.filter(pc.is_valid(table["head_sve"]))
+    return frozenset(table["row_id"].to_pylist())
 
 
 def _read_file(path: Path, spectra: dict[bytes, tuple[float, ...]]) -> list[Row]:

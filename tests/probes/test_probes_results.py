@@ -81,6 +81,12 @@ def test_the_first_of_two_computations_of_one_result_counts(tmp_path: Path) -> N
     assert [found.accuracy for found in read_rows(tmp_path)] == [0.2]
 
 
+def test_of_equal_results_the_first_with_its_heads_spectrum_counts(tmp_path: Path) -> None:
+    for day, spectrum in ((1, None), (2, 0.5), (3, 0.6), (4, None)):
+        write_rows(tmp_path, [row(head_sve=spectrum, head_lsvr=spectrum, created=f"2024-01-0{day}")])
+    assert [found.created for found in read_rows(tmp_path)] == ["2024-01-02"]
+
+
 def test_a_torn_file_and_another_version_are_named(tmp_path: Path) -> None:
     path = write_rows(tmp_path, [row()])
     assert path is not None

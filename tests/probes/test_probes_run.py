@@ -31,8 +31,6 @@ from probes.study import probes_of
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
 
-FILES = "features:train=train.npy,test=test.npy,validation=held.npy"
-
 
 def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -137,47 +135,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("encoder", "views", "message"),
-    [
-        ("features:train=train.npy,test=test.npy", "0", "no file for the validation data of digits"),
-        ("features:train=train.npy,test=test.npy,validation=train.npy", "0", "has 1259 rows, the task 179"),
-        ("features:train=train.npy,test=test.npy,validation=held.npy", "2", "--views 2"),
-        (f"{FILES},digits-inverted=train.npy", "0", "digits-inverted has 1259 rows, the task 359"),
-        (
-            f"{FILES},digits-invertd=test.npy",
-            "0",
-            "a file: unknown name 'digits-invertd'; .*mean digits-inverted",
-        ),
-    ],
-)
-def test_features_that_do_not_fit_the_task_are_refused_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoder: str, views: str, message: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, rows in (("train", 1259), ("held", 179), ("test", 359)):
-        np.save(f"{name}.npy", np.ones((rows, 4), np.float32))
-    with pytest.raises(UserError, match=message):
-        main(["--plugin", "lp", "--encoder", encoder, "--views", views])
-    assert not (tmp_path / "results").exists()
-
-
-def test_variants_without_a_file_of_features_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, rows in (("train", 1259), ("held", 179), ("test", 359)):
-        np.save(f"{name}.npy", np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32))
-    encoder = f"{FILES},digits-inverted=test.npy,digits-thick=test.npy"
-    main(["--plugin", "lp", "--hyper", "epochs=1", "--encoder", encoder])
-    assert {row.dataset for row in read_rows("results")} == {"digits", "digits-inverted", "digits-thick"}
-    said = [line for line in capsys.readouterr().out.splitlines() if "no file for" in line]
-    assert said == [
-        f"{encoder}: no file for digits-rotated, digits-textured, left out; "
-        "to measure one add its file: digits-rotated=FILE"
-    ]
-
-
 def test_a_mistake_on_the_command_line_shows_no_traceback(tmp_path: Path) -> None:
     done = run(tmp_path, "--plugin", "nmtun")
     assert done.returncode == 2
@@ -238,6 +195,31 @@ def test_what_a_killed_study_left_out_is_all_that_is_computed(
     again = measure(open_task("digits"), export, tmp_path / "results")
     assert set(files[1:]) < set((tmp_path / "results" / "rows").iterdir())
     assert {row.row_id: row.accuracy for row in again} == {row.row_id: row.accuracy for row in rows}
+
+
+def test_head_spectra_that_were_left_out_are_computed_when_asked_for(
+    tmp_path: Path, make_export: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_export(tmp_path / "runs" / "a")
+    command = ["--plugin", "lp,mlp", "--hyper", "epochs=1"]
+
+    def measure(*more: str) -> dict[str, list[tuple[str, float, bool]]]:
+        main([*command, *more])
+        found: dict[str, list[tuple[str, float, bool]]] = {"lp": [], "mlp": []}
+        for row in sorted(read_rows("results"), key=lambda row: row.dataset):
+            found[row.head].append((row.row_id, row.accuracy, row.head_sve is not None))
+        return found
+
+    without = measure("--head-spectra", "false")
+    assert {whole for _, _, whole in without["mlp"]} == {False}
+    with_them = measure()
+    assert with_them["mlp"] == [(row, accuracy, True) for row, accuracy, _ in without["mlp"]]
+    # lp leaves the features as they are: nothing was missing of it.
+    assert with_them["lp"] == without["lp"]
+    files = sorted(Path("results", "rows").iterdir())
+    assert measure() == measure("--head-spectra", "false") == with_them
+    assert sorted(Path("results", "rows").iterdir()) == files
 
 
 def test_two_commands_at_once_share_the_work(tmp_path: Path, make_export: Callable[..., Path]) -> None:
