@@ -4,15 +4,15 @@
 
 What a user asks for
     ``entry`` and ``invocation`` (the command line), ``pretraining``, ``sweep``, ``single``, ``status``,
-    ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run), ``plan`` (a sweep as a
-    graph), ``cluster`` (what a job asks of Slurm)
+    ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run), ``same_run`` (is it the
+    one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job asks of Slurm)
 This machine
     ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``lifeline`` (none
     outlives the launcher), ``gpus``, ``rooms``, ``registered`` (heads and tasks by name)
 Submitting
     ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
-    a job reads back), ``executor`` (submitit, and nothing else talks to it), ``dag`` (arrays that wait
-    for each other), ``journal`` (jobs.jsonl)
+    a job reads back), ``executor`` (submitit, and nothing else talks to it), ``controller`` (the queue,
+    asked and told), ``dag`` (arrays that wait for each other), ``journal`` (jobs.jsonl)
 Inside a job
     ``rendezvous`` (where ranks meet), ``attempt`` (begin and end), ``verdict``
     (again?), ``job`` (one rank, watched)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from nml import cli
-from slurm import dag, states
+from nml.errors import UserError
+from slurm import states
+from slurm.controller import cancel
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.table import launched_under
 
@@ -21,9 +24,12 @@ def add_options(parser: cli.Parser) -> None:
 def run(call: Invocation) -> int:
     """Cancel what is active."""
     members = launched_under(Path(call.options.folder))
-    found = states.job_states(member.job for member in members if member.job)
+    launched = [member.job for member in members if member.job]
+    if launched and not shutil.which("squeue"):
+        raise UserError(f"{call.options.folder}: squeue is not on PATH", mend="cancel it on a login node")
+    found = states.job_states(launched)
     jobs = [job for job, state in found.items() if state.active]
-    dag.cancel(jobs)
+    cancel(jobs)
     print(f"cancelled {', '.join(jobs)}" if jobs else "nothing was in the queue")
     print(f"go on: {command_line('resume', call.options.folder)}")
     return 0

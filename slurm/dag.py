@@ -13,12 +13,13 @@ import re
 import secrets
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from slurm import executor
 from slurm.cluster import STAGES, Resources
+from slurm.controller import cancel
 from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.plan import Part
@@ -169,10 +170,3 @@ def max_array_size() -> int:
     limits = re.findall(r"(?:MaxArraySize\s*=\s*|\bmax_array_tasks=)(\d+)", shown)
     # Where arrays are switched off, every member is a job of its own.
     return max(1, min(map(int, limits), default=_DEFAULT_ARRAY_SIZE))
-
-
-def cancel(jobs: Iterable[str]) -> None:
-    """Cancel jobs."""
-    ids = list(jobs)
-    if ids:
-        subprocess.run(["scancel", *ids], capture_output=True, timeout=120)

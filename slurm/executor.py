@@ -13,9 +13,7 @@ import itertools
 import os
 import re
 import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,11 @@ from typing import Any
 from nml.errors import UserError
 from slurm.attempt import RETRY_STATUS
 from slurm.cluster import Resources
+from slurm.controller import TRIES, cancel_by_token, pause
 from slurm.job import RankCommand
 from slurm.journal import Journal
 from slurm.members import Submission
 
-# sbatch gives up on a busy controller long before the controller does.
-SUBMIT_TRIES = 4
-RETRY_SECONDS = float(os.environ.get("NML_SUBMIT_RETRY_SECONDS", "10"))
 _RANK_VARIABLES = {
     "RANK",
     "LOCAL_RANK",
@@ -157,6 +153,8 @@ def submit(
 
     Raises:
         QueueFull: If its user has as many jobs in the queue as they may.
+        NoAnswer: If it cannot be told whether Slurm took it; the next submission of the journal's folder
+            looks again.
         UserError: If Slurm refuses it; nothing of it is then left in the queue.
     """
     import submitit
@@ -176,16 +174,22 @@ def submit(
             # submitit prints what sbatch said before it raises it.
             with outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):
                 ids = [str(job.job_id) for job in executor.submit_array(commands)]
+            if attempt > 1:
+                # What an earlier try said may have been heard only now.
+                cancel_by_token(submission.token, but=ids)
             break
         except (FailedJobError, FailedSubmissionError) as error:
             # A time-out does not say whether the job was accepted: it must not run twice.
             cancel_by_token(submission.token)
             said = " ".join(str(error).split())
-            if attempt < SUBMIT_TRIES and _BUSY.search(said):
+            busy = _BUSY.search(said) is not None
+            if attempt < TRIES and busy:
                 journal.note("retrying", submission, error=said)
-                time.sleep(RETRY_SECONDS * attempt)
+                pause(attempt)
+                # A busy controller may have taken the job after it was looked for.
+                cancel_by_token(submission.token)
                 continue
-            journal.note("refused", submission, error=said)
+            journal.note("unheard" if busy else "refused", submission, error=said)
             if full := _FULL.search(said):
                 raise QueueFull(
                     f"sbatch refused {submission.stage}: you may have no more jobs in the queue ({full[0]})",
@@ -230,23 +234,3 @@ def outside_of_any_job() -> Iterator[None]:
         yield
     finally:
         os.environ.update(before)
-
-
-def cancel_by_token(token: str) -> list[str]:
-    """Cancel every job that carries ``token`` and return their ids."""
-    jobs = list(jobs_by_token(token))
-    if jobs:
-        subprocess.run(["scancel", *jobs], capture_output=True, timeout=120)
-    return jobs
-
-
-def jobs_by_token(token: str) -> Iterator[str]:
-    """Yield the ids of the jobs in the queue that carry ``token`` as their comment."""
-    try:
-        listed = subprocess.run(
-            ["squeue", "--noheader", "--me", "--format=%A %k"], capture_output=True, text=True, timeout=120
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return
-    seen = {line.split(None, 1)[0] for line in listed.splitlines() if line.endswith(token)}
-    yield from sorted(seen)

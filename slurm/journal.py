@@ -14,6 +14,7 @@ from typing import Any
 from slurm.members import Submission
 
 FILE = "jobs.jsonl"
+_UNANSWERED = ("submitting", "retrying", "unheard")
 
 
 class Journal:
@@ -52,7 +53,7 @@ class Journal:
     def unanswered(self) -> list[str]:
         """Return the tokens of submissions of which nobody knows whether Slurm took them."""
         last = {line["token"]: line["event"] for line in self.lines()}
-        return [token for token, event in last.items() if event in ("submitting", "retrying")]
+        return [token for token, event in last.items() if event in _UNANSWERED]
 
     def jobs(self) -> dict[str, str]:
         """Return the newest job id of each member, by the member's name."""

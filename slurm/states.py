@@ -7,9 +7,12 @@ own markers have to tell.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from slurm.controller import TRIES, show_queue
 
 _ACTIVE = {
     "PENDING",
@@ -52,12 +55,21 @@ class JobState(NamedTuple):
         return self.state in _ACTIVE
 
 
-def job_states(jobs: Iterable[str]) -> dict[str, JobState]:
-    """Return the state of each job, ``12`` or ``12_3``."""
+def job_states(jobs: Iterable[str], *, tries: int = TRIES) -> dict[str, JobState]:
+    """Return the state of each job, ``12`` or ``12_3``.
+
+    Args:
+        jobs: The jobs.
+        tries: How often to ask a queue that does not answer.
+
+    Raises:
+        NoAnswer: If it does not answer at all: a job may then be in it or not.
+    """
     wanted = list(dict.fromkeys(jobs))
     if not wanted:
         return {}
-    found = _from_squeue(wanted)
+    # Without the client commands this is no machine of a cluster.
+    found = _from_squeue(wanted, tries) if shutil.which("squeue") else {}
     rest = [job for job in wanted if job not in found]
     if rest:
         found |= _from_sacct(rest)
@@ -65,7 +77,11 @@ def job_states(jobs: Iterable[str]) -> dict[str, JobState]:
 
 
 def is_active(job: str) -> bool:
-    """Whether a job waits or runs."""
+    """Whether a job waits or runs.
+
+    Raises:
+        NoAnswer: If the queue does not answer.
+    """
     return job_states([job])[job].active
 
 
@@ -76,10 +92,10 @@ def _output(argv: list[str]) -> str:
         return ""
 
 
-def _from_squeue(jobs: list[str]) -> dict[str, JobState]:
+def _from_squeue(jobs: list[str], tries: int) -> dict[str, JobState]:
     """Ask the controller. Without --jobs: one id it has forgotten would hide all the others."""
     form = "%F|%K|%T|%r|%N|%A"
-    listed = _output(["squeue", "--noheader", "--me", "--states=all", "--array", f"--format={form}"])
+    listed = show_queue("--states=all", "--array", f"--format={form}", tries=tries)
     found = {}
     for line in filter(None, listed.splitlines()):
         array, index, state, reason, nodes, _ = line.split("|")

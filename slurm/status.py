@@ -32,7 +32,9 @@ def run(call: Invocation) -> int:
         print(f"nothing was launched from here; see: {PROG} --help")
         return 0
     while True:
-        rows = make_rows([member for folder in folders for member in launched_under(folder)])
+        members = [member for folder in folders for member in launched_under(folder)]
+        # To watch on, or to end, it has to be known what is in the queue.
+        rows = make_rows(members, patient=call.options.watch)
         if call.options.watch and sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
         print(layout(rows), flush=True)

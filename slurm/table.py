@@ -7,6 +7,7 @@ markers: what they wrote, and how their last attempt was closed.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from nml.errors import UserError
 from slurm import states
 from slurm.attempt import CLOSE, OPEN
+from slurm.controller import TRIES, NoAnswer
 from slurm.invocation import FILE as COMMAND
 from slurm.journal import Journal
 from slurm.plan import LAUNCH, make_plan
@@ -152,9 +154,25 @@ def _of_sweep(folder: Path) -> list[Launched]:
     ]
 
 
-def make_rows(members: Sequence[Launched]) -> list[Row]:
-    """Return the table's rows, asking Slurm once."""
-    found = states.job_states(member.job for member in members if member.job)
+def make_rows(members: Sequence[Launched], *, patient: bool = False) -> list[Row]:
+    """Return the table's rows, asking Slurm once for all of them.
+
+    Args:
+        members: Whom to show.
+        patient: Whether to ask a queue that does not answer again. Otherwise a line says so, and the
+            rows tell what the members' own markers do.
+
+    Raises:
+        NoAnswer: If patience does not help.
+    """
+    jobs = [member.job for member in members if member.job]
+    try:
+        found = states.job_states(jobs, tries=TRIES if patient else 1)
+    except NoAnswer as error:
+        if patient:
+            raise
+        print(f"{error.what}; shown is what the runs themselves tell", file=sys.stderr)
+        found = {}
     rows: list[Row] = []
     latest: dict[str, Row] = {}
     for member in members:

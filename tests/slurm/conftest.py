@@ -109,6 +109,24 @@ def project(tmp_path: Path) -> Project:
     return Project(code, work)
 
 
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Callable[[str, str], Path]:
+    """Write a program that stands in for one of Slurm's; return its folder, to come first in a PATH.
+
+    In the script, HERE is that folder and REAL the program itself.
+    """
+
+    def write(program: str, script: str) -> Path:
+        folder = tmp_path / "bin"
+        folder.mkdir(exist_ok=True)
+        file = folder / program
+        file.write_text(f'#!/bin/bash\nHERE="{folder}"\nREAL="{shutil.which(program)}"\n{script}')
+        file.chmod(0o755)
+        return folder
+
+    return write
+
+
 def wait_until(
     condition: Callable[[], object], what: str = "", seconds: float = WAIT_SECONDS, *, pause: float = 0.05
 ) -> None:

@@ -56,24 +56,6 @@ exec "$REAL" "$@"
 """
 
 
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Write a program that stands in for one of Slurm's; return its folder, to come first in a PATH.
-
-    In the script, HERE is that folder and REAL the program itself.
-    """
-
-    def write(program: str, script: str) -> Path:
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        file = folder / program
-        file.write_text(f'#!/bin/bash\nHERE="{folder}"\nREAL="{shutil.which(program)}"\n{script}')
-        file.chmod(0o755)
-        return folder
-
-    return write
-
-
 def run_of(said: str) -> Path:
     """Return the folder of the run that a launcher ends by naming."""
     return Path(said.strip().rsplit("run: ", 1)[1])
