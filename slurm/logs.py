@@ -15,6 +15,8 @@ from slurm.table import Launched, launched_under, make_rows
 DESCRIPTION = "Show the log of a rank, of all its attempts."
 EXAMPLE = f"{PROG} logs runs/quickstart-n20-seed0 --follow"
 POLL_SECONDS = 0.5
+# A job may wait for days, and its queue is everybody's.
+QUEUE_SECONDS = 2.0
 
 
 def add_options(parser: cli.Parser) -> None:
@@ -29,7 +31,7 @@ def run(call: Invocation) -> int:
     """Print a log."""
     options = call.options
     member = choose(launched_under(Path(options.folder)), options.member)
-    log = find_log(member, options.rank)
+    log = wait_for_log(member, options.rank) if options.follow else find_log(member, options.rank)
     with log.open("rb") as file:
         while True:
             # Whether it is over is asked before reading, so that its last words are not missed.
@@ -65,6 +67,27 @@ def choose(members: list[Launched], named: str | None) -> Launched:
             return found[0]
     names = ", ".join(f"'{member.full_name}'" for member in members)
     raise UserError("--member: a sweep has many logs", possible=names)
+
+
+def wait_for_log(member: Launched, rank: int) -> Path:
+    """Return the log of a rank, which a job that waits in the queue will only begin.
+
+    Raises:
+        UserError: If there is none, and none to come.
+    """
+    said = False
+    while True:
+        # Asked before looking: a job that begins and ends in between has left its log.
+        over = not member.job or not states.is_active(member.job)
+        try:
+            return find_log(member, rank)
+        except UserError:
+            if over:
+                raise
+        if not said:
+            print(f"{member.name}: job {member.job} has not begun; its log follows", file=sys.stderr)
+            said = True
+        time.sleep(QUEUE_SECONDS)
 
 
 def find_log(member: Launched, rank: int) -> Path:

@@ -143,3 +143,13 @@ class TestOnSlurm:
         project.launch("pretrain")
         waiting((project.work / "runs" / "quickstart-n00-seed0" / "DONE.json").exists, "the end of the run")
         assert "JobState=CANCELLED" in cluster.call("scontrol", "show", "job", orphan)
+
+    def test_a_log_that_has_not_begun_is_waited_for(self, project, closed, cluster) -> None:
+        said = project.launch("pretrain")
+        assert "follow it: python slurm/launch.py logs " in said
+        follower = project.start("logs", "runs/quickstart-n00-seed0", "--follow")
+        assert "has not begun" in follower.stderr.readline()
+        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+        followed, _ = follower.communicate(timeout=60)
+        assert follower.returncode == 0
+        assert "done: complete" in followed
