@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
+from shards.columns import BATCH, KeyColumn, hash_column
 from shards.hashing import Hashes, hash_keys
 from shards.keys import key_of, with_hash
 from shards.noise import Integers, Kind, Population
 from shards.sources import ByteRange, Example, Source
 from shards.sources.values import caption_value, class_value
 
-BATCH = 65_536
 CATALOGUE = "catalogue.arrow"
 SPOOL = "spool.bin"
 
@@ -59,29 +59,6 @@ class Catalogue(NamedTuple):
             texts=texts,
             keys=KeyColumn(self.table["key"]),
         )
-
-
-class KeyColumn:
-    """A column of keys as a sequence, without turning millions of them into Python strings at once."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    def __getitem__(self, row: int) -> str:
-        return str(self._column[row].as_py())
-
-    def __iter__(self) -> Iterator[str]:
-        for chunk in self._column.iterchunks():
-            yield from chunk.to_pylist()
-
-
-def hash_column(column: pa.ChunkedArray) -> Hashes:
-    """Return the 64-bit hash of every string of a column, uint64 [N]."""
-    parts = [hash_keys(chunk.to_pylist()) for chunk in column.iterchunks()]
-    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
 def write_catalogue(source: Source, folder: Path) -> None:
@@ -236,7 +213,8 @@ def _resolve(folder: Path, names: dict[str, int], known: tuple[str, ...] | None)
                 f"--source: two samples are both named {table['name'][int(still[0])].as_py()!r}",
                 mend="give each sample a name of its own, for example with --key-column",
             )
-        table = table.set_column(0, "key", pa.chunked_array([pa.array(keys)]))
+        batches = [pa.array(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
+        table = table.set_column(0, "key", pa.chunked_array(batches))
     if metadata or len(duplicates):
         resolved = folder / ("resolved-" + CATALOGUE)
         schema = table.schema.with_metadata(metadata)

@@ -174,8 +174,9 @@ def _with_class_numbers(table: pa.Table, classes: tuple[str, ...]) -> pa.Table:
 def _keys_of_several(indexed: list[_Indexed]) -> pa.Array:
     """Return the keys that more than one sample has."""
     chunks = [chunk for each in indexed for chunk in each.rows["key"].chunks]
-    counts = pa.chunked_array(chunks, pa.string()).value_counts()
-    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    # As large strings: the keys of a web crawl may be more than the 2 GiB that an array of strings holds.
+    counts = pa.chunked_array(chunks, pa.string()).cast(pa.large_string()).value_counts()
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1)).cast(pa.string())
 
 
 def _with_unique_keys(table: pa.Table, twice: pa.Array) -> pa.Table:

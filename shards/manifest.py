@@ -119,7 +119,14 @@ def rebatch(tables: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
-    return table.combine_chunks().to_batches()[0]
+    batches = table.combine_chunks().to_batches()
+    if len(batches) > 1:
+        # An Arrow string column of one batch ends at 2 GiB.
+        raise UserError(
+            f"{table.num_rows:,} neighbouring samples have more than 2 GiB of text",
+            mend="shorten the captions: this is more than 32 kB each",
+        )
+    return batches[0]
 
 
 def read_source_rows(path: Path) -> Integers | None:

@@ -21,6 +21,7 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import atomic_writer
 from shards.catalogue import SPOOL, map_catalogue
+from shards.columns import take_rows
 from shards.destination import Destination
 from shards.ladder import Level, clean_column
 from shards.layout import shard_name
@@ -30,6 +31,8 @@ from shards.packing import PackedShard, Samples, pack_shard
 from shards.setfile import Shard
 
 _PR_SET_PDEATHSIG = 1
+# Columns of the catalogue that a shard is packed from, besides the supervision.
+_PACKED = ("key", "name", "path", "offset", "size")
 
 
 class Columns(NamedTuple):
@@ -122,10 +125,11 @@ class ShardPacker:
     def __call__(self, number: int) -> int:
         """Write and publish shard ``number``, then its record; return its samples."""
         bounds = np.load(self._work / "bounds.npy", mmap_mode="r")
-        rows = np.load(self._work / "order.npy", mmap_mode="r")[bounds[number] : bounds[number + 1]]
+        order = np.load(self._work / "order.npy", mmap_mode="r")
+        rows = np.asarray(order[bounds[number] : bounds[number + 1]])
         catalogue = map_catalogue(self._work)
-        table = catalogue.take(pa.array(rows))
-        columns = self._supervision(catalogue, np.asarray(rows))
+        table = pa.table({name: take_rows(catalogue[name], rows) for name in _PACKED})
+        columns = self._supervision(catalogue, rows)
         name = shard_name(number)
         packed = pack_shard(
             self._destination.staging / name,
@@ -139,13 +143,13 @@ class ShardPacker:
     def _supervision(self, catalogue: pa.Table, rows: Integers) -> Columns:
         """Return every supervision column of ``rows``."""
         clean = clean_column(self._kind)
-        values = {clean: catalogue[clean].take(pa.array(rows)).to_pylist()}
+        values = {clean: take_rows(catalogue[clean], rows).to_pylist()}
         for level in self._levels:
             given = np.load(self._work / f"{level.column}.npy", mmap_mode="r")[rows]
             if self._kind == "class":
                 values[level.column] = given.tolist()
             else:
-                values[level.column] = catalogue[clean].take(pa.array(given)).to_pylist()
+                values[level.column] = take_rows(catalogue[clean], given).to_pylist()
         primary = next((level.column for level in self._levels if level.name == self._primary), clean)
         return Columns(values, primary)
 

@@ -22,7 +22,7 @@ from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from nml.levels import parse_ratio
-from shards.catalogue import KeyColumn, hash_column
+from shards.columns import KeyColumn, hash_column, take_rows
 from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
 from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder
@@ -185,7 +185,7 @@ def _column(clean: pa.ChunkedArray, planned: PlannedLevel, info: SetInfo) -> pa.
         return pa.chunked_array([pa.array(labels, pa.int32())])
     source = np.arange(len(clean), dtype=np.int64)
     source[rows] = values
-    return clean.take(pa.array(source))
+    return take_rows(clean, source)
 
 
 def build_parser() -> Parser:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nml.errors import UserError
+from shards.columns import take_rows
 from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
@@ -66,6 +70,28 @@ def test_captions_of_a_text_table_that_are_all_numbers_stay_texts(image_folder: 
     run(f"csv:{image_folder / 'list.csv'}", tmp_path / "out")
     captions = pq.read_table(tmp_path / "out" / "manifest.parquet")["caption"].to_pylist()
     assert sorted(captions) == sorted(f"00{number}" for number in range(12))
+
+
+@given(
+    chunks=st.lists(st.integers(0, 5), min_size=1, max_size=6),
+    picks=st.lists(st.integers(0, 10**6), max_size=30),
+)
+def test_rows_of_a_column_are_taken_from_whatever_chunks_it_has(chunks: list[int], picks: list[int]) -> None:
+    ends = np.cumsum(chunks)
+    column = pa.chunked_array(
+        [[f"text {row}" for row in range(end - size, end)] for size, end in zip(chunks, ends, strict=True)],
+        pa.string(),
+    )
+    rows = np.array([pick % len(column) for pick in picks if len(column)], np.int64)
+    assert take_rows(column, rows).to_pylist() == [f"text {row}" for row in rows]
+
+
+def test_rows_of_a_column_of_more_than_2_gib_are_taken() -> None:
+    # One chunk many times over: 2.5 GiB of text in 64 MiB of memory.
+    chunk = pa.array([str(row) + "x" * (1 << 20) for row in range(64)])
+    column = pa.chunked_array([chunk] * 40)
+    rows = np.array([2559, 0, 1300, 0])
+    assert [text.as_py().rstrip("x") for text in take_rows(column, rows)] == ["63", "0", "20", "0"]
 
 
 @pytest.mark.parametrize("missing", ["image", "label", "text"])
