@@ -7,6 +7,7 @@ byte range and shards can be packed in any order by any process.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,7 @@ from shards.sources.values import caption_value, class_value
 
 CATALOGUE = "catalogue.arrow"
 SPOOL = "spool.bin"
+_TAR = ".tar"
 
 
 class Catalogue(NamedTuple):
@@ -205,13 +207,26 @@ def _resolve(folder: Path, names: dict[str, int], known: tuple[str, ...] | None)
         metadata[b"classes"] = "\0".join(classes).encode()
     if len(duplicates):
         keys = table["key"].to_pylist()
-        for row in duplicates.tolist():
-            keys[row] = with_hash(keys[row], table["name"][row].as_py())
+        found = {row: table["name"][row].as_py() for row in duplicates.tolist()}
+        twice = Counter(found.values())
+        for row, name in found.items():
+            path = table["path"][row].as_py()
+            # Tars that all count from 0 have equal names; shards.index makes the same keys of them.
+            in_tar = twice[name] > 1 and path.endswith(_TAR)
+            keys[row] = (
+                key_of(f"{Path(path).name.removesuffix(_TAR)}_{name}")
+                if in_tar
+                else with_hash(keys[row], name)
+            )
         hashes = hash_keys(keys)
         if len(still := _duplicates(hashes)):
+            row = int(still[0])
+            in_tar = table["path"][row].as_py().endswith(_TAR)
             raise UserError(
-                f"--source: two samples are both named {table['name'][int(still[0])].as_py()!r}",
-                mend="give each sample a name of its own, for example with --key-column",
+                f"--source: two samples are both named {table['name'][row].as_py()!r}",
+                mend="give each tar a name of its own, and each sample one within its tar"
+                if in_tar
+                else "give each sample a name of its own, for example with --key-column",
             )
         batches = [pa.array(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
         table = table.set_column(0, "key", pa.chunked_array(batches))

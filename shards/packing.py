@@ -63,11 +63,16 @@ class PackedShard(NamedTuple):
 
 
 class ImageReader:
-    """Read byte ranges, keeping the files that hold many images open."""
+    """Read byte ranges, keeping the files that hold many images open.
+
+    Args:
+        staging: Folder of the plan, which a message says to remove when the source must change.
+    """
 
     LIMIT = 64
 
-    def __init__(self) -> None:
+    def __init__(self, staging: Path) -> None:
+        self.restart = f"remove {staging} and run the same command again to plan without it"
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def __enter__(self) -> ImageReader:
@@ -90,7 +95,8 @@ class ImageReader:
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read: {error.strerror}",
-                mend="mend the source and run the same command again; finished shards are kept",
+                mend="mend the source and run the same command again, finished shards are kept; "
+                f"if the image is gone for good, {self.restart}",
             ) from error
         if count != len(target):
             raise UserError(
@@ -118,7 +124,7 @@ def pack_shard(path: Path, samples: Samples, supervision_extension: str) -> Pack
     Raises:
         UserError: If an image cannot be read or is of no known format.
     """
-    with ImageReader() as reader, atomic_writer(path) as file:
+    with ImageReader(path.parent) as reader, atomic_writer(path) as file:
         packer = _Packer(file, supervision_extension, reader)
         for sample in zip(*samples, strict=True):
             packer.add(*sample)
@@ -177,7 +183,7 @@ class _Packer:
             raise UserError(
                 f"{path}: sample {key!r} is not an image of a known format",
                 possible="JPEG, PNG, WebP, GIF, BMP, TIFF, PPM",
-                mend="remove it from the source",
+                mend=f"remove it from the source, then {self._reader.restart}",
             )
         # While the bytes are in the processor's cache.
         sha256 = hashlib.sha256(image).digest()

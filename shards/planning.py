@@ -139,7 +139,7 @@ def _image(work: Path, catalogue: Catalogue, sample: int) -> bytes:
     """Return a sample's encoded image; unlike a packer's reader, safe to call from several threads."""
     path, offset, size = (catalogue.table[name][sample].as_py() for name in ("path", "offset", "size"))
     image = bytearray(size)
-    with ImageReader() as reader:
+    with ImageReader(work.parent) as reader:
         reader.read_into(memoryview(image), path or str(work / SPOOL), offset)
     return bytes(image)
 

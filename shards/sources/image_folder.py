@@ -67,4 +67,15 @@ def _images(folder: str, relative: str) -> Iterator[tuple[str, str, int]]:
         if entry.is_dir():
             yield from _images(entry.path, name)
         elif entry.name.lower().endswith(EXTENSIONS):
-            yield name, entry.path, entry.stat().st_size
+            yield name, entry.path, _size(entry)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError as error:
+        what = "a link to nothing" if entry.is_symlink() else "an image that cannot be read"
+        raise UserError(
+            f"--source imagefolder: {entry.path} is {what}: {error.strerror}",
+            mend="mend it or remove it, and run the same command again",
+        ) from error

@@ -66,7 +66,11 @@ class TableSource:
     def _open_csv(self, file: Path, texts: Sequence[str] = ()) -> pa_csv.CSVStreamingReader:
         delimiter = "\t" if self._format == "tsv" else ","
         # A tab-separated caption may hold a lone quotation mark.
-        parse = pa_csv.ParseOptions(delimiter=delimiter, quote_char=False if delimiter == "\t" else '"')
+        quote = False if delimiter == "\t" else '"'
+        # What is quoted may hold line breaks, as captions do.
+        parse = pa_csv.ParseOptions(
+            delimiter=delimiter, quote_char=quote, newlines_in_values=quote is not False
+        )
         # Captions that all happen to be numbers are texts still.
         convert = pa_csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
         return pa_csv.open_csv(file, parse_options=parse, convert_options=convert)

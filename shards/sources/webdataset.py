@@ -57,7 +57,6 @@ class WebDatasetSource:
                             f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out"
                         )
                     supervision = self.supervision(sample, descriptor, tar)
-                    # The tar's name keeps equal names of different tars apart, should there be any.
                     yield Example(sample.base, supervision, ByteRange(str(tar), image.offset, image.size))
             finally:
                 os.close(descriptor)

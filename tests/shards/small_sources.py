@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from shards import write
+from shards.shardset import ShardSet
+from shards.verify import verify
 
 
 def jpeg(number: int) -> bytes:
@@ -28,10 +32,26 @@ def run(source: str, out: Path, *more: str) -> None:
     write.main(["--source", source, "--noise", "0", "0.25", "--out", str(out), *more])
 
 
-def make_tar(path: Path, ending: str, values: list[str]) -> None:
+def make_tar(path: Path, ending: str, values: list[str], images: Sequence[bytes] = IMAGES) -> None:
     with tarfile.open(path, "w") as tar:
-        for number, (image, value) in enumerate(zip(IMAGES, values, strict=True)):
+        for number, (image, value) in enumerate(zip(images, values, strict=True)):
             for extension, content in (("jpg", image), (ending, value.encode())):
                 member = tarfile.TarInfo(f"{number:05d}.{extension}")
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
+
+
+def check(out: Path, classes: tuple[str, ...] | None = tuple(NAMES)) -> ShardSet:
+    """Hold a written set to the images and labels above."""
+    shard_set = ShardSet.open(out)
+    assert shard_set.num_samples == 12
+    assert shard_set.classes == classes
+    found = {}
+    for sample in range(12):
+        place = shard_set.index.place(sample)
+        data = (out / f"shard-{place.shard:06d}.tar").read_bytes()[place.offset : place.offset + place.size]
+        assert hashlib.sha256(data).digest() == place.sha256
+        found[data] = shard_set.index.supervision(sample, "label")
+    assert found == dict(zip(IMAGES, LABELS, strict=True))
+    assert not [finding for finding in verify(out) if finding.problem]
+    return shard_set

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,29 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from nml.errors import UserError
-from shards import write
+from shards import index, write
 from shards.keys import MAX_LENGTH, key_of
 from shards.shardset import ShardSet
 from shards.sources import SOURCES, open_source
 from shards.sources.webdataset import expand
 from shards.verify import verify
-from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
-
-
-def check(out: Path, classes: tuple[str, ...] | None = tuple(NAMES)) -> ShardSet:
-    """Hold a written set to the images and labels above."""
-    shard_set = ShardSet.open(out)
-    assert shard_set.num_samples == 12
-    assert shard_set.classes == classes
-    found = {}
-    for sample in range(12):
-        place = shard_set.index.place(sample)
-        data = (out / f"shard-{place.shard:06d}.tar").read_bytes()[place.offset : place.offset + place.size]
-        assert hashlib.sha256(data).digest() == place.sha256
-        found[data] = shard_set.index.supervision(sample, "label")
-    assert found == dict(zip(IMAGES, LABELS, strict=True))
-    assert not [finding for finding in verify(out) if finding.problem]
-    return shard_set
+from tests.shards.small_sources import IMAGES, LABELS, NAMES, check, make_tar, run
 
 
 def test_the_built_in_sources_are_registered() -> None:
@@ -154,6 +137,20 @@ def test_text_tables_with_paths(image_folder: Path, tmp_path: Path, kind: str) -
     check(tmp_path / "out")
 
 
+def test_captions_with_line_breaks_are_read_from_a_large_csv(image_folder: Path, tmp_path: Path) -> None:
+    # Past the reader's first block of 1 MiB, quoted line breaks were taken for the ends of rows.
+    texts = {number: f"caption {number}\n" + "and, another line\n" * 12_000 for number in range(12)}
+    with (image_folder / "list.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filepath", "caption"])
+        writer.writerows(
+            [f"{NAMES[label]}/{number:02d}.jpg", texts[number]] for number, label in enumerate(LABELS)
+        )
+    run(f"csv:{image_folder / 'list.csv'}", tmp_path / "out")
+    captions = pq.read_table(tmp_path / "out" / "manifest.parquet")["caption"].to_pylist()
+    assert sorted(captions) == sorted(texts.values())
+
+
 def test_captions_of_a_table(tmp_path: Path) -> None:
     texts = [f'caption "{number}", with ümlaut\nand a line' for number in range(12)]
     pq.write_table(pa.table({"image": IMAGES, "text": texts}), tmp_path / "data.parquet")
@@ -177,6 +174,18 @@ def test_existing_tars(tmp_path: Path, ending: str, form: str, more: list[str]) 
 
 def test_ranges_of_tars_expand() -> None:
     assert expand("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+
+
+def test_equal_names_of_two_tars_are_kept_apart_as_in_an_index(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for part in (0, 1):
+        rows = slice(6 * part, 6 * part + 6)
+        values = [str(label) for label in LABELS[rows]]
+        make_tar(tmp_path / "in" / f"part-{part}.tar", "cls", values, IMAGES[rows])
+    run(f"webdataset:{tmp_path / 'in'}", tmp_path / "out")
+    keys = check(tmp_path / "out", ("0", "1", "2")).index.column("key").to_pylist()
+    index.main([str(tmp_path / "in")])
+    assert sorted(keys) == sorted(ShardSet.open(tmp_path / "in").index.column("key").to_pylist())
 
 
 def test_a_set_written_here_is_a_source_too(image_folder: Path, tmp_path: Path) -> None:
@@ -226,68 +235,6 @@ def test_noise_does_not_depend_on_the_order_of_the_source(tmp_path: Path) -> Non
         manifest = pq.read_table(tmp_path / name / "manifest.parquet")
         levels.append(manifest.select(["key", "shard", "image_offset", "sha256", "label_n25"]))
     assert levels[0].equals(levels[1])
-
-
-@pytest.mark.parametrize(
-    ("table", "arguments", "message"),
-    [
-        ({"a": [1]}, [], "no image column found; possible: a"),
-        ({"image": [b"x"], "b": [1]}, [], "no label or caption column found"),
-        ({"image": [b"x"], "label": [1], "text": ["t"]}, [], "choose with --label-column label or"),
-        (
-            {"image": [b"x"], "label": [1]},
-            ["--label-column", "lab"],
-            "has no such column; possible: image, label",
-        ),
-        ({"image": ["gone.jpg"], "label": [1]}, [], "names the image .*gone.jpg: No such file"),
-        ({"image": [b"x"], "label": [-1]}, [], "has class -1"),
-        ({"image": [b"<html>"], "label": [0]}, ["--noise", "0"], "is not an image of a known format"),
-        ({"image": [], "label": []}, [], "holds no sample"),
-        ({"image": [b"x"], "label": [2.5]}, [], "has the class 2.5, which is neither a whole number nor"),
-        ({"image": [b"x"], "label": [2**40]}, [], "has the class 1099511627776, which is too large"),
-        ({"image": [b"x"], "label": [[1]]}, [], r"has the class \[1\], which is neither"),
-        (
-            {"image": [b"x"], "text": [["a dog", "pup"]]},
-            [],
-            r"the caption \['a dog', 'pup'\], which is no text",
-        ),
-    ],
-)
-def test_a_table_that_cannot_be_used_is_one_line(
-    tmp_path: Path, table: dict, arguments: list[str], message: str
-) -> None:
-    pq.write_table(pa.table(table), tmp_path / "data.parquet")
-    arguments = [
-        "--source",
-        f"parquet:{tmp_path / 'data.parquet'}",
-        "--out",
-        str(tmp_path / "out"),
-        *arguments,
-    ]
-    with pytest.raises(UserError, match=message):
-        write.main(arguments)
-
-
-def test_an_unreadable_image_stops_the_write_and_mending_it_continues(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from shards import packshards
-
-    pack = packshards.pack_all
-    victim = image_folder / "cat" / "00.jpg"
-
-    def unlink_first(*arguments: object) -> int:
-        victim.unlink()
-        return pack(*arguments)
-
-    monkeypatch.setattr("shards.writing.pack_all", unlink_first)
-    with pytest.raises(UserError, match=r"00\.jpg: cannot be read: No such file"):
-        run(f"imagefolder:{image_folder}", tmp_path / "out")
-    monkeypatch.setattr("shards.writing.pack_all", pack)
-    victim.write_bytes(IMAGES[0] + b"more")
-    victim.write_bytes(IMAGES[0])
-    run(f"imagefolder:{image_folder}", tmp_path / "out")
-    check(tmp_path / "out")
 
 
 def test_a_third_party_source_is_named_with_its_near_match() -> None:
