@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,53 +60,6 @@ def test_a_sweep_with_local_processes_computes_each_part_once(project) -> None:
     rows = project.launch("status").splitlines()[1:]
     assert [row.split()[0] for row in rows] == [*["shards"] * 2, *["pretrain"] * 2, *["probes"] * 2, "report"]
     assert all("COMPLETED" in row for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("words", "error"),
-    [
-        (("--epochs", "7"), "recipe.epochs 7: {run} holds a run with 1; sweep in another folder"),
-        (
-            ("--recipe.steps", "9", "--dry-run"),
-            "recipe.steps 9: {run} holds a run with 12; sweep in another folder",
-        ),
-        (
-            ("--shards", "other"),
-            "--shards other: {run} holds a run with {work}/data/shards/digits-n00; sweep",
-        ),
-    ],
-)
-def test_a_finished_run_is_not_taken_for_one_with_other_settings(project, words, error) -> None:
-    sweep = ("sweep", "--cluster", "local", "--noise", "0", "--plugins", "lp")
-    project.launch(*sweep)
-    shutil.copytree(project.work / "data" / "shards" / "digits-n00", project.work / "other")
-    said = project.launch(*sweep, *words, status=2).strip().splitlines()
-    run = project.work / "runs" / "quickstart-n00-seed0"
-    assert said[-1].startswith("error: " + error.format(run=run, work=project.work))
-    assert "Traceback" not in "".join(said)
-    project.launch(*sweep)
-
-
-def test_a_run_is_known_by_its_samples_where_its_set_has_moved(project) -> None:
-    sweep = ("sweep", "--cluster", "local", "--noise", "0", "0.2", "--plugins", "lp")
-    (project.work / "old").mkdir()
-    record = {
-        "format": "nml-shards/1",
-        "levels": {"n20": {}},
-        "fingerprint": "f",
-        "manifest_sha256": "m",
-    }
-    (project.work / "old" / "set.json").write_text(json.dumps(record))
-    project.launch(*sweep, "--shards", "old")
-    for run in (project.work / "runs").iterdir():
-        noise = {"set_fingerprint": "f", "manifest_sha256": "m"}
-        (run / "export" / "meta.json").write_text(json.dumps({"noise": noise}))
-    (project.work / "old").rename(project.work / "new")
-    project.launch(*sweep, "--shards", "new")
-    record["manifest_sha256"] = "of other flips"
-    (project.work / "new" / "set.json").write_text(json.dumps(record))
-    said = project.launch(*sweep, "--shards", "new", status=2)
-    assert f"--shards new: {project.work}/runs/quickstart-n20-seed0 holds a run with" in said
 
 
 def test_a_deleted_result_of_a_task_in_files_is_computed_again_and_nothing_else(project) -> None:

@@ -1,0 +1,55 @@
+"""A finished run of the right name is not yet the one that is asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--epochs", "7"), "recipe.epochs 7: {run} holds a run with 1; sweep in another folder"),
+        (
+            ("--recipe.steps", "9", "--dry-run"),
+            "recipe.steps 9: {run} holds a run with 12; sweep in another folder",
+        ),
+        (
+            ("--shards", "other"),
+            "--shards other: {run} holds a run with {work}/data/shards/digits-n00; sweep",
+        ),
+    ],
+)
+def test_a_finished_run_is_not_taken_for_one_with_other_settings(project, words, error) -> None:
+    sweep = ("sweep", "--cluster", "local", "--noise", "0", "--plugins", "lp")
+    project.launch(*sweep)
+    shutil.copytree(project.work / "data" / "shards" / "digits-n00", project.work / "other")
+    said = project.launch(*sweep, *words, status=2).strip().splitlines()
+    run = project.work / "runs" / "quickstart-n00-seed0"
+    assert said[-1].startswith("error: " + error.format(run=run, work=project.work))
+    assert "Traceback" not in "".join(said)
+    project.launch(*sweep)
+
+
+def test_a_run_is_known_by_its_samples_where_its_set_has_moved(project) -> None:
+    sweep = ("sweep", "--cluster", "local", "--noise", "0", "0.2", "--plugins", "lp")
+    (project.work / "old").mkdir()
+    record = {
+        "format": "nml-shards/1",
+        "levels": {"n20": {}},
+        "fingerprint": "f",
+        "manifest_sha256": "m",
+    }
+    (project.work / "old" / "set.json").write_text(json.dumps(record))
+    project.launch(*sweep, "--shards", "old")
+    for run in (project.work / "runs").iterdir():
+        noise = {"set_fingerprint": "f", "manifest_sha256": "m"}
+        (run / "export" / "meta.json").write_text(json.dumps({"noise": noise}))
+    (project.work / "old").rename(project.work / "new")
+    project.launch(*sweep, "--shards", "new")
+    record["manifest_sha256"] = "of other flips"
+    (project.work / "new" / "set.json").write_text(json.dumps(record))
+    said = project.launch(*sweep, "--shards", "new", status=2)
+    assert f"--shards new: {project.work}/runs/quickstart-n20-seed0 holds a run with" in said
