@@ -21,7 +21,20 @@ from nml.errors import UserError, unknown_name
 EXAMPLES = Path(__file__).resolve().parent / "clusters"
 STAGES = ("shards", "pretrain", "probes", "report")
 DEFAULT_TIME = "24:00:00"
-_TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>\d\d)(?::(?P<seconds>\d\d))?")
+# Minutes, minutes:seconds, hours:minutes:seconds; after days: hours, hours:minutes, hours:minutes:seconds.
+_TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<parts>[0-9]+(?::[0-9]+){0,2})")
+# Options of sbatch that the launcher gives itself, with the field that says the same, if one does. A comment
+# is not among them: the launcher adds its token to a user's own.
+_OWN_OPTIONS = {
+    **dict.fromkeys(("array", "chdir", "dependency", "error", "kill-on-invalid-dep", "no-requeue"), ""),
+    **dict.fromkeys(("open-mode", "output", "parsable", "requeue", "test-only", "wait", "wckey", "wrap"), ""),
+    **{name: name for name in ("nodes", "time", "partition", "account", "qos", "constraint", "exclude")},
+    "cpus-per-task": "cpus_per_task",
+    "gpus-per-node": "gpus_per_node",
+    "mem": "mem_gb",
+    "ntasks-per-node": "tasks_per_node",
+    "signal": "signal_delay_s",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +47,8 @@ class Resources:
         tasks_per_node: Ranks a node where that is not the number of GPUs; 0 leaves it to them.
         cpus_per_task: Cores of each rank, its loader workers included.
         mem_gb: Memory a node; 0 leaves it to the cluster.
-        time: Time limit, ``[DAYS-]HOURS:MINUTES[:SECONDS]`` or a number of minutes. A run that
-            reaches it saves, is requeued and goes on.
+        time: Time limit, in any of sbatch's words for one (:func:`parse_minutes`). A run that reaches it
+            saves, is requeued and goes on.
         partition, account, qos, constraint, exclude: As sbatch takes them; empty leaves them out.
         signal_delay_s: How long before the time limit the ranks are told to save.
         array_parallelism: How many members of an array run at once.
@@ -43,7 +56,7 @@ class Resources:
         env: Environment variables of the job, for example NCCL_SOCKET_IFNAME.
         setup: Lines of shell for the batch script, for example ``module load cuda``.
         srun_args: Further arguments of srun.
-        sbatch: Further options of sbatch, name without dashes: value.
+        sbatch: Further options of sbatch, name without dashes: value, or True for one that takes none.
 
     Raises:
         UserError: If a value is impossible.
@@ -66,13 +79,21 @@ class Resources:
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     setup: tuple[str, ...] = ()
     srun_args: tuple[str, ...] = ()
-    sbatch: dict[str, str] = dataclasses.field(default_factory=dict)
+    sbatch: dict[str, str | bool] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus_per_task", "array_parallelism", "max_idle_attempts", "signal_delay_s"):
             _at_least(name, getattr(self, name), 1)
         for name in ("gpus_per_node", "tasks_per_node", "mem_gb"):
             _at_least(name, getattr(self, name), 0)
+        for option in self.sbatch:
+            name = option.replace("_", "-")
+            if name in _OWN_OPTIONS:
+                field = _OWN_OPTIONS[name]
+                raise UserError(
+                    f"sbatch: {option}: the launcher sets it",
+                    mend=f"use the field {field} of the cluster file" if field else "leave it out",
+                )
         if self.minutes * 60 <= self.signal_delay_s:
             raise UserError(
                 f"--time {self.time}: no longer than signal_delay_s {self.signal_delay_s}",
@@ -97,22 +118,28 @@ def _at_least(name: str, value: float, least: int) -> None:
 
 
 def parse_minutes(text: str) -> int:
-    """Return a time limit in minutes, rounded up.
+    """Return a time limit in minutes, rounded up, as sbatch reads it.
+
+    That is ``MINUTES``, ``MINUTES:SECONDS``, ``HOURS:MINUTES:SECONDS``, ``DAYS-HOURS``,
+    ``DAYS-HOURS:MINUTES`` or ``DAYS-HOURS:MINUTES:SECONDS``: two parts are minutes and seconds, but
+    hours and minutes after days.
 
     Raises:
         UserError: If the text is no time limit.
     """
-    if str(text).isdecimal() and int(text) > 0:
-        return int(text)
     match = _TIME.fullmatch(str(text).strip())
     if match:
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        total = (days * 24 + hours) * 60 + minutes + (seconds > 0)
+        parts = [int(part) for part in match["parts"].split(":")]
+        if match["days"] is None and len(parts) < 3:
+            parts.insert(0, 0)
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
         if total > 0:
-            return total
+            return -(-total // 60)
     raise UserError(
         f"--time {text}: not a time limit",
-        possible="minutes (90), HOURS:MINUTES:SECONDS, DAYS-HOURS:MINUTES:SECONDS",
+        possible="minutes (90), minutes:seconds, HOURS:MINUTES:SECONDS (12:00:00), DAYS-HOURS (2-00), "
+        "DAYS-HOURS:MINUTES, DAYS-HOURS:MINUTES:SECONDS",
     )
 
 
@@ -190,6 +217,15 @@ def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
     if kind.startswith("dict"):
         if not isinstance(value, dict):
             raise wrong
+        for key, item in value.items():
+            if isinstance(item, list | dict):
+                raise UserError(f"cluster file {file}: {name}: {key}: {item!r} is no text")
+        if name == "sbatch":
+            # An option that takes no value is there (`exclusive: true`, or nothing after the colon) or not.
+            flags = {str(key): True if item is None else item for key, item in value.items()}
+            return {
+                key: item if item is True else str(item) for key, item in flags.items() if item is not False
+            }
         return {str(key): "" if item is None else str(item) for key, item in value.items()}
     if not isinstance(value, list):
         raise wrong

@@ -54,13 +54,16 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
         file: Where the submission is written.
         dependency: Slurm's words for what to wait for, or nothing.
     """
+    further = {name.replace("_", "-"): value for name, value in resources.sbatch.items()}
+    # Sites book by comments. The token comes last: jobs are found by how their comment ends.
+    comment = " ".join([*(str(own) for own in [further.pop("comment", None)] if own), submission.token])
     wanted: dict[str, Any] = {
         "job_name": submission.stage,
         "time": resources.minutes,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.tasks,
         "cpus_per_task": resources.cpus_per_task,
-        "comment": submission.token,
+        "comment": comment,
         "wckey": None,
         "signal_delay_s": resources.signal_delay_s,
         "array_parallelism": resources.array_parallelism,
@@ -75,7 +78,7 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
         "additional_parameters": {
             "chdir": submission.snapshot,
             "requeue": True,
-            **{name.replace("_", "-"): value for name, value in resources.sbatch.items()},
+            **further,
         },
     }
     for name in ("partition", "account", "qos", "constraint", "exclude"):

@@ -68,7 +68,10 @@ def add_resource_options(parser: cli.Parser) -> None:
     parser.add_argument("--cpus-per-task", type=int, default=None, help="cores of each rank (default: 1)")
     parser.add_argument("--mem-gb", type=float, default=None, help="memory a node (default: the cluster's)")
     parser.add_argument(
-        "--time", type=str, default=None, help=f"time limit of a job (default: {DEFAULT_TIME})"
+        "--time",
+        type=str,
+        default=None,
+        help=f"time limit as sbatch reads it: 90 (minutes), 12:00:00, 2-00 (default: {DEFAULT_TIME})",
     )
     for name in ("partition", "account", "qos", "constraint"):
         parser.add_argument(f"--{name}", type=str, default=None, help="as sbatch takes it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ CASES = {
             env={"NAME": "it's a value"},
             setup=("source ~/setup.sh",),
             srun_args=("--cpu-bind=cores",),
-            sbatch={"mail_type": "END", "reservation": "course"},
+            sbatch={"mail_type": "END", "reservation": "course", "exclusive": True, "comment": "project X"},
         ),
         "afterok:4:5",
     ),
@@ -121,13 +122,17 @@ def test_the_batch_script_starts_the_ranks_again_only_where_close_says_so(
 
 
 @pytest.mark.parametrize(
-    ("text", "minutes"), [("90", 90), ("01:30:00", 90), ("0:00:30", 1), ("2-00:00:00", 2880), ("1:30", 90)]
+    ("text", "minutes"),
+    [
+        *(("90", 90), ("30:00", 30), ("1:30", 2), ("90:00", 90), ("0:00:30", 1), ("01:30:00", 90)),
+        *(("1-12", 2160), ("1-2:3", 1563), ("2-00:00:00", 2880), ("0-0:0:61", 2), ("100:00:00", 6000)),
+    ],
 )
 def test_time_limits_are_read_as_slurm_writes_them(text: str, minutes: int) -> None:
     assert parse_minutes(text) == minutes
 
 
-@pytest.mark.parametrize("text", ["", "0", "soon", "1:2:3:4", "-5"])
+@pytest.mark.parametrize("text", ["", "0", "0-0", "soon", "1:2:3:4", "1-2:3:4:5", "1-", "-5", "1:", "²"])
 def test_other_time_limits_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="not a time limit"):
         parse_minutes(text)
@@ -162,6 +167,9 @@ def test_the_users_own_file_is_the_default(tmp_path: Path, monkeypatch: pytest.M
         ("[1, 2]", "holds no fields"),
         ("{", "does not read"),
         ("time: '1'", "signal_delay_s"),
+        ("sbatch: {time: 90}", "sbatch: time: the launcher sets it; use the field time of the cluster file"),
+        ("sbatch: {no_requeue: true}", "sbatch: no_requeue: the launcher sets it; leave it out"),
+        ("sbatch: {licenses: [a, b]}", "sbatch: licenses: \\['a', 'b'\\] is no text"),
     ],
 )
 def test_a_mistake_in_a_cluster_file_is_named(tmp_path: Path, text: str, error: str) -> None:
@@ -169,6 +177,21 @@ def test_a_mistake_in_a_cluster_file_is_named(tmp_path: Path, text: str, error: 
     file.write_text(text)
     with pytest.raises(UserError, match=error.replace("?", r"\?")):
         load_resources(str(file), {})
+
+
+def test_an_option_of_sbatch_without_a_value_is_there_or_not(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("sbatch: {exclusive: true, contiguous:, overcommit: false, priority: 7}\n")
+    assert load_resources(str(file), {}).sbatch == {"exclusive": True, "contiguous": True, "priority": "7"}
+
+
+@pytest.mark.slurm
+def test_time_limits_are_read_as_sbatch_reads_them(cluster) -> None:
+    for text in ("7", "30:00", "1:30", "90:59", "1:2:3", "0:0:1", "1-12", "1-2:3", "0-0:0:61", "100:00:00"):
+        words = ("--parsable", "--hold", f"--time={text}", "--wrap=true", "--output=/dev/null")
+        shown = cluster.call("scontrol", "show", "job", cluster.call("sbatch", *words).strip())
+        [limit] = re.findall(r"TimeLimit=(\S+)", shown)
+        assert parse_minutes(text) == parse_minutes(limit), text
 
 
 def test_every_example_is_a_cluster_file() -> None:

@@ -127,7 +127,10 @@ class TestOnSlurm:
         self, project, cluster, waiting, stand_in: Callable[[str, str], Path]
     ) -> None:
         path = f"{stand_in('sbatch', HEARD_LATE)}:{cluster.environment['PATH']}"
-        said = project.launch("pretrain", PATH=path, NML_SUBMIT_RETRY_SECONDS="4")
+        # Also where the comment by which it is found is one of the user's.
+        (project.work / "cluster.yaml").write_text("sbatch: {comment: project X}\n")
+        words = ("pretrain", "--cluster-file", "cluster.yaml")
+        said = project.launch(*words, PATH=path, NML_SUBMIT_RETRY_SECONDS="4")
         [job] = re.findall(r"submitted job (\d+)", said)
         waiting((project.work / "runs" / "quickstart-n00-seed0" / "DONE.json").exists, "the end of the run")
         early = str(int(job) - 1)

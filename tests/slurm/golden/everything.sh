@@ -3,11 +3,12 @@
 # Parameters
 #SBATCH --array=0-1%1
 #SBATCH --chdir='/home/ada/it'"'"'s "here" $HOME/snapshot'
-#SBATCH --comment=nml-0123
+#SBATCH --comment='project X nml-0123'
 #SBATCH --constraint='a100&ib'
 #SBATCH --cpus-per-task=3
 #SBATCH --dependency=afterok:4:5
 #SBATCH --exclude='n[1-3]'
+#SBATCH --exclusive
 #SBATCH --job-name=probes
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --mail-type=END
