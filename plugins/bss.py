@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from plugins.hyper_parameters import at_least
 from plugins.losses import products
 from plugins.mlp import MLP
 from plugins.trainable import Batch
@@ -25,6 +26,11 @@ class BatchSpectralShrinkage(MLP):
 
     weight: float = 1e-3
     k: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "weight")
+        at_least(self, 1, "k")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the weighted shrinkage."""

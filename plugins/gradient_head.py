@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from nml.errors import UserError
 from plugins.head import check_data
+from plugins.hyper_parameters import check_types
 from plugins.schedule import TEXT, VISION, Modality, Schedule
 from plugins.trainable import Batch, HeadModule
 from plugins.trainer import Copy, train
@@ -60,6 +61,7 @@ class GradientHead(abc.ABC):
     _module: HeadModule | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.modality not in self.schedules:
             raise UserError(f"modality {self.modality!r}", possible=" or ".join(self.schedules))
         self.schedule()

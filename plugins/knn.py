@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from nml.errors import UserError
 from plugins.head import check_data
+from plugins.hyper_parameters import at_least, check_types
 
 # Rows compared with all training samples at once.
 ROWS = 1024
@@ -36,8 +37,8 @@ class NearestNeighbours:
     _state: dict[str, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"k {self.k}", possible="1 or more")
+        check_types(self)
+        at_least(self, 1, "k")
         if not self.temperature > 0:
             raise UserError(f"temperature {self.temperature}", possible="above 0")
 

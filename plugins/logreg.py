@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nml.errors import UserError
 from plugins.head import check_data
+from plugins.hyper_parameters import at_least, check_types
 
 # How far below every class that was seen a class without a training sample scores.
 UNSEEN_GAP = 10.0
@@ -36,10 +37,10 @@ class LogisticRegression:
     _state: dict[str, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.c > 0:
             raise UserError(f"c {self.c}", possible="above 0")
-        if self.max_iter < 1:
-            raise UserError(f"max_iter {self.max_iter}", possible="1 or more")
+        at_least(self, 1, "max_iter")
 
     @property
     def converged(self) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 
 from nml.errors import UserError
 from plugins.gradient_head import GradientHead
+from plugins.hyper_parameters import at_least
 
 Activation = Literal["relu", "gelu", "linear"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "linear": nn.Identity}
@@ -32,12 +33,9 @@ class MLP(GradientHead):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.layers < 1:
-            raise UserError(f"layers {self.layers}", possible="1 or more")
+        at_least(self, 1, "layers")
         if self.hidden is not None and self.hidden < 1:
             raise UserError(f"hidden {self.hidden}", possible="1 or more, or None for the features' width")
-        if self.activation not in _ACTIVATIONS:
-            raise UserError(f"activation {self.activation!r}", possible=", ".join(_ACTIVATIONS))
 
     def build_transform(self, in_features: int) -> nn.Module:
         """Return the layers; the last one leads back to ``in_features``."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from nml.errors import UserError
+from plugins.hyper_parameters import at_least
 from plugins.losses import Products, Reduction, consistency, covariance, dominant_share, products
 from plugins.mlp import MLP
 from plugins.trainable import Batch
@@ -30,10 +30,7 @@ class NMTune(MLP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.weight >= 0:
-            raise UserError(f"weight {self.weight}", possible="0 or more")
-        if self.reduction not in ("sample", "element", "sum"):
-            raise UserError(f"reduction {self.reduction!r}", possible="sample, element, sum")
+        at_least(self, 0, "weight")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the weighted terms of Eq. 3 to 5."""

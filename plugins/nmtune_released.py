@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from plugins.gradient_head import GradientHead
+from plugins.hyper_parameters import at_least
 from plugins.losses import consistency, covariance, dominant_share, products
 from plugins.trainable import Batch
 
@@ -51,6 +52,11 @@ class NMTuneReleased(GradientHead):
     cov_weight: float = 0.04
     svd_weight: float = 0.001
     k: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "hidden_ratio", "k")
+        at_least(self, 0, "mse_weight", "cov_weight", "svd_weight")
 
     def build_transform(self, in_features: int) -> nn.Module:
         """Return Linear, BatchNorm, ReLU, Linear, inside the residual."""

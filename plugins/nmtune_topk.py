@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nml.errors import UserError
 from plugins.head import check_data
+from plugins.hyper_parameters import at_least
 from plugins.losses import Products, top_share
 from plugins.nmtune import NMTune
 
@@ -40,12 +41,11 @@ class NMTuneTopK(NMTune):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.k != "auto" and (not isinstance(self.k, int) or self.k < 1):
+        if self.k != "auto" and self.k < 1:
             raise UserError(f"k {self.k!r}", possible="auto, or 1 or more")
         if not self.grid or min(self.grid) < 1:
             raise UserError(f"grid {self.grid}", possible="one or more numbers, each 1 or more")
-        if not self.softness >= 0:
-            raise UserError(f"softness {self.softness}", possible="0 or more")
+        at_least(self, 0, "softness")
 
     @property
     def chosen_k(self) -> int:

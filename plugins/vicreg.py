@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from plugins.hyper_parameters import at_least
 from plugins.losses import covariance, products
 from plugins.mlp import MLP
 from plugins.trainable import Batch
@@ -31,6 +32,10 @@ class VICReg(MLP):
     invariance: float = 25.0
     variance: float = 25.0
     covariance: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "weight", "invariance", "variance", "covariance")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the three weighted terms."""

@@ -79,7 +79,15 @@ def _parse(text: str) -> _Setting:
     head, dot, name = left.rpartition(".")
     if not equals or not right or not name.isidentifier():
         raise UserError(f"--hyper {text}", possible="NAME=VALUE, NAME=VALUE,VALUE or HEAD.NAME=VALUE")
-    return _Setting(text, head if dot else None, name, tuple(_value(part) for part in right.split(",")))
+    return _Setting(text, head if dot else None, name, _values(right))
+
+
+def _values(text: str) -> tuple[Any, ...]:
+    """Return the values between commas; those inside brackets belong to one value, a list."""
+    try:
+        return tuple(json.loads(f"[{text}]"))
+    except ValueError:
+        return tuple(_value(part) for part in text.split(","))
 
 
 def _value(text: str) -> Any:

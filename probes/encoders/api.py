@@ -21,9 +21,10 @@ OPTIONS = ("url", "key_env", "batch", "rpm", "price", "retries", "date")
 def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the registry's signature
     """Return the encoder of ``api:MODEL``.
 
-    Options: ``url`` (base address), ``key_env`` (variable that holds the key), ``batch``, ``rpm``
-    (requests a minute), ``price`` (a million tokens), ``retries``, ``date`` (names the version of a
-    model that changes under its name; part of the feature key).
+    Options: ``url`` (base address), ``key_env`` (variable that holds the key; without it another server
+    than OpenAI's gets none), ``batch``, ``rpm`` (requests a minute), ``price`` (a million tokens),
+    ``retries``, ``date`` (names the version of a model that changes under its name; part of the feature
+    key).
 
     Raises:
         UserError: If no key is in the environment, or an option is impossible.
@@ -39,7 +40,7 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the r
     endpoint = Endpoint(
         model=spec.arguments[0],
         url=url,
-        key=_key(spec, needed=url == DEFAULT_URL or "key_env" in spec.options),
+        key=_key(spec) if url == DEFAULT_URL or "key_env" in spec.options else "",
         batch=_number(spec, "batch", 256, 1),
         requests_per_minute=_number(spec, "rpm", 0, 0),
         price=_price(spec),
@@ -72,21 +73,34 @@ def _url(spec: Spec) -> str:
                 mend=f"the key belongs into the environment: export {DEFAULT_KEY_VARIABLE}=...",
             )
     url = spec.options.get("url", DEFAULT_URL).rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or parts.username or parts.password or parts.query:
+    if not _is_plain(url):
         raise UserError(
             f"--encoder {spec.kind}: url",
-            possible="https://HOST/v1 without user, password or query",
+            possible="https://HOST/v1 or https://HOST:PORT/v1, without user, password or query",
             mend="the key belongs into the environment",
         )
     return url
 
 
-def _key(spec: Spec, *, needed: bool) -> str:
+def _is_plain(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        # Reading the port is what looks at it.
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return (
+        named
+        and parts.scheme in ("http", "https")
+        and not (parts.username or parts.password or parts.query or parts.fragment)
+    )
+
+
+def _key(spec: Spec) -> str:
     variable = spec.options.get("key_env", DEFAULT_KEY_VARIABLE)
     # A key that was read from a file often ends with a line break.
     key = os.environ.get(variable, "").strip()
-    if not key and needed:
+    if not key:
         raise UserError(f"--encoder {spec.text}: no key in the environment", mend=f"export {variable}=...")
     if not (key.isascii() and key.isprintable() and " " not in key):
         # The library would say so by showing the header, and the key with it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import json
 import random
 import sys
 import threading
@@ -145,19 +146,33 @@ class ApiEncoder:
                 f"{self._endpoint.url}/embeddings",
                 json={"model": self._endpoint.model, "input": texts, "encoding_format": "float"},
             )
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
+            # Dropped, too slow, or an answer whose compression does not read.
             raise PassingError(f"connection failed ({type(error).__name__})") from error
         if answer.status_code == 429 or answer.status_code >= 500:
-            raise PassingError(f"the endpoint answered {answer.status_code}", _retry_after(answer))
+            raise PassingError(f"the endpoint answered {self._refusal(answer)}", _retry_after(answer))
         if answer.status_code != 200:
             raise UserError(
-                f"encoder {self.info.name}: the endpoint answered {answer.status_code}",
+                f"encoder {self.info.name}: the endpoint answered {self._refusal(answer)}",
                 possible="200",
-                mend=_MENDS.get(answer.status_code, "check the model's name and the address"),
+                mend=self._mend(answer.status_code),
             )
         features = self._parse(answer, len(texts))
         self._check_dim(features.shape[1])
         return features
+
+    def _refusal(self, answer: Any) -> str:
+        """Return the status of an answer and the server's own words, on one line and without the key."""
+        said = " ".join(_explanation(answer).split())
+        if self._endpoint.key:
+            said = said.replace(self._endpoint.key, "***")
+        said = "".join(letter for letter in said if letter.isprintable())
+        return f"{answer.status_code}" + (f" ({said[:_LONGEST_WORDS]})" if said else "")
+
+    def _mend(self, status: int) -> str:
+        if status in (401, 403) and not self._endpoint.key:
+            return "name the environment variable that holds the key of this server: key_env=NAME"
+        return _MENDS.get(status, "check the model's name and the address")
 
     def _parse(self, answer: Any, count: int) -> npt.NDArray[np.float32]:
         try:
@@ -202,7 +217,23 @@ def _vector(embedding: Any) -> npt.NDArray[np.float32]:
     return np.array(embedding, dtype=np.float32)
 
 
+def _explanation(answer: Any) -> str:
+    """Return what the body of a refusal says, in the forms that servers give it."""
+    try:
+        content = answer.json()
+    except ValueError:
+        return str(answer.text)
+    for name in ("error", "message", "detail"):
+        while isinstance(content, dict) and name in content:
+            content = content[name]
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+# Letters of a server's explanation that are shown.
+_LONGEST_WORDS = 300
 _MENDS = {
+    400: "do what it says; texts that are too long for the model have to be cut in the data",
+    422: "do what it says; fewer texts a request: batch=N",
     401: "the key in the environment is not accepted",
     403: "the key in the environment may not use this model",
     404: "check the model's name and the address",

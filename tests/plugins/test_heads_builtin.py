@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -97,6 +98,32 @@ def test_schedules_are_the_papers(
 def test_impossible_hyper_parameters_are_refused_when_given(setting: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(setting))):
         NMTune(**setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("head", "name", "value", "possible"),
+    [
+        ("mlp", "layers", 2.5, "a whole number"),
+        ("mlp", "hidden", "wide", "a whole number or None"),
+        ("mlp", "batch_size", True, "a whole number"),
+        ("lp", "lr", float("nan"), "a finite number or None"),
+        ("logreg", "max_iter", 100.5, "a whole number"),
+        ("logreg", "standardise", 1, "True or False"),
+        ("knn", "k", None, "a whole number"),
+        ("nmtune-released", "hidden_ratio", 0.5, "a whole number"),
+        ("nmtune-released", "k", 0, "1 or more"),
+        ("nmtune-topk", "grid", [1, 2.5], "a list, each a whole number"),
+        ("nmtune-topk", "k", "some", "a whole number or auto"),
+        ("bss", "k", -1, "1 or more"),
+        ("vicreg", "variance", -1.0, "0 or more"),
+    ],
+)
+def test_a_hyper_parameter_of_another_kind_is_refused_with_what_is_possible(
+    head: str, name: str, value: object, possible: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(f"{name} {value!r}")) as error:
+        HEADS.load(head)(**{name: value})
+    assert error.value.possible == possible
 
 
 def test_chosen_k_is_of_the_grid_and_survives_saving() -> None:

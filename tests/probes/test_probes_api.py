@@ -55,6 +55,9 @@ class Embeddings(http.server.BaseHTTPRequestHandler):
             self.connection.close()
         elif fault.isdigit():
             self.answer(int(fault), {"error": "later"})
+        elif fault == "refused":
+            words = f"batch size 2 > maximum allowed batch size 1\n for {self.server.keys[-1]}"
+            self.answer(422, {"error": {"message": words, "type": "Validation"}})
         else:
             data = [{"index": n, "embedding": embed(text)} for n, text in enumerate(body["input"])]
             # Every good answer comes back to front: only the index tells what belongs to what.
@@ -221,7 +224,7 @@ def test_an_endpoint_that_stays_down_ends_in_one_line_and_the_next_run_pays_only
 ) -> None:
     server.faults = ["", "", *["500"] * 3]
     store = FeatureStore(tmp_path)
-    with pytest.raises(UserError, match=r"answered 500 \(3 attempts\)"):
+    with pytest.raises(UserError, match=r"answered 500 \(later\) \(3 attempts\)"):
         feature_pass(store, api(server, ",retries=2"), corpus(20), dataset="t", chunk_rows=4)
     server.texts = []
     feature_pass(store, api(server), corpus(20), dataset="t", chunk_rows=4)
@@ -265,6 +268,32 @@ def test_the_key_is_in_no_log(
     out = capfd.readouterr()
     assert "HTTP Request" in caplog.text
     assert SECRET not in out.out + out.err + caplog.text
+
+
+def test_another_server_gets_no_key_of_openai(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    encoder = open_encoder(f"api:tiny,url={server.url}", SETTINGS)
+    assert ask(encoder, "a").shape == (1, 3)
+    assert server.keys == [""]
+    server.faults = ["401"]
+    with pytest.raises(UserError, match=r"answered 401 \(later\).*key_env=NAME"):
+        ask(encoder, "a")
+
+
+def test_a_refusal_is_shown_in_the_server_s_words_without_the_key(server: Server) -> None:
+    server.faults = ["refused"]
+    with pytest.raises(UserError) as error:
+        ask(api(server), "a", "b")
+    said = "answered 422 (batch size 2 > maximum allowed batch size 1 for Bearer ***)"
+    assert said in str(error.value)
+    assert "batch=N" in str(error.value)
+    assert SECRET not in str(error.value)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:abc/v1", "http:///v1", "ftp://host/v1", "http://[::1/v1"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(UserError, match="url; possible: https://HOST/v1"):
+        open_encoder(f"api:tiny,url={url},key_env=PATH", SETTINGS)
 
 
 @pytest.mark.parametrize(
