@@ -113,6 +113,11 @@ def plan_ladder(
     levels = []
     for position, flips in enumerate(planned):
         _check(name, population, flips)
+        if model.own_ratio and not len(flips.rows):
+            raise UserError(
+                f"--model {name}: every label of the file is the clean one: there is no noise to add",
+                mend="name a file of other labels of these samples",
+            )
         asked = noisy[position] if noisy else level_ratio_of(flips, population)
         level = _describe(name, population, asked, flips, seed)
         levels.append(PlannedLevel(replace(level, model_input=model_input), flips))
@@ -120,8 +125,9 @@ def plan_ladder(
 
 
 def level_ratio_of(flips: Flips, population: Population) -> Fraction:
-    """Return the ratio that names labels from a file: the realised one to four decimals."""
-    return Fraction(f"{len(flips.rows) / max(len(population), 1):.4f}")
+    """Return the ratio that names labels from a file: the realised one to four decimals, never 0."""
+    realised = len(flips.rows) / max(len(population), 1)
+    return Fraction(f"{realised:.4f}") or Fraction(f"{realised:.1g}")
 
 
 def _describe(name: str, population: Population, asked: Fraction, flips: Flips, seed: int) -> Level:

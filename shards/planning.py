@@ -30,7 +30,7 @@ from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_lad
 from shards.layout import cut, member_bytes, write_order
 from shards.noise import Integers, Kind
 from shards.packing import ImageReader
-from shards.request import WriteRequest, difference
+from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.sources import Source
 
 PLAN_FILE = "plan.json"
@@ -76,6 +76,8 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
     if plan_file.exists():
         stored = json.loads(plan_file.read_text())
         refuse_other_request(stored["request"], request, shown)
+        levels = [Level(**level) for level in stored["levels"]]
+        refuse_changed_model_file(levels, request, f"what lies in {shown}")
     else:
         stored = _make(work, request, make_source())
         _make_durable(work)

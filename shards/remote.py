@@ -10,7 +10,16 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import atomic_writer
-from shards.setfile import SET_FILE, SetInfo, Shard, interrupted, no_set
+from shards.setfile import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    SET_FILE,
+    STATS_FILE,
+    SetInfo,
+    Shard,
+    interrupted,
+    no_set,
+)
 
 CACHE_VARIABLE = "NML_SHARD_CACHE"
 _CHUNK = 8 << 20
@@ -61,7 +70,12 @@ class RemoteStorage:
         """Give each state of a set a cache folder of its own: an added level makes another one."""
         self._folder = self._cache / f"{info.fingerprint[:16]}"
         self._sizes = {shard.name: shard.bytes for shard in info.shards}
-        self._versions = {"manifest.parquet": info.manifest_sha256, "index.arrow": info.index_sha256}
+        self._versions = {
+            MANIFEST_FILE: info.manifest_sha256,
+            INDEX_FILE: info.index_sha256,
+            # The statistics are those of the manifest's columns.
+            STATS_FILE: info.manifest_sha256,
+        }
 
     def check_sizes(self, shards: Iterable[Shard]) -> None:
         """Do nothing: each shard is checked when it has been fetched."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from nml.errors import UserError
 from nml.levels import decimal_text
 from shards import hashing
-from shards.ladder import check_ratios
+from shards.features import describe_input
+from shards.ladder import Level, check_ratios
 from shards.layout import ShardLimits
 
 
@@ -57,6 +60,28 @@ class WriteRequest:
             "hashing": hashing.VERSION,
             **({"encoder": self.encoder} if self.encoder else {}),
         }
+
+
+def refuse_changed_model_file(levels: Iterable[Level], request: WriteRequest, shown: str) -> None:
+    """Raise a UserError if the model's file is not the one that a set's levels were planned from.
+
+    A path is not its content: without this, a set with the labels of the former file would pass for done.
+
+    Args:
+        levels: Of the set, or of the plan of an interrupted write.
+        request: What is asked now.
+        shown: What a message calls the set.
+    """
+    if request.encoder or not request.model_file:
+        return
+    read = describe_input(request.model_file, None)
+    planned = [level.model_input for level in levels if level.model == request.model and level.model_input]
+    if read and planned and read not in planned:
+        raise UserError(
+            f"--model-file {request.model_file}: changed since {shown} was written from it (SHA-256 "
+            f"{planned[0].get('file_sha256', '')[:12]} there, {read['file_sha256'][:12]} now)",
+            mend="choose another --out, or restore the file",
+        )
 
 
 def difference(found: dict[str, Any], asked: dict[str, Any]) -> str:

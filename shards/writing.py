@@ -24,7 +24,7 @@ from shards.finishing import SetDescription, finish
 from shards.locking import made_and_locked
 from shards.packshards import ShardPacker, forget_lost, pack_all, read_record
 from shards.planning import PLAN_FILE, Plan, plan_once
-from shards.request import WriteRequest, difference
+from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo, parse_set_info
 from shards.sources import Source
 
@@ -137,6 +137,7 @@ def find_done(destination: Destination, request: WriteRequest) -> Written | None
             mend="choose another --out; to add a noise level to it: "
             f"python -m shards.relabel {destination.shown} --noise RATIO",
         )
+    refuse_changed_model_file(info.levels.values(), request, destination.shown)
     # A kill between set.json and here leaves the work folder behind.
     destination.end()
     return Written(info, 0, 0)

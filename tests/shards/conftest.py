@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -68,3 +69,9 @@ def requested() -> Callable[..., WriteRequest]:
 def digits_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     """The bundled digits at 0, 0.1, 0.2 and 0.3 in 7 shards; not to be changed."""
     return write(tmp_path_factory.mktemp("sets") / "digits", make_request("digits", "0", "0.1", "0.2", "0.3"))
+
+
+@pytest.fixture
+def copied(digits_set: ShardSet, tmp_path: Path) -> Path:
+    """A copy of the bundled digits' set that a test may change."""
+    return Path(shutil.copytree(digits_set.path, tmp_path / "copy"))

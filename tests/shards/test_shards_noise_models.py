@@ -54,6 +54,15 @@ def test_every_model_is_registered() -> None:
     ]
 
 
+def test_labels_of_a_file_with_very_few_flips_are_a_level_of_their_own(tmp_path: Path) -> None:
+    people = population(50_000)
+    labels = people.labels.copy()
+    labels[7] = (labels[7] + 1) % 10
+    np.save(tmp_path / "labels.npy", labels)
+    planned = plan_ladder(FromFile(str(tmp_path / "labels.npy")), "from-file", people, [], 0)
+    assert [(level.level.name, level.level.flipped) for level in planned] == [("n00p002", 1)]
+
+
 def test_pair_flip_goes_to_the_next_class() -> None:
     people = population()
     for ratio, flips in zip(RATIOS, PairFlip().plan(people, RATIOS, 0), strict=True):
