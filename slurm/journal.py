@@ -62,3 +62,14 @@ class Journal:
             if line["event"] == "submitted":
                 found |= dict(zip(line["members"], line["jobs"], strict=True))
         return found
+
+    def submission(self, job: str) -> Path:
+        """Return the file of the submission that Slurm knows as ``job``.
+
+        Raises:
+            KeyError: If the journal has no such job.
+        """
+        for line in self.lines():
+            if job in line.get("jobs", ()):
+                return self.file.parent / f"{line['token']}.json"
+        raise KeyError(job)

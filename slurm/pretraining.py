@@ -26,7 +26,7 @@ from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.request import DEFAULT_ENGINE, Engine, PretrainRequest
 from slurm.rooms import check_command
-from slurm.same_run import check_same_run
+from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 
@@ -130,6 +130,7 @@ def run(call: Invocation) -> int:
     found = find_cluster(options.cluster)
     if found.found:
         check_fits(resources)
+        check_same_words(run_member(request), request.path / LAUNCH)
     if options.dry_run:
         return show_plan(request, resources, found)
     gpus: list[str] = []

@@ -39,14 +39,14 @@ def check_probe_words(words: Sequence[str]) -> None:
     Raises:
         UserError: If one is not registered; near matches are named.
     """
-    for name, values in _options(words).items():
+    for name, values in options_of(words).items():
         if name == "--plugin":
             check_heads([head.strip() for value in values for head in value.split(",") if head.strip()])
         if name == "--task":
             check_tasks(values)
 
 
-def _options(words: Sequence[str]) -> dict[str, list[str]]:
+def options_of(words: Sequence[str]) -> dict[str, list[str]]:
     """Return what follows each option, up to the next one."""
     found: dict[str, list[str]] = {}
     name = ""

@@ -15,6 +15,10 @@ import yaml
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL
 from nml.run_config import Difference, first_difference
+from slurm import states
+from slurm.journal import Journal
+from slurm.members import Member, Submission
+from slurm.registered import options_of
 from slurm.request import PretrainRequest
 
 _BUNDLED = "the bundled digits"
@@ -45,6 +49,32 @@ def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None
     if other:
         raise UserError(
             f"{other.name} {other.now}: {request.path} holds a run with {other.before}", mend=mend
+        )
+
+
+def check_same_words(member: Member, folder: Path) -> None:
+    """Refuse a run that waits or runs with other options: it is not what is asked for, and may yet become it.
+
+    Args:
+        member: The run that is asked for.
+        folder: Where it would be submitted from, with the journal of what was.
+
+    Raises:
+        UserError: Naming the job, the first option that differs, and what it is there.
+    """
+    journal = Journal(folder)
+    job = journal.jobs().get(member.name)
+    if job is None:
+        return
+    submission = Submission.read(journal.submission(job))
+    there = next(one for one in submission.members if one.name == member.name)
+    before, now = options_of(there.argv), options_of(member.argv)
+    other = next((name for name in [*now, *before] if now.get(name) != before.get(name)), None)
+    if other and states.is_active(job):
+        asked, submitted = (" ".join(words.get(other, ["not given"])) for words in (now, before))
+        raise UserError(
+            f"{other} {asked}: {member.name} is in the queue as job {job} with {submitted}",
+            mend="cancel it first, or wait for its end",
         )
 
 

@@ -35,7 +35,7 @@ from slurm.receipts import write_receipts
 from slurm.registered import check_heads, check_tasks
 from slurm.request import DEFAULT_ENGINE, Engine
 from slurm.rooms import check_command
-from slurm.same_run import check_same_run
+from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 
@@ -99,6 +99,8 @@ def run(call: Invocation) -> int:
     if found.found:
         for stage in STAGES:
             check_fits(resources[stage])
+        for one in request.runs():
+            check_same_words(run_member(one), request.folder / LAUNCH)
     parts = make_plan(request, run_member)
     check_command(next(part.member.argv for part in parts if part.stage == "probes"))
     if request.shards is None:

@@ -53,3 +53,20 @@ def test_a_run_is_known_by_its_samples_where_its_set_has_moved(project) -> None:
     (project.work / "new" / "set.json").write_text(json.dumps(record))
     said = project.launch(*sweep, "--shards", "new", status=2)
     assert f"--shards new: {project.work}/runs/quickstart-n20-seed0 holds a run with" in said
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("words", [("pretrain",), ("sweep", "--noise", "0")])
+def test_a_run_in_the_queue_is_not_taken_for_one_with_other_settings(project, cluster, words) -> None:
+    cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        project.launch(*words, "--epochs", "2")
+        said = project.launch(*words, "--epochs", "7", status=2)
+        assert "--epochs 7: pretrain" in said
+        assert " is in the queue as job " in said
+        assert said.strip().endswith(" with 2; cancel it first, or wait for its end")
+        # What was refused is not what resume would say.
+        folder = "sweeps/sweep" if words[0] == "sweep" else "runs/quickstart-n00-seed0"
+        assert "--epochs 2" in project.launch("resume", folder).splitlines()[0]
+    finally:
+        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
