@@ -7,6 +7,7 @@ from collections import defaultdict
 
 from plugins.registry import HEADS
 from probes.reporting.averages import Mean, Score, means
+from probes.reporting.comparable import balanced, case, comparable
 from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Gap, Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
@@ -31,12 +32,12 @@ def _families(study: Study, labels: list[str]) -> list[str]:
     return list(dict.fromkeys(score.family for score in study.scores if score.head in labels))
 
 
-def _tables(study: Study, family: str, labels: list[str]) -> list[Table]:
+def _tables(study: Study, family: str, labels: list[str]) -> list[Table | Gap]:
     """Return a table for every set of cases: means over unlike ones do not belong side by side."""
     cases: dict[str, set[tuple[object, ...]]] = defaultdict(set)
     for score in of_family(study.scores, family):
         if score.head in labels:
-            cases[score.head].add(_case(score))
+            cases[score.head].add(case(score))
     alike: dict[frozenset[tuple[object, ...]], list[str]] = defaultdict(list)
     for label in labels:
         if label in cases:
@@ -48,11 +49,16 @@ def _tables(study: Study, family: str, labels: list[str]) -> list[Table]:
     ]
 
 
-def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table:
+def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table | Gap:
     found = of_family(study.scores, family)
-    cases = {_case(score) for score in found if score.head in labels}
-    # A reference over cases that the ablations lack would be a mean over something else.
-    compared = [score for score in found if _case(score) in cases]
+    compared = _compared(found, labels)
+    if not compared:
+        return Gap(
+            title=f"{several(labels)} on {family}",
+            paper="Tables 15 and 16",
+            reason="no task was run with every encoder and seed, so that there is nothing to average over",
+            command=f"python -m probes.run --plugin {','.join(FIRST)},NAME",
+        )
     by = {domain: means(in_domain(compared, domain), lambda score: score.head) for domain in ("id", "ood")}
     present = {score.head for score in compared}
     rows = [
@@ -81,11 +87,34 @@ def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table:
         paper="Tables 15 and 16",
         caption=(
             f"{metric.capitalize()} in percent, mean over {_shares(compared)}; "
-            f"{runs_behind(by['id'].values())}. Only runs that the further heads have too. {METHOD}"
+            f"{runs_behind(by['id'].values())}. Only what every run and head here has."
+            f"{_left_out(found, labels, compared)} {METHOD}"
         ),
         header=("Head", f"ID {metric}", f"minus {BASELINE}", f"OOD {metric}", f"minus {BASELINE}"),
         rows=tuple(rows),
     )
+
+
+def _compared(found: list[Score], labels: list[str]) -> list[Score]:
+    """Return the scores of the further heads, which have the same cases, and of the heads to compare with.
+
+    A reference over cases that the further heads lack would be a mean over something else, and so would a
+    difference over fewer cases than the means beside it.
+    """
+    further = [score for score in found if score.head in labels]
+    common = comparable(further, [score for score in further if score.head == labels[0]])
+    paired = {case(score) for score in found if score.head == BASELINE}
+    common = [score for score in common if case(score) in paired] or common
+    return comparable(found, balanced(common))
+
+
+def _left_out(found: list[Score], labels: list[str], compared: list[Score]) -> str:
+    """Name the heads and tasks that the table has results of, but not over all of its runs."""
+    heads = [head for head in (*FIRST, *labels) if head in {score.head for score in found}]
+    measured = {score.task for score in found if score.head in labels}
+    absent = [head for head in heads if head not in {score.head for score in compared}]
+    absent += sorted(measured - {score.task for score in compared})
+    return f" Left out, since some runs lack it: {several(absent)}." if absent else ""
 
 
 def _without_deviation(mean: Mean | None) -> Mean | None:
@@ -97,10 +126,6 @@ def _shares(found: list[Score]) -> str:
     """Name the shares of the training data behind a mean over all noise levels."""
     shares = several([f"{100 * share:g} %" for share in unique(score.fraction for score in found)])
     return f"all noise levels, fitted on {shares} of the training data"
-
-
-def _case(score: Score) -> tuple[object, ...]:
-    return score.encoder_hash, score.task, score.fraction, score.seed, score.downstream_noise
 
 
 def _gap(title: str, paper: str, pattern: re.Pattern[str]) -> Gap:

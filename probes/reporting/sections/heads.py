@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from typing import NamedTuple
 
 from probes.reporting.averages import Score, means, noise_key
+from probes.reporting.comparable import balanced, comparable
 from probes.reporting.paired import BASELINE, METHOD, difference
 from probes.reporting.records import Cell, Gap, Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
@@ -12,6 +13,20 @@ from probes.reporting.wording import NONE, percent, points, several
 
 COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --seeds 3"
 ENCODER_COMMAND = "python -m probes.run --encoder timm:tf_efficientnet_b3.ns_jft_in1k --plugin lp,mlp,nmtune"
+
+
+class Line(NamedTuple):
+    """A group of encoders: a line a head.
+
+    Attributes:
+        name: What the group is called.
+        measured: All scores of the group.
+        compared: Those that its means and differences are over.
+    """
+
+    name: str
+    measured: list[Score]
+    compared: list[Score]
 
 
 def section(study: Study) -> Section:
@@ -42,7 +57,9 @@ def section(study: Study) -> Section:
 
 def _table(study: Study) -> Table:
     rows = []
-    for name, found in _groups(study):
+    left_out: list[str] = []
+    for name, measured, found in _groups(study):
+        shown: set[str] = set()
         # Over several levels or shares a deviation would be of those more than of the runs.
         mixed = len({(noise_key(score), score.fraction) for score in found}) > 1
         by_domain = {domain: in_domain(found, domain) for domain in ("id", "ood")}
@@ -50,6 +67,7 @@ def _table(study: Study) -> Table:
         for head in study.heads:
             if not any(head in values for values in by.values()):
                 continue
+            shown.add(head)
             entries: list[str | Cell] = [name, head]
             for domain in ("id", "ood"):
                 mean = by[domain].get(head)
@@ -60,6 +78,11 @@ def _table(study: Study) -> Table:
                     NONE if change is None else str(change.n),
                 ]
             rows.append(cells(entries))
+        heads = [head for head in study.heads if head in {score.head for score in measured} - shown]
+        tasks = sorted({score.task for score in measured} - {score.task for score in found})
+        # Where no head is left, no task is.
+        absent = heads + (tasks if shown else [])
+        left_out += [f"{several(absent)} ({name})"] if absent else []
     return Table(
         name="heads-table",
         title=f"{study.metric.capitalize()} of the heads, and their difference from {BASELINE}",
@@ -68,7 +91,9 @@ def _table(study: Study) -> Table:
             f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over runs; "
             f"differences in percentage points. {METHOD} N counts pairs. Out of domain, a pair's value is "
             f"its mean over the test sets of its task. Lines over several levels or shares of the training "
-            f"data carry no deviation, and leave out heads that lack a case of {BASELINE}'s."
+            f"data carry no deviation, are over the tasks and shares that every encoder and seed has, and "
+            f"leave out heads that lack a case of {BASELINE}'s."
+            + (f" Left out: {several(left_out, limit=20)}." if left_out else "")
         ),
         header=(
             "Encoders",
@@ -86,38 +111,28 @@ def _table(study: Study) -> Table:
     )
 
 
-def _groups(study: Study) -> list[tuple[str, list[Score]]]:
+def _groups(study: Study) -> list[Line]:
     """Return the encoders by level, then each family over all its levels, and over all shares of the data."""
-    groups: list[tuple[str, list[Score]]] = []
+    lines: list[Line] = []
     for family in dict.fromkeys(score.family for score in study.main):
         found = of_family(study.main, family)
         levels = sorted({noise_key(score) for score in study.known(found)})
-        groups += [
-            (f"{family}, {level:g} % noise", [score for score in found if noise_key(score) == level])
-            for level in levels
-        ]
+        for level in levels:
+            of_level = [score for score in found if noise_key(score) == level]
+            lines.append(Line(f"{family}, {level:g} % noise", of_level, of_level))
         if len(levels) != 1:
-            groups.append((f"{family}, all levels" if levels else family, _comparable(found)))
+            lines.append(Line(f"{family}, all levels" if levels else family, found, _compared(found)))
         everything = of_family(study.of_main_heads(study.scores), family)
         clean = [score for score in everything if score.downstream_noise == 0]
         if len({score.fraction for score in clean}) > 1:
-            groups.append((f"{family}, all levels and shares", _comparable(clean)))
-    return groups
+            lines.append(Line(f"{family}, all levels and shares", clean, _compared(clean)))
+    return lines
 
 
-def _comparable(found: list[Score]) -> list[Score]:
-    """Return the scores of the heads that have every case of the baseline, on its cases alone.
+def _compared(found: list[Score]) -> list[Score]:
+    """Return the scores of the heads that have every case of the baseline that all its runs share.
 
     A mean over some levels or shares would not compare with a mean over all of them.
     """
-    cases: dict[str, set[tuple[object, ...]]] = defaultdict(set)
-    for score in found:
-        cases[score.head].add(_case(score))
-    wanted = cases.get(BASELINE)
-    if wanted is None:
-        return found
-    return [score for score in found if wanted <= cases[score.head] and _case(score) in wanted]
-
-
-def _case(score: Score) -> tuple[object, ...]:
-    return score.encoder_hash, score.task, score.domain, score.fraction, score.seed
+    baseline = [score for score in found if score.head == BASELINE]
+    return comparable(found, balanced(baseline)) if baseline else balanced(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import statistics
 from collections.abc import Callable
 
 from probes.reporting.build import build
@@ -220,6 +222,58 @@ def test_a_mean_over_levels_or_shares_leaves_out_heads_that_lack_some(digits: Ma
     assert heads["quickstart, 20 % noise"] == [*paper, "bss", "knn"]
     assert heads["quickstart, all levels"] == [*paper, "bss"]
     assert heads["quickstart, all levels and shares"] == paper
+
+
+def one_task_at_one_level_only(digits: MakeRows, *heads: str) -> list[Row]:
+    levels = (0.0, 0.1, 0.2)
+    rows = [one for task in "ab" for one in digits(noises=levels, heads=heads, task=task)]
+    rows = [dataclasses.replace(one, row_id="", dataset=one.task, domain="id") for one in rows]
+    # Of these, whole levels would vanish from a mean of runs that have every task.
+    lone = [
+        dataclasses.replace(one, row_id="", task="c", dataset="c") for one in rows if one.noise_ratio == 0
+    ]
+    return list({one.row_id: one for one in (*rows, *lone)}.values())
+
+
+def mean_of(rows: list[Row], head: str, tasks: str) -> float:
+    return 100 * statistics.fmean(one.metric for one in rows if one.head == head and one.task in tasks)
+
+
+def test_a_mean_over_all_levels_is_over_all_levels_and_so_is_its_difference(digits: MakeRows) -> None:
+    rows = one_task_at_one_level_only(digits, "lp", "nmtune")
+    found = table(build(rows), "heads-table")
+    lp, nmtune = [line for line in text(found) if line[0] == "quickstart, all levels"]
+    assert lp[2] == f"{mean_of(rows, 'lp', 'ab'):.1f}"
+    assert nmtune[2] == f"{mean_of(rows, 'nmtune', 'ab'):.1f}"
+    assert nmtune[3].startswith(f"{mean_of(rows, 'nmtune', 'ab') - mean_of(rows, 'lp', 'ab'):+.1f}")
+    assert nmtune[4] == "18"
+    assert "Left out: c (quickstart, all levels)." in found.caption
+
+
+def test_a_mean_of_further_heads_is_over_all_levels_and_so_is_its_difference(digits: MakeRows) -> None:
+    rows = one_task_at_one_level_only(digits, "lp", "nmtune-mse")
+    found = table(build(rows), "ablations-0")
+    lines = {line[0]: line for line in text(found)}
+    ours, base = mean_of(rows, "nmtune-mse", "ab"), mean_of(rows, "lp", "ab")
+    assert (lines["lp"][1], lines["nmtune-mse"][1]) == (f"{base:.1f}", f"{ours:.1f}")
+    assert lines["nmtune-mse"][2].startswith(f"{ours - base:+.1f}")
+    assert "Left out, since some runs lack it: c." in found.caption
+
+
+def test_further_heads_are_averaged_over_the_runs_they_are_paired_on(digits: MakeRows) -> None:
+    rows = digits(heads=("nmtune-mse",), seeds=(0, 1, 2)) + digits(heads=("lp",), seeds=(0, 1))
+    rows += digits(heads=("mlp",), seeds=(0,))
+    found = table(build(rows), "ablations-0")
+    assert [line[0] for line in text(found)] == ["lp", "nmtune-mse"]
+    assert "N = 4 runs each" in found.caption
+    assert "Left out, since some runs lack it: mlp." in found.caption
+
+
+def test_further_heads_without_a_task_in_common_are_named_as_missing(row: MakeRow) -> None:
+    rows = [row(head="nmtune-mse", noise=0.0, task="a", dataset="a")]
+    rows += [row(head="nmtune-mse", noise=0.2, task="b", dataset="b")]
+    gaps = [gap for gap in build(rows).gaps if gap.title == "nmtune-mse on quickstart"]
+    assert ["no task was run with every encoder" in gap.reason for gap in gaps] == [True]
 
 
 def test_ablations_over_unlike_cases_are_tables_of_their_own(digits: MakeRows) -> None:
