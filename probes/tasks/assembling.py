@@ -59,11 +59,17 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
     train_path, test_path, *ood_paths = spec.arguments
     train = read(train_path)
     classes = train.names or _class_names(train.labels, train_path)
+    # Where the training data has no names, numbers are all that files have in common.
+    named = bool(train.names) or not isinstance(train.labels[0], int)
+
+    def codes(path: str, raw: RawSplit) -> npt.NDArray[np.int64]:
+        return _codes(_by_name(raw, classes, path) if named else raw.labels, classes, path)
+
     limit = parse_limit(spec)
     ood_limit = parse_limit(spec, "ood_limit") or limit
 
     def build(path: str, raw: RawSplit, limit: int | None = limit) -> SampleSet:
-        return limited(raw.build(_codes(raw.labels, classes, path)), limit)
+        return limited(raw.build(codes(path, raw)), limit)
 
     name = spec.options.get("name") or _display_name(train_path)
     test = build(test_path, read(test_path))
@@ -74,7 +80,7 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
         raw = read(path)
         samples = build(path, raw, ood_limit)
         # Of the whole variant: a limit may have left classes of it out.
-        present = tuple(np.unique(_codes(raw.labels, classes, path)).tolist()) if masked else None
+        present = tuple(np.unique(codes(path, raw)).tolist()) if masked else None
         evaluations.append(Evaluation(f"{name}-{variant}", "ood", samples, present))
     evaluations += [
         Evaluation(
@@ -135,6 +141,27 @@ def _class_names(labels: Sequence[Any], path: str) -> tuple[str, ...]:
     if isinstance(labels[0], str):
         return tuple(sorted(set(labels)))
     return tuple(str(number) for number in range(max(labels) + 1))
+
+
+def _by_name(raw: RawSplit, classes: tuple[str, ...], path: str) -> Sequence[Any]:
+    """Return the labels of a file, as names where its own list of classes is not that of the task."""
+    if not raw.names or raw.names == classes or not len(raw.labels) or isinstance(raw.labels[0], str):
+        return raw.labels
+    if max(raw.labels) >= len(raw.names):
+        raise UserError(
+            f"--task: label {max(raw.labels)} of {path}, whose list of classes has {len(raw.names)}",
+            possible=f"0 to {len(raw.names) - 1}",
+        )
+    names = [raw.names[label] for label in raw.labels]
+    twice = next(
+        (name for name in sorted(set(names)) if max(raw.names.count(name), classes.count(name)) > 1), None
+    )
+    if twice is not None:
+        raise UserError(
+            f"--task: {path} numbers its classes in its own way, and two are called {twice!r}",
+            mend="give the file the training data's list of classes",
+        )
+    return names
 
 
 def _codes(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.NDArray[np.int64]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -235,3 +236,39 @@ def test_cifar10_with_fractions_seeds_and_shifts(
     rows = read_rows("results")
     assert len(rows) == 2 * 3 * 3 * 2 * 5
     assert {row.domain for row in rows} == {"id", "ood"}
+
+
+def write_named_table(path: Path, names: list[str], labels: list[int]) -> Path:
+    """Write a table with the list of class names that Hugging Face datasets leaves in its schema."""
+    feature = {"names": names, "_type": "ClassLabel"}
+    described = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    texts = [f"a {names[label]}, number {number}" for number, label in enumerate(labels)]
+    schema = pa.schema([("text", pa.string()), ("label", pa.int64())], metadata=described)
+    pq.write_table(pa.table([texts, labels], schema=schema), path)
+    return path
+
+
+def test_files_that_number_their_classes_otherwise_are_scored_by_class_name(tmp_path: Path) -> None:
+    train = write_named_table(tmp_path / "train.parquet", ["airplane", "automobile", "bird"], [0, 1, 2] * 4)
+    test = write_named_table(tmp_path / "test.parquet", ["bird", "airplane", "automobile"], [0, 1, 2])
+    # The list of a shifted set may hold classes that none of its samples has.
+    shifted = write_named_table(tmp_path / "shifted.parquet", ["airplane", "bird", "monkey"], [0, 1])
+    task = open_task(f"parquet:{train},{test},{shifted},validation={test},mask=present")
+    assert task.validation is not None
+    for samples in (task.train, task.validation, *(part.samples for part in task.evaluations)):
+        for number, label in enumerate(samples.labels):
+            assert task.classes[label] in str(samples.read(number))
+    assert task.evaluations[1].classes == (0, 2)
+
+
+def test_class_names_that_the_training_data_lacks_are_refused(tmp_path: Path) -> None:
+    train = write_named_table(tmp_path / "train.parquet", ["airplane", "bird"], [0, 1] * 4)
+    test = write_named_table(tmp_path / "test.parquet", ["airplane", "bird"], [0, 1])
+    strange = write_named_table(tmp_path / "strange.parquet", ["bird", "monkey"], [0, 1])
+    with pytest.raises(
+        UserError, match=r"class 'monkey' of .*strange.parquet does not occur.*airplane, bird"
+    ):
+        open_task(f"parquet:{train},{test},{strange}")
+    twice = write_named_table(tmp_path / "twice.parquet", ["bird", "bird"], [0, 1])
+    with pytest.raises(UserError, match=r"twice.parquet numbers .*two are called 'bird'"):
+        open_task(f"parquet:{train},{test},{twice}")
