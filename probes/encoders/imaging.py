@@ -1,4 +1,4 @@
-"""Image preprocessing from the five values that an export and timm agree on."""
+"""Image preprocessing from the values that an export and timm agree on."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from PIL import Image
 from nml.errors import UserError
 
 FIELDS = ("input_size", "mean", "std", "interpolation", "crop_pct")
+DEFAULT_CROP_MODE = "center"
 
 
 def image_transform(preprocessing: Mapping[str, Any], where: str) -> Callable[[Image.Image], Any]:
-    """Return the evaluation transform: resize, centre crop, normalise.
+    """Return the evaluation transform: resize, crop, normalise.
 
     Args:
         preprocessing: ``input_size`` [C, H, W], ``mean`` and ``std`` of C values in 0..1,
-            ``interpolation`` by name, ``crop_pct``.
+            ``interpolation`` by name, ``crop_pct``; perhaps timm's ``crop_mode``, ``center`` without it.
         where: What to name in an error.
 
     Returns:
@@ -39,6 +40,7 @@ def image_transform(preprocessing: Mapping[str, Any], where: str) -> Callable[[I
         std=tuple(preprocessing["std"]),
         interpolation=preprocessing["interpolation"],
         crop_pct=preprocessing["crop_pct"],
+        crop_mode=preprocessing.get("crop_mode", DEFAULT_CROP_MODE),
     )
 
     def apply(image: Image.Image) -> Any:
@@ -49,10 +51,13 @@ def image_transform(preprocessing: Mapping[str, Any], where: str) -> Callable[[I
 
 def resolved(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that features depend on, as plain JSON values."""
+    mode = str(preprocessing.get("crop_mode") or DEFAULT_CROP_MODE)
     return {
         "input_size": [int(size) for size in preprocessing["input_size"]],
         "mean": [float(value) for value in preprocessing["mean"]],
         "std": [float(value) for value in preprocessing["std"]],
         "interpolation": str(preprocessing["interpolation"]),
         "crop_pct": float(preprocessing["crop_pct"]),
+        # The usual mode is left out: exports do not name it, and stored features keep their key.
+        **({} if mode == DEFAULT_CROP_MODE else {"crop_mode": mode}),
     }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from nml.errors import unknown_name
+from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
-from probes.encoders.imaging import image_transform
+from probes.encoders.imaging import image_transform, resolved
 from probes.encoders.torch_images import TorchImageEncoder
 from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
 from probes.hub import unreachable
 from probes.spec import Spec, check_options
+
+# No tag has open_clip's third, "longest", whose padding has another colour than timm's.
+CROP_MODES = {"shortest": "center", "squash": "squash"}
 
 
 def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
@@ -34,15 +38,7 @@ def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
     if weights.source == "pretrained" and tag not in tags:
         raise unknown_name(f"--encoder {spec.text}: tag", tag, tags)
     model = _create(name, tag, weights, spec)
-    config = open_clip.get_model_preprocess_cfg(model)
-    size = config["size"] if isinstance(config["size"], list | tuple) else (config["size"], config["size"])
-    preprocessing = {
-        "input_size": [3, *map(int, size)],
-        "mean": [float(value) for value in config["mean"]],
-        "std": [float(value) for value in config["std"]],
-        "interpolation": str(config.get("interpolation", "bicubic")),
-        "crop_pct": 1.0,
-    }
+    preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(model), spec)
     info = EncoderInfo(
         name=spec.text,
         kind="open_clip",
@@ -57,6 +53,24 @@ def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
     )
     transform = image_transform(preprocessing, spec.text)
     return TorchImageEncoder(info, model.visual, model.encode_image, transform, settings)
+
+
+def _preprocessing(config: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+    """Return open_clip's preprocessing in timm's terms."""
+    size = config["size"] if isinstance(config["size"], list | tuple) else (config["size"], config["size"])
+    mode = config.get("resize_mode", "shortest")
+    if mode not in CROP_MODES:
+        raise UserError(f"--encoder {spec.text}: resize mode {mode}", possible=", ".join(CROP_MODES))
+    return resolved(
+        {
+            "input_size": [3, *size],
+            "mean": config["mean"],
+            "std": config["std"],
+            "interpolation": config.get("interpolation", "bicubic"),
+            "crop_pct": 1.0,
+            "crop_mode": CROP_MODES[mode],
+        }
+    )
 
 
 def _create(name: str, tag: str, weights: Weights, spec: Spec) -> Any:

@@ -1,0 +1,61 @@
+"""Images reach an encoder as its library would prepare them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from probes.encoders import Settings, open_encoder
+
+SETTINGS = Settings(device="cpu", batch_size=4)
+
+
+def wide_image() -> Image.Image:
+    """Return an image of which a centre crop loses the left and the right."""
+    ramp = np.linspace(0, 255, 90, dtype=np.uint8)
+    return Image.fromarray(np.stack([np.tile(ramp, (40, 1)), np.tile(ramp[::-1], (40, 1))] * 2, -1)[..., :3])
+
+
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+def test_images_are_cropped_the_way_timm_crops_for_the_model(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    create = timm.create_model
+    weights = "timm:test_resnet,weights=random"
+    usual = open_encoder(weights, SETTINGS).info.identity["preprocessing"]
+    assert "crop_mode" not in usual  # the key under which earlier features are stored
+
+    def with_mode(*args: Any, **kwargs: Any) -> Any:
+        return create(*args, **kwargs, pretrained_cfg_overlay={"crop_mode": mode})
+
+    monkeypatch.setattr(timm, "create_model", with_mode)
+    encoder = open_encoder(weights, SETTINGS)
+    config = timm.data.resolve_model_data_config(with_mode("test_resnet"))
+    assert config["crop_mode"] == mode
+    expected = timm.data.create_transform(**config, is_training=False)(wide_image())
+    np.testing.assert_array_equal(encoder.prepare(wide_image()), expected)
+    assert (encoder.info.identity["preprocessing"] == usual) == (mode == "center")
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_images_are_resized_the_way_open_clip_resizes_for_the_model(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    create = open_clip.create_model
+
+    def with_mode(*args: Any, **kwargs: Any) -> Any:
+        overlay = kwargs.pop("force_preprocess_cfg", {})
+        return create(*args, **kwargs, force_preprocess_cfg={**overlay, "resize_mode": mode})
+
+    monkeypatch.setattr(open_clip, "create_model", with_mode)
+    encoder = open_encoder("open_clip:ViT-S-32-alt,weights=random", SETTINGS)
+    transform = open_clip.image_transform(224, is_train=False, resize_mode=mode)
+    np.testing.assert_allclose(encoder.prepare(wide_image()), transform(wide_image()), atol=1e-6)
+    assert encoder.info.identity["preprocessing"].get("crop_mode") == {"squash": "squash"}.get(mode)
