@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -22,7 +23,8 @@ CROP_MODES = {"shortest": "center", "squash": "squash"}
 def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
     """Return the image tower of ``NAME/TAG``.
 
-    Options: ``weights`` is ``pretrained`` (default; the tag's), ``random``, or a local file.
+    Options: ``weights`` is ``pretrained`` (default; the tag's), ``random``, or a local file. Wherever the
+    weights come from, the tag says how images are prepared and which activation its model was trained with.
 
     Raises:
         UserError: If open_clip has no such model or tag, or the weights cannot be had.
@@ -37,7 +39,17 @@ def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights.source == "pretrained" and tag not in tags:
         raise unknown_name(f"--encoder {spec.text}: tag", tag, tags)
-    model = _create(name, tag, weights, spec)
+    recipe = open_clip.get_pretrained_cfg(name, tag) if tag else {}
+    if not recipe and (tag or weights.source == "file"):
+        print(
+            f"warning: encoder {spec.text}: open_clip has no tag {tag!r} of {name}, so its defaults hold: "
+            "mean and deviation of OpenAI's CLIP, bicubic, centre crop, the architecture's activation; "
+            f"tags: {', '.join(tags) or 'none'}",
+            file=sys.stderr,
+        )
+    # The architecture may have QuickGELU by itself; then its name says so.
+    quick_gelu = bool(recipe.get("quick_gelu")) and not open_clip.get_model_config(name).get("quick_gelu")
+    model = _create(name, tag, weights, spec, force_preprocess_cfg=recipe, force_quick_gelu=quick_gelu)
     preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(model), spec)
     info = EncoderInfo(
         name=spec.text,
@@ -48,6 +60,7 @@ def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
             "architecture": name,
             "weights_sha256": hash_model(model.visual),
             "preprocessing": preprocessing,
+            **({"quick_gelu": True} if quick_gelu else {}),
         },
         versions={package: metadata.version(package) for package in ("torch", "open_clip_torch", "pillow")},
     )
@@ -73,21 +86,21 @@ def _preprocessing(config: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     )
 
 
-def _create(name: str, tag: str, weights: Weights, spec: Spec) -> Any:
+def _create(name: str, tag: str, weights: Weights, spec: Spec, **options: Any) -> Any:
     import open_clip
 
     if weights.source == "random":
         with random_weights(spec.text):
-            return open_clip.create_model(name, pretrained=None)
+            return open_clip.create_model(name, pretrained=None, **options)
     if weights.source == "file":
-        model = open_clip.create_model(name, pretrained=None)
+        model = open_clip.create_model(name, pretrained=None, **options)
         load_weights(model, weights, spec.text)
         return model
     unreachable()
     # open_clip logs what it raises, too.
     logging.disable(logging.ERROR)
     try:
-        return open_clip.create_model(name, pretrained=tag)
+        return open_clip.create_model(name, pretrained=tag, **options)
     # The hub and urllib each raise their own types when there is no network.
     except Exception as error:
         raise not_loaded(spec.text, error) from error

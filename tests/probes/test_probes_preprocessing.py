@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,3 +60,39 @@ def test_images_are_resized_the_way_open_clip_resizes_for_the_model(
     transform = open_clip.image_transform(224, is_train=False, resize_mode=mode)
     np.testing.assert_allclose(encoder.prepare(wide_image()), transform(wide_image()), atol=1e-6)
     assert encoder.info.identity["preprocessing"].get("crop_mode") == {"squash": "squash"}.get(mode)
+
+
+@pytest.mark.parametrize("source", ["pretrained", "file", "random"])
+def test_a_tag_says_how_images_are_prepared_wherever_its_weights_come_from(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import open_clip
+    import torch
+
+    name = "ViT-S-32-alt"
+    recipe: dict[str, Any] = {"mean": (0.0, 0.1, 0.2), "std": (1.0, 0.9, 0.8)}
+    recipe |= {"interpolation": "bilinear", "resize_mode": "squash"}
+    file = tmp_path / "w.pt"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # as weights=random does
+        model = open_clip.create_model(name, force_quick_gelu=True).eval()
+    torch.save(model.state_dict(), file)
+    known = {"own": {**recipe, "quick_gelu": True, "url": "https://example.org/w.pt", "hf_hub": ""}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, known)
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(file))
+    weights = file if source == "file" else source
+    encoder = open_encoder(f"open_clip:{name}/own,weights={weights}", SETTINGS)
+    assert "no tag" not in capsys.readouterr().err
+    expected = open_clip.image_transform(224, is_train=False, **recipe)(wide_image())
+    np.testing.assert_allclose(encoder.prepare(wide_image()), expected, atol=1e-6)
+    with torch.inference_mode():
+        features = model.encode_image(expected[None]).numpy()
+    np.testing.assert_allclose(encoder.encode([expected]), features, atol=1e-5)
+
+    plain = open_encoder(f"open_clip:{name}/mine,weights={file}", SETTINGS)
+    warning = capsys.readouterr().err
+    assert "has no tag 'mine' of ViT-S-32-alt" in warning
+    assert "tags: own" in warning
+    assert warning.count("\n") == 1
+    assert encoder.info.identity["quick_gelu"]
+    assert "quick_gelu" not in plain.info.identity
