@@ -102,6 +102,7 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
 
 
 def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
+    import torch
     from transformers import AutoModel, AutoTokenizer, logging
 
     logging.set_verbosity_error()
@@ -113,7 +114,14 @@ def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
         model, loading = AutoModel.from_pretrained(
-            name, trust_remote_code=False, use_safetensors=True, output_loading_info=True, **revision
+            name,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            # In the half precision that a checkpoint may be stored in, features depend on the rest of their
+            # batch. The argument is called dtype since 4.56; this name is read by all versions.
+            torch_dtype=torch.float32,
+            **revision,
         )
     except (OSError, ValueError, RuntimeError) as error:
         if local:

@@ -96,6 +96,24 @@ def test_text_features_do_not_depend_on_the_rest_of_the_batch(
     assert len(hashes) == len(POOLINGS[kind])
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_models_stored_in_half_precision_compute_in_single(tmp_path: Path, precision: str) -> None:
+    import torch
+    import transformers
+
+    folder = save_text_model(tmp_path, "bert")
+    stored = transformers.AutoModel.from_pretrained(folder).to(getattr(torch, precision))
+    stored.save_pretrained(folder)
+    encoder = open_encoder(f"transformers:{folder},pooling=mean", SETTINGS)
+    together = features(encoder, list(TEXTS))
+    alone = np.concatenate([features(encoder, [text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    stored.float().save_pretrained(tmp_path / "single")
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "single")
+    single = open_encoder(f"transformers:{tmp_path / 'single'},pooling=mean", SETTINGS)
+    assert encoder.info.hash == single.info.hash
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_pooling_takes_the_states_that_it_names(tmp_path: Path, padding_side: str) -> None:
     import torch
