@@ -36,7 +36,7 @@ class Score:
         lsvr: Largest singular value ratio of the encoder's features, in nats.
         head_sve: Singular value entropy of the features as the head's classifier sees them, in nats.
         head_lsvr: Largest singular value ratio of the same. Both NaN where they were not measured.
-        datasets: Test sets behind the mean.
+        datasets: Names of the test sets behind the mean.
     """
 
     family: str
@@ -54,7 +54,7 @@ class Score:
     lsvr: float
     head_sve: float
     head_lsvr: float
-    datasets: int
+    datasets: tuple[str, ...]
 
 
 class Mean(NamedTuple):
@@ -64,13 +64,13 @@ class Mean(NamedTuple):
         value: The mean.
         sd: Standard deviation over runs (N - 1 in the denominator); None for one run.
         n: Runs: pairs of encoder and seed. A run's own value is its mean over tasks.
-        tasks: Tasks behind each run's value.
+        tasks: Names of the tasks behind each run's value.
     """
 
     value: float
     sd: float | None
     n: int
-    tasks: int
+    tasks: tuple[str, ...]
 
 
 def scores(selection: Selection, *, per_dataset: bool = False) -> list[Score]:
@@ -110,7 +110,7 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         lsvr=statistics.fmean(row.lsvr for row in rows),
         head_sve=statistics.fmean(_measured(row.head_sve) for row in rows),
         head_lsvr=statistics.fmean(_measured(row.head_lsvr) for row in rows),
-        datasets=len(rows),
+        datasets=tuple(sorted({row.dataset for row in rows})),
     )
 
 
@@ -137,7 +137,7 @@ def means(
     result = {}
     for key, group in groups.items():
         mean = _mean([score for score in group if score.task in shared], value)
-        if mean and mean.tasks == len(shared):
+        if mean and len(mean.tasks) == len(shared):
             result[key] = mean
     return result
 
@@ -165,7 +165,7 @@ def _mean(group: Sequence[Score], value: Callable[[Score], float]) -> Mean | Non
         return None
     whole = all(map(math.isfinite, values))
     sd = statistics.stdev(values) if len(values) > 1 and whole else None
-    return Mean(statistics.fmean(values), sd, len(values), len(tasks))
+    return Mean(statistics.fmean(values), sd, len(values), tuple(sorted(tasks)))
 
 
 def noise_key(score: Score) -> float:
@@ -179,9 +179,10 @@ def percentage(noise: float) -> float:
 
 
 def plain(found: Iterable[Score]) -> list[Score]:
-    """Return the scores of clean downstream labels at each family's largest share of the training data."""
+    """Return the scores of clean labels at the largest share of the data each family has of each task."""
     clean = [score for score in found if score.downstream_noise == 0]
-    largest: dict[str, float] = {}
+    largest: dict[tuple[str, str], float] = {}
     for score in clean:
-        largest[score.family] = max(score.fraction, largest.get(score.family, 0.0))
-    return [score for score in clean if score.fraction == largest[score.family]]
+        name = score.family, score.task
+        largest[name] = max(score.fraction, largest.get(name, 0.0))
+    return [score for score in clean if score.fraction == largest[score.family, score.task]]

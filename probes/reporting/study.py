@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from probes.reporting.averages import Score, noise_key, plain, scores
 from probes.reporting.selection import Selection
 from probes.reporting.variants import FIRST, is_ablation
-from probes.reporting.wording import metric_label, unique
+from probes.reporting.wording import metric_label, several, unique
 from probes.results import Row
 from probes.results.row import Domain
 
@@ -44,7 +45,7 @@ class Study:
 
     @functools.cached_property
     def main(self) -> list[Score]:
-        """Scores of main settings, clean downstream labels, largest fraction: what most sections show."""
+        """Scores of main settings, clean labels, largest fraction of each task: what most sections show."""
         return plain(self.of_main_heads(self.scores))
 
     @functools.cached_property
@@ -77,6 +78,20 @@ class Study:
     def metric(self) -> str:
         """``accuracy``, or ``score`` where tasks have metrics of their own."""
         return metric_label(self.rows)
+
+    def fitted_on(self, family: str, tasks: Iterable[str]) -> str:
+        """Name the share of the training data behind the main scores of these tasks."""
+        wanted = set(tasks)
+        shares: dict[float, set[str]] = defaultdict(set)
+        for score in of_family(self.main, family):
+            if score.task in wanted:
+                shares[score.fraction].add(score.task)
+        named = [
+            (f"{100 * share:g} %", several(sorted(shares[share]))) for share in sorted(shares, reverse=True)
+        ]
+        if len(named) == 1:
+            return f"{named[0][0]} of the training data of {named[0][1]}"
+        return f"{several([f'{share} of {of}' for share, of in named])} (shares of the training data)"
 
     def known(self, found: Iterable[Score]) -> list[Score]:
         """Return the scores of encoders whose pre-training noise is known."""

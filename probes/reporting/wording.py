@@ -76,6 +76,11 @@ def error_bars(means: Iterable[Mean]) -> str:
     return f"Error bars: standard deviation over runs; {runs_behind(found)}"
 
 
+def tasks_behind(means: Iterable[Mean]) -> list[str]:
+    """Return the tasks that means are over: not every task with results is in every mean."""
+    return sorted({task for mean in means for task in mean.tasks})
+
+
 def runs_behind(means: Iterable[Mean]) -> str:
     """Return the range of N over means: ``N = 3 runs each`` or ``N = 1 to 3 runs``."""
     counts = unique(mean.n for mean in means)

@@ -61,7 +61,7 @@ def _table(study: Study) -> Table:
     for name, measured, found in _groups(study):
         shown: set[str] = set()
         # Over several levels or shares a deviation would be of those more than of the runs.
-        mixed = len({(noise_key(score), score.fraction) for score in found}) > 1
+        mixed = len({noise_key(score) for score in found}) > 1 or _several_shares(found)
         by_domain = {domain: in_domain(found, domain) for domain in ("id", "ood")}
         by = {domain: means(members, lambda score: score.head) for domain, members in by_domain.items()}
         for head in study.heads:
@@ -124,9 +124,14 @@ def _groups(study: Study) -> list[Line]:
             lines.append(Line(f"{family}, all levels" if levels else family, found, _compared(found)))
         everything = of_family(study.of_main_heads(study.scores), family)
         clean = [score for score in everything if score.downstream_noise == 0]
-        if len({score.fraction for score in clean}) > 1:
+        if _several_shares(clean):
             lines.append(Line(f"{family}, all levels and shares", clean, _compared(clean)))
     return lines
+
+
+def _several_shares(found: list[Score]) -> bool:
+    """Whether a task was run at several shares of its data; two tasks may well have one each."""
+    return len({(score.task, score.fraction) for score in found}) > len({score.task for score in found})
 
 
 def _compared(found: list[Score]) -> list[Score]:

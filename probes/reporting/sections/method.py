@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from probes.reporting.paired import METHOD
 from probes.reporting.records import Gap, Section, Table, cells
 from probes.reporting.study import Study
+from probes.reporting.uncompared import uncompared
 from probes.reporting.wording import several
 
 PAPER = (
@@ -76,12 +77,14 @@ def _definitions(study: Study) -> Table:
 
 def _beside(study: Study) -> list[tuple[str, str]]:
     """Name results that no main table shows: nothing that was measured goes missing in silence."""
-    if not study.beside:
-        return []
-    reason = (
-        "no result in the head's main setting, on clean labels, at its family's largest share of the data"
-    )
-    return [("Not in main tables", f"{several(study.beside)}: {reason}.")]
+    notes = uncompared(study)
+    if study.beside:
+        reason = (
+            "no result in the head's main setting, on clean labels, at the largest share of a task's data "
+            "that its family has"
+        )
+        notes.insert(0, f"{several(study.beside)}: {reason}.")
+    return [("Not in main tables", note) for note in notes]
 
 
 def _coverage(before: Sequence[Section]) -> Table:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from probes.reporting.averages import Mean, means, noise_key, plain
+from probes.reporting.averages import Mean, means, noise_key
 from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
-from probes.reporting.wording import error_bars, several, unique
+from probes.reporting.wording import error_bars, several, tasks_behind
+from probes.results.row import Domain
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -39,17 +41,17 @@ def section(study: Study) -> Section:
     )
 
 
-def by_head(study: Study) -> Figure:
+def by_head(study: Study) -> Figure | Gap:
     """Return one panel a domain (and family), one line a head."""
     panels: list[Panel] = []
-    behind: list[Mean] = []
+    behind: dict[str, dict[Domain, list[Mean]]] = defaultdict(dict)
     for family, levels in study.ladders.items():
         for domain, title in DOMAINS:
             found = in_domain(of_family(study.known(study.main), family), domain)
             by = means(found, lambda score: (score.head, noise_key(score)))
             if not by:
                 continue
-            behind += by.values()
+            behind[family][domain] = list(by.values())
             series = [
                 Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
                 for head in study.heads
@@ -58,11 +60,18 @@ def by_head(study: Study) -> Figure:
             panels.append(
                 _panel(study, study.title(family, title), series, levels, group=f"{family}-{domain}")
             )
+    if not panels:
+        return Gap(
+            title="Accuracy against pre-training noise, by head",
+            paper="Fig. 1",
+            reason="no encoder of known noise has results of a head's main setting on clean labels",
+            command=NOISE_COMMAND,
+        )
     return Figure(
         name="accuracy-noise",
         title=f"{study.metric.capitalize()} against pre-training noise, by head",
         paper="Fig. 1",
-        caption=f"{conditions(study)} {error_bars(behind)}.",
+        caption=f"{conditions(study, behind)} {error_bars(_every(behind))}.",
         panels=tuple(panels),
     )
 
@@ -101,6 +110,13 @@ def by_fraction(study: Study) -> Figure | Gap:
                 ]
                 name = study.title(family, f"{head}, {title.lower()}")
                 panels.append(_panel(study, name, series, levels, group=f"{family}-{domain}"))
+    if not panels:
+        return Gap(
+            title="Accuracy against noise at several shares of the training data",
+            paper="Fig. 1 and 2",
+            reason="no head was run on the same tasks at two shares of their training data",
+            command=FRACTION_COMMAND,
+        )
     return Figure(
         name="accuracy-fractions",
         title=f"{study.metric.capitalize()} against pre-training noise, by share of the training data",
@@ -122,15 +138,28 @@ def point(x: float, mean: Mean, scale: float = 100.0, label: str = "") -> Point:
     return Point(x=x, y=scale * mean.value, spread=spread, n=mean.n, label=label)
 
 
-def conditions(study: Study) -> str:
-    """Return the sentence that says what a figure of the main scores averages over."""
-    tasks = sorted({score.task for score in study.main})
-    shares = several([f"{100 * fraction:g} %" for fraction in unique(score.fraction for score in study.main)])
-    outside = sorted(
-        {score.task for score in in_domain(plain(study.of_main_heads(study.dataset_scores)), "ood")}
-    )
-    text = f"Heads fitted on {shares} of the training data of {several(tasks)}."
-    return text + (f" Out-of-domain: mean over {several(outside)}." if outside else "")
+def conditions(study: Study, behind: Mapping[str, Mapping[Domain, Sequence[Mean]]]) -> str:
+    """Return what a figure of the main scores averages over, from its means by family and domain."""
+    sentences = {family: _conditions(study, family, means) for family, means in behind.items()}
+    if len(set(sentences.values())) == 1:
+        return next(iter(sentences.values()))
+    return " ".join(f"{family}: {sentence}" for family, sentence in sentences.items())
+
+
+def _conditions(study: Study, family: str, behind: Mapping[Domain, Sequence[Mean]]) -> str:
+    averaged = {domain: set(tasks_behind(means)) for domain, means in behind.items()}
+    outside = {
+        dataset
+        for score in in_domain(of_family(study.known(study.main), family), "ood")
+        if score.task in averaged.get("ood", ())
+        for dataset in score.datasets
+    }
+    text = f"Heads fitted on {study.fitted_on(family, set.union(*averaged.values()))}."
+    return text + (f" Out-of-domain: mean over {several(sorted(outside))}." if outside else "")
+
+
+def _every(behind: Mapping[str, Mapping[Domain, Sequence[Mean]]]) -> list[Mean]:
+    return [mean for domains in behind.values() for means in domains.values() for mean in means]
 
 
 def describe(series: Sequence[Series], x: str) -> str:

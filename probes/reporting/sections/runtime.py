@@ -39,13 +39,15 @@ def section(study: Study) -> Section:
 
 
 def _fits(study: Study) -> dict[str, list[Row]]:
-    """Return one row a fit, by head label: clean labels, largest fraction."""
+    """Return one row a fit, by head label: clean labels, largest fraction of each task."""
     clean = [row for row in study.rows if row.downstream_noise == 0]
-    top = max((row.fraction for row in clean), default=1.0)
+    top: dict[str, float] = {}
+    for row in clean:
+        top[row.task] = max(row.fraction, top.get(row.task, 0.0))
     fits: dict[str, dict[tuple[str, str, int], Row]] = defaultdict(dict)
     for row in clean:
         label = study.selection.head[row.row_id]
-        if row.fraction == top and label in study.heads:
+        if row.fraction == top[row.task] and label in study.heads:
             fits[label].setdefault((row.encoder_hash, row.task, row.seed), row)
     return {head: list(fits[head].values()) for head in study.heads if head in fits}
 

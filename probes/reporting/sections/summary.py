@@ -5,7 +5,7 @@ from __future__ import annotations
 from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
-from probes.reporting.wording import NONE, number, percent, runs_behind, several, unique
+from probes.reporting.wording import NONE, number, percent, runs_behind, several, tasks_behind, unique
 from probes.summary import NOTE
 
 SPECTRAL = ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")
@@ -22,10 +22,12 @@ def summary_table(study: Study) -> Table:
     named = len(families) > 1
     rows = []
     behind: list[Mean] = []
+    averaged: dict[str, str] = {}
     for family in families:
         found = of_family(study.main, family)
         columns = _columns(found)
         behind += columns["id"].values()
+        averaged[family] = _averaged(study, family, columns)
         for noise in _noises(found):
             for head in study.heads:
                 key = (noise, head)
@@ -48,7 +50,7 @@ def summary_table(study: Study) -> Table:
         name="summary-table",
         title=f"{metric.capitalize()} and spectra by pre-training noise and head",
         caption=(
-            f"{metric.capitalize()} in percent: mean over {_tasks(study)} ± standard deviation over runs, "
+            f"{metric.capitalize()} in percent: mean over {_tasks(averaged)} ± standard deviation over runs, "
             f"{runs_behind(behind)} (a run is one encoder and one seed of the head; seeds do not repeat the "
             f"pre-training). {NOTE} Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of the "
             f"largest singular value. A dash: not measured. Compare either only where N and dimension agree."
@@ -88,6 +90,23 @@ def _noises(found: list[Score]) -> list[float | None]:
     return [*known, *([None] if any(score.noise is None for score in found) else [])]
 
 
-def _tasks(study: Study) -> str:
-    tasks = sorted({score.task for score in study.main})
+def _averaged(study: Study, family: str, columns: dict[str, dict[tuple[float | None, str], Mean]]) -> str:
+    """Name the tasks that the means of a family are over, which need not be all that have results."""
+    inside, outside = (tasks_behind(columns[domain].values()) for domain in ("id", "ood"))
+    text = _named(inside or outside)
+    if inside and outside and inside != outside:
+        text += f", out of domain over {_named(outside)},"
+    tasks = {*inside, *outside}
+    shares = {score.fraction for score in of_family(study.main, family) if score.task in tasks}
+    return text + (f" fitted on {study.fitted_on(family, tasks)}" if len(shares) > 1 else "")
+
+
+def _named(tasks: list[str]) -> str:
     return several(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks"
+
+
+def _tasks(averaged: dict[str, str]) -> str:
+    """Say what the means are over, for each family where they differ."""
+    if len(set(averaged.values())) == 1:
+        return next(iter(averaged.values()))
+    return "; ".join(f"{text} ({family})" for family, text in averaged.items())

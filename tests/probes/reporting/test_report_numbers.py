@@ -30,7 +30,7 @@ def test_a_mean_over_runs_has_their_standard_deviation_and_their_number(row: Mak
     mean = means(scores(select(rows)), lambda score: score.head)["lp"]
     assert mean.value == pytest.approx(0.85)
     assert mean.sd == pytest.approx(statistics.stdev((0.8, 0.9, 0.85)))
-    assert (mean.n, mean.tasks) == (3, 1)
+    assert (mean.n, mean.tasks) == (3, ("digits",))
 
 
 def test_of_a_result_computed_by_several_states_of_a_heads_code_the_last_counts(row: MakeRow) -> None:
@@ -85,6 +85,13 @@ def test_main_scores_are_of_clean_labels_and_all_training_data(digits: MakeRows)
     rows = [*digits(fractions=(0.1, 1.0)), *digits(downstream_noise=0.3)]
     found = plain(scores(select(rows)))
     assert {(score.fraction, score.downstream_noise) for score in found} == {(1.0, 0.0)}
+
+
+def test_main_scores_are_at_the_largest_share_that_each_task_has(row: MakeRow) -> None:
+    rows = [row(task="a", dataset="a", fraction=share) for share in (0.1, 1.0)]
+    rows += [row(task="b", dataset="b", fraction=share) for share in (0.1, 0.5)]
+    found = plain(scores(select(rows)))
+    assert [(score.task, score.fraction) for score in found] == [("a", 1.0), ("b", 0.5)]
 
 
 def test_differences_are_paired_and_not_of_unpaired_means(row: MakeRow) -> None:

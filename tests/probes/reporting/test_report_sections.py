@@ -203,6 +203,76 @@ def test_nothing_measured_goes_missing_in_silence(digits: MakeRows) -> None:
     assert "nmtune on quickstart-n20-seed0" in beside
 
 
+def on_task(row: MakeRow, task: str, heads: tuple[str, ...] = ("lp", "mlp"), **changes: object) -> list[Row]:
+    return [
+        row(noise=noise, head=head, seed=seed, task=task, dataset=task, **changes)
+        for noise in (0.0, 0.2)
+        for head in heads
+        for seed in (0, 1)
+    ]
+
+
+def beside(report: Report) -> list[str]:
+    return [line[1] for line in text(table(report, "definitions")) if line[0] == "Not in main tables"]
+
+
+def test_a_head_that_lacks_a_task_of_the_others_is_named_with_the_reason(row: MakeRow) -> None:
+    rows = [*on_task(row, "a"), *on_task(row, "b"), *on_task(row, "c"), *on_task(row, "a", ("nmtune",))]
+    report = build(rows)
+    assert {line[1] for line in text(table(report, "summary-table"))} == {"lp", "mlp"}
+    assert beside(report) == [
+        "nmtune on quickstart, 0 % and 20 % noise: no run has all the tasks that the other means are over "
+        "(a, b and c)."
+    ]
+    assert "Left out: nmtune (quickstart, 0 % noise)" in table(report, "heads-table").caption
+
+
+def test_captions_name_the_tasks_that_were_averaged_and_the_method_the_others(row: MakeRow) -> None:
+    lone = [one for one in on_task(row, "c") if one.noise_ratio == 0]
+    shifted = [dataclasses.replace(one, row_id="", dataset="c-thick", domain="ood") for one in lone]
+    rows = [*on_task(row, "a"), *on_task(row, "b"), *lone]
+    report = build(rows)
+    assert "mean over a and b ±" in table(report, "summary-table").caption
+    assert figure(report, "accuracy-noise").caption.startswith(
+        "Heads fitted on 100 % of the training data of a and b."
+    )
+    assert beside(report) == [
+        "c on quickstart: not every head and noise level that is compared has results; the means are over "
+        "a and b."
+    ]
+    outside = build([*rows, *shifted])
+    assert "mean over a and b, out of domain over c, ±" in table(outside, "summary-table").caption
+    assert beside(outside)[0].startswith("In-domain: c on quickstart")
+
+
+def test_a_task_run_at_a_smaller_share_only_is_shown_with_its_share(row: MakeRow) -> None:
+    report = build([*on_task(row, "a"), *on_task(row, "b", fraction=0.5)])
+    assert {line[0] for line in text(table(report, "datasets-id-table"))} == {"a", "b"}
+    assert [panel.title for panel in figure(report, "datasets-id").panels] == ["a", "b"]
+    shares = "100 % of a and 50 % of b (shares of the training data)"
+    assert shares in figure(report, "accuracy-noise").caption
+    assert shares in table(report, "summary-table").caption
+    # Every run has both tasks at the same shares: the deviation is of runs.
+    assert "±" in text(table(report, "heads-table"))[0][2]
+    assert {line[-1] for line in text(table(report, "run-time-heads"))} == {"8"}
+
+
+def test_no_figure_is_without_panels(row: MakeRow) -> None:
+    public = {"encoder": "timm:resnet50", "encoder_hash": "t", "noise_ratio": None, "run_path": None}
+    studies = {
+        "Accuracy against noise at several shares of the training data": [
+            *on_task(row, "a"),
+            *on_task(row, "b", fraction=0.5),
+        ],
+        "Accuracy against pre-training noise, by head": on_task(row, "a", downstream_noise=0.3),
+        "Table 15": [*on_task(row, "a"), row(task="a", dataset="a-thick", **public)],
+    }
+    for missing, rows in studies.items():
+        report = build(rows)
+        assert any(missing in (gap.title, gap.paper) for gap in report.gaps)
+        assert all(item.panels for item in report.figures)
+
+
 def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -> None:
     lines = text(table(build(digits(fractions=(0.1, 1.0))), "heads-table"))
     counts = {(line[0], line[1]): line[4] for line in lines}
