@@ -13,6 +13,7 @@ import numpy.typing as npt
 from probes.reporting.averages import percentage
 from probes.reporting.records import Figure, Gap, Panel, Point, Scale, Section, Series
 from probes.reporting.study import DOMAINS, Study
+from probes.reporting.wording import several
 from probes.results import Row
 from probes.results.row import Domain
 
@@ -80,15 +81,25 @@ def section(study: Study) -> Section:
     )
 
 
-def _figure(study: Study, dataset: str, domain: Domain, title: str) -> Figure:
+def _figure(study: Study, dataset: str, domain: Domain, title: str) -> Figure | Gap:
     curves = _curves(study, dataset, domain)
     panels = tuple(panel for stretch in STRETCHES if (panel := _panel(dataset, stretch, curves)).series)
+    single = [curve.label for curve in curves if _values(curve) < 2]
+    if not panels:
+        return Gap(
+            title=f"Spectrum on {dataset} ({title.lower()})",
+            paper="Fig. 11 to 14",
+            reason=f"{several(single)}: a single singular value is not zero, and one value is no curve",
+            command="python -m probes.run --plugin lp --encoder NAME --task NAME",
+        )
     shapes = sorted({curve.shape for curve in curves})
     sizes = " and ".join(f"N = {n}, D = {dimension}" for n, dimension in shapes)
     absent = [stretch.title for stretch in STRETCHES[len(panels) :]]
     caption = f"Test features of {dataset} ({title.lower()}): {sizes}. At most min(N, D) values are not zero."
     if any(curve.encoders > 1 for curve in curves):
         caption += " Of several encoders of one level, the mean."
+    if single:
+        caption += f" Not drawn, since one value is no curve: {several(single)}."
     if absent:
         caption += f" The stretch {' and '.join(absent)} is empty: there are too few values."
     return Figure(
@@ -133,12 +144,17 @@ def _curve(label: str, shape: tuple[int, int], rows: Sequence[Row]) -> Curve:
     return Curve(label, rows[0].noise_ratio is not None, shares.mean(axis=0), shape, len(rows))
 
 
+def _values(curve: Curve) -> int:
+    """Count the values that are not zero, up to rounding."""
+    return int(np.count_nonzero(curve.shares > 1e-12))
+
+
 def _panel(dataset: str, stretch: Stretch, curves: Sequence[Curve]) -> Panel:
     series = []
     levels = [curve.label for curve in curves if curve.known]
     others = [curve.label for curve in curves if not curve.known]
     for curve in curves:
-        ranks = _ranks(stretch, int(np.count_nonzero(curve.shares > 1e-12)))
+        ranks = _ranks(stretch, _values(curve))
         points = tuple(Point(x=float(rank), y=float(curve.shares[rank - 1])) for rank in ranks)
         if not points:
             continue

@@ -134,6 +134,21 @@ def test_spectra_are_drawn_by_noise_level_and_unknown_encoders_by_name(row: Make
     assert [point.y for point in panel.series[1].points] == [62.5, 37.5]
 
 
+def test_a_single_singular_value_is_no_curve_and_is_named(row: MakeRow) -> None:
+    collapsed = {"encoder": "timm:flat", "encoder_hash": "f", "noise_ratio": None, "run_path": None}
+    narrow = [row(dim=1, singular_values=(3.0,), sve=0.0, lsvr=0.0)]
+    report = build(narrow)
+    assert report.figures == []
+    (gap,) = [gap for gap in report.gaps if gap.paper == "Fig. 11 to 14"]
+    assert gap.title == "Spectrum on digits (in-domain)"
+    assert gap.reason.startswith("20 %: ")
+    assert gap.reason.endswith("one value is no curve")
+    flat = row(singular_values=(3.0, *[0.0] * 358), **collapsed)
+    drawn = figure(build([row(), flat]), "spectrum-id-digits")
+    assert [series.label for series in drawn.panels[0].series] == ["20 %"]
+    assert "Not drawn, since one value is no curve: timm:flat." in drawn.caption
+
+
 def test_ablations_of_nmtune_are_shown_in_their_own_section_only(digits: MakeRows) -> None:
     report = build(digits(heads=("lp", "nmtune", "nmtune-mse", "nmtune-layers1", "nmtune-topk")))
     heads = {line[1] for line in text(table(report, "summary-table"))}
