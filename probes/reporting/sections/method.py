@@ -16,7 +16,7 @@ PAPER = (
 )
 CONVENTIONS = {
     "raw": "the features as they are (the paper's definitions 2.1 and 2.2)",
-    "row-centred": "each sample's features minus their mean",
+    "row-centred": "each sample divided by its norm, then minus its mean over the features",
     "column-centred": "each dimension minus its mean over samples",
 }
 

@@ -7,12 +7,15 @@ import json
 import statistics
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plugins.spectra import singular_values
 from probes.reporting.averages import means, noise_key, plain, scores
 from probes.reporting.paired import difference, summarise
+from probes.reporting.sections.method import CONVENTIONS
 from probes.reporting.selection import select
 from probes.reporting.wording import points
 from probes.results import Row
@@ -150,6 +153,16 @@ def test_spectra_of_one_convention_are_reported_and_the_others_noted(digits: Mak
     assert len(selection.rows) == len(digits())
     assert any("row-centred" in note for note in selection.notes)
     assert select(rows, "row-centred").convention == "row-centred"
+
+
+def test_the_words_for_a_convention_say_what_is_computed() -> None:
+    features = np.array([[1.0, 2.0, 6.0], [3.0, -1.0, 0.5]])
+    assert (
+        CONVENTIONS["row-centred"] == "each sample divided by its norm, then minus its mean over the features"
+    )
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    worded = np.linalg.svd(unit - unit.mean(axis=1, keepdims=True), compute_uv=False)
+    assert singular_values(features, convention="row-centred") == pytest.approx(worded)
 
 
 def test_only_the_last_step_of_a_run_counts(row: MakeRow) -> None:
