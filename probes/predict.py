@@ -16,10 +16,10 @@ from nml.files import atomic_writer, write_bytes
 
 EPILOG = """\
 examples:
-  python -m probes.run --plugin nmtune --encoder timm:resnet50 --task imagefolder:photos --save-heads heads
-  python -m probes.predict heads/nmtune-1f0c2b7a5d3e4968 --features new.npy
+  python -m probes.run --plugin lp --encoder timm:resnet50 --task imagefolder:train,test --save-heads heads
+  python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy
       predictions.csv: the row, the name of its class and the class's score
-  python -m probes.predict heads/nmtune-1f0c2b7a5d3e4968 --features new.npy --out logits.npy
+  python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy --out logits.npy
       every score, float32 [N, K]
 
 in Python: plugins.saved.load_head(FOLDER).head.predict_logits(features)

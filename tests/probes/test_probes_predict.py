@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from nml.errors import UserError
 from plugins.saved import load_head
+from probes.predict import EPILOG
 from probes.predict import main as predict
 from probes.results import read_rows
 from probes.run import main as measure
@@ -87,3 +90,17 @@ def test_a_mistake_is_one_line(
     with pytest.raises(UserError, match=error):
         predict([head if word == "HEAD" else word for word in words])
     assert not (tmp_path / "predictions.csv").exists()
+
+
+def test_the_task_that_the_help_shows_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (name,) = re.findall(r"--task (\S+)", EPILOG)
+    kind, _, folders = name.partition(":")
+    assert kind == "imagefolder"
+    for folder in folders.split(","):
+        for label in ("cat", "dog"):
+            place = tmp_path / folder / label
+            place.mkdir(parents=True)
+            for number in range(12):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(place / f"{number}.png")
+    assert open_task(name, tmp_path).evaluations
