@@ -1,16 +1,19 @@
 """Step time and memory of the engines, each a run of its own on the same bundled images.
 
     python benchmarks/engines.py [--engines ddp fsdp deepspeed-1] [--model resnet18] [--size 64]
-        [--batch 64] [--ranks 2] [--dtype fp32] [--channels-last] [--compile]
+        [--batch 64] [--ranks 2] [--workers 1] [--dtype fp32] [--channels-last] [--compile]
+    python benchmarks/engines.py --objective clip --model RN50-quickgelu --size 224 --shards CAPTION_SET
 
-Every engine trains one epoch by ``pretrain.run`` on ``--ranks`` processes of this machine (one a GPU
-where there are some) and is judged by the lines of its metrics.jsonl: medians over the steps after the
-first five. MFU counts three forward passes a step against the dense peak of the GPU, where it is known.
+Every engine trains by ``pretrain.run`` on ``--ranks`` processes of this machine (one a GPU where there
+are some) and is judged by the lines of its metrics.jsonl: medians over the steps after the first five.
+MFU counts three forward passes a step, without the wait for data, against the dense peak of the GPU,
+where it is known.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import statistics
@@ -18,15 +21,18 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import yaml
 
-from nml import cli
+from nml import cli, digits
+from shards.shardset import ShardSet
 
 ENGINES = ("ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3")
 WARM = 5
+# Steps that are looked at, at least.
+MEASURED = 20
 # Dense peaks in TFLOP/s, from the data sheets: (name in the device's name, bf16 or fp16, fp32).
 PEAKS = (("H200", 989, 67), ("H100", 989, 67), ("A100", 312, 19.5), ("L40S", 362, 91.6), ("L4", 121, 30.3))
 
@@ -47,7 +53,9 @@ def main() -> None:
     parser.add_argument("--model", type=str, default="resnet18")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=64, help="samples of a step over all ranks")
-    parser.add_argument("--ranks", type=int, default=max(2, torch.cuda.device_count()))
+    parser.add_argument("--ranks", type=int, default=torch.cuda.device_count() or 2)
+    parser.add_argument("--workers", type=int, default=1, help="loader processes of each rank")
+    parser.add_argument("--objective", type=Literal["classify", "clip"], default="classify")
     parser.add_argument("--dtype", type=str, default="fp32")
     parser.add_argument("--optimizer", type=str, default="adamw")
     parser.add_argument("--channels-last", action="store_true")
@@ -55,10 +63,12 @@ def main() -> None:
     parser.add_argument("--shards", type=str, default=None, help="a shard set instead of the bundled digits")
     options = parser.parse_args()
     recipe = {
-        "epochs": 1,
+        "objective": options.objective,
+        "loss": {"name": "infonce" if options.objective == "clip" else "cross-entropy"},
+        "epochs": epochs(options.shards, options.batch),
         "global_batch": options.batch,
         "model": {"name": options.model},
-        "data": {"size": options.size, "test_size": options.size, "crop": "none", "workers": 1},
+        "data": {"size": options.size, "test_size": options.size, "crop": "none", "workers": options.workers},
         "optimizer": {"name": options.optimizer, "lr": 1e-3, "weight_decay": 0.05, "clip": 1.0},
         "engine": {
             "dtype": options.dtype,
@@ -68,7 +78,7 @@ def main() -> None:
         "validate_every": 999,
         "checkpoints": {"every_epochs": 0},
     }
-    flops = flops_of_a_sample(options.model, options.size)
+    flops = flops_of_a_sample(options.objective, options.model, options.size)
     peak = peak_flops(options.dtype)
     print(
         f"{options.model} at {options.size} px, batch {options.batch}, {options.ranks} ranks, {options.dtype}"
@@ -79,7 +89,7 @@ def main() -> None:
         path.write_text(yaml.safe_dump(recipe))
         for engine in options.engines:
             row = measure(engine, path, Path(folder) / engine, options.ranks, options.shards)
-            achieved = 3 * flops * row.samples_per_s / 1e12
+            achieved = 3 * flops * options.batch / row.step_ms / 1e9
             mfu = f"MFU {achieved / peak / options.ranks:.1%}" if peak else "peak unknown, no MFU"
             print(
                 f"{row.engine:12} {row.step_ms:8.1f} ms a step {row.wait_ms:6.1f} ms wait "
@@ -89,7 +99,7 @@ def main() -> None:
 
 
 def measure(engine: str, recipe: Path, run: Path, ranks: int, shards: str | None) -> Row:
-    """Train an epoch and read what it says of itself."""
+    """Train and read what it says of itself."""
     name, _, stage = engine.partition("-")
     command = [sys.executable, "-m", "pretrain.run", "--recipe", str(recipe), "--run-dir", str(run)]
     command += ["--engine", name, "--noise", "0", *(["--shards", shards] if shards else [])]
@@ -118,13 +128,26 @@ def measure(engine: str, recipe: Path, run: Path, ranks: int, shards: str | None
     )
 
 
-def flops_of_a_sample(model: str, size: int) -> float:
+def epochs(shards: str | None, batch: int) -> int:
+    """Return how many epochs have steps enough to look at."""
+    samples = ShardSet.open(shards).num_samples if shards else len(digits.load("train").labels)
+    return math.ceil((WARM + MEASURED) / max(1, samples // batch))
+
+
+def flops_of_a_sample(objective: str, model: str, size: int) -> float:
     """Return the floating point operations of one forward pass."""
+    import open_clip
     import timm
     from torch.utils.flop_counter import FlopCounterMode
 
+    image = torch.zeros(1, 3, size, size)
+    if objective == "clip":
+        network = open_clip.create_model(model, pretrained=None, force_image_size=size).eval()
+        inputs = (image, open_clip.get_tokenizer(model)(["a text"]))
+    else:
+        network, inputs = timm.create_model(model).eval(), (image,)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        timm.create_model(model).eval()(torch.zeros(1, 3, size, size))
+        network(*inputs)
     return float(counter.get_total_flops())
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from pretrain.engines.ddp import DdpEngine
+from pretrain.engines.native import device_of_rank
 from pretrain.loading import Batch
 from pretrain.models import build_network
 from pretrain.objective import Objective
@@ -70,7 +71,7 @@ def project(recipe: Recipe, world: World, objective: Objective, folder: Path) ->
 
 def bare(recipe: Recipe, objective: Objective) -> Round:
     """The fewest lines that train the same: no metrics but the loss, one process, no ddp."""
-    network = build_network(objective.architecture, 0).train()
+    network = build_network(objective.architecture, 0).to(device_of_rank()).train()
     optimizer = build_optimizer(
         recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
     )
@@ -78,7 +79,7 @@ def bare(recipe: Recipe, objective: Objective) -> Round:
 
     def contrast(output: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = output["logit_scale"] * output["image_features"] @ output["text_features"].T
-        own = torch.arange(len(logits))
+        own = torch.arange(len(logits), device=logits.device)
         return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
 
     def run(batches: list[Batch]) -> None:
@@ -96,12 +97,12 @@ def bare(recipe: Recipe, objective: Objective) -> Round:
 
 
 def timm_loop(recipe: Recipe, objective: Objective) -> Round:
-    """What train_one_epoch of timm's train.py does for each batch, without AMP, on the CPU."""
+    """What train_one_epoch of timm's train.py does for each batch, without AMP."""
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
     from timm.utils import AverageMeter
 
-    network = build_network(objective.architecture, 0).train()
+    network = build_network(objective.architecture, 0).to(device_of_rank()).train()
     config = recipe.optimizer
     optimizer = create_optimizer_v2(
         network, opt="sgd", lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
@@ -155,12 +156,12 @@ def open_clip_loop(recipe: Recipe, objective: Objective) -> Round:
     from open_clip_train.train import train_one_epoch
 
     logging.getLogger().setLevel(logging.ERROR)
-    network = build_network(objective.architecture, 0)
+    network = build_network(objective.architecture, 0).to(device_of_rank())
     optimizer = build_optimizer(
         recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
     )
     args = Namespace(
-        device="cpu",
+        device=device_of_rank(),
         precision="fp32",
         distill=False,
         accum_freq=1,

@@ -22,6 +22,7 @@ from train_loops import Round, bare, open_clip_loop, project, timm_loop
 
 from nml import cli
 from pretrain.assembly import share_cores
+from pretrain.engines.native import device_of_rank
 from pretrain.loading import Batch
 from pretrain.objective import Objective, build_objective
 from pretrain.recipe import Data, Loss, Model, Optimizer, Recipe
@@ -105,7 +106,7 @@ def make_batches(objective: Objective, recipe: Recipe, number: int) -> list[Batc
         else:
             words = torch.randint(0, 10**6, (batch, 8), generator=generator).tolist()
             targets = torch.stack([objective.text_transform(" ".join(map(str, line))) for line in words])
-        found.append(Batch(images, targets, labels))
+        found.append(Batch(*(part.to(device_of_rank()) for part in (images, targets, labels))))
     return found
 
 
@@ -125,6 +126,8 @@ def race(contenders: dict[str, Round], batches: list[Batch], rounds: int) -> dic
         for name in names[turn:] + names[:turn]:
             wall, cpu = time.perf_counter(), time.process_time()
             contenders[name](batches)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if number:
                 times[name].wall.append((time.perf_counter() - wall) / len(batches))
                 times[name].cpu.append((time.process_time() - cpu) / len(batches))

@@ -39,6 +39,8 @@ def assemble(
     """
     recipe = options.recipe
     share_cores(world)
+    # All batches of a run have one shape: worth the search for the fastest convolutions.
+    torch.backends.cudnn.benchmark = True
     check_engine(options.engine, recipe)
     _check_kind(options, shard_set)
     sampler = StepSampler(shard_set, recipe, world, options.seed)

@@ -141,7 +141,9 @@ class Trainer:
     def _agree(self, loss: torch.Tensor) -> tuple[float, bool, bool]:
         """Return the mean loss over the ranks, whether one was stopped, whether one's save failed."""
         stopped, failed = self.stop.signal is not None, self.state.saver.failed
-        word = torch.tensor([float(loss), float(stopped), float(failed)])
+        # On the device of the loss: the one wait for it is that for the answer.
+        word = torch.tensor([0.0, float(stopped), float(failed)], device=self.engine.device)
+        word[0] = loss.detach()
         dist.all_reduce(word)
         total, stops, failures = word.tolist()
         return total / self.world.size, bool(stops), bool(failures)

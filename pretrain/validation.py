@@ -22,7 +22,7 @@ from shards.shardset import ShardSet
 
 _BATCH = 64
 # Images of a rank below which starting processes costs more than they save.
-_WORTH_WORKERS = 2000
+_WORTH_WORKERS = 256
 
 
 class ValidationData(NamedTuple):
@@ -140,6 +140,7 @@ def _share(data: ValidationData, world: World, workers: int) -> DataLoader[Any]:
         num_workers=workers,
         worker_init_fn=ignore_stop_signals if workers else None,
         multiprocessing_context="fork" if workers else None,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
     )
 

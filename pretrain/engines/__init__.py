@@ -19,6 +19,8 @@ from pretrain.engines.deepspeed_config import read_own
 from pretrain.recipe import Recipe
 
 Tensors = dict[str, torch.Tensor]
+# Graphs of one piece of code: ResNet-152 has 50 blocks of a class.
+_GRAPHS = 256
 
 
 class Engine(Protocol):
@@ -120,8 +122,24 @@ def check_engine(name: str, recipe: Recipe) -> None:
         raise UserError("recipe.model.batch_norm sync with compile", mend="turn one of them off")
 
 
+def _allow_a_graph_a_block() -> None:
+    """Let all blocks of a network be compiled.
+
+    The blocks of one class share their code, and each needs graphs of its own: for its shapes and its drop
+    path, under fsdp, for training and for validation. Beyond torch's limit, 8, the rest would run uncompiled.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(_GRAPHS, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.accumulated_recompile_limit = max(
+        _GRAPHS, torch._dynamo.config.accumulated_recompile_limit
+    )
+
+
 def build_engine(name: EngineName, network: nn.Module, recipe: Recipe, *, accumulation: int) -> Engine:
     """Return an engine around a network whose weights are equal on all ranks. Collective."""
+    if recipe.engine.compile:
+        _allow_a_graph_a_block()
     if name == "fsdp":
         from pretrain.engines.fsdp import FsdpEngine
 

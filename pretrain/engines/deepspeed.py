@@ -93,7 +93,7 @@ class DeepSpeedEngine:
     def backward(self, loss: torch.Tensor) -> None:
         """See :class:`pretrain.engines.Engine`. Decides here what must not reach ZeRO's buckets."""
         if self._accumulation == 1:
-            finite = torch.isfinite(loss.detach()).float().cpu()
+            finite = torch.isfinite(loss.detach()).float()
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
             self._bad = not bool(finite.item())
             if self._bad:

@@ -55,7 +55,8 @@ def deepspeed_config(recipe: Recipe, *, accumulation: int, world_size: int) -> d
         "wall_clock_breakdown": False,
     }
     if recipe.engine.dtype == "bf16":
-        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+        # Gradients and gathered weights of modules that it lists would travel in bf16; autocast needs none.
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     if not recipe.engine.deepspeed_config:
         return config
     path = Path(recipe.engine.deepspeed_config)

@@ -70,17 +70,30 @@ class NativeEngine:
         if self._recipe.optimizer.clip:
             self._scaler.unscale_(self.optimizer)
             norm = self._clip(self._recipe.optimizer.clip)
-            if not math.isfinite(norm):
-                if not self._scaler.is_enabled():
-                    # Clipping by it would make every weight NaN.
-                    self.optimizer.zero_grad()
-                    return norm
-                # The scaler leaves the step out by itself, and scales less from now on.
-                norm = 0.0
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+            if not math.isfinite(norm) and not self._scaler.is_enabled():
+                # Clipping by it would make every weight NaN.
+                self.optimizer.zero_grad()
+                return norm
+        if self._scaler.is_enabled():
+            norm = self._scaled_step(norm)
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def _scaled_step(self, norm: float) -> float:
+        """Update the weights, unless a gradient overflowed; return the norm.
+
+        The scaler leaves out by itself a step that overflowed, and scales less from then on. That is how it
+        finds its scale. Below 1 it is not the scale that overflows.
+        """
+        before = self._scaler.get_scale()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        after = self._scaler.get_scale()
+        if after < min(before, 1.0):
+            return math.inf
+        return norm if math.isfinite(norm) else 0.0
 
     def _clip(self, limit: float) -> float:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
@@ -122,8 +135,9 @@ class NativeEngine:
             options=_LOADED,
         )
         if self._scaler.is_enabled():
-            scaler = {name: value.item() for name, value in state["scaler"].items()}
-            self._scaler.load_state_dict(scaler | {"_growth_tracker": int(scaler["_growth_tracker"])})
+            scale, tracker = state["scaler"].tolist()
+            found = {"scale": scale, "_growth_tracker": int(tracker)}
+            self._scaler.load_state_dict(self._scaler.state_dict() | found)
         rank = dist.get_rank()
         for name in own:
             own[name] = state["own"][f"{rank}/{name}"]
@@ -132,16 +146,13 @@ class NativeEngine:
     def _state(self, shared: Tensors, own: Tensors) -> dict[str, Any]:
         network, optimizer = get_state_dict(self.network, self.optimizer, options=_FLAT)
         parameters = {name for name, _ in self.network.named_parameters()}
-        scaler = {
-            name: torch.tensor(value, dtype=torch.float64)
-            for name, value in self._scaler.state_dict().items()
-        }
+        scaler = self._scaler.state_dict() or {"scale": 1.0, "_growth_tracker": 0}
         rank = dist.get_rank()
         return {
             # Buffers differ by rank: they are among its own.
             "network": {name: value for name, value in network.items() if name in parameters},
             "optimizer": optimizer,
-            "scaler": {k: torch.as_tensor(v, dtype=torch.float64) for k, v in scaler.items()},
+            "scaler": torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64),
             "shared": shared,
             "own": {f"{rank}/{name}": tensor for name, tensor in own.items()},
         }

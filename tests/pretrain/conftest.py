@@ -24,6 +24,9 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
+# What several files of tests share.
+sys.path.insert(0, str(Path(__file__).parent))
+
 ZYGOTE = Path(__file__).with_name("zygote.py")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 RESNET = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}}

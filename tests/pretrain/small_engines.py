@@ -1,0 +1,73 @@
+"""Every engine around a network of a few hundred weights, and a few steps of each."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pretrain.engines import Engine, build_engine
+from pretrain.recipe import Engine as EngineConfig
+from pretrain.recipe import Optimizer, Recipe
+
+ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
+OPTIMIZERS = {
+    "sgd": Optimizer(name="sgd", lr=0.05, clip=1.0),
+    "adamw": Optimizer(name="adamw", lr=1e-3, weight_decay=0.05, clip=1.0),
+    "lamb": Optimizer(name="lamb", lr=5e-3, weight_decay=0.02, clip=1.0),
+}
+
+
+class Block(nn.Module):
+    """Named as the blocks that fsdp shards one by one."""
+
+    def __init__(self, strength: float = 1.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.strength = strength
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm(self.conv(x)) * self.strength)
+
+
+class Network(nn.Module):
+    """A stem, blocks of which each differs by a number, as drop path makes those of a ResNet, and a head."""
+
+    def __init__(self, more_blocks: int = 0) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.block = Block()
+        self.more = nn.Sequential(*(Block(0.5 + number / 100) for number in range(more_blocks)))
+        self.head = nn.Linear(8, 4)
+        self.logit_scale = nn.Parameter(torch.full((1,), 2.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.more(self.block(self.stem(images))).mean((2, 3))) * self.logit_scale
+
+
+def make(
+    engine: str, *, accumulation: int = 1, optimizer: str = "sgd", more_blocks: int = 0, **config: object
+) -> Engine:
+    name, _, stage = engine.partition("-")
+    values = EngineConfig(zero_stage=int(stage or 1), **config)  # type: ignore[arg-type]
+    recipe = Recipe(global_batch=16, optimizer=OPTIMIZERS[optimizer], engine=values)
+    torch.manual_seed(0)
+    return build_engine(name, Network(more_blocks), recipe, accumulation=accumulation)  # type: ignore[arg-type]
+
+
+def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(16, 3, 12, 12, generator=generator)
+    return images, torch.randint(0, 4, (16,), generator=generator)
+
+
+def train(engine: Engine, steps: range) -> list[float]:
+    """Take steps; return the losses and the gradients' norms."""
+    told = []
+    for step in steps:
+        images, labels = batch(step)
+        with engine.micro_step(last=True):
+            loss = nn.functional.cross_entropy(engine.forward(images).float(), labels)
+            engine.backward(loss)
+        told += [loss.item(), engine.step(0.01)]
+    return told
