@@ -102,6 +102,8 @@ def _averaged(study: Study, family: str, columns: dict[str, dict[tuple[float | N
 
 
 def _named(tasks: list[str]) -> str:
+    if not tasks:
+        return "no task"
     return several(tasks) if len(tasks) < 4 else f"{len(tasks)} tasks"
 
 
@@ -109,4 +111,4 @@ def _tasks(averaged: dict[str, str]) -> str:
     """Say what the means are over, for each family where they differ."""
     if len(set(averaged.values())) == 1:
         return next(iter(averaged.values()))
-    return "; ".join(f"{text} ({family})" for family, text in averaged.items())
+    return "; ".join(f"{text} ({family})" for family, text in averaged.items()) or _named([])

@@ -260,6 +260,12 @@ def test_captions_name_the_tasks_that_were_averaged_and_the_method_the_others(ro
     assert beside(outside)[0].startswith("In-domain: c on quickstart")
 
 
+def test_a_summary_without_a_mean_says_so(row: MakeRow) -> None:
+    apart = [row(task="a", dataset="a", seed=0), row(task="b", dataset="b", seed=1)]
+    for rows in (apart, on_task(row, "a", downstream_noise=0.3)):
+        assert "mean over no task ±" in table(build(rows), "summary-table").caption
+
+
 def test_a_task_run_at_a_smaller_share_only_is_shown_with_its_share(row: MakeRow) -> None:
     report = build([*on_task(row, "a"), *on_task(row, "b", fraction=0.5)])
     assert {line[0] for line in text(table(report, "datasets-id-table"))} == {"a", "b"}
