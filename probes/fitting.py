@@ -23,6 +23,7 @@ from probes.splits import Carving, flip_labels, fraction_order, subset_of
 from probes.tasks.task import Metric
 
 RULE = "best validation metric, the first of equals"
+FLIPS = "exact in each fraction and in the validation data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,28 +135,19 @@ def fit_points(
         metric: What selection maximises.
         device: Where to compute.
     """
-    groups: dict[tuple[Fraction, int], list[Point]] = {}
-    for point in points:
-        # Without downstream noise all seeds share their labels, so one batched pass serves them all.
-        groups.setdefault((point.noise, point.seed if point.noise else 0), []).append(point)
-    return [
-        fitted
-        for (noise, seed), group in groups.items()
-        for fitted in _fit_group(choice, data, group, noise, seed, metric, device)
-    ]
+    # Without downstream noise all points share their labels, so one batched pass serves them all. With it,
+    # exactly that share of every subset is flipped, so each point has labels of its own.
+    clean = [point for point in points if not point.noise]
+    groups = [*([clean] if clean else []), *([point] for point in points if point.noise)]
+    return [fitted for group in groups for fitted in _fit_group(choice, data, group, metric, device)]
 
 
 def _fit_group(
-    choice: HeadChoice,
-    data: TrainingData,
-    points: Sequence[Point],
-    noise: Fraction,
-    seed: int,
-    metric: Metric,
-    device: str,
+    choice: HeadChoice, data: TrainingData, points: Sequence[Point], metric: Metric, device: str
 ) -> list[Fitted]:
-    labels = flip_labels(data.keys, data.labels, noise, data.num_classes, seed)
-    validation = _validation(data, labels, noise, seed)
+    """Fit points that share their labels, and choose among each point's candidates."""
+    labels = noisy_labels(data, points[0])
+    validation = _validation(data, labels, points[0])
     fits = [
         _Fit(point, candidate, choice.build(candidate), rows)
         for point in points
@@ -192,14 +184,22 @@ def _outcome(head: Head) -> dict[str, Any]:
     return {"outcome": dict(outcome)} if outcome else {}
 
 
+def noisy_labels(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
+    """Return the training labels of a point, int64 [N]: flipped in what it is fitted and chosen on."""
+    parts = [data.rows(point.fraction, point.seed), data.carving.validation]
+    return flip_labels(data.keys, data.labels, point.noise, data.num_classes, point.seed, parts)
+
+
 def _validation(
-    data: TrainingData, labels: npt.NDArray[np.int64], noise: Fraction, seed: int
+    data: TrainingData, labels: npt.NDArray[np.int64], point: Point
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Return what selection sees. Whoever has noisy annotations has them in the validation data, too."""
     if data.validation_features is None or data.validation_labels is None or data.validation_keys is None:
         held = data.carving.validation
         return data.features[held], labels[held]
-    flipped = flip_labels(data.validation_keys, data.validation_labels, noise, data.num_classes, seed)
+    flipped = flip_labels(
+        data.validation_keys, data.validation_labels, point.noise, data.num_classes, point.seed
+    )
     return data.validation_features, flipped
 
 
@@ -263,14 +263,16 @@ def transform(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.f
     return head.transform(torch.from_numpy(features)).numpy()
 
 
-def study_of(choice: HeadChoice, carving: Carving, views: int) -> str:
-    """Return the JSON of what is decided before any fit: candidates, rule, validation samples, views."""
+def study_of(choice: HeadChoice, carving: Carving, views: int, noise: Fraction) -> str:
+    """Return the JSON of what is decided before any fit: candidates, rule, validation, views, flips."""
     return _json(
         {
             "candidates": [dict(candidate) for candidate in choice.candidates],
             "rule": RULE,
             "validation_carved": len(carving.validation),
             "views": views,
+            # Only with noise: results without it do not depend on how labels are flipped, and keep their ids.
+            **({"flips": FLIPS} if noise else {}),
         }
     )
 

@@ -94,19 +94,39 @@ def _per_class(order: Indices, labels: Labels, share: Fraction, *, least: int = 
     return np.sort(np.concatenate(chosen))
 
 
-def flip_labels(keys: Sequence[str], labels: Labels, ratio: Fraction, num_classes: int, seed: int) -> Labels:
-    """Return labels of which exactly round(ratio * N) are another class, uniformly (appendix B.5).
+def flip_labels(
+    keys: Sequence[str],
+    labels: Labels,
+    ratio: Fraction,
+    num_classes: int,
+    seed: int,
+    parts: Sequence[Indices] | None = None,
+) -> Labels:
+    """Return labels of which exactly round(ratio * n) of every part are wrong, uniformly (appendix B.5).
 
-    Nested: what is flipped at 10 % is flipped at 20 %, to the same wrong class.
+    Nested: what is flipped at 10 % is flipped at 20 %. A sample that is flipped gets the same wrong class
+    at every ratio and in every part.
+
+    Args:
+        keys: N sample keys.
+        labels: Their classes, int64 [N].
+        ratio: Share to flip.
+        num_classes: K.
+        seed: Seed of the choice and of the wrong classes.
+        parts: Positions of each part, int64 [n]; samples in none keep their labels. All samples are one
+            part without it.
     """
     flipped = labels.copy()
-    chosen = rank_by_hash(keys, f"nml-downstream/1 {seed}")[: round(ratio * len(labels))]
-    if not len(chosen):
+    if not ratio:
         return flipped
+    order = rank_by_hash(keys, f"nml-downstream/1 {seed}")
     draws = np.random.Generator(np.random.Philox(key=seed)).integers(0, num_classes - 1, size=len(labels))
-    # Draw number r belongs to rank r, so a longer list of flips begins with the shorter one.
-    wrong = draws[: len(chosen)]
-    flipped[chosen] = wrong + (wrong >= labels[chosen])
+    wrong = np.empty_like(labels)
+    wrong[order] = draws + (draws >= labels[order])
+    for part in [order] if parts is None else parts:
+        # Flips of the whole would not be the same share of its parts: one may hold few or many of them.
+        chosen = order[np.isin(order, part)][: round(ratio * len(part))]
+        flipped[chosen] = wrong[chosen]
     return flipped
 
 

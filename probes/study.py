@@ -273,7 +273,7 @@ class Probe:
             "head_distribution": choice.plugin.distribution,
             "head_version": choice.plugin.version,
             "head_code": choice.code,
-            "study": study_of(choice, self.carving, self.plan.views),
+            "study": study_of(choice, self.carving, self.plan.views, point.noise),
             "fraction": float(point.fraction),
             "seed": point.seed,
             "downstream_noise": float(point.noise),

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 from fractions import Fraction
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nml.errors import UserError
+from plugins.head import Head
+from plugins.registry import HEADS
+from probes.fitting import Point, TrainingData, fit_points, study_of
+from probes.heads import HeadChoice
 from probes.scoring import evaluate, score
 from probes.splits import carve, flip_labels, subset
 from probes.tasks.samplesets import Texts
@@ -16,6 +23,20 @@ from probes.tasks.task import Evaluation
 
 LABELS = st.lists(st.integers(0, 4), min_size=10, max_size=120).map(lambda values: np.array(values, np.int64))
 PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
+
+
+class Witness:
+    """A head that counts the labels that differ from the clean ones, which are its features."""
+
+    def fit(self, features: Any, labels: Any, *, validation: Any, **_: Any) -> None:
+        self.flipped = int((features[:, 0] != labels).sum())
+        self.held = int((validation[0][:, 0] != validation[1]).sum())
+
+    def predict_logits(self, features: Any) -> Any:
+        return torch.zeros(len(features), 5)
+
+    def transform(self, features: Any) -> Any:
+        return features
 
 
 def keys(labels: np.ndarray) -> list[str]:
@@ -49,6 +70,37 @@ def test_downstream_noise_is_exact_never_the_clean_label_and_nested(labels: np.n
     changed = light != labels
     assert (light[changed] == heavy[changed]).all()
     assert set(heavy) <= set(range(5))
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_downstream_noise_is_exact_in_every_fraction_and_in_the_validation_data(published: bool) -> None:
+    labels = np.arange(500) % 5
+    names = keys(labels)
+    features = labels[:, None].astype(np.float32)
+    data = TrainingData(
+        keys=names,
+        features=features,
+        labels=labels,
+        validation_keys=names[:130] if published else None,
+        validation_features=features[:130] if published else None,
+        validation_labels=labels[:130] if published else None,
+        carving=carve(names, labels, published=published),
+        num_classes=5,
+    )
+    choice = HeadChoice(HEADS.find("lp"), cast(type[Head], Witness), None, ({},))
+    points = [
+        Point(Fraction(fraction), seed, Fraction(noise))
+        for fraction, seed, noise in itertools.product(("0.1", "0.25", "1"), range(3), ("0", "0.1", "0.5"))
+    ]
+    for fitted in fit_points(choice, data, points, "accuracy", "cpu"):
+        head = cast(Witness, fitted.head)
+        for count, flipped in ((fitted.n_train, head.flipped), (fitted.n_validation, head.held)):
+            assert flipped == round(fitted.point.noise * count)
+    # Results without noise keep the ids they had when flips were drawn otherwise; the others do not.
+    assert json.loads(study_of(choice, data.carving, 0, Fraction(0))).keys() == {
+        *("candidates", "rule", "validation_carved", "views")
+    }
+    assert "flips" in json.loads(study_of(choice, data.carving, 0, Fraction("0.1")))
 
 
 def test_one_sample_of_each_class_is_too_few_to_carve() -> None:
