@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import dataclasses
 import math
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,7 +13,7 @@ _NAMES = {int: "a whole number", float: "a finite number", bool: "True or False"
 
 
 def check_types(head: Any) -> None:
-    """Compare a head's hyper-parameters with the annotations of its class.
+    """Compare the hyper-parameters of a head, a dataclass, with its annotations.
 
     Numbers, texts, ``Literal`` and tuples of these are checked, and unions of them; other annotations allow
     everything.
@@ -26,10 +26,10 @@ def check_types(head: Any) -> None:
     except NameError:
         # Annotations that only a type checker can resolve.
         return
-    for name in inspect.signature(type(head)).parameters:
-        value = getattr(head, name)
-        if name in hints and not _fits(value, hints[name]):
-            raise UserError(f"{name} {value!r}", possible=_described(hints[name]))
+    for field in dataclasses.fields(head):
+        value = getattr(head, field.name)
+        if field.init and not _fits(value, hints[field.name]):
+            raise UserError(f"{field.name} {value!r}", possible=_described(hints[field.name]))
 
 
 def at_least(head: Any, least: float, *names: str) -> None:
