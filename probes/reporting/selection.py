@@ -7,6 +7,8 @@ several conventions, a run's earlier steps, an older split of a task) must not e
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -122,10 +124,11 @@ def _newest(
 
 
 def _newest_code(rows: Sequence[Row], notes: list[str]) -> list[Row]:
-    """Keep of every result that was computed by several states of its head's code the last one computed."""
+    """Keep of every result that was computed by several states of the code the last one computed."""
     same: dict[tuple[object, ...], list[Row]] = defaultdict(list)
     for row in rows:
-        same[tuple(getattr(row, name) for name in IDENTITY if name != "head_code")].append(row)
+        asked = tuple(getattr(row, name) for name in IDENTITY if name not in ("head_code", "study"))
+        same[*asked, _without_flips(row.study)].append(row)
     newest = {max(group, key=lambda row: row.created).row_id for group in same.values()}
     kept = [row for row in rows if row.row_id in newest]
     dropped = Counter(row.head for row in rows if row.row_id not in newest)
@@ -142,6 +145,14 @@ def _newest_code(rows: Sequence[Row], notes: list[str]) -> list[Row]:
         if len(found) > 1
     )
     return kept
+
+
+@functools.cache
+def _without_flips(study: str) -> str:
+    """Return what a study asked for, however the code of its time drew the flips of downstream labels."""
+    values = json.loads(study)
+    values.pop("flips", None)
+    return json.dumps(values, sort_keys=True)
 
 
 def _data(row: Row) -> tuple[str, str, str]:

@@ -49,6 +49,14 @@ def test_of_a_result_computed_by_several_states_of_a_heads_code_the_last_counts(
     assert select([new]).notes == select([old, alone]).notes == ()
 
 
+def test_flips_drawn_in_another_way_are_no_other_result(row: MakeRow) -> None:
+    old = with_metric(row(created="2026-01-01", downstream_noise=0.1, study='{"views": 1}'), 0.5)
+    study = '{"flips": "exact", "views": 1}'
+    new = with_metric(row(created="2026-01-02", downstream_noise=0.1, study=study), 0.7)
+    other = with_metric(row(created="2026-01-01", downstream_noise=0.1, study='{"views": 2}'), 0.6)
+    assert set(select([old, new, other]).rows) == {new, other}
+
+
 def test_one_run_has_no_spread(row: MakeRow) -> None:
     assert means(scores(select([row()])), lambda score: score.head)["lp"].sd is None
 
