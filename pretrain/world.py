@@ -63,13 +63,13 @@ def join(world: World) -> None:
     import torch
     import torch.distributed as dist
 
-    if world.size == 1 and "RANK" not in os.environ:
-        store = dist.HashStore()
-        dist.init_process_group(_backend(), store=store, rank=0, world_size=1)
+    if world.size == 1:
+        # A process alone has nobody to meet, and needs no port for it.
+        dist.init_process_group(_backend(), store=dist.HashStore(), rank=0, world_size=1)
         # Some libraries ask the environment rather than the group.
-        os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500"
-        )
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        for name, value in {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
+            os.environ.setdefault(name, value)
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())

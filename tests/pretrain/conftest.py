@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import multiprocessing
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tarfile
@@ -18,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import yaml
 from PIL import Image
@@ -27,8 +23,8 @@ from safetensors.numpy import load_file
 # What several files of tests share.
 sys.path.insert(0, str(Path(__file__).parent))
 
-ZYGOTE = Path(__file__).with_name("zygote.py")
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+from ranks import Ranks, Zygote
+
 RESNET = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}}
 TINY_CLIP = {
     "name": "RN50",
@@ -50,76 +46,6 @@ DATA = {
     "streams": 8,
 }
 OPTIMIZER = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}
-
-
-class Zygote:
-    """The process that ranks are forked from; see zygote.py.
-
-    Args:
-        double: Whether they compute in float64.
-    """
-
-    def __init__(self, *, double: bool) -> None:
-        # Messages keep their bounds.
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = [sys.executable, str(ZYGOTE), str(theirs.fileno()), *(["--double"] if double else [])]
-        self.process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env=os.environ | ONE_THREAD)
-        theirs.close()
-
-    def fork(self, size: int, commands: tuple[list[str], ...], cwd: Path) -> Ranks:
-        request = {
-            "size": size,
-            "commands": commands,
-            "cwd": str(cwd),
-            "environment": os.environ | ONE_THREAD,
-        }
-        output, theirs = os.pipe()
-        socket.send_fds(self.socket, [json.dumps(request).encode()], [theirs])
-        os.close(theirs)
-        leader = self.socket.recv(64)
-        assert leader, "the zygote ended early"
-        return Ranks(int(leader), output, size)
-
-    def end(self) -> None:
-        self.socket.close()
-        self.process.wait()
-
-
-class Ranks:
-    """Processes of a run, in a process group of their own.
-
-    Args:
-        leader: The process that waits for them.
-        output: A pipe with what they print.
-        size: How many there are.
-    """
-
-    def __init__(self, leader: int, output: int, size: int) -> None:
-        self.leader = leader
-        self.output = os.fdopen(output, errors="replace")
-        self.pids: list[int] = []
-        while len(self.pids) < size:
-            line = self.output.readline()
-            assert line, "the ranks ended early"
-            if line.startswith("rank "):
-                self.pids.append(int(line.split()[-1]))
-
-    def running(self) -> bool:
-        return psutil.pid_exists(self.leader)
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.leader, signal.SIGKILL)
-        # To the end, which comes when the last of them is gone.
-        self.output.read()
-        self.output.close()
-
-    def end(self) -> tuple[int, str]:
-        """Return the exit status and all output."""
-        *lines, last = self.output.read().splitlines()
-        self.output.close()
-        assert last.startswith("status "), "\n".join([*lines, last])
-        return int(last.split()[-1]), "\n".join(lines)
 
 
 @pytest.fixture(scope="session")
@@ -237,6 +163,22 @@ def weights() -> Callable[[Path], dict[str, np.ndarray]]:
         return load_file(run / "export" / "model.safetensors")
 
     return read
+
+
+@pytest.fixture(scope="module")
+def process_group() -> Iterator[None]:
+    """A group of this process alone, as a run on one process has; the environment is as before afterwards."""
+    import torch
+
+    from pretrain.world import World, join, leave
+
+    before = os.environ.copy()
+    torch.set_num_threads(1)
+    join(World())
+    yield
+    leave()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

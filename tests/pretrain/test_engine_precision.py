@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,8 @@ from torch import nn
 
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.engines import Engine
-from pretrain.world import World, join, leave
 
-
-@pytest.fixture(scope="module", autouse=True)
-def group() -> Iterator[None]:
-    torch.set_num_threads(1)
-    join(World())
-    yield
-    leave()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,9 @@ from pretrain import batchnorm
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
-from pretrain.world import World, join, leave
 
 NAMES = ("ddp", "fsdp", "deepspeed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def group() -> Iterator[None]:
-    torch.set_num_threads(1)
-    join(World())
-    yield
-    leave()
+pytestmark = pytest.mark.usefixtures("process_group")
 
 
 def supported(engine: str, optimizer: str) -> bool:
