@@ -104,9 +104,10 @@ class RunState:
         shared, own = self._tensors()
         with self.averaged():
             weights = self._engine.weights()
-            mean = batchnorm.averaged_statistics(self._engine.network)
+        # Counts of batches have no moving average.
+        mean = {name.removeprefix("mean/"): value for name, value in shared.items()}
         names = self._engine.network.state_dict().keys() if self._world.is_main else ()
-        weights |= {name: mean[name] for name in names if name in mean}
+        weights |= {name: shared.get(f"ema/{name}", mean[name]) for name in names if name in mean}
         self.saver.start(
             self._engine,
             step=self.step,
