@@ -6,24 +6,14 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
+from report_parts import figure, table, text
+
 from probes.reporting.build import build
-from probes.reporting.records import Figure, Report, Table
+from probes.reporting.records import Report
 from probes.results import Row
 
 MakeRow = Callable[..., Row]
 MakeRows = Callable[..., list[Row]]
-
-
-def figure(report: Report, name: str) -> Figure:
-    return next(item for item in report.figures if item.name == name)
-
-
-def table(report: Report, name: str) -> Table:
-    return next(item for item in report.tables if item.name == name)
-
-
-def text(found: Table) -> list[list[str]]:
-    return [[cell.text for cell in row] for row in found.rows]
 
 
 def on_task(row: MakeRow, task: str, heads: tuple[str, ...] = ("lp", "mlp"), **changes: object) -> list[Row]:

@@ -5,25 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from report_parts import figure, table, text
+
 from probes.reporting.build import build
-from probes.reporting.records import Figure, Report, Table
 from probes.results import Row
 
 MakeRow = Callable[..., Row]
 MakeRows = Callable[..., list[Row]]
 LADDER = (0.0, 0.05, 0.1, 0.2, 0.3)
-
-
-def figure(report: Report, name: str) -> Figure:
-    return next(item for item in report.figures if item.name == name)
-
-
-def table(report: Report, name: str) -> Table:
-    return next(item for item in report.tables if item.name == name)
-
-
-def text(found: Table) -> list[list[str]]:
-    return [[cell.text for cell in row] for row in found.rows]
 
 
 def test_a_whole_study_leaves_nothing_of_the_paper_missing(digits: MakeRows, row: MakeRow) -> None:
