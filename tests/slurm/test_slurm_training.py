@@ -241,7 +241,9 @@ def reach_the_time_limit(job: Job) -> None:
 
 
 def be_preempted(job: Job) -> None:
-    words = ("--partition=urgent", "--nodes=8", "--exclusive", "--output=/dev/null", "--wrap=true")
+    # It needs every node that is left.
+    nodes = [node for node in job.cluster.nodes if node in job.cluster.daemons]
+    words = ("--partition=urgent", f"--nodes={len(nodes)}", "--exclusive", "--output=/dev/null", "--wrap=true")
     job.cluster.call("sbatch", *words)
 
 
@@ -276,7 +278,8 @@ def disturbed(launcher: Launcher, waiting: Callable[..., None]) -> dict[str, tup
     here = [launcher.start(f"here-{engine}", *words[engine], "--cluster", "local") for engine in ENGINES]
     for job in every:
         job.come_back()
-    launcher.cluster.bring_back_nodes()
+    # The dead node stays away: the controller would tell it to end what it had of the job, as long as it had
+    # not been heard, and with that the attempt that runs there by then.
     stop(jobs["fsdp"], WARNED, reach_the_time_limit, waiting)
     # Slurm refuses another limit to a job that it has preempted, so this is not left to every return.
     jobs["fsdp"].update("TimeLimit=60")
