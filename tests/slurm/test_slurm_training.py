@@ -243,7 +243,13 @@ def reach_the_time_limit(job: Job) -> None:
 def be_preempted(job: Job) -> None:
     # It needs every node that is left.
     nodes = [node for node in job.cluster.nodes if node in job.cluster.daemons]
-    words = ("--partition=urgent", f"--nodes={len(nodes)}", "--exclusive", "--output=/dev/null", "--wrap=true")
+    words = (
+        "--partition=urgent",
+        f"--nodes={len(nodes)}",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=true",
+    )
     job.cluster.call("sbatch", *words)
 
 
