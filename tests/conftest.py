@@ -1,13 +1,25 @@
-"""The order of the files: those that take longest start first.
+"""What all tests share: the order of the files, and how many examples hypothesis draws.
 
-Workers take whole files. One of many minutes that starts last keeps one worker busy and the others idle.
+Workers take whole files. One of many minutes that starts last keeps one worker busy and the others idle, so
+those that take longest start first.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Where people work, examples are drawn anew each time and failing ones are remembered in .hypothesis; where
+# machines judge a change (CI=true), the same few are drawn each time: another change must not fail for it.
+# A test asks for fewer by itself where an example is dear. Another profile: pytest --hypothesis-profile=ci
+hypothesis.settings.register_profile("local", deadline=None, max_examples=100, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci", deadline=None, max_examples=20, derandomize=True, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 HERE = Path(__file__).parent
 # All others take less than half a minute.

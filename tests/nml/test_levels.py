@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nml.errors import UserError
@@ -21,7 +21,6 @@ def test_a_level_is_named_by_its_percentage(ratio: float, name: str) -> None:
 
 
 @given(st.decimals(min_value=0, max_value="0.999999", places=6))
-@settings(derandomize=True, deadline=None, max_examples=200)
 def test_name_and_ratio_are_inverse(ratio: object) -> None:
     assert level_ratio(level_name(str(ratio))) == Fraction(str(ratio))
 

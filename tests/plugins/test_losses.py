@@ -13,8 +13,6 @@ from plugins.losses import consistency, covariance, dominant_share, products, to
 from plugins.nmtune import NMTune
 from plugins.trainable import Batch
 
-SETTINGS = hypothesis.settings(derandomize=True, deadline=None, max_examples=60)
-
 
 def reference_consistency(f: Tensor, z: Tensor) -> Tensor:
     unit = [rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-300) for rows in (f, z)]
@@ -71,7 +69,6 @@ def value_and_gradient(loss: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.autograd.grad(loss, z, allow_unused=True, materialize_grads=True)[0]
 
 
-@SETTINGS
 @hypothesis.given(batches(), st.integers(0, 1000))
 def test_consistency_is_equation_3(z: Tensor, seed: int) -> None:
     f = torch.randn(z.shape, generator=torch.Generator().manual_seed(seed)).double()
@@ -83,7 +80,6 @@ def test_consistency_is_equation_3(z: Tensor, seed: int) -> None:
     assert_close(found[1], expected[1], 1e-6 / float(z.detach().norm(dim=1).min()))
 
 
-@SETTINGS
 @hypothesis.given(batches())
 def test_covariance_is_equation_4(z: Tensor) -> None:
     small, exact = z.float().requires_grad_(), z.requires_grad_()
@@ -94,7 +90,6 @@ def test_covariance_is_equation_4(z: Tensor) -> None:
     assert_close(found[1], expected[1], 1e-8 * size**1.5)
 
 
-@SETTINGS
 @hypothesis.given(batches())
 def test_dominant_share_is_equation_5(z: Tensor) -> None:
     s = torch.linalg.svdvals(z)

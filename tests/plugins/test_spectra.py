@@ -44,7 +44,7 @@ def test_a_flatter_spectrum_has_more_entropy_and_a_larger_lsvr() -> None:
     assert lsvr(flat) > lsvr(steep)
 
 
-@hypothesis.settings(derandomize=True, deadline=None, max_examples=40)
+@hypothesis.settings(max_examples=40)
 @hypothesis.given(
     st.integers(1, 60),
     st.integers(1, 30),

@@ -22,7 +22,7 @@ from probes.tasks.samplesets import Texts
 from probes.tasks.task import Evaluation
 
 LABELS = st.lists(st.integers(0, 4), min_size=10, max_size=120).map(lambda values: np.array(values, np.int64))
-PROPERTY = settings(max_examples=30, deadline=None, derandomize=True)
+PROPERTY = settings(max_examples=30)
 
 
 class Witness:

@@ -94,7 +94,7 @@ def test_shifts_give_today_what_they_gave_when_their_version_was_set() -> None:
 
 
 @given(key=st.text(), deviation=st.just(0.15 * 255))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_noise_has_the_deviation_that_is_documented(key: str, deviation: float) -> None:
     grey = Image.new("RGB", (64, 64), (128, 128, 128))
     noise = np.asarray(SHIFTS["image"]["noisy"](grey, key), dtype=np.float64) - 128

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -203,7 +203,6 @@ def test_impossible_numbers_are_refused_with_the_possible_ones(
     st.lists(st.integers(1, 400), max_size=30),
     st.integers(0, 5),
 )
-@settings(derandomize=True, deadline=None, max_examples=80)
 def test_an_epoch_visits_each_sample_of_each_stream_once(
     size: int, streams: int, shards: list[int], epoch: int
 ) -> None:

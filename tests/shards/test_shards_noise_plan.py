@@ -75,7 +75,7 @@ def class_labels(draw: st.DrawFn) -> tuple[np.ndarray, int, bool]:
 
 
 @given(class_labels(), st.integers(0, 2**31))
-@settings(derandomize=True, deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_symmetric_noise_keeps_all_its_promises(case: tuple[np.ndarray, int, bool], seed: int) -> None:
     labels, num_classes, _ = case
     population = class_population(labels, num_classes)
@@ -95,7 +95,7 @@ def test_symmetric_noise_keeps_all_its_promises(case: tuple[np.ndarray, int, boo
 
 
 @given(class_labels(), st.integers(0, 2**31))
-@settings(derandomize=True, deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_a_plan_does_not_depend_on_the_order_of_the_samples(
     case: tuple[np.ndarray, int, bool], seed: int
 ) -> None:
@@ -138,7 +138,6 @@ def test_one_class_cannot_be_flipped() -> None:
     st.lists(st.fractions(0, 1), min_size=1, max_size=4),
     st.integers(0, 2**31),
 )
-@settings(derandomize=True, deadline=None, max_examples=150)
 def test_caption_swaps_are_exact_and_use_each_caption_once(
     size: int, distinct: int, ratios: list[Fraction], seed: int
 ) -> None:
@@ -151,7 +150,6 @@ def test_caption_swaps_are_exact_and_use_each_caption_once(
 
 
 @given(st.integers(50, 2000), st.integers(0, 2**31))
-@settings(derandomize=True, deadline=None, max_examples=50)
 def test_even_caption_levels_are_nested_with_the_same_wrong_caption(size: int, seed: int) -> None:
     population = caption_population(np.arange(size))
     low, high = CaptionSwap().plan(population, [Fraction(10, size), Fraction(20, size)], seed)
@@ -201,7 +199,6 @@ def met_one_by_one(texts: list[int]) -> list[tuple[int, int]]:
 
 
 @given(st.integers(2, 3000), st.sampled_from([1, 2, 5, 3000]), st.floats(0, 1), st.integers(0, 2**31))
-@settings(derandomize=True, deadline=None, max_examples=60)
 def test_whatever_captions_repeat_samples_pair_up_as_if_they_met_one_by_one(
     size: int, distinct: int, empty: float, seed: int
 ) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.quota import picks_by_rank, quota_sequence
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=25).filter(any))
-@settings(derandomize=True, deadline=None, max_examples=150)
 def test_every_class_is_within_one_of_its_share_at_every_count(sizes: list[int]) -> None:
     weights = np.array(sizes)
     total = int(weights.sum())
@@ -23,7 +22,6 @@ def test_every_class_is_within_one_of_its_share_at_every_count(sizes: list[int])
 
 
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=25).filter(any), st.data())
-@settings(derandomize=True, deadline=None, max_examples=50)
 def test_a_shorter_sequence_begins_a_longer_one(sizes: list[int], data: st.DataObject) -> None:
     weights = np.array(sizes)
     count = data.draw(st.integers(0, int(weights.sum())))

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from slurm.dag import group_by_dependency
@@ -69,7 +69,6 @@ def test_an_array_is_no_longer_than_the_cluster_allows() -> None:
     assert [len(names) for names, _ in groups(todo, {}, limit=2)] == [2, 2, 1]
 
 
-@settings(derandomize=True, deadline=None, max_examples=200)
 @given(
     st.lists(st.sampled_from(["", "7_0", "7_1", "7_2", "8"]), min_size=1, max_size=8),
     st.integers(min_value=1, max_value=4),

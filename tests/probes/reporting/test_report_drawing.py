@@ -60,7 +60,6 @@ def test_ordered_levels_spread_over_the_ramp() -> None:
     assert all(len(set(roles(count))) == count for count in range(1, LEVELS + 1))
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.lists(st.floats(0, 200), min_size=1, max_size=14))
 def test_labels_stay_apart_and_inside_and_move_only_if_they_must(wanted: list[float]) -> None:
     placed = apart(wanted, 12, 200)
@@ -74,7 +73,7 @@ def test_labels_that_want_one_place_keep_their_order_from_top_to_bottom() -> Non
     assert apart([50, 50, 50], 10, 100) == pytest.approx([60, 50, 40])
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=2, max_size=12))
 def test_labels_of_marks_lie_on_no_mark_and_on_no_other_label(places: list[tuple[int, int]]) -> None:
     series = tuple(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins.spectra import singular_values
@@ -127,7 +127,6 @@ def test_one_pair_has_no_interval_and_no_head_pairs_with_nothing(row: MakeRow) -
     assert difference(scores(select([row(head="mlp")])), "mlp") is None
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=20), st.floats(-1, 1))
 def test_the_interval_holds_the_mean_and_moves_with_the_values(values: list[float], shift: float) -> None:
     found, moved = summarise(values), summarise([value + shift for value in values])
