@@ -70,6 +70,34 @@ def test_the_batch_script_is_the_golden_one(name: str) -> None:
     assert text == (GOLDEN / f"{name}.sh").read_text()
 
 
+def test_every_number_of_a_job_goes_where_it_belongs() -> None:
+    asked = Resources(
+        nodes=2,
+        tasks_per_node=3,
+        cpus_per_task=5,
+        gpus_per_node=4,
+        mem_gb=6,
+        time="7",
+        array_parallelism=8,
+        max_idle_attempts=9,
+        signal_delay_s=11,
+    )
+    text = executor.batch_text(submission(13), asked, Path(f"{HOME}/launch/nml-0123.json"))
+    lines = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in text.splitlines())
+    expected = {
+        "nodes": "2",
+        "ntasks-per-node": "3",
+        "cpus-per-task": "5",
+        "gpus-per-node": "4",
+        "mem": "6144MB",
+        "time": "7",
+        # 13 members, of which 8 at once.
+        "array": "0-12%8",
+        "signal": "USR2@11",
+    }
+    assert {name: lines[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_bash_can_read_the_batch_script(name: str) -> None:
     subprocess.run(["bash", "-n", str(GOLDEN / f"{name}.sh")], check=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm.dag import group_by_dependency
+from slurm.dag import group_by_dependency, max_array_size
 from slurm.members import Member, Probe
 from slurm.plan import Part, SweepRequest, make_plan
 from slurm.pretraining import run_member
@@ -86,6 +86,28 @@ def test_every_member_is_submitted_once_and_waits_for_its_own_parent(waits: list
             assert words == (f"afterok:{wait}" if wait else "") or (
                 words == "aftercorr:7" and wait == f"7_{position}"
             )
+
+
+@pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        (
+            "MaxArraySize            = 1001\nSchedulerParameters     = defer,max_array_tasks=50,bf_window=9",
+            50,
+        ),
+        ("MaxArraySize            = 30\nSchedulerParameters     = max_array_tasks=50", 30),
+        # Arrays are switched off.
+        ("MaxArraySize            = 0", 1),
+        ("no answer", 1001),
+    ],
+)
+def test_the_lower_of_a_cluster_s_two_limits_of_arrays_counts(
+    config: str, longest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scontrol").write_text(f"#!/bin/sh\ncat <<'END'\n{config}\nEND\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert max_array_size() == longest
 
 
 def test_a_plan_has_a_set_a_run_and_probes_for_each_level(tmp_path: Path) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
-from slurm.states import JobState, job_states
+from slurm.controller import jobs_by_token
+from slurm.states import JobState, is_active, job_states
+
+QUEUE = """#!{python}
+import re, sys
+form = next(word.partition("=")[2] for word in sys.argv if word.startswith("--format"))
+for job in {jobs}:
+    print(re.sub("%(.)", lambda match: job[match[1]], form))
+"""
 
 
 @pytest.fixture
@@ -49,3 +58,49 @@ def test_no_jobs_need_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setenv("PATH", str(tmp_path))
     assert job_states([]) == {}
     assert job_states(["1"])["1"].state == "UNKNOWN"
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Put jobs into a squeue that prints the columns it is asked for, by Slurm's letters for them."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def put(*jobs: dict[str, str]) -> None:
+        (tmp_path / "squeue").write_text(QUEUE.format(python=sys.executable, jobs=jobs))
+        (tmp_path / "squeue").chmod(0o755)
+
+    return put
+
+
+ELEMENT = {"F": "13", "K": "1", "A": "15", "T": "PENDING", "r": "Dependency", "N": "", "k": "own nml-ab"}
+SINGLE = {"F": "12", "K": "N/A", "A": "12", "T": "RUNNING", "r": "None", "N": "n[0-3]", "k": "nml-cd"}
+
+
+def test_every_column_of_the_queue_is_what_it_is_taken_for(queue) -> None:
+    queue(ELEMENT, SINGLE)
+    assert job_states(["13_1", "12"]) == {
+        "13_1": JobState("PENDING", "Dependency", ""),
+        "12": JobState("RUNNING", "", "n[0-3]"),
+    }
+    assert jobs_by_token("nml-ab") == ["13"]
+    assert jobs_by_token("nml-cd") == ["12"]
+
+
+# All states of squeue's and sacct's manuals.
+ACTIVE = (
+    *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "STOPPED"),
+    *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "SPECIAL_EXIT", "PREEMPTED"),
+)
+ENDED = (
+    *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"),
+    *("REVOKED", "UNKNOWN"),
+)
+
+
+def test_a_job_is_active_in_every_state_from_which_it_may_still_run(queue) -> None:
+    jobs = [{**SINGLE, "F": str(number), "T": state} for number, state in enumerate((*ACTIVE, *ENDED))]
+    queue(*jobs)
+    found = job_states([job["F"] for job in jobs])
+    assert {job["T"] for job in jobs if found[job["F"]].active} == set(ACTIVE)
+    assert is_active("1")
+    assert not is_active(str(len(ACTIVE)))

@@ -15,6 +15,7 @@ from slurm.verdict import RENDEZVOUS_TRIES, Rendezvous, judge
 
 WORLD = 3
 TERM, USR2, KILL = int(signal.SIGTERM), int(signal.SIGUSR2), int(signal.SIGKILL)
+BUS, SEGV, ABRT = int(signal.SIGBUS), int(signal.SIGSEGV), int(signal.SIGABRT)
 
 
 def member(folder: Path, *, complete: bool = False) -> Member:
@@ -47,6 +48,18 @@ def record(folder: Path, *ranks: tuple[int | None, int | None] | None) -> None:
         # A node's death is told from the stop that its step then gets.
         ([(1, TERM), None, (1, TERM)], 137, False, "requeue", "lost rank 1"),
         ([(1, None), (-KILL, None), (1, None)], 137, False, "requeue", "rank 1 was killed on n1"),
+        # A machine without memory ends a process by SIGKILL, or by SIGBUS in a file that it maps;
+        ([(1, None), (1, None), (-BUS, None)], 135, False, "requeue", "rank 2 was killed on n2"),
+        # any other signal is the program's own fault, and comes again.
+        ([(1, None), (-SEGV, None), (1, None)], 139, False, "failed", "exit status 139"),
+        ([(-ABRT, None), (1, None), (1, None)], 134, False, "failed", "exit status 134"),
+        # The first rank's own words count, whatever srun makes of them.
+        ([(1, None), (-KILL, None), (1, None)], 0, False, "requeue", "rank 1 was killed on n1"),
+        ([(75, None), (75, TERM), (75, None)], 0, False, "requeue", "stopped by SIGTERM"),
+        ([(-KILL, None), (-KILL, TERM), (75, None)], 137, False, "requeue", "stopped by SIGTERM"),
+        # Complete is told by what the run leaves; a status that says otherwise is looked into.
+        ([(1, None), (1, None), (1, None)], 1, True, "failed", "exit status 1"),
+        ([None, (0, None), (0, None)], 0, True, "done", "complete"),
         # Hanging ranks answer the roll call of the one that failed.
         ([(1, None), (None, None), (None, None)], 1, False, "failed", "exit status 1"),
     ],
@@ -72,6 +85,25 @@ def test_a_job_comes_back_after_stops_and_losses_only(
     assert reason in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("ranks", "status", "outcome"),
+    [
+        ([(0, None)] * 3, 0, "done"),
+        # A signal that ends it is a stop, and it was not done: nothing else would tell.
+        ([(0, USR2)] * 3, 0, "requeue"),
+        ([(-TERM, TERM)] * 3, 0, "requeue"),
+        ([(2, None)] * 3, 2, "failed"),
+    ],
+)
+def test_a_command_that_leaves_no_mark_is_done_when_it_ends_well_and_was_not_stopped(
+    tmp_path: Path, ranks: list[tuple[int, int | None]], status: int, outcome: str
+) -> None:
+    record(tmp_path, *ranks)
+    unmarked = dataclasses.replace(member(tmp_path), done=None)
+    found = judge(unmarked, tmp_path, status, world=WORLD, log=tmp_path / "no log", rendezvous=Rendezvous())
+    assert found.outcome == outcome
+
+
 TAKEN = "DistNetworkError: The server socket has failed to listen ... EADDRINUSE\n"
 
 
@@ -82,6 +114,9 @@ TAKEN = "DistNetworkError: The server socket has failed to listen ... EADDRINUSE
         (Rendezvous(tries=RENDEZVOUS_TRIES), "requeue"),
         # The port is the user's: it may be free later.
         (Rendezvous(tries=1, fixed=True), "requeue"),
+        # The log was begun anew since then.
+        (Rendezvous(tries=1, log_bytes=10_000), "retry"),
+        (Rendezvous(tries=RENDEZVOUS_TRIES - 1), "retry"),
         # It was taken in an earlier attempt, whose words the log still has.
         (Rendezvous(tries=1, log_bytes=len(TAKEN)), "failed"),
     ],
