@@ -7,8 +7,9 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
+from probes.reporting.families import repetition
 from probes.reporting.selection import Selection
 from probes.results import Row
 from probes.results.row import Domain
@@ -29,6 +30,8 @@ class Score:
         task: The task.
         domain: ``id`` or ``ood``.
         fraction: Share of the training data used, 0 to 1.
+        repetition: Which repetition of its pre-training the encoder is, for example ``seed0``; repetitions of
+            one name at several noise levels make a ladder. None where its name does not tell.
         seed: Seed of head, subset and downstream noise.
         downstream_noise: Share of training labels flipped on purpose, 0 to 1.
         metric: The task's metric, 0 to 1.
@@ -47,6 +50,7 @@ class Score:
     task: str
     domain: Domain
     fraction: float
+    repetition: str | None = None
     seed: int
     downstream_noise: float
     metric: float
@@ -58,19 +62,33 @@ class Score:
 
 
 class Mean(NamedTuple):
-    """A mean over runs.
+    """A mean over pre-training runs; a run's own value is its mean over tasks of its mean over head seeds.
 
     Attributes:
         value: The mean.
-        sd: Standard deviation over runs (N - 1 in the denominator); None for one run.
-        n: Runs: pairs of encoder and seed. A run's own value is its mean over tasks.
+        sd: Standard deviation over pre-training runs (runs - 1 in the denominator); None for one run.
+        seed_sd: Standard deviation over seeds of the head on one encoder, pooled over runs; None for one
+            seed.
+        runs: The value of each pre-training run.
+        seeds: Fewest and most seeds of the head that a run has.
         tasks: Names of the tasks behind each run's value.
     """
 
     value: float
     sd: float | None
-    n: int
+    seed_sd: float | None
+    runs: tuple[float, ...]
+    seeds: tuple[int, int]
     tasks: tuple[str, ...]
+
+    @property
+    def n(self) -> int:
+        """Pre-training runs."""
+        return len(self.runs)
+
+    def without_spread(self) -> Mean:
+        """Return the mean without deviations, which would be of noise levels or shares of the data."""
+        return self._replace(sd=None, seed_sd=None)
 
 
 def scores(selection: Selection, *, per_dataset: bool = False) -> list[Score]:
@@ -103,6 +121,7 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         task=task,
         domain=first.domain,
         fraction=first.fraction,
+        repetition=repetition(first.encoder),
         seed=first.seed,
         downstream_noise=first.downstream_noise,
         metric=statistics.fmean(row.metric for row in rows),
@@ -133,7 +152,7 @@ def means(
         groups[by(score)].append(score)
     if not groups:
         return {}
-    shared = _shared_tasks([frozenset(score.task for score in group) for group in groups.values()])
+    shared = most_shared([frozenset(score.task for score in group) for group in groups.values()])
     result = {}
     for key, group in groups.items():
         mean = _mean([score for score in group if score.task in shared], value)
@@ -142,30 +161,55 @@ def means(
     return result
 
 
-def _shared_tasks(sets: Sequence[frozenset[str]]) -> frozenset[str]:
-    """Return the set of tasks that covers most: tasks in it times groups that have all of them."""
+def most_shared(sets: Sequence[frozenset[Any]]) -> frozenset[Any]:
+    """Return the set that covers most: things in it times the sets that have all of them."""
     return max(
         sets,
-        key=lambda tasks: (len(tasks) * sum(tasks <= other for other in sets), len(tasks), sorted(tasks)),
+        key=lambda things: (
+            len(things) * sum(things <= other for other in sets),
+            len(things),
+            sorted(map(repr, things)),
+        ),
     )
 
 
 def _mean(group: Sequence[Score], value: Callable[[Score], float]) -> Mean | None:
-    """Average over tasks within each run, then over runs that have all the tasks."""
-    runs: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    """Average over tasks within each fit, over seeds of the head within each run, then over runs."""
+    fits: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     for score in group:
-        runs[score.encoder_hash, score.seed][score.task].append(value(score))
+        fits[score.encoder_hash][score.seed][score.task].append(value(score))
     tasks = {score.task for score in group}
-    values = [
-        statistics.fmean(statistics.fmean(of_task) for of_task in run.values())
-        for run in runs.values()
-        if run.keys() == tasks
+    runs = [
+        [
+            statistics.fmean(statistics.fmean(of_task) for of_task in fit.values())
+            for fit in seeds.values()
+            if fit.keys() == tasks
+        ]
+        for seeds in fits.values()
     ]
-    if not values:
+    runs = [seeds for seeds in runs if seeds]
+    if not runs:
         return None
-    whole = all(map(math.isfinite, values))
-    sd = statistics.stdev(values) if len(values) > 1 and whole else None
-    return Mean(statistics.fmean(values), sd, len(values), tuple(sorted(tasks)))
+    values = tuple(map(statistics.fmean, runs))
+    return Mean(
+        value=statistics.fmean(values),
+        sd=_deviation(values),
+        seed_sd=_pooled([_deviation(seeds) for seeds in runs]),
+        runs=values,
+        seeds=(min(map(len, runs)), max(map(len, runs))),
+        tasks=tuple(sorted(tasks)),
+    )
+
+
+def _deviation(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+
+def _pooled(deviations: Sequence[float | None]) -> float | None:
+    known = [deviation for deviation in deviations if deviation is not None]
+    return math.sqrt(statistics.fmean(deviation**2 for deviation in known)) if known else None
 
 
 def noise_key(score: Score) -> float:

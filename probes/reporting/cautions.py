@@ -45,8 +45,9 @@ def _one_pre_training(study: Study) -> Caution | None:
         title = f"One pre-training run at {several([f'{level:g} %' for level in single])} noise."
     return Caution(
         title,
-        "Spreads and intervals are over seeds of the heads. How much another pre-training seed would move "
-        "a level is not known, so differences between levels may be due to the run and not to the noise.",
+        "How much another pre-training seed would move a level is not known, so differences between levels "
+        "may be due to the run and not to the noise. Seeds of the heads do not repeat the pre-training: "
+        "nothing is marked as a difference where no level has two runs.",
     )
 
 
@@ -54,6 +55,7 @@ def _one_seed(study: Study) -> Caution | None:
     if len({score.seed for score in study.main}) > 1:
         return None
     return Caution(
-        "One seed.",
-        "No spread can be given. Run python -m probes.run with --seeds 3 for standard deviations.",
+        "One seed of each head.",
+        "How much of a difference is the start of the head cannot be told. Run python -m probes.run with "
+        "--seeds 3.",
     )

@@ -17,7 +17,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from nml.files import write_bytes
 from probes.reporting.end_labels import spread_labels
 from probes.reporting.point_labels import label_points
-from probes.reporting.records import Figure, Panel, Series
+from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
 from probes.reporting.theme import FONTS, ROLES, colour, marker
 
 WIDTH, HEIGHT = 4.6, 3.3  # inches a panel
@@ -69,7 +69,7 @@ def save_figure(figure: Figure, folder: Path) -> None:
         for axes in grid.flat[len(figure.panels) :]:
             axes.set_axis_off()
         for panel, axes in zip(figure.panels, grid.flat, strict=False):
-            _draw(axes, panel, shared_range(figure, panel))
+            _draw(axes, figure, panel)
         for axes, panel in zip(grid.flat, figure.panels, strict=False):
             _label_ends(axes, panel)
         write_bytes(folder / f"{figure.name}.png", _bytes(canvas, "png"))
@@ -81,7 +81,7 @@ def panel_svg(figure: Figure, panel: Panel) -> str:
     with mpl.rc_context(SETTINGS):
         canvas = _canvas(1, 1)
         axes = canvas.subplots()
-        _draw(axes, panel, shared_range(figure, panel))
+        _draw(axes, figure, panel)
         _label_ends(axes, panel)
         return _bytes(canvas, "svg").decode()
 
@@ -96,13 +96,23 @@ def shared_range(figure: Figure, panel: Panel) -> tuple[float, float] | None:
         if other.group == panel.group
         for series in other.series
         for point in series.points
-        for value in (point.y - (point.spread or 0), point.y + (point.spread or 0))
+        for value in _reach(figure, point)
     ]
     if panel.log_y:
         values = [value for value in values if value > 0]
         return (min(values) / 1.4, max(values) * 1.4) if values else None
     margin = 0.08 * (max(values) - min(values)) or 1.0
     return min(values) - margin, max(values) + margin
+
+
+def _reach(figure: Figure, point: Point) -> tuple[float, ...]:
+    """Return the heights that a mark takes up: its own, its runs' and the ends of its error bar."""
+    bar = figure.bar(point) or 0.0
+    if figure.bars != INTERVAL:
+        return (point.y - bar, point.y + bar, *point.runs)
+    # An interval of two runs is wider than all else together: it would leave nothing of the runs to see.
+    reach = 2 * max((abs(run - point.y) for run in point.runs), default=0.0)
+    return (point.y - min(bar, reach), point.y + min(bar, reach), *point.runs, 0.0)
 
 
 def _canvas(columns: int, rows: int) -> Canvas:
@@ -130,7 +140,7 @@ def _bytes(canvas: Canvas, kind: Literal["png", "svg"]) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None:
+def _draw(axes: Axes, figure: Figure, panel: Panel) -> None:
     axes.set_title(panel.title, pad=10)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
@@ -144,8 +154,10 @@ def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None
         if values and max(values) < 100 * min(values):
             # Powers of ten alone would leave one number on the axis, or none.
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    for series in panel.series:
-        _draw_series(axes, panel, series)
+    if panel.differences:
+        axes.axhline(0.0, color=ROLES["muted"].light, linewidth=1.0, zorder=1)
+    for number, series in enumerate(panel.series):
+        _draw_series(axes, figure, panel, series, aside=_aside(panel, number))
     if panel.x_ticks:
         axes.set_xticks(panel.x_ticks, [f"{tick:g}" for tick in panel.x_ticks])
         span = (max(panel.x_ticks) - min(panel.x_ticks)) or 1.0
@@ -154,18 +166,26 @@ def _draw(axes: Axes, panel: Panel, y_range: tuple[float, float] | None) -> None
         axes.margins(0.15)
     if not panel.log_y:
         axes.yaxis.set_major_locator(MaxNLocator(5))
-    if y_range:
+    if y_range := shared_range(figure, panel):
         axes.set_ylim(*y_range)
 
 
-def _draw_series(axes: Axes, panel: Panel, series: Series) -> None:
-    x = [point.x for point in series.points]
+def _aside(panel: Panel, number: int) -> float:
+    """Return how far a series is moved along the horizontal axis, so that its bars cover no other's."""
+    if not panel.differences:
+        return 0.0
+    span = (max(panel.x_ticks) - min(panel.x_ticks)) or 1.0
+    return 0.02 * span * (number - (len(panel.series) - 1) / 2)
+
+
+def _draw_series(axes: Axes, figure: Figure, panel: Panel, series: Series, aside: float) -> None:
+    x = [point.x + aside for point in series.points]
     y = [point.y for point in series.points]
     if panel.kind == "curve":
         axes.plot(x, y, color=colour(series), linewidth=1.6)
         return
     # Without runs to tell a spread from, the bar has no length and its caps do not show.
-    spread = [point.spread or 0.0 for point in series.points]
+    spread = [figure.bar(point) or 0.0 for point in series.points]
     axes.errorbar(
         x,
         y,
@@ -175,11 +195,22 @@ def _draw_series(axes: Axes, panel: Panel, series: Series) -> None:
         markersize=6.5,
         markeredgecolor=ROLES["surface"].light,
         markeredgewidth=0.8,
-        linestyle="-",
+        linestyle="none" if panel.differences else "-",
         linewidth=0.8 if panel.kind == "path" else 1.8,
         elinewidth=1.0,
         capsize=2.5,
     )
+    runs = [(point.x + aside, run) for point in series.points if len(point.runs) > 1 for run in point.runs]
+    if runs and panel.kind == "line":
+        axes.plot(
+            *zip(*runs, strict=True),
+            color=colour(series),
+            marker=marker(series),
+            markersize=3.2,
+            markeredgewidth=0,
+            linestyle="none",
+            alpha=0.55,
+        )
 
 
 def _label_ends(axes: Axes, panel: Panel) -> None:

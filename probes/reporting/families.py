@@ -36,6 +36,12 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
     return _unjoined(found, stems, encoders)
 
 
+def repetition(encoder: str) -> str | None:
+    """Return the part of an encoder's name that tells its pre-training seed, for example ``seed0``."""
+    found = _SEED.search(_STEP.sub("", encoder))
+    return found.group() if found else None
+
+
 def _stem(row: Row) -> str:
     if row.noise_ratio is None:
         return row.encoder

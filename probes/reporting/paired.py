@@ -1,69 +1,119 @@
-"""How much a head differs from a baseline, judged pair by pair.
+"""How much a head differs from a baseline: one mean difference a pre-training run.
 
 The same encoder, task, fraction and seed give a pair: both heads were fitted on the same subset and
-scored on the same test sets. Their differences vary far less than either score does. The interval
-is Student's t interval of the mean difference. It takes pairs as independent, which pairs of one
-encoder or one task are only in part, and it speaks of the encoders and tasks at hand.
+scored on the same test sets. Their differences vary far less than either score does. But pairs of one encoder
+are no independent evidence: they share whatever its pre-training made easy for one of the heads. So they
+become one number, their mean, and the interval is over these numbers. Tasks are crossed with the
+encoders and were not drawn from anything: what holds, holds of these tasks.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from scipy.stats import t as student
-
-from probes.reporting.averages import Score
+from probes.reporting.averages import Score, most_shared, noise_key
+from probes.reporting.inference import Estimate, Judged, estimate, judge
 
 BASELINE = "lp"
-CONFIDENCE = 0.95
 METHOD = (
-    "Differences from lp are paired over encoder x task x fraction x seed; brackets hold the 95 % "
-    "Student t interval of their mean, with pairs taken as independent. An interval that leaves out "
-    "zero is set in bold."
+    "Differences from lp are paired over task x fraction x seed and averaged to one a pre-training run; "
+    "brackets hold the 95 % Student t interval of the mean over runs, df = runs − 1. They speak of these "
+    "tasks, which are the same for every run, and of other pre-training runs like these."
 )
 
 
-class Difference(NamedTuple):
-    """A mean paired difference.
-
-    Attributes:
-        mean: Mean of head minus baseline.
-        low: Lower end of the 95 % interval; None below two pairs.
-        high: Upper end of the interval.
-        n: Pairs.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-def difference(found: Iterable[Score], head: str, baseline: str = BASELINE) -> Difference | None:
-    """Return the paired difference of the metric, ``head`` minus ``baseline``; None without a pair."""
-    pairs: dict[tuple[object, ...], dict[str, float]] = defaultdict(dict)
-    for score in found:
-        key = (
-            score.encoder_hash,
-            score.task,
-            score.domain,
-            score.fraction,
-            score.seed,
-            score.downstream_noise,
+def marks(comparisons: int) -> str:
+    """Return what bold means in a table of so many comparisons."""
+    if not comparisons:
+        return (
+            "Nothing is marked: no noise level has two pre-training runs, so that a difference may be this "
+            "run's alone."
         )
+    return (
+        f"Bold: p < 0.05 after Holm's adjustment over the {comparisons} comparisons of the table that have "
+        f"two pre-training runs at a noise level; all others are not marked."
+    )
+
+
+class Asked(NamedTuple):
+    """A comparison to make: scores of one domain, and the head to hold against the baseline."""
+
+    found: Sequence[Score]
+    head: str
+
+
+def difference(found: Iterable[Score], head: str, baseline: str = BASELINE) -> Estimate | None:
+    """Return the difference of the metric, ``head`` minus ``baseline``, over runs; None without a pair."""
+    values = differences(found, head, baseline)
+    return estimate(list(values.values())) if values else None
+
+
+def differences(found: Iterable[Score], head: str, baseline: str = BASELINE) -> dict[str, float]:
+    """Return the mean difference of every pre-training run, by encoder hash.
+
+    All are over the same cases (task, fraction, downstream noise), those that most runs share; a run that
+    lacks one of them is left out. A run's value is its mean over tasks of its mean over cases and seeds.
+    """
+    pairs: dict[tuple[str, Case, int], dict[str, float]] = defaultdict(dict)
+    for score in found:
         if score.head in (head, baseline):
-            pairs[key][score.head] = score.metric
-    values = [pair[head] - pair[baseline] for pair in pairs.values() if len(pair) == 2]
-    return summarise(values) if values else None
+            pairs[score.encoder_hash, _case(score), score.seed][score.head] = score.metric
+    runs: dict[str, dict[Case, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (encoder, case, _), pair in pairs.items():
+        if len(pair) == 2:
+            runs[encoder][case].append(pair[head] - pair[baseline])
+    if not runs:
+        return {}
+    shared = most_shared([frozenset(cases) for cases in runs.values()])
+    return {
+        encoder: _over_tasks({case: statistics.fmean(cases[case]) for case in shared})
+        for encoder, cases in runs.items()
+        if shared <= cases.keys()
+    }
 
 
-def summarise(values: list[float]) -> Difference:
-    """Return mean and 95 % t interval of one or more differences."""
-    mean, n = statistics.fmean(values), len(values)
-    if n < 2:
-        return Difference(mean, None, None, n)
-    half = float(student.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(values) / n**0.5
-    return Difference(mean, mean - half, mean + half, n)
+class Case(NamedTuple):
+    """What heads are compared on, within an encoder and a seed."""
+
+    task: str
+    domain: str
+    fraction: float
+    downstream_noise: float
+
+
+def _case(score: Score) -> Case:
+    return Case(score.task, score.domain, score.fraction, score.downstream_noise)
+
+
+def _over_tasks(values: dict[Case, float]) -> float:
+    tasks: dict[str, list[float]] = defaultdict(list)
+    for case, value in values.items():
+        tasks[case.task].append(value)
+    return statistics.fmean(map(statistics.fmean, tasks.values()))
+
+
+def compare(asked: Sequence[Asked]) -> list[Judged | None]:
+    """Make comparisons with the baseline and judge them together, as those of one table are."""
+    return judge(
+        [
+            (difference(found, head), repeated(score for score in found if score.head == head))
+            for found, head in asked
+        ]
+    )
+
+
+def counted(judged: Sequence[Judged | None]) -> int:
+    """Return how many comparisons the adjustment counts."""
+    return sum(one is not None and one.p_holm is not None for one in judged)
+
+
+def repeated(found: Iterable[Score]) -> bool:
+    """Whether any noise level of a family has two pre-training runs or more."""
+    runs: dict[tuple[str, float | None], set[str]] = defaultdict(set)
+    for score in found:
+        level = None if score.noise is None else noise_key(score)
+        runs[score.family, level].add(score.encoder_hash)
+    return any(len(members) > 1 for members in runs.values())

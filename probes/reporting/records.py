@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 Scale = Literal["category", "ordered"]
 Kind = Literal["line", "path", "curve"]
+
+SD_RUNS = "SD over runs"
+SD_SEEDS = "SD over seeds"
+INTERVAL = "Half of the 95 % interval"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,15 +22,19 @@ class Point:
     Attributes:
         x: Horizontal position, in the unit of the panel's axis.
         y: Vertical position, in the unit of the panel's axis.
-        spread: Half length of the error bar, in the unit of ``y``; None where N is 1.
-        n: Runs behind the mean.
+        spread: Half length of the error bar over pre-training runs, in the unit of ``y``; None for one run.
+        seed_spread: Standard deviation over seeds of the head, in the unit of ``y``; None for one seed.
+        runs: The value of each pre-training run behind ``y``.
+        seeds: Fewest and most seeds of the head that a run has.
         label: Text beside the mark; empty for none.
     """
 
     x: float
     y: float
     spread: float | None = None
-    n: int = 1
+    seed_spread: float | None = None
+    runs: tuple[float, ...] = ()
+    seeds: tuple[int, int] = (1, 1)
     label: str = ""
 
 
@@ -62,6 +70,7 @@ class Panel:
             ``curve`` joins many points without marks.
         x_ticks: Positions to label; empty to let the axis choose.
         log_y: Whether the vertical axis is logarithmic.
+        differences: Whether heights are differences: a line marks zero, and series stand side by side.
         group: Panels of one group share their vertical range.
         alt: What is seen, for a reader who cannot see it.
     """
@@ -73,6 +82,7 @@ class Panel:
     kind: Kind = "line"
     x_ticks: tuple[float, ...] = ()
     log_y: bool = False
+    differences: bool = False
     group: str = ""
     alt: str = ""
 
@@ -88,6 +98,8 @@ class Figure:
         caption: What is drawn and under which conditions.
         panels: The panels, left to right, top to bottom.
         columns: Panels in a row of the image files.
+        bars: What the error bars are, as a column head; deviations of runs and of seeds do not stand in one
+            figure.
     """
 
     name: str
@@ -97,54 +109,106 @@ class Figure:
     panels: tuple[Panel, ...]
     columns: int = 2
 
+    bars: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.bars:
+            # Without two runs anywhere there is only the spread of the heads to show, under its own name.
+            over = SD_RUNS if any(point.spread is not None for point in self.points()) else SD_SEEDS
+            object.__setattr__(self, "bars", over)
+
     @property
     def alt(self) -> str:
         """What is seen, panel by panel."""
         return " ".join(f"{panel.title}: {panel.alt}" for panel in self.panels)
 
+    def points(self) -> Iterator[Point]:
+        """Yield every mark."""
+        for panel in self.panels:
+            for series in panel.series:
+                yield from series.points
+
+    def bar(self, point: Point) -> float | None:
+        """Return half the length of a mark's error bar."""
+        return point.seed_spread if self.bars == SD_SEEDS else point.spread
+
     def values(self) -> list[Table]:
         """Return what is drawn as a table; none for curves, which have too many points to read."""
-        rows = [
-            cells(
-                [
-                    panel.title,
-                    series.label,
-                    point.label or f"{point.x:g}",
-                    f"{point.y:.4g}",
-                    spread,
-                    str(point.n),
-                ]
-            )
+        found = [
+            (panel, series, point)
             for panel in self.panels
             if panel.kind != "curve"
             for series in panel.series
             for point in series.points
-            for spread in ["–" if point.spread is None else f"{point.spread:.2g}"]
         ]
-        if not rows:
-            return []
+        return [self._table(found)] if found else []
+
+    def data(self) -> Table:
+        """Return every point that is drawn, those of curves too, in full precision."""
+        return self._table(
+            [
+                (panel, series, point)
+                for panel in self.panels
+                for series in panel.series
+                for point in series.points
+            ]
+        )
+
+    def _table(self, found: Sequence[tuple[Panel, Series, Point]]) -> Table:
         first = self.panels[0]
-        header = ("Panel", "Series", first.x_label, first.y_label, "SD", "N")
-        title = f"Values of: {self.title}"
-        return [
-            Table(
-                name=f"{self.name}-values",
-                title=title,
-                caption="",
-                header=header,
-                rows=tuple(rows),
-                text_columns=2,
-                grouped=True,
+        rows = []
+        for panel, series, point in found:
+            bar = self.bar(point)
+            rows.append(
+                cells(
+                    [
+                        panel.title,
+                        series.label,
+                        Cell(point.label or f"{point.x:g}", numbers=(("", point.x),)),
+                        Cell(f"{point.y:.4g}", numbers=(("", point.y),)),
+                        Cell("–" if bar is None else f"{bar:.2g}", numbers=(("", bar),)),
+                        Cell(
+                            " ".join(f"{run:.4g}" for run in point.runs),
+                            numbers=tuple((str(number), run) for number, run in enumerate(point.runs, 1)),
+                        ),
+                        _span(point.seeds),
+                    ]
+                )
             )
+        # Panels of one figure may have axes of their own: then no name holds for all.
+        labels = [
+            name if all(getattr(panel, axis) == name for panel in self.panels) else axis[0]
+            for axis, name in (("x_label", first.x_label), ("y_label", first.y_label))
         ]
+        return Table(
+            name=f"{self.name}-values",
+            title=f"Values of: {self.title}",
+            caption="",
+            header=("Panel", "Series", *labels, self.bars, "Each run", "Seeds"),
+            rows=tuple(rows),
+            text_columns=2,
+            grouped=True,
+        )
+
+
+def _span(ends: tuple[int, int]) -> str:
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One entry of a table; ``strong`` sets it off, for the reason that the caption gives."""
+    """One entry of a table.
+
+    Attributes:
+        text: What a reader sees.
+        strong: Sets it off, for the reason that the caption gives.
+        numbers: What ``text`` rounds, in its unit, each under a name; the first one's is empty, since the
+            column's own name is enough. None where it was not measured. Empty for what is no number.
+    """
 
     text: str
     strong: bool = False
+    numbers: tuple[tuple[str, float | None], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

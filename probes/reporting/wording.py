@@ -3,44 +3,101 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from probes.reporting.averages import Mean
-from probes.reporting.paired import Difference
+from probes.reporting.inference import Judged, estimate
 from probes.reporting.records import Cell
 from probes.results import Row
 
 NONE = "–"
 
 
-def percent(mean: Mean | None) -> str:
-    """Return a mean of shares as ``93.4 ± 0.5``, in percent; without a spread for one run."""
+def percent(mean: Mean | None) -> Cell:
+    """Return a mean of shares in percent.
+
+    ``93.4 ± 0.5`` has the deviation over pre-training runs, ``93.4 (0.5)`` that over seeds of the head, where
+    there is one run.
+    """
     if mean is None:
-        return NONE
-    spread = "" if mean.sd is None else f" ± {100 * mean.sd:.1f}"
-    return f"{100 * mean.value:.1f}{spread}"
-
-
-def number(mean: Mean | None) -> str:
-    """Return a mean with two decimals."""
-    return NONE if mean is None or math.isnan(mean.value) else f"{mean.value:.2f}"
-
-
-def points(found: Difference | None) -> Cell:
-    """Return a difference of shares as ``+1.2 [+0.3, +2.1]``, in percentage points."""
-    if found is None:
         return Cell(NONE)
-    text, strong = _signed(found.mean), False
+    text = f"{100 * mean.value:.1f}"
+    if mean.sd is not None:
+        text += f" ± {100 * mean.sd:.1f}"
+    elif mean.seed_sd is not None:
+        text += f" ({100 * mean.seed_sd:.1f})"
+    return Cell(text, numbers=_numbers(mean, 100))
+
+
+def number(mean: Mean | None) -> Cell:
+    """Return a mean with two decimals."""
+    if mean is None or math.isnan(mean.value):
+        return Cell(NONE)
+    return Cell(f"{mean.value:.2f}", numbers=_numbers(mean, 1))
+
+
+def _numbers(mean: Mean, scale: float) -> tuple[tuple[str, float | None], ...]:
+    # A mean that carries no deviation is over levels or shares, and has no interval of runs either.
+    low, high = estimate(mean.runs)[1:3] if mean.sd is not None else (None, None)
+    scaled = {
+        "": mean.value,
+        "SD over runs": mean.sd,
+        "SD over seeds": mean.seed_sd,
+        "low": low,
+        "high": high,
+    }
+    return (
+        *((name, None if value is None else scale * value) for name, value in scaled.items()),
+        ("runs", mean.n),
+        ("seeds", mean.seeds[0]),
+    )
+
+
+def points(judged: Judged | None) -> Cell:
+    """Return a difference of shares as ``+1.2 [+0.3, +2.1]``, in percentage points."""
+    return signed(judged, 100, 1)
+
+
+def signed(judged: Judged | None, scale: float, digits: int) -> Cell:
+    """Return a difference with its interval, set off if it is marked.
+
+    Args:
+        judged: The difference; None for a dash.
+        scale: Units of the text in one of the value's.
+        digits: Decimals.
+    """
+    if judged is None:
+        return Cell(NONE)
+    found = judged.found
+
+    def shown(value: float) -> str:
+        # Adding zero turns the minus zero that rounding may leave into zero.
+        return f"{round(scale * value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+    text, strong = shown(found.mean), False
     if found.low is not None and found.high is not None:
+        text += f" [{shown(found.low)}, {shown(found.high)}]"
         # What is printed decides: an end that rounds to zero does not leave zero out.
-        strong = round(1000 * found.low) > 0 or round(1000 * found.high) < 0
-        text += f" [{_signed(found.low)}, {_signed(found.high)}]"
-    return Cell(text, strong=strong)
+        strong = judged.marked and round(scale * min(abs(found.low), abs(found.high)), digits) > 0
+    values = {"": found.mean, "low": found.low, "high": found.high}
+    return Cell(
+        text,
+        strong=strong,
+        numbers=(
+            *((name, None if value is None else scale * value) for name, value in values.items()),
+            ("p", found.p),
+            ("p, Holm", judged.p_holm),
+            ("runs", found.n),
+            *((f"run {place}", scale * value) for place, value in enumerate(found.values, 1)),
+        ),
+    )
 
 
-def _signed(share: float) -> str:
-    # Adding zero turns the minus zero that rounding may leave into zero.
-    return f"{round(100 * share, 1) + 0.0:+.1f}".replace("-", "−")
+def probability(p: float | None) -> Cell:
+    """Return a p value with two significant digits."""
+    if p is None:
+        return Cell(NONE)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.2g}", numbers=(("", p),))
 
 
 def count(number: int, noun: str) -> str:
@@ -69,11 +126,15 @@ def unique(values: Iterable[float]) -> list[float]:
 
 
 def error_bars(means: Iterable[Mean]) -> str:
-    """Return what the error bars of a figure are and the N behind its means."""
+    """Return what the error bars of a figure are, what its small marks are, and the N behind its means."""
     found = list(means)
-    if all(mean.sd is None for mean in found):
-        return f"No error bars: {runs_behind(found)}"
-    return f"Error bars: standard deviation over runs; {runs_behind(found)}"
+    if any(mean.sd is not None for mean in found):
+        bars = "Error bars: standard deviation over pre-training runs, each of which is a small mark"
+    elif any(mean.seed_sd is not None for mean in found):
+        bars = "Error bars: standard deviation over seeds of the head on one encoder"
+    else:
+        bars = "No error bars"
+    return f"{bars}; {runs_behind(found)}"
 
 
 def tasks_behind(means: Iterable[Mean]) -> list[str]:
@@ -82,10 +143,18 @@ def tasks_behind(means: Iterable[Mean]) -> list[str]:
 
 
 def runs_behind(means: Iterable[Mean]) -> str:
-    """Return the range of N over means: ``N = 3 runs each`` or ``N = 1 to 3 runs``."""
-    counts = unique(mean.n for mean in means)
-    if not counts:
+    """Return the range of N over means: ``N = 3 pre-training runs each, 2 to 3 seeds of the head a run``."""
+    found = list(means)
+    if not found:
         return "no runs"
-    if len(counts) == 1:
-        return f"N = {count(int(counts[0]), 'run')} each"
-    return f"N = {counts[0]:.0f} to {counts[-1]:.0f} runs"
+    runs = [mean.n for mean in found]
+    seeds = [end for mean in found for end in mean.seeds]
+    return (
+        f"N = {_range(runs, 'pre-training run')}{' each' if min(runs) == max(runs) else ''}, "
+        f"{_range(seeds, 'seed')} of the head a run"
+    )
+
+
+def _range(counts: Sequence[int], noun: str) -> str:
+    low, high = min(counts), max(counts)
+    return count(high, noun) if low == high else f"{low} to {count(high, noun)}"

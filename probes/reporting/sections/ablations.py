@@ -6,10 +6,10 @@ import re
 from collections import defaultdict
 
 from plugins.registry import HEADS
-from probes.reporting.averages import Mean, Score, means
+from probes.reporting.averages import Score, means
 from probes.reporting.comparable import balanced, case, comparable
-from probes.reporting.paired import BASELINE, METHOD, difference
-from probes.reporting.records import Gap, Section, Table, cells
+from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, marks
+from probes.reporting.records import Cell, Gap, Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.variants import FIRST, NETWORK, TERMS
 from probes.reporting.wording import percent, points, runs_behind, several, unique
@@ -61,25 +61,25 @@ def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table 
         )
     by = {domain: means(in_domain(compared, domain), lambda score: score.head) for domain in ("id", "ood")}
     present = {score.head for score in compared}
-    rows = [
-        cells(
-            [
-                head,
-                *(
-                    entry
-                    for domain in ("id", "ood")
-                    for entry in (
-                        percent(_without_deviation(by[domain].get(head))),
-                        "baseline"
-                        if head == BASELINE
-                        else points(difference(in_domain(compared, domain), head)),
-                    )
-                ),
-            ]
-        )
-        for head in (*FIRST, *labels)
-        if head in present
-    ]
+    heads = [head for head in (*FIRST, *labels) if head in present]
+    judged = compare(
+        [
+            Asked(in_domain(compared, domain), head)
+            for head in heads
+            if head != BASELINE
+            for domain in ("id", "ood")
+        ]
+    )
+    changes = iter(judged)
+    rows = []
+    for head in heads:
+        entries: list[str | Cell] = [head]
+        for domain in ("id", "ood"):
+            mean = by[domain].get(head)
+            # A deviation would be of noise levels and shares of the data more than of runs.
+            entries.append(percent(mean and mean.without_spread()))
+            entries.append("baseline" if head == BASELINE else points(next(changes)))
+        rows.append(cells(entries))
     metric = study.metric
     return Table(
         name=name,
@@ -88,7 +88,7 @@ def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table 
         caption=(
             f"{metric.capitalize()} in percent, mean over {_shares(compared)}; "
             f"{runs_behind(by['id'].values())}. Only what every run and head here has."
-            f"{_left_out(found, labels, compared)} {METHOD}"
+            f"{_left_out(found, labels, compared)} {METHOD} {marks(counted(judged))}"
         ),
         header=("Head", f"ID {metric}", f"minus {BASELINE}", f"OOD {metric}", f"minus {BASELINE}"),
         rows=tuple(rows),
@@ -115,11 +115,6 @@ def _left_out(found: list[Score], labels: list[str], compared: list[Score]) -> s
     absent = [head for head in heads if head not in {score.head for score in compared}]
     absent += sorted(measured - {score.task for score in compared})
     return f" Left out, since some runs lack it: {several(absent)}." if absent else ""
-
-
-def _without_deviation(mean: Mean | None) -> Mean | None:
-    """Drop a deviation that would be of noise levels and shares of the data more than of runs."""
-    return mean and mean._replace(sd=None)
 
 
 def _shares(found: list[Score]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probes.reporting.averages import Mean, Score, means, noise_key, plain
-from probes.reporting.paired import BASELINE, METHOD, difference
+from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, marks
 from probes.reporting.records import Figure, Gap, Panel, Section, Series, Table, cells
 from probes.reporting.sections.noise import NOISE_AXIS, describe, line
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
@@ -73,10 +73,15 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
 def _table(study: Study, found: list[Score], domain: Domain, title: str) -> Table:
     heads = [head for head in study.heads if any(score.head == head for score in found)]
     others = [head for head in heads if head != BASELINE] if BASELINE in heads else []
+    groups = [
+        (dataset, group, [score for score in found if (score.task, _encoders(score)) == (dataset, group)])
+        for dataset, group in _groups(found)
+    ]
+    judged = compare([Asked(members, head) for _, _, members in groups for head in others])
+    changes = iter(judged)
     rows = []
     behind: list[Mean] = []
-    for dataset, group in _groups(found):
-        members = [score for score in found if (score.task, _encoders(score)) == (dataset, group)]
+    for dataset, group, members in groups:
         by = means(members, lambda score: score.head)
         behind += by.values()
         rows.append(
@@ -85,7 +90,7 @@ def _table(study: Study, found: list[Score], domain: Domain, title: str) -> Tabl
                     dataset,
                     group,
                     *(percent(by.get(head)) for head in heads),
-                    *(points(difference(members, head)) for head in others),
+                    *(points(next(changes)) for _ in others),
                     str(max((mean.n for mean in by.values()), default=0)),
                 ]
             )
@@ -95,8 +100,13 @@ def _table(study: Study, found: list[Score], domain: Domain, title: str) -> Tabl
         title=f"{study.metric.capitalize()} on each {title.lower()} test set",
         paper="Tables 7, 8, 12 and 13",
         caption=(
-            f"In percent, mean ± standard deviation over runs; {runs_behind(behind)}. "
-            + (f"{METHOD} In percentage points." if others else f"No results of {BASELINE} to compare with.")
+            f"In percent, mean ± standard deviation over pre-training runs, of one run (standard deviation "
+            f"over seeds of the head); {runs_behind(behind)}. "
+            + (
+                f"{METHOD} In percentage points. {marks(counted(judged))}"
+                if others
+                else f"No results of {BASELINE} to compare with."
+            )
         ),
         header=("Test set", "Encoders", *heads, *(f"{head} minus {BASELINE}" for head in others), "N"),
         rows=tuple(rows),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from probes.reporting.averages import Score, means, noise_key
+from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.comparable import balanced, comparable
-from probes.reporting.paired import BASELINE, METHOD, difference
-from probes.reporting.records import Cell, Gap, Section, Table, cells
+from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, marks
+from probes.reporting.records import Cell, Figure, Gap, Section, Table, cells
+from probes.reporting.sections.head_differences import by_run
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, percent, points, several
 
@@ -15,8 +16,8 @@ COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --seeds 3"
 ENCODER_COMMAND = "python -m probes.run --encoder timm:tf_efficientnet_b3.ns_jft_in1k --plugin lp,mlp,nmtune"
 
 
-class Line(NamedTuple):
-    """A group of encoders: a line a head.
+class Group(NamedTuple):
+    """Encoders that are read together.
 
     Attributes:
         name: What the group is called.
@@ -29,11 +30,30 @@ class Line(NamedTuple):
     compared: list[Score]
 
 
+class Line(NamedTuple):
+    """A group with a line a head.
+
+    Attributes:
+        name: What the group is called.
+        measured: All scores of the group.
+        compared: Those that its means and differences are over.
+        means: The mean of each head, by domain.
+        heads: Heads with a mean in any domain.
+    """
+
+    name: str
+    measured: list[Score]
+    compared: list[Score]
+    means: dict[str, dict[str, Mean]]
+    heads: list[str]
+
+
 def section(study: Study) -> Section:
     """Return the section."""
-    items: list[Table | Gap] = []
+    items: list[Figure | Table | Gap] = []
     if BASELINE in study.heads and len(study.heads) > 1:
-        items.append(_table(study))
+        figure = by_run(study)
+        items += [figure, _table(study)] if figure.panels else [_table(study)]
     else:
         items.append(
             Gap(
@@ -56,44 +76,42 @@ def section(study: Study) -> Section:
 
 
 def _table(study: Study) -> Table:
+    lines = _lines(study)
+    asked = [
+        Asked(in_domain(line.compared, domain), head)
+        for line in lines
+        for head in line.heads
+        if head != BASELINE
+        for domain in ("id", "ood")
+    ]
+    judged = compare(asked)
+    changes = iter(judged)
     rows = []
-    left_out: list[str] = []
-    for name, measured, found in _groups(study):
-        shown: set[str] = set()
+    for line in lines:
         # Over several levels or shares a deviation would be of those more than of the runs.
-        mixed = len({noise_key(score) for score in found}) > 1 or _several_shares(found)
-        by_domain = {domain: in_domain(found, domain) for domain in ("id", "ood")}
-        by = {domain: means(members, lambda score: score.head) for domain, members in by_domain.items()}
-        for head in study.heads:
-            if not any(head in values for values in by.values()):
-                continue
-            shown.add(head)
-            entries: list[str | Cell] = [name, head]
+        mixed = len({noise_key(score) for score in line.compared}) > 1 or _several_shares(line.compared)
+        for head in line.heads:
+            entries: list[str | Cell] = [line.name, head]
             for domain in ("id", "ood"):
-                mean = by[domain].get(head)
-                change = None if head == BASELINE else difference(by_domain[domain], head)
+                mean = line.means[domain].get(head)
+                change = None if head == BASELINE else next(changes)
                 entries += [
-                    percent(mean and (mean._replace(sd=None) if mixed else mean)),
+                    percent(mean and (mean.without_spread() if mixed else mean)),
                     "baseline" if head == BASELINE else points(change),
-                    NONE if change is None else str(change.n),
+                    NONE if change is None else str(change.found.n),
                 ]
             rows.append(cells(entries))
-        heads = [head for head in study.heads if head in {score.head for score in measured} - shown]
-        tasks = sorted({score.task for score in measured} - {score.task for score in found})
-        # Where no head is left, no task is.
-        absent = heads + (tasks if shown else [])
-        left_out += [f"{several(absent)} ({name})"] if absent else []
     return Table(
         name="heads-table",
         title=f"{study.metric.capitalize()} of the heads, and their difference from {BASELINE}",
         paper="Table 2",
         caption=(
-            f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over runs; "
-            f"differences in percentage points. {METHOD} N counts pairs. Out of domain, a pair's value is "
-            f"its mean over the test sets of its task. Lines over several levels or shares of the training "
-            f"data carry no deviation, are over the tasks and shares that every encoder and seed has, and "
-            f"leave out heads that lack a case of {BASELINE}'s."
-            + (f" Left out: {several(left_out, limit=20)}." if left_out else "")
+            f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over pre-training "
+            f"runs, of one run (standard deviation over seeds of the head); differences in percentage "
+            f"points. {METHOD} {marks(counted(judged))} N counts pre-training runs. Out of domain, a pair's "
+            f"value is its mean over the test sets of its task. Lines over several levels or shares of the "
+            f"training data carry no deviation, are over the tasks and shares that every encoder and seed "
+            f"has, and leave out heads that lack a case of {BASELINE}'s." + _left_out(study, lines)
         ),
         header=(
             "Encoders",
@@ -111,21 +129,47 @@ def _table(study: Study) -> Table:
     )
 
 
-def _groups(study: Study) -> list[Line]:
+def _left_out(study: Study, lines: list[Line]) -> str:
+    """Name the heads and tasks of each group that its lines leave out."""
+    left_out = []
+    for line in lines:
+        heads = [
+            head for head in study.heads if head in {score.head for score in line.measured} - set(line.heads)
+        ]
+        tasks = sorted({score.task for score in line.measured} - {score.task for score in line.compared})
+        # Where no head is left, no task is.
+        absent = heads + (tasks if line.heads else [])
+        left_out += [f"{several(absent)} ({line.name})"] if absent else []
+    return f" Left out: {several(left_out, limit=20)}." if left_out else ""
+
+
+def _lines(study: Study) -> list[Line]:
+    lines = []
+    for group in _groups(study):
+        by = {
+            domain: means(in_domain(group.compared, domain), lambda score: score.head)
+            for domain in ("id", "ood")
+        }
+        heads = [head for head in study.heads if any(head in values for values in by.values())]
+        lines.append(Line(*group, by, heads))
+    return lines
+
+
+def _groups(study: Study) -> list[Group]:
     """Return the encoders by level, then each family over all its levels, and over all shares of the data."""
-    lines: list[Line] = []
+    lines: list[Group] = []
     for family in dict.fromkeys(score.family for score in study.main):
         found = of_family(study.main, family)
         levels = sorted({noise_key(score) for score in study.known(found)})
         for level in levels:
             of_level = [score for score in found if noise_key(score) == level]
-            lines.append(Line(f"{family}, {level:g} % noise", of_level, of_level))
+            lines.append(Group(f"{family}, {level:g} % noise", of_level, of_level))
         if len(levels) != 1:
-            lines.append(Line(f"{family}, all levels" if levels else family, found, _compared(found)))
+            lines.append(Group(f"{family}, all levels" if levels else family, found, _compared(found)))
         everything = of_family(study.of_main_heads(study.scores), family)
         clean = [score for score in everything if score.downstream_noise == 0]
         if _several_shares(clean):
-            lines.append(Line(f"{family}, all levels and shares", clean, _compared(clean)))
+            lines.append(Group(f"{family}, all levels and shares", clean, _compared(clean)))
     return lines
 
 

@@ -48,11 +48,21 @@ def _definitions(study: Study) -> Table:
             "Out-of-domain",
             "The head fitted in domain, scored on shifted data; mean over a task's shifted test sets.",
         ),
-        ("Run", "One encoder and one seed. The seed draws the training subset and the start of the head."),
         (
-            "Mean ± SD",
-            "Over runs, of each run's mean over tasks; standard deviation with N − 1. No SD where N is 1.",
+            "Run",
+            "One pre-training, that is one encoder: the unit of every interval and N. A run's value is its "
+            "mean over tasks of its mean over seeds of the head.",
         ),
+        (
+            "Seed",
+            "Draws the training subset and the start of the head. Seeds do not repeat the pre-training.",
+        ),
+        (
+            "Mean ± SD, Mean (SD)",
+            "± over pre-training runs; of one run, in parentheses, over seeds of the head on it. Both with N "
+            "− 1.",
+        ),
+        ("Tasks", "The same for every run, and not drawn from anything: claims are about these tasks."),
         ("Difference", METHOD),
         (
             "SVD convention",

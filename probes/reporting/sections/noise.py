@@ -134,8 +134,15 @@ def line(by: Mapping[tuple[Name, float], Mean], name: Name, levels: Sequence[flo
 
 def point(x: float, mean: Mean, scale: float = 100.0, label: str = "") -> Point:
     """Return the point of a mean, as percent unless ``scale`` says otherwise."""
-    spread = None if mean.sd is None else scale * mean.sd
-    return Point(x=x, y=scale * mean.value, spread=spread, n=mean.n, label=label)
+    return Point(
+        x=x,
+        y=scale * mean.value,
+        spread=None if mean.sd is None else scale * mean.sd,
+        seed_spread=None if mean.seed_sd is None else scale * mean.seed_sd,
+        runs=tuple(scale * run for run in mean.runs),
+        seeds=mean.seeds,
+        label=label,
+    )
 
 
 def conditions(study: Study, behind: Mapping[str, Mapping[Domain, Sequence[Mean]]]) -> str:

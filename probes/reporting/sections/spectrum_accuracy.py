@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from probes.reporting.averages import Mean, Score, means, noise_key
-from probes.reporting.records import Figure, Gap, Panel, Point, Section, Series
-from probes.reporting.sections.noise import NOISE_COMMAND
+from probes.reporting.records import Figure, Gap, Panel, Section, Series
+from probes.reporting.sections.noise import NOISE_COMMAND, point
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import error_bars
 from probes.results.row import Domain
@@ -105,7 +105,9 @@ def _panels(study: Study, found: list[Score], *, of_head: bool) -> tuple[list[Pa
                 Series(
                     label=head if of_head else "",
                     points=tuple(
-                        _point(x[key], y[key], f"{key[1]:g} %") for key in sorted(x) if key[0] == head
+                        point(x[key].value, y[key], label=f"{key[1]:g} %")
+                        for key in sorted(x)
+                        if key[0] == head
                     ),
                     slot=study.head_slot(head),
                 )
@@ -123,17 +125,13 @@ def _panel(study: Study, family: str, quantity: Quantity, series: tuple[Series, 
         series=series,
         kind="path",
         alt="; ".join(
-            f"{one.label or BASELINE} at {point.label} noise: "
-            f"{whose} {quantity.name} {point.x:.2f}, {point.y:.1f} %"
+            f"{one.label or BASELINE} at {mark.label} noise: "
+            f"{whose} {quantity.name} {mark.x:.2f}, {mark.y:.1f} %"
             for one in series
-            for point in one.points
+            for mark in one.points
         )
         + ".",
     )
-
-
-def _point(x: Mean, y: Mean, label: str) -> Point:
-    return Point(x=x.value, y=100 * y.value, spread=None if y.sd is None else 100 * y.sd, n=y.n, label=label)
 
 
 def _key(score: Score) -> tuple[str, float]:

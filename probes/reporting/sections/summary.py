@@ -50,10 +50,11 @@ def summary_table(study: Study) -> Table:
         name="summary-table",
         title=f"{metric.capitalize()} and spectra by pre-training noise and head",
         caption=(
-            f"{metric.capitalize()} in percent: mean over {_tasks(averaged)} ± standard deviation over runs, "
-            f"{runs_behind(behind)} (a run is one encoder and one seed of the head; seeds do not repeat the "
-            f"pre-training). {NOTE} Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of the "
-            f"largest singular value. A dash: not measured. Compare either only where N and dimension agree."
+            f"{metric.capitalize()} in percent: mean over {_tasks(averaged)} ± standard deviation over "
+            f"pre-training runs, of one run (standard deviation over seeds of the head); "
+            f"{runs_behind(behind)}. {NOTE} Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of "
+            f"the largest singular value. A dash: not measured. Compare either only where N and dimension "
+            "agree."
         ),
         header=(
             *(["Encoders"] if named else []),

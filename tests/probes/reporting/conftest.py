@@ -20,8 +20,8 @@ GAIN = {"lp": 0.0, "mlp": 0.008, "nmtune": 0.02}
 
 
 def make_row(**changes: Any) -> Row:
-    """Return one plausible row; ``noise`` sets all that follows from the encoder."""
-    noise = changes.pop("noise", 0.2)
+    """Return one plausible row; ``noise`` and ``repetition`` set all that follows from the encoder."""
+    noise, repetition = changes.pop("noise", 0.2), changes.pop("repetition", 0)
     level = f"n{round(100 * noise):02d}"
     dataset = changes.get("dataset", "digits")
     seed, head, fraction = changes.get("seed", 0), changes.get("head", "lp"), changes.get("fraction", 1.0)
@@ -33,14 +33,18 @@ def make_row(**changes: Any) -> Row:
     )
     accuracy += np.random.default_rng(seed * 97 + len(head) * 13 + round(1000 * noise)).normal(0, 0.003)
     accuracy -= 0.3 * changes.get("downstream_noise", 0.0)
+    # A pre-training run is better or worse with every head, and suits one head better than another.
+    luck = np.random.default_rng(repetition * 31 + round(1000 * noise)).normal(0, 0.01)
+    suits = np.random.default_rng(repetition * 17 + len(head)).normal(0, 0.004)
+    accuracy += (luck + suits) * (repetition > 0)
     singular = 40 * np.exp(-(np.arange(359) ** (0.5 + 0.1 * noise)) / 2.2)
     share = singular / singular.sum()
     sve, lsvr = float(-(share * np.log(share)).sum()), float(-np.log(share[0]))
     row = Row(
-        encoder=f"quickstart-{level}-seed0",
+        encoder=f"quickstart-{level}-seed{repetition}",
         encoder_kind="checkpoint",
-        encoder_hash=hashlib.sha256(level.encode()).hexdigest(),
-        run_path=f"/runs/quickstart-{level}-seed0",
+        encoder_hash=hashlib.sha256(f"{level} {repetition}".encode()).hexdigest(),
+        run_path=f"/runs/quickstart-{level}-seed{repetition}",
         step=160,
         objective="classify",
         noise_ratio=noise,
@@ -86,6 +90,7 @@ def digits_rows(
     heads: Iterable[str] = HEADS,
     seeds: Iterable[int] = (0, 1, 2),
     fractions: Iterable[float] = (1.0,),
+    repetitions: Iterable[int] = (0,),
     **changes: Any,
 ) -> list[Row]:
     """Return what ``probes.run`` writes for the bundled task: every head, in domain and shifted."""
@@ -96,8 +101,10 @@ def digits_rows(
             seed=seed,
             fraction=fraction,
             dataset=dataset,
+            repetition=repetition,
             **changes,
         )
+        for repetition in repetitions
         for noise in noises
         for head in heads
         for seed in seeds

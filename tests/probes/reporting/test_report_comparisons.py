@@ -94,8 +94,8 @@ def test_a_task_run_at_a_smaller_share_only_is_shown_with_its_share(row: MakeRow
     shares = "100 % of a and 50 % of b (shares of the training data)"
     assert shares in figure(report, "accuracy-noise").caption
     assert shares in table(report, "summary-table").caption
-    # Every run has both tasks at the same shares: the deviation is of runs.
-    assert "±" in text(table(report, "heads-table"))[0][2]
+    # Every fit has both tasks at the same shares: the deviation is of seeds, not of shares.
+    assert "(" in text(table(report, "heads-table"))[0][2]
     assert {line[-1] for line in text(table(report, "run-time-heads"))} == {"8"}
 
 
@@ -135,7 +135,7 @@ def test_a_mean_over_all_levels_is_over_all_levels_and_so_is_its_difference(digi
     assert lp[2] == f"{mean_of(rows, 'lp', 'ab'):.1f}"
     assert nmtune[2] == f"{mean_of(rows, 'nmtune', 'ab'):.1f}"
     assert nmtune[3].startswith(f"{mean_of(rows, 'nmtune', 'ab') - mean_of(rows, 'lp', 'ab'):+.1f}")
-    assert nmtune[4] == "18"
+    assert nmtune[4] == "3"
     assert "Left out: c (quickstart, all levels)." in found.caption
 
 
@@ -154,7 +154,7 @@ def test_further_heads_are_averaged_over_the_runs_they_are_paired_on(digits: Mak
     rows += digits(heads=("mlp",), seeds=(0,))
     found = table(build(rows), "ablations-0")
     assert [line[0] for line in text(found)] == ["lp", "nmtune-mse"]
-    assert "N = 4 runs each" in found.caption
+    assert "N = 2 pre-training runs each, 2 seeds of the head a run" in found.caption
     assert "Left out, since some runs lack it: mlp." in found.caption
 
 

@@ -97,7 +97,7 @@ def test_labels_of_marks_lie_on_no_mark_and_on_no_other_label(places: list[tuple
 
 @pytest.fixture(scope="module")
 def svg() -> str:
-    points = (Point(x=0, y=0.001, n=1), Point(x=1, y=10, spread=0.2, n=3))
+    points = (Point(x=0, y=0.001), Point(x=1, y=10, spread=0.2, runs=(9.8, 10.2)))
     panel = Panel(
         title="A <b> & $x^2$",
         x_label="x",

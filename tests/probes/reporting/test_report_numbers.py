@@ -9,15 +9,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from plugins.spectra import singular_values
 from probes.reporting.averages import means, noise_key, plain, scores
-from probes.reporting.paired import difference, summarise
+from probes.reporting.paired import difference
 from probes.reporting.sections.method import CONVENTIONS
 from probes.reporting.selection import select
-from probes.reporting.wording import points
+from probes.reporting.wording import percent
 from probes.results import Row
 
 MakeRow = Callable[..., Row]
@@ -28,12 +26,19 @@ def with_metric(row: Row, metric: float) -> Row:
     return dataclasses.replace(row, accuracy=metric, metric=metric)
 
 
-def test_a_mean_over_runs_has_their_standard_deviation_and_their_number(row: MakeRow) -> None:
-    rows = [with_metric(row(seed=seed), metric) for seed, metric in enumerate((0.8, 0.9, 0.85))]
+def test_repetitions_of_pre_training_and_seeds_of_heads_are_counted_apart(row: MakeRow) -> None:
+    metrics = {0: (0.8, 0.9, 0.85), 1: (0.7, 0.72, 0.74)}
+    rows = [
+        with_metric(row(repetition=run, seed=seed), metric)
+        for run, found in metrics.items()
+        for seed, metric in enumerate(found)
+    ]
     mean = means(scores(select(rows)), lambda score: score.head)["lp"]
-    assert mean.value == pytest.approx(0.85)
-    assert mean.sd == pytest.approx(statistics.stdev((0.8, 0.9, 0.85)))
-    assert (mean.n, mean.tasks) == (3, ("digits",))
+    assert mean.value == pytest.approx((0.85 + 0.72) / 2)
+    assert mean.runs == pytest.approx((0.85, 0.72))
+    assert mean.sd == pytest.approx(statistics.stdev((0.85, 0.72)))
+    assert mean.seed_sd == pytest.approx(((0.05**2 + 0.02**2) / 2) ** 0.5)
+    assert (mean.n, mean.seeds, mean.tasks) == (2, (3, 3), ("digits",))
 
 
 def test_of_a_result_computed_by_several_states_of_a_heads_code_the_last_counts(row: MakeRow) -> None:
@@ -57,8 +62,13 @@ def test_flips_drawn_in_another_way_are_no_other_result(row: MakeRow) -> None:
     assert set(select([old, new, other]).rows) == {new, other}
 
 
-def test_one_run_has_no_spread(row: MakeRow) -> None:
-    assert means(scores(select([row()])), lambda score: score.head)["lp"].sd is None
+def test_one_run_has_the_spread_of_its_seeds_only_and_says_so(row: MakeRow) -> None:
+    rows = [with_metric(row(seed=seed), metric) for seed, metric in enumerate((0.8, 0.9, 0.85))]
+    mean = means(scores(select(rows)), lambda score: score.head)["lp"]
+    assert (mean.sd, mean.seed_sd) == (None, pytest.approx(0.05))
+    assert percent(mean).text == "85.0 (5.0)"
+    alone = means(scores(select(rows[:1])), lambda score: score.head)["lp"]
+    assert (alone.sd, alone.seed_sd) == (None, None)
 
 
 def test_shifted_test_sets_are_averaged_within_a_run_and_are_not_runs(row: MakeRow) -> None:
@@ -112,45 +122,25 @@ def test_differences_are_paired_and_not_of_unpaired_means(row: MakeRow) -> None:
     found = difference(scores(select(rows)), "mlp")
     assert found is not None
     assert found.mean == pytest.approx(0.01)
-    assert found.n == 2
 
 
-def test_the_interval_is_students(row: MakeRow) -> None:
-    # t(0.975, 3) = 3.18245, from the usual table; stdev of 1, 2, 3, 4 is 1.29099.
-    found = summarise([0.01, 0.02, 0.03, 0.04])
-    assert found.low == pytest.approx(0.025 - 3.18245 * 0.0129099 / 2, abs=1e-6)
-    assert found.high == pytest.approx(0.025 + 3.18245 * 0.0129099 / 2, abs=1e-6)
+def test_pairs_of_one_encoder_are_one_number(row: MakeRow) -> None:
+    gains = {0: (0.01, 0.03), 1: (0.05, 0.05, 0.02)}
+    rows = []
+    for run, found in gains.items():
+        for seed, gain in enumerate(found):
+            rows.append(with_metric(row(repetition=run, seed=seed), 0.5))
+            rows.append(with_metric(row(repetition=run, seed=seed, head="mlp"), 0.5 + gain))
+    assert difference(scores(select(rows)), "mlp").values == pytest.approx((0.02, 0.04))
 
 
-def test_one_pair_has_no_interval_and_no_head_pairs_with_nothing(row: MakeRow) -> None:
-    assert summarise([0.02]).low is None
-    assert difference(scores(select([row(head="mlp")])), "mlp") is None
-
-
-@given(st.lists(st.floats(-1, 1), min_size=2, max_size=20), st.floats(-1, 1))
-def test_the_interval_holds_the_mean_and_moves_with_the_values(values: list[float], shift: float) -> None:
-    found, moved = summarise(values), summarise([value + shift for value in values])
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= found.mean <= found.high
-    assert moved.low == pytest.approx(found.low + shift, abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("values", "text", "strong"),
-    [
-        ([0.01, 0.012, 0.011], "+1.1 [+0.9, +1.3]", True),
-        ([-0.01, -0.012, -0.011], "−1.1 [−1.3, −0.9]", True),
-        ([0.01, -0.01, 0.0], "+0.0 [−2.5, +2.5]", False),
-        ([0.01], "+1.0", False),
-        ([-0.0004], "+0.0", False),
-    ],
-)
-def test_a_difference_is_set_off_only_if_its_interval_leaves_zero_out(
-    values: list[float], text: str, strong: bool
-) -> None:
-    cell = points(summarise(values))
-    assert (cell.text, cell.strong) == (text, strong)
+def test_every_run_of_a_difference_is_over_the_same_tasks(row: MakeRow) -> None:
+    gains = {(0, "a"): 0.01, (0, "b"): 0.03, (1, "a"): 0.02, (1, "b"): 0.04, (2, "a"): 0.9}
+    rows = []
+    for (run, task), gain in gains.items():
+        about = {"repetition": run, "task": task, "dataset": task}
+        rows += [with_metric(row(**about), 0.1), with_metric(row(head="mlp", **about), 0.1 + gain)]
+    assert difference(scores(select(rows)), "mlp").values == pytest.approx((0.02, 0.03))
 
 
 def test_spectra_of_one_convention_are_reported_and_the_others_noted(digits: MakeRows) -> None:

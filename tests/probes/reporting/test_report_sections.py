@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Callable
 
+import pytest
 from report_parts import figure, table, text
 
 from probes.reporting.build import build
+from probes.reporting.records import INTERVAL
 from probes.results import Row
 
 MakeRow = Callable[..., Row]
@@ -77,13 +80,26 @@ def test_two_families_are_kept_apart_everywhere(digits: MakeRows) -> None:
     assert len(figure(report, "accuracy-noise").panels) == 4
 
 
-def test_every_mean_comes_with_its_number_of_runs(digits: MakeRows) -> None:
-    report = build(digits(seeds=(0, 1)))
-    marked = [item for item in report.figures if not item.name.startswith("spectrum-")]
-    assert marked
-    assert all("N = 2 runs each" in item.caption for item in marked)
-    assert all(row[-1].text == "2" for item in marked for values in item.values() for row in values.rows)
-    assert "N = 2 runs each" in table(report, "summary-table").caption
+def test_every_mean_comes_with_its_runs_and_seeds(digits: MakeRows) -> None:
+    report = build(digits(seeds=(0, 1), repetitions=(0, 1, 2)))
+    shown = [item for item in report.figures if not item.name.startswith("spectrum-")]
+    assert shown
+    for item in shown:
+        assert "N = 3 pre-training runs each" in item.caption
+        (values,) = item.values()
+        assert values.header[-2:] == ("Each run", "Seeds")
+        assert all(len(row[-2].text.split()) == 3 and row[-1].text == "2" for row in values.rows)
+    caption = table(report, "summary-table").caption
+    assert "N = 3 pre-training runs each, 2 seeds of the head a run" in caption
+
+
+def test_bars_of_runs_and_of_seeds_do_not_stand_in_one_figure(digits: MakeRows) -> None:
+    single = figure(build(digits()), "accuracy-noise")
+    assert "over seeds of the head on one encoder" in single.caption
+    assert all(single.bar(point) for point in single.points())
+    mixed = figure(build([*digits(), *digits(noises=(0.0,), repetitions=(1,))]), "accuracy-noise")
+    assert "over pre-training runs" in mixed.caption
+    assert [mixed.bar(point) is None for point in mixed.panels[0].series[0].points] == [False, True]
 
 
 def test_every_picture_has_a_text_of_what_is_seen(digits: MakeRows) -> None:
@@ -197,12 +213,34 @@ def test_the_report_says_the_svd_convention_and_where_numbers_come_from(digits: 
     assert ["Results made", "2026-01-02 03:04 UTC"] in versions
 
 
-def test_pairs_over_all_shares_of_the_data_count_every_share(digits: MakeRows) -> None:
-    lines = text(table(build(digits(fractions=(0.1, 1.0))), "heads-table"))
-    counts = {(line[0], line[1]): line[4] for line in lines}
-    assert counts["quickstart, 0 % noise", "mlp"] == "3"
-    assert counts["quickstart, all levels", "mlp"] == "6"
-    assert counts["quickstart, all levels and shares", "mlp"] == "12"
+def test_n_counts_pre_training_runs_however_many_shares_and_seeds_there_are(digits: MakeRows) -> None:
+    lines = text(table(build(digits(fractions=(0.1, 1.0), repetitions=(0, 1))), "heads-table"))
+    counts = {line[0]: line[4] for line in lines if line[1] == "mlp"}
+    assert counts == {
+        "quickstart, 0 % noise": "2",
+        "quickstart, 20 % noise": "2",
+        "quickstart, all levels": "4",
+        "quickstart, all levels and shares": "4",
+    }
+
+
+def test_the_differences_are_drawn_run_by_run(digits: MakeRows) -> None:
+    rows = digits(heads=("lp", "nmtune"), repetitions=(0, 1, 2))
+    drawn = figure(build(rows), "heads-differences")
+    assert [panel.title for panel in drawn.panels] == ["In-domain", "Out-of-domain"]
+    (nmtune,) = drawn.panels[0].series
+    wanted = [
+        100 * (one.metric - base.metric)
+        for one in rows
+        for base in rows
+        if (one.head, base.head) == ("nmtune", "lp")
+        and (one.encoder, one.seed, one.dataset) == (base.encoder, base.seed, "digits")
+        and base.dataset == "digits"
+        and one.noise_ratio == 0.2
+    ]
+    means = [statistics.fmean(wanted[start : start + 3]) for start in (0, 3, 6)]
+    assert nmtune.points[1].runs == pytest.approx(means)
+    assert drawn.bars == INTERVAL
 
 
 def test_encoders_of_unknown_noise_come_after_the_ladder(digits: MakeRows) -> None:

@@ -1,0 +1,79 @@
+"""Differences of the heads from lp, every pre-training run a mark: a mean of two runs shows as one of two."""
+
+from __future__ import annotations
+
+from probes.reporting.averages import Score, noise_key
+from probes.reporting.paired import BASELINE, difference, differences
+from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
+from probes.reporting.sections.noise import NOISE_AXIS
+from probes.reporting.study import DOMAINS, Study, in_domain, of_family
+from probes.reporting.wording import count, unique
+
+
+def by_run(study: Study) -> Figure:
+    """Return the differences from the baseline, every pre-training run a mark."""
+    panels = []
+    found = study.known(study.main)
+    for family in dict.fromkeys(score.family for score in found):
+        levels = unique(noise_key(score) for score in of_family(found, family))
+        for domain, title in DOMAINS:
+            within = in_domain(of_family(found, family), domain)
+            series = tuple(
+                Series(label=head, points=marks_of, slot=study.head_slot(head))
+                for head in study.heads
+                if head != BASELINE and (marks_of := _changes(within, head, levels))
+            )
+            if series:
+                panels.append(
+                    Panel(
+                        title=title if len(study.ladders) < 2 else f"{family}: {title}",
+                        x_label=NOISE_AXIS,
+                        y_label=f"{study.metric.capitalize()} minus {BASELINE} (points)",
+                        series=series,
+                        x_ticks=tuple(levels),
+                        differences=True,
+                        alt="; ".join(
+                            f"{one.label} minus {BASELINE} at {point.x:g} % noise: {point.y:+.1f} points, "
+                            f"{count(len(point.runs), 'run')}"
+                            for one in series
+                            for point in one.points
+                        )
+                        + ".",
+                    )
+                )
+    runs = unique(len(point.runs) for panel in panels for one in panel.series for point in one.points)
+    n = " to ".join(f"{end:g}" for end in dict.fromkeys((runs[0], runs[-1]))) if runs else "0"
+    return Figure(
+        name="heads-differences",
+        title=f"Difference from {BASELINE}, run by run",
+        paper="Table 2",
+        caption=(
+            "Small marks: one pre-training run each, its mean over tasks and seeds of the head. Large mark "
+            "and bar: their mean with its 95 % Student t interval; a bar that ends at the edge goes on "
+            f"beyond it, and one run has none. N = {n} pre-training run{'' if n == '1' else 's'} each."
+        ),
+        panels=tuple(panels),
+        bars=INTERVAL,
+    )
+
+
+def _changes(found: list[Score], head: str, levels: list[float]) -> tuple[Point, ...]:
+    found_points = []
+    for level in levels:
+        of_level = [score for score in found if noise_key(score) == level]
+        change = difference(of_level, head)
+        if change:
+            seeds = [
+                len({score.seed for score in of_level if (score.encoder_hash, score.head) == (encoder, head)})
+                for encoder in differences(of_level, head)
+            ]
+            found_points.append(
+                Point(
+                    x=level,
+                    y=100 * change.mean,
+                    spread=None if change.high is None else 100 * (change.high - change.mean),
+                    runs=tuple(100 * value for value in change.values),
+                    seeds=(min(seeds), max(seeds)),
+                )
+            )
+    return tuple(found_points)
