@@ -19,6 +19,7 @@ from pretrain.observers import build_observers
 from pretrain.options import Options
 from pretrain.profiling import Tracer
 from pretrain.recording import Recorder
+from pretrain.run_effects import idle_in_run
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.transforms import testing_transform, training_transform
@@ -47,6 +48,15 @@ def assemble(
     accumulation = micro_batch_count(recipe, world)
     check_mixing(recipe, recipe.global_batch // world.size // accumulation)
     validation = validation_data(options.validation, shard_set, testing_transform(recipe.data))
+    if world.is_main:
+        for line in idle_in_run(
+            recipe,
+            engine=options.engine,
+            world_size=world.size,
+            steps_per_epoch=sampler.steps_per_epoch,
+            validated=validation is not None,
+        ):
+            print(line, flush=True)
     objective = build_objective(
         recipe,
         rank=world.rank,

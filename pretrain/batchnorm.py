@@ -19,7 +19,16 @@ from pretrain.recipe import BatchNormMode
 
 
 def prepare(network: nn.Module, mode: BatchNormMode) -> nn.Module:
-    """Return the network with the batch normalisation that a recipe asks for."""
+    """Return the network with the batch normalisation that a recipe asks for.
+
+    Raises:
+        UserError: If the network has none of which that could be asked.
+    """
+    if mode != "local" and not any(isinstance(module, _BatchNorm) for module in network.modules()):
+        raise UserError(
+            f"recipe.model.batch_norm {mode}: no effect, the network has no batch normalisation",
+            mend="--recipe.model.batch_norm local",
+        )
     if mode == "sync":
         return _share_statistics(network)
     return network

@@ -1,7 +1,8 @@
 """What a run trains and how: frozen, checked values, one dataclass a subject.
 
 A recipe is independent of the machine: global batch, steps and learning rates are those of the whole
-run, whatever the number of processes. Impossible combinations are refused here, with the reason.
+run, whatever the number of processes. Impossible combinations, and values that have no effect beside the
+others, are refused here, with the reason.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nml.errors import UserError
-from pretrain.recipe_checks import not_negative, policy, positive, share
+from pretrain.recipe_checks import below_one, in_range, not_negative, policy, positive, share
+from pretrain.recipe_effects import refuse_idle
 
 Objective = Literal["classify", "clip"]
 BatchNormMode = Literal["local", "sync", "frozen"]
@@ -82,6 +84,7 @@ class Data:
     skip_budget: float = 1e-4
 
     def __post_init__(self) -> None:
+        in_range("recipe.data", self)
         positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
         share("recipe.data", self, "flip", "erasing", "skip_budget")
         not_negative("recipe.data", self, "workers", "color_jitter")
@@ -101,10 +104,10 @@ class Loss:
 
     Attributes:
         name: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for clip.
-        smoothing: Label smoothing.
+        smoothing: Label smoothing eps: a class that is there is 1 - eps + eps / K, another eps / K.
         mixup, cutmix: Alpha of the Beta distribution; 0 is off.
         switch: Probability of cutmix where both are on.
-        bce_threshold: With ``bce``: targets above it become 1, others 0; None keeps them soft.
+        bce_threshold: With ``bce``: mixed targets above it become 1, others 0; None keeps them soft.
     """
 
     name: LossName = "cross-entropy"
@@ -115,10 +118,12 @@ class Loss:
     bce_threshold: float | None = None
 
     def __post_init__(self) -> None:
-        share("recipe.loss", self, "smoothing", "switch")
+        in_range("recipe.loss", self)
+        share("recipe.loss", self, "switch")
         not_negative("recipe.loss", self, "mixup", "cutmix")
+        below_one("recipe.loss", self, "smoothing")
         if self.bce_threshold is not None:
-            share("recipe.loss", self, "bce_threshold")
+            below_one("recipe.loss", self, "bce_threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +148,13 @@ class Optimizer:
     clip: float = 0.0
 
     def __post_init__(self) -> None:
+        in_range("recipe.optimizer", self)
         positive("recipe.optimizer", self, "lr", "eps")
         not_negative("recipe.optimizer", self, "weight_decay", "clip")
+        if self.lr * self.weight_decay > 1e30:
+            raise UserError(
+                f"recipe.optimizer.weight_decay {self.weight_decay}: too large for the lr {self.lr}"
+            )
         for name, decays in (("momentum", (self.momentum,)), ("betas", self.betas)):
             if not all(0 <= decay < 1 for decay in decays):
                 raise UserError(
@@ -171,6 +181,7 @@ class Schedule:
     min_lr: float = 0.0
 
     def __post_init__(self) -> None:
+        in_range("recipe.schedule", self)
         not_negative("recipe.schedule", self, "warmup_epochs", "warmup_steps", "warmup_lr", "min_lr")
 
 
@@ -261,7 +272,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         positive("recipe", self, "epochs", "global_batch", "validate_every")
-        share("recipe", self, "ema")
+        in_range("recipe", self)
+        below_one("recipe", self, "ema")
         not_negative("recipe", self, "skip_nonfinite")
         if self.loss.name not in LOSSES[self.objective]:
             raise UserError(
@@ -274,6 +286,7 @@ class Recipe:
             )
         if self.global_batch % self.data.repeats and self.data.repeats > self.global_batch:
             raise UserError(f"recipe.data.repeats {self.data.repeats}: more than the global batch")
+        refuse_idle(self)
 
     def resolved(self) -> dict[str, Any]:
         """Return every value as plain JSON types."""
