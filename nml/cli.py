@@ -28,6 +28,10 @@ from typing import Any, NoReturn
 import jsonargparse
 
 from nml.errors import UserError
+from nml.front import ignore_namesakes, spelled
+
+# Before a command imports what may be hidden: this module is the first that each of them imports.
+ignore_namesakes()
 
 USER_ERROR_STATUS = 2
 
@@ -50,7 +54,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str, *, epilog: str = "", config: bool = True) -> None:
         super().__init__(
-            prog=prog,
+            prog=spelled(prog),
             description=description,
             epilog=epilog or None,
             formatter_class=_HelpFormatter,

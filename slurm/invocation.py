@@ -14,12 +14,16 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import write_json
+from nml.front import spelled
 
 FILE = "command.json"
 
 
 def launcher() -> str:
-    """Return the launcher as its user typed it: as a file of the checkout, or as an installed module."""
+    """Return the launcher as its user typed it: by ``nml``, as a file of the checkout, or as a module."""
+    door = spelled("python -m slurm.entry")
+    if door.startswith("nml "):
+        return door
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return "python -m slurm.launch" if spec and spec.name == "slurm.launch" else "python slurm/launch.py"
 
