@@ -24,11 +24,11 @@ from urllib.parse import urlsplit
 
 from nml.errors import UserError
 from nml.files import fsync_folder, write_json
+from nml.set_file import SET_FILE, local_folder
+from nml.set_file import WORK_FOLDER as WORK
 from shards.planning import refuse_other_request
 from shards.request import WriteRequest
-from shards.setfile import SET_FILE
 
-WORK = ".writing"
 _MARK = f"{WORK}/request.json"
 
 
@@ -86,17 +86,15 @@ def open_destination(out: str | Path, staging: str | Path | None = None) -> Dest
     Raises:
         UserError: If nothing installed can write to such a URL, or a folder was given a staging folder.
     """
-    text = str(out)
-    for local in ("file://", "local://"):
-        text = text.removeprefix(local)
-    if "://" in text:
-        return RemoteDestination(text, staging)
+    folder = local_folder(out)
+    if folder is None:
+        return RemoteDestination(str(out), staging)
     if staging:
         raise UserError(
-            f"--staging {staging}: --out {text} is a local folder, whose files are made in place",
+            f"--staging {staging}: --out {folder} is a local folder, whose files are made in place",
             mend="leave it out",
         )
-    return LocalDestination(Path(text).expanduser())
+    return LocalDestination(folder)
 
 
 class LocalDestination:

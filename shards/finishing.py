@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from nml.files import sha256_file, write_json
 from nml.levels import CLEAN_LEVEL
+from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.ladder import Level, clean_column
 from shards.manifest import (
     Statistics,
@@ -23,7 +24,7 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.noise import Kind
-from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo, Shard, fingerprint
+from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo, Shard, fingerprint
 
 ShardRecords = Callable[[], Iterable[tuple[Shard, pa.Table]]]
 

@@ -20,13 +20,14 @@ from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
+from nml.set_file import SET_FILE
 from shards.finishing import SetDescription, finish
 from shards.imagetype import image_extension
 from shards.keys import key_of
 from shards.ladder import clean_column
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.packing import TreeHash
-from shards.setfile import SET_FILE, SetInfo, Shard
+from shards.setfile import SetInfo, Shard
 from shards.sources import SourceSpec
 from shards.sources.webdataset import WebDatasetSource
 from shards.storage import refuse_url

@@ -22,6 +22,7 @@ from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from nml.levels import parse_ratio
+from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.columns import KeyColumn, hash_column, take_rows
 from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
@@ -41,7 +42,7 @@ from shards.manifest import (
 from shards.noise import Population
 from shards.planning import refuse_noise
 from shards.reader import ShardReader
-from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, STATS_FILE, SetInfo
+from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo
 from shards.shardset import ShardSet
 from shards.storage import refuse_url
 

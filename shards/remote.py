@@ -10,16 +10,8 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import atomic_writer
-from shards.setfile import (
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SET_FILE,
-    STATS_FILE,
-    SetInfo,
-    Shard,
-    interrupted,
-    no_set,
-)
+from nml.set_file import MANIFEST_FILE, SET_FILE, open_file_system, read_set_bytes
+from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo, Shard
 
 CACHE_VARIABLE = "NML_SHARD_CACHE"
 _CHUNK = 8 << 20
@@ -51,20 +43,7 @@ class RemoteStorage:
 
     def read_small(self, name: str) -> bytes:
         """Return the bytes of a small file, never from the cache: set.json tells what is current."""
-        try:
-            content: bytes = self._remote().cat_file(self._url(name))
-        except FileNotFoundError as error:
-            if self._remote().exists(self._url(".writing/request.json")):
-                raise interrupted(self.location) from error
-            raise no_set(self.location) from error
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f"{self._url(name)}: cannot be read: {type(error).__name__}: {error}",
-                mend="check the URL and the network",
-            ) from error
-        return content
+        return read_set_bytes(self.location, name, file_system=self._remote())
 
     def bind(self, info: SetInfo) -> None:
         """Give each state of a set a cache folder of its own: an added level makes another one."""
@@ -132,14 +111,6 @@ class RemoteStorage:
     def _remote(self) -> Any:
         # Asynchronous file systems (http, s3, gcs) do not survive a fork into a loader's worker.
         if self._file_system is None or self._process != os.getpid():
-            import fsspec
-
             self._process = os.getpid()
-
-            try:
-                self._file_system, _ = fsspec.core.url_to_fs(self.location)
-            except (ImportError, ValueError) as error:
-                raise UserError(
-                    f"{self.location}: {error}", mend="install fsspec's package for this kind of URL"
-                ) from error
+            self._file_system = open_file_system(self.location)
         return self._file_system

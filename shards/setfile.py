@@ -8,17 +8,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL
+from nml.set_file import DIGEST, SET_FORMAT, damaged, parse_set_record, record_digest
 from shards.ladder import Level, clean_level
 from shards.noise import Kind
 
-FORMAT = "nml-shards/1"
-SET_FILE = "set.json"
-MANIFEST_FILE = "manifest.parquet"
 INDEX_FILE = "index.arrow"
 STATS_FILE = "stats.json"
-_DIGEST = "set_sha256"
 
 
 @dataclass(frozen=True)
@@ -82,12 +78,11 @@ class SetInfo:
         """Return what set.json stores."""
         stored = {name: value for name, value in asdict(self).items() if name not in ("levels", "shards")}
         record = {
-            "format": FORMAT,
             **stored,
             "levels": {name: level.as_json() for name, level in self.levels.items()},
             "shards": [asdict(shard) for shard in self.shards],
         }
-        return {**record, _DIGEST: _digest(record)}
+        return {"format": SET_FORMAT, **record, DIGEST: record_digest(record)}
 
     def all_levels(self) -> dict[str, Level]:
         """Return the levels by name, clean first."""
@@ -100,20 +95,8 @@ def parse_set_info(text: bytes, where: str) -> SetInfo:
     Raises:
         UserError: If it is not of a format known here, or damaged.
     """
+    stored = parse_set_record(text, where)
     try:
-        stored = json.loads(text)
-        found = stored.get("format")
-        if found != FORMAT:
-            raise UserError(
-                f"{where}: format {found!r}", possible=FORMAT, mend="read it with a newer version"
-            )
-        digest = stored.pop(_DIGEST, None)
-        if digest is not None and digest != _digest(stored):
-            raise UserError(
-                f"{where}: damaged: its content is not what its {_DIGEST} says",
-                mend="restore the file, or write the set again",
-            )
-        del stored["format"]
         levels = {name: Level(name=name, **level) for name, level in stored.pop("levels").items()}
         shards = tuple(Shard(**shard) for shard in stored.pop("shards"))
         classes = stored.pop("classes")
@@ -126,15 +109,7 @@ def parse_set_info(text: bytes, where: str) -> SetInfo:
             **stored,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{where}: damaged: {type(error).__name__}: {error}",
-            mend="write the set again, or restore the file",
-        ) from error
-
-
-def _digest(record: dict[str, Any]) -> str:
-    """Return the hash of what set.json holds: a changed digit in it could name another label column."""
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        raise damaged(where, error) from error
 
 
 def fingerprint(
@@ -148,26 +123,9 @@ def fingerprint(
         shards: The tars, in order.
         supervision: Hash of the clean supervision of every sample, in order.
     """
-    digest = hashlib.sha256(f"{FORMAT}\0{kind}\0".encode())
+    digest = hashlib.sha256(f"{SET_FORMAT}\0{kind}\0".encode())
     digest.update(json.dumps(list(classes) if classes is not None else None).encode())
     for shard in shards:
         digest.update(f"\0{shard.name}\0{shard.samples}\0{shard.bytes}\0{shard.tree_sha256}".encode())
     digest.update(supervision)
     return digest.hexdigest()
-
-
-def interrupted(location: str) -> UserError:
-    """Return the error for a folder or URL that a set is being written to, or was."""
-    return UserError(
-        f"{location}: a shard set whose writing was interrupted",
-        mend="run the command that wrote it again to finish it",
-    )
-
-
-def no_set(location: str) -> UserError:
-    """Return the error for a folder or URL that holds no finished set."""
-    return UserError(
-        f"{location}: no shard set there ({SET_FILE} is missing)",
-        mend="write one: python -m shards.write --out FOLDER; "
-        "or for foreign WebDataset tars: python -m shards.index FOLDER",
-    )

@@ -9,10 +9,11 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.levels import level_name, parse_ratio
+from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.index_table import IndexTable
 from shards.ladder import Level
 from shards.noise import Kind
-from shards.setfile import INDEX_FILE, MANIFEST_FILE, SET_FILE, SetInfo, parse_set_info
+from shards.setfile import INDEX_FILE, SetInfo, parse_set_info
 from shards.storage import SetStorage, open_storage
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from nml.errors import UserError
+from nml.set_file import local_folder, read_set_bytes
 from shards.remote import RemoteStorage
-from shards.setfile import SetInfo, Shard, interrupted, no_set
+from shards.setfile import SetInfo, Shard
 
 
 class SetStorage(Protocol):
@@ -40,26 +41,20 @@ class SetStorage(Protocol):
 
 def open_storage(location: str, cache: str | Path | None = None) -> SetStorage:
     """Return the storage of a folder or URL."""
-    if "://" in location and not location.startswith("file://"):
-        return RemoteStorage(location, cache)
-    return LocalStorage(location.removeprefix("file://"))
+    folder = local_folder(location)
+    return RemoteStorage(location, cache) if folder is None else LocalStorage(location, folder)
 
 
 class LocalStorage:
     """A set in a local folder."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, folder: Path) -> None:
         self.location = location
-        self._folder = Path(location).expanduser()
+        self._folder = folder
 
     def read_small(self, name: str) -> bytes:
         """Return the bytes of a small file."""
-        try:
-            return (self._folder / name).read_bytes()
-        except OSError as error:
-            if (self._folder / ".writing").is_dir():
-                raise interrupted(self.location) from error
-            raise no_set(self.location) from error
+        return read_set_bytes(self._folder, name)
 
     def bind(self, info: SetInfo) -> None:
         """Do nothing: local files are read where they are."""

@@ -15,25 +15,16 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
-from nml.errors import UserError
 from nml.files import sha256_file
 from nml.levels import level_ratio
+from nml.set_file import MANIFEST_FILE, SET_FILE, read_set_bytes
 from shards.finishing import supervision_digest
 from shards.hashing import hash_keys
 from shards.ladder import Level
 from shards.manifest import iter_manifest
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import TreeHash
-from shards.setfile import (
-    INDEX_FILE,
-    MANIFEST_FILE,
-    SET_FILE,
-    SetInfo,
-    Shard,
-    fingerprint,
-    interrupted,
-    parse_set_info,
-)
+from shards.setfile import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
 from shards.storage import refuse_url
 from shards.tarsamples import tar_samples
 from shards.tarwalk import walk
@@ -66,13 +57,7 @@ def verify(folder: Path, *, images: bool = True) -> Iterator[Finding]:
     Raises:
         UserError: If there is no set, or its set.json is damaged.
     """
-    if not (folder / SET_FILE).is_file():
-        if (folder / ".writing").is_dir():
-            raise interrupted(str(folder))
-        raise UserError(
-            f"{folder}: no shard set there ({SET_FILE} is missing)", mend="name the folder of a set"
-        )
-    info = parse_set_info((folder / SET_FILE).read_bytes(), str(folder / SET_FILE))
+    info = parse_set_info(read_set_bytes(folder), str(folder / SET_FILE))
     yield Finding("manifest hash", _same_hash(folder / MANIFEST_FILE, info.manifest_sha256))
     yield Finding("index hash", _same_hash(folder / INDEX_FILE, info.index_sha256))
     for shard in info.shards:

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nml.errors import UserError
+from nml.set_file import SET_FILE
 from shards.noise import Kind
-from shards.setfile import SET_FILE, SetInfo, parse_set_info
+from shards.setfile import SetInfo, parse_set_info
 from shards.sources import ByteRange, Example, SourceSpec
 from shards.sources.splits import Chosen, choose_split
 from shards.sources.values import caption_value, class_value

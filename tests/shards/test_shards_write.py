@@ -20,10 +20,10 @@ import pytest
 from nml import digits
 from nml.errors import UserError
 from nml.files import sha256_file
+from nml.set_file import SET_FILE
 from shards import relabel, write
 from shards.bundled import ensure_digits
 from shards.layout import ShardLimits, parse_size
-from shards.setfile import SET_FILE
 from shards.shardset import ShardSet
 from shards.verify import verify
 

@@ -1,0 +1,170 @@
+"""set.json, without which a folder or URL is no shard set: where it is, and what it says to all who look.
+
+Writing it, and what only a reader of samples wants of it, is for :mod:`shards.setfile`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nml.errors import UserError
+from nml.levels import CLEAN_LEVEL, level_ratio
+
+SET_FORMAT = "nml-shards/1"
+SET_FILE = "set.json"
+MANIFEST_FILE = "manifest.parquet"
+DIGEST = "set_sha256"
+# The folder that a set being written has in place of set.json, and what is in it first.
+WORK_FOLDER = ".writing"
+_FIRST = "request.json"
+_LOCAL_URLS = ("file://", "local://")
+
+
+def local_folder(location: str | Path) -> Path | None:
+    """Return the folder of a set on this machine; None for one at a URL."""
+    text = str(location)
+    for prefix in _LOCAL_URLS:
+        text = text.removeprefix(prefix)
+    return None if "://" in text else Path(text).expanduser()
+
+
+def read_set_bytes(location: str | Path, name: str = SET_FILE, *, file_system: Any = None) -> bytes:
+    """Return a small file of a set, never from a cache: set.json tells what is current.
+
+    Args:
+        location: A folder, or an fsspec URL.
+        name: The file.
+        file_system: An fsspec file system for the URL, where one is open.
+
+    Raises:
+        UserError: If there is no set, or it cannot be read.
+    """
+    folder = local_folder(location)
+    if folder is not None:
+        try:
+            return (folder / name).read_bytes()
+        except OSError as error:
+            if (folder / WORK_FOLDER).is_dir():
+                raise interrupted(location) from error
+            raise no_set(location) from error
+    base = str(location).rstrip("/")
+    try:
+        remote = open_file_system(base) if file_system is None else file_system
+        content: bytes = remote.cat_file(f"{base}/{name}")
+    except FileNotFoundError as error:
+        if remote.exists(f"{base}/{WORK_FOLDER}/{_FIRST}"):
+            raise interrupted(location) from error
+        raise no_set(location) from error
+    except UserError:
+        raise
+    except Exception as error:
+        # Clients of object stores raise types of their own.
+        raise UserError(
+            f"{base}/{name}: cannot be read: {type(error).__name__}: {error}",
+            mend="check the URL and the network",
+        ) from error
+    return content
+
+
+def open_file_system(url: str) -> Any:
+    """Return the fsspec file system of a URL.
+
+    Raises:
+        UserError: If it needs a package that is not there, or is of no kind known here.
+    """
+    import fsspec
+
+    try:
+        found, _ = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"{url}: {error}", mend="install fsspec's package for this kind of URL") from error
+    return found
+
+
+def parse_set_record(text: bytes, where: str) -> dict[str, Any]:
+    """Return what set.json holds, its format and hash checked and taken out.
+
+    Raises:
+        UserError: If it is not of a format known here, or damaged.
+    """
+    try:
+        stored = json.loads(text)
+        found = stored.pop("format", None)
+        if found != SET_FORMAT:
+            raise UserError(
+                f"{where}: format {found!r}", possible=SET_FORMAT, mend="read it with a newer version"
+            )
+        digest = stored.pop(DIGEST, None)
+        if digest is not None and digest != record_digest(stored):
+            raise UserError(
+                f"{where}: damaged: its content is not what its {DIGEST} says",
+                mend="restore the file, or write the set again",
+            )
+        if not isinstance(stored.get("levels", {}), dict):
+            raise TypeError("its levels have no names")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise damaged(where, error) from error
+    record: dict[str, Any] = stored
+    return record
+
+
+def record_digest(record: dict[str, Any]) -> str:
+    """Return the hash of what set.json holds: a changed digit in it could name another label column."""
+    complete = {"format": SET_FORMAT, **record}
+    return hashlib.sha256(json.dumps(complete, sort_keys=True).encode()).hexdigest()
+
+
+def read_set_record(location: str | Path) -> dict[str, Any]:
+    """Return what a set's set.json holds, for those who only want to know which set it is.
+
+    Raises:
+        UserError: If there is no set, or its set.json is damaged.
+    """
+    return parse_set_record(read_set_bytes(location), f"{location}/{SET_FILE}")
+
+
+def check_level(location: str | Path, level: str, where: str = "--shards") -> None:
+    """Check that there is a complete set that has a level.
+
+    Raises:
+        UserError: If not.
+    """
+    try:
+        record = read_set_record(location)
+        levels = {CLEAN_LEVEL, *record.get("levels", {})}
+    except UserError as error:
+        raise UserError(f"{where} {error}") from error
+    if level not in levels:
+        raise UserError(
+            f"{where} {location}: has no noise level {level}",
+            possible=", ".join(sorted(levels)),
+            mend=f"add it: python -m shards.relabel {location} --noise {float(level_ratio(level)):g}",
+        )
+
+
+def damaged(where: str, error: Exception) -> UserError:
+    """Return the error for a set.json that does not hold what it should."""
+    return UserError(
+        f"{where}: damaged: {type(error).__name__}: {error}",
+        mend="write the set again, or restore the file",
+    )
+
+
+def interrupted(location: str | Path) -> UserError:
+    """Return the error for a folder or URL that a set is being written to, or was."""
+    return UserError(
+        f"{location}: a shard set whose writing was interrupted",
+        mend="run the command that wrote it again to finish it",
+    )
+
+
+def no_set(location: str | Path) -> UserError:
+    """Return the error for a folder or URL that holds no finished set."""
+    return UserError(
+        f"{location}: no shard set there ({SET_FILE} is missing)",
+        mend="write one: python -m shards.write --out FOLDER; "
+        "or for foreign WebDataset tars: python -m shards.index FOLDER",
+    )
