@@ -7,8 +7,9 @@ import os
 import torch
 from torch.utils.data import DataLoader
 
+from nml import layout
 from nml.errors import UserError
-from pretrain import batchnorm, layout
+from pretrain import batchnorm
 from pretrain.classify import check_mixing
 from pretrain.engines import build_engine, check_engine
 from pretrain.exporting import describe_run

@@ -7,7 +7,6 @@ removed before the new one is complete.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nml import layout
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
-from pretrain import layout
-
-_STEP = re.compile(r"step-\d{8,}")
+from nml.layout import is_complete, step_folders
 
 
 @dataclass(frozen=True)
@@ -89,15 +87,6 @@ def verify(folder: Path) -> Checkpoint:
     return Checkpoint(folder, step, record)
 
 
-def step_folders(run: Path) -> list[Path]:
-    """Return the folders of all checkpoints, complete or not, newest first.
-
-    What a user put beside them, a copy for instance, is none.
-    """
-    found = (run / layout.CHECKPOINTS).glob("step-*")
-    return sorted((folder for folder in found if _STEP.fullmatch(folder.name)), reverse=True)
-
-
 def newest_checkpoint(run: Path) -> Checkpoint | None:
     """Return the newest checkpoint whose files are whole, warning of each that is passed over.
 
@@ -143,11 +132,6 @@ def clear_unfinished(folder: Path) -> None:
     if is_complete(folder):
         raise UserError(f"{folder}: is complete already", mend="remove it, or start another run folder")
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def is_complete(folder: Path) -> bool:
-    """Return whether a folder carries the marker; whether its files still fit is for :func:`verify`."""
-    return (folder / layout.MARKER).exists()
 
 
 def retire(run: Path, *, keep_last: int, keep_every: int) -> None:

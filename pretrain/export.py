@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nml import cli
+from nml import cli, layout
 from nml.errors import UserError
-from pretrain import layout
-from pretrain.checkpoints import newest_checkpoint, step_folders, verify
+from nml.layout import step_folders
+from pretrain.checkpoints import newest_checkpoint, verify
 from pretrain.exporting import publish
 
 EPILOG = """examples:

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
+from nml import layout
 from nml.files import fsync_folder, sha256_file, temporary_beside, write_json
-from pretrain import layout
 from pretrain.models import Architecture
 from pretrain.recipe import Recipe
 from pretrain.tensorfiles import write_tensors

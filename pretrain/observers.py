@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from nml import cli
+from nml import cli, layout
 from nml.errors import UserError
 from nml.files import write_bytes
-from pretrain import layout
 from pretrain.options import Options
 
 if TYPE_CHECKING:
     # It imports torch, which --help and a refused option need not wait for.
     from pretrain.recording import Observer
-
-
-def check_extras(options: Options) -> None:
-    """Refuse what needs a package that is not installed, before any work starts.
-
-    Raises:
-        UserError: Naming the extra to install.
-    """
-    for extra, wanted in (("tensorboard", options.tensorboard), ("wandb", options.wandb)):
-        if wanted and importlib.util.find_spec(extra) is None:
-            raise UserError(
-                f"--{extra}: the package {extra} is not installed",
-                mend=f"pip install 'noisy-model-learning[{extra}]'",
-            )
 
 
 def build_observers(options: Options, steps_per_epoch: int) -> list[Observer]:

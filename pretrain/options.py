@@ -5,14 +5,11 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from nml import cli
-from nml.errors import UserError
-from nml.levels import level_name
-from pretrain.engine_names import DEFAULT_ENGINE, EngineName
+from nml.recipe_files import DEFAULT, find_recipe
+from nml.run_options import RunOptions, add_run_options, given_options
 from pretrain.recipe import Recipe
-from pretrain.recipe_files import DEFAULT, find_recipe
 
 EPILOG = """examples:
   python -m pretrain.run --noise 0.2
@@ -21,55 +18,18 @@ EPILOG = """examples:
 The same command again continues where the run stopped, or says that it is done."""
 
 
-Resume = Literal["auto", "must", "never"]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(RunOptions):
     """What one run is asked to be.
 
     Attributes:
-        recipe: The resolved recipe.
-        recipe_name: Its name.
-        shards: The shard set; None stands for the bundled digits.
-        noise: The noise ratio as text.
-        validation: A shard set to validate on; None: the bundled set's own, or none.
-        class_names, templates: See :func:`pretrain.zero_shot.read_prompts`.
-        engine: How ranks share the work.
-        run_dir: The run folder.
-        seed: Seed of weights, order and augmentation.
-        resume: What to do with a run folder that holds a run, and with one that does not.
-        tensorboard, wandb: Write metrics there too.
-        profile: Steps to trace, 0 for none.
+        recipe: The resolved recipe, with ``epochs`` in it.
+        run_dir: The run folder, as it was named or as it is named by default.
     """
 
     recipe: Recipe
     recipe_name: str
-    shards: str | None
-    noise: str
-    validation: str | None
-    class_names: str | None
-    templates: str | None
-    engine: EngineName
     run_dir: Path
-    seed: int
-    resume: Resume
-    tensorboard: bool
-    wandb: bool
-    profile: int
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: is negative", possible="0 and more")
-        if self.profile < 0:
-            raise UserError(f"--profile {self.profile}: is negative", possible="0 (no trace) and more")
-        if self.run_dir.exists() and not self.run_dir.is_dir():
-            raise UserError(f"--run-dir {self.run_dir}: is a file, not a folder", mend="name another folder")
-
-    @property
-    def level(self) -> str:
-        """The noise level's name."""
-        return level_name(self.noise)
 
 
 def parse_options(argv: list[str] | None) -> tuple[Options, str]:
@@ -78,37 +38,24 @@ def parse_options(argv: list[str] | None) -> tuple[Options, str]:
     Raises:
         UserError: If a value is impossible.
     """
-    parser = _parser()
+    parser = build_parser()
     namespace = parser.parse_args(_with_recipe_file(sys.argv[1:] if argv is None else argv))
     if namespace.epochs is not None:
         namespace.recipe.epochs, namespace.epochs = namespace.epochs, None
     recipe: Recipe = parser.instantiate(namespace).recipe
-    level = level_name(namespace.noise)
-    suffix = "" if namespace.engine == DEFAULT_ENGINE else f"-{namespace.engine}"
-    run_dir = namespace.run_dir or f"runs/{namespace.recipe_name}-{level}-seed{namespace.seed}{suffix}"
-    options = Options(
-        recipe=recipe,
-        recipe_name=namespace.recipe_name,
-        shards=namespace.shards,
-        noise=namespace.noise,
-        validation=namespace.validation,
-        class_names=namespace.class_names,
-        templates=namespace.templates,
-        engine=namespace.engine,
-        run_dir=Path(run_dir),
-        seed=namespace.seed,
-        resume=namespace.resume,
-        tensorboard=namespace.tensorboard,
-        wandb=namespace.wandb,
-        profile=namespace.profile,
-    )
+    given = given_options(namespace)
+    # A configuration file of one's own may leave it out.
+    given["recipe_name"] = given["recipe_name"] or DEFAULT
+    run_dir = Path(namespace.run_dir or f"runs/{RunOptions(**given).run_name}")
+    options = Options(recipe=recipe, **{**given, "run_dir": run_dir})
     namespace.config = None
     # A run that was not to be there yet is there the next time that its config is used.
     namespace.resume = "auto"
     return options, parser.dump(namespace, skip_unset=True)
 
 
-def _parser() -> cli.Parser:
+def build_parser() -> cli.Parser:
+    """Return the parser of ``python -m pretrain.run``."""
     parser = cli.Parser(
         "python -m pretrain.run",
         "Pre-train an encoder on one noise level of a shard set.\n"
@@ -122,48 +69,7 @@ def _parser() -> cli.Parser:
         sub_configs=True,
         help="name under recipes/, or a YAML file; any value by its dotted name",
     )
-    parser.add_argument("--recipe-name", type=str, default=DEFAULT, help="default: the recipe file's name")
-    parser.add_argument("--shards", type=str, default=None, help="shard set; default: the bundled digits")
-    parser.add_argument(
-        "--noise", type=str, default="0", help="noise ratio, 0 (clean) to below 1; a level of the set"
-    )
-    parser.add_argument(
-        "--validation",
-        type=str,
-        default=None,
-        help="clean shard set to validate on; the bundled set has its own",
-    )
-    parser.add_argument(
-        "--class-names",
-        type=str,
-        default=None,
-        help="for zero-shot validation: file with a name a line, in the order of the classes, or imagenet",
-    )
-    parser.add_argument(
-        "--templates",
-        type=str,
-        default=None,
-        help="for zero-shot validation: file with a prompt a line, {} for the name, or openai (its 80 of "
-        "ImageNet); default: a photo of a {}.",
-    )
-    parser.add_argument(
-        "--engine", type=EngineName, default=DEFAULT_ENGINE, help="how processes share the work"
-    )
-    parser.add_argument("--epochs", type=int, default=None, help="in place of the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-    parser.add_argument("--run-dir", type=str, default=None, help="default: runs/RECIPE-LEVEL-seedSEED")
-    parser.add_argument(
-        "--resume",
-        type=Resume,
-        default="auto",
-        help="auto: continue the run in --run-dir from its newest whole checkpoint, or begin it; "
-        "must: there has to be a checkpoint; never: there must be no run",
-    )
-    parser.add_argument("--tensorboard", action="store_true", help="write RUN/logs/tensorboard too")
-    parser.add_argument(
-        "--wandb", action="store_true", help="log to Weights & Biases too; WANDB_MODE=offline works"
-    )
-    parser.add_argument("--profile", type=int, default=0, help="trace this many steps into RUN/logs/profile")
+    add_run_options(parser)
     return parser
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pretrain import layout
+from nml import layout
 
 _WARMUP = 2
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from nml import layout
 from nml.files import write_json
-from pretrain import layout
 from pretrain.metrics import Ledger, Metrics
 
 

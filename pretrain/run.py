@@ -7,14 +7,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from nml import cli, digits
+from nml import cli, digits, layout
 from nml.errors import UserError
 from nml.files import write_bytes, write_json
 from nml.locking import held_alone
-from pretrain import layout
-from pretrain.observers import check_extras
+from nml.run_options import check_extras, check_resume
 from pretrain.options import Options, parse_options
-from pretrain.same_run import check_resume, check_same_data, check_same_run, describe_data
+from pretrain.same_run import check_same_data, check_same_run, describe_data
 from pretrain.world import World, decided_by_main, join, leave, world_from_environment
 
 if TYPE_CHECKING:

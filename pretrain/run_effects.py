@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from pretrain.engine_names import EngineName
+from nml.run_options import EngineName
 from pretrain.recipe import Recipe
 from pretrain.recipe_effects import default_of
 from pretrain.schedule import warmup_steps

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from nml import layout
 from nml.errors import UserError
 from nml.run_config import first_difference
-from pretrain import layout
-from pretrain.checkpoints import step_folders
-from pretrain.options import Resume
 
 if TYPE_CHECKING:
     from shards.shardset import ShardSet
@@ -68,26 +66,3 @@ def check_same_data(run: Path, shard_set: ShardSet, level: str) -> None:
                 f"run on one with {old.get(name)}",
                 mend=mend,
             )
-
-
-def check_resume(run: Path, resume: Resume) -> None:
-    """Refuse to begin what was to be continued, and to continue what was to be begun.
-
-    Args:
-        run: The run folder.
-        resume: What ``--resume`` says.
-
-    Raises:
-        UserError: If the folder does not fit.
-    """
-    saved = any((folder / layout.MARKER).exists() for folder in step_folders(run))
-    if resume == "must" and not saved:
-        raise UserError(
-            f"--resume must: {run} has no complete checkpoint",
-            mend="name the run's own --run-dir, or use --resume auto to begin one",
-        )
-    if resume == "never" and (saved or (run / layout.CONFIG).exists()):
-        raise UserError(
-            f"--resume never: {run} holds a run",
-            mend="name another --run-dir, or use --resume auto to continue it",
-        )

@@ -13,19 +13,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from nml import layout
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX
-from pretrain import layout
+from nml.layout import is_complete, step_folders
 from pretrain.checkpoints import (
     Checkpoint,
     checkpoint_folder,
     clear_unfinished,
     complete,
-    is_complete,
     newest_checkpoint,
     retire,
     set_aside_damaged,
-    step_folders,
 )
 from pretrain.engines import Engine, Tensors
 from pretrain.exporting import publish, write_export

@@ -14,11 +14,10 @@ import torch
 import torch.distributed as dist
 
 from nml.errors import UserError
+from nml.run_options import IMAGENET_NAMES, OPENAI_TEMPLATES
 from pretrain.engines import Engine
 
 TEMPLATES = ("a photo of a {}.",)
-IMAGENET = "imagenet"
-OPENAI = "openai"
 # Texts of one forward pass.
 _BATCH = 256
 _SYNSET = re.compile(r"n\d{8}")
@@ -59,12 +58,12 @@ def _names(given: str | None, classes: tuple[str, ...]) -> tuple[str, ...]:
                 mend="--class-names imagenet for the 1,000 of ImageNet-1k, or a file with a name a line",
             )
         return tuple(name.replace("_", " ") for name in classes)
-    if given == IMAGENET:
+    if given == IMAGENET_NAMES:
         from open_clip import IMAGENET_CLASSNAMES
 
         names = tuple(IMAGENET_CLASSNAMES)
     else:
-        names = _lines("--class-names", given, possible=f"a text file, or {IMAGENET}")
+        names = _lines("--class-names", given, possible=f"a text file, or {IMAGENET_NAMES}")
     if len(names) != len(classes):
         raise UserError(
             f"--class-names {given}: {len(names)} names, and the validation set has {len(classes)} classes",
@@ -76,11 +75,11 @@ def _names(given: str | None, classes: tuple[str, ...]) -> tuple[str, ...]:
 def _templates(given: str | None) -> tuple[str, ...]:
     if given is None:
         return TEMPLATES
-    if given == OPENAI:
+    if given == OPENAI_TEMPLATES:
         from open_clip import OPENAI_IMAGENET_TEMPLATES
 
         return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-    found = _lines("--templates", given, possible=f"a text file, or {OPENAI}")
+    found = _lines("--templates", given, possible=f"a text file, or {OPENAI_TEMPLATES}")
     for template in found:
         if "{}" not in template:
             raise UserError(f"--templates {given}: {template!r} has no {{}} where the class name goes")

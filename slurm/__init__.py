@@ -5,7 +5,8 @@
 What a user asks for
     ``entry`` and ``invocation`` (the command line), ``pretraining``, ``sweep``, ``single``, ``status``,
     ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run), ``same_run`` (is it the
-    one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job asks of Slurm)
+    one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job asks of Slurm),
+    ``cores`` (as many as the loader needs)
 This machine
     ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``lifeline`` (none
     outlives the launcher), ``gpus``, ``rooms``, ``registered`` (heads and tasks by name)

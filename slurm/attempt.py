@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 from nml.files import write_json
+from nml.layout import newest_step
 from slurm.job import clear_records
 from slurm.members import Member, Submission, own_attempt, own_index, own_job
 from slurm.receipts import write_receipts
@@ -38,15 +39,8 @@ OPEN = "open.json"
 CLOSE = "close.json"
 KILL_SECONDS = 300
 RETRY_STATUS = errno.EADDRINUSE
-_STEP = re.compile(r"step-(\d+)")
 # A job in another state was cancelled, or is on its way back already.
 _REQUEUE_FROM = ("RUNNING", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-
-
-def newest_step(checkpoints: Path) -> int:
-    """Return the step of the newest complete checkpoint, 0 where there is none."""
-    steps = [_STEP.fullmatch(marker.parent.name) for marker in checkpoints.glob("step-*/COMPLETE.json")]
-    return max((int(step[1]) for step in steps if step), default=0)
 
 
 def attempts(record: Path) -> list[dict[str, object]]:
@@ -67,7 +61,7 @@ def open_attempt(submission: Submission, *, logs: Path) -> str:
     """
     member = submission.members[own_index()]
     folder = Path(member.record) / own_attempt()
-    step = newest_step(Path(member.progress)) if member.progress else 0
+    step = newest_step(Path(member.progress).parent) if member.progress else 0
     before = attempts(Path(member.record))
     earlier = read_rendezvous(folder)
     idle = sum(1 for _ in _trailing(before, step))
@@ -169,7 +163,7 @@ def close_attempt(submission: Submission, status: int, *, logs: Path) -> int:
 
 
 def _record(member: Member, verdict: Verdict, status: int) -> None:
-    step = newest_step(Path(member.progress)) if member.progress else 0
+    step = newest_step(Path(member.progress).parent) if member.progress else 0
     write_json(
         Path(member.record) / own_attempt() / CLOSE,
         {**verdict._asdict(), "status": status, "step": step, "time": time.time()},

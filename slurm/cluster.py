@@ -149,18 +149,22 @@ def user_file() -> Path:
     return Path(home) / "noisy-model-learning" / "cluster.yaml"
 
 
-def load_resources(named: str | None, given: dict[str, Any], stage: str = "pretrain") -> Resources:
+def load_resources(
+    named: str | None, given: dict[str, Any], stage: str = "pretrain", *, cores: int | None = None
+) -> Resources:
     """Merge the defaults, a cluster file, its part for a stage and what the command line gave.
 
     Args:
         named: A cluster file's path, the name of an example, or None for the user's own file.
         given: Fields from the command line; None and "" count as not given.
         stage: The stage that the job belongs to.
+        cores: Of a rank, where neither says; None for the default.
 
     Raises:
         UserError: If a file is missing or malformed, or a value is impossible.
     """
-    fields = _read(_find(named), stage)
+    fields: dict[str, Any] = {} if cores is None else {"cpus_per_task": cores}
+    fields |= _read(_find(named), stage)
     fields |= {name: value for name, value in given.items() if value is not None and value != ""}
     return Resources(**fields)
 

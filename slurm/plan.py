@@ -14,12 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nml.errors import UserError
-from nml.levels import decimal_text
+from nml.run_options import RunOptions
 from slurm.members import Member, Probe
 from slurm.receipts import missing_heads, read_ids, told_ids
-from slurm.request import Engine, PretrainRequest
+from slurm.request import PretrainRequest
 
 LAUNCH = "launch"
+# Options of a run that a sweep gives each of its runs itself.
+OF_A_RUN = ("noise", "seed", "recipe_name", "run_dir")
 # Options of probes.run that a sweep gives itself, and what its user says instead: what they named would not
 # be what the sweep looks for afterwards.
 _OWN_OPTIONS = {
@@ -58,9 +60,8 @@ class SweepRequest:
         plugins: Heads.
         tasks: Tasks to probe on.
         seeds: Seeds of pre-training.
-        engine: How the ranks of a run share the work.
-        shards: A shard set that has all levels; None stands for the bundled digits.
-        epochs: Overrides every recipe's epochs.
+        options: What all runs have in common; :data:`OF_A_RUN` is what tells them apart.
+        workers: Loader workers of the recipes whose own do not fit the cores.
         name: The sweep's name, its folder under sweeps/.
         results: The results folder.
         overrides: Dotted overrides of the recipes.
@@ -73,9 +74,8 @@ class SweepRequest:
     plugins: tuple[str, ...] = ("lp", "mlp", "nmtune")
     tasks: tuple[str, ...] = ("digits",)
     seeds: tuple[int, ...] = (0,)
-    engine: Engine = "ddp"
-    shards: str | None = None
-    epochs: int | None = None
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
+    workers: dict[str, int] = dataclasses.field(default_factory=dict)
     name: str = "sweep"
     results: str = "results"
     overrides: tuple[str, ...] = ()
@@ -95,7 +95,7 @@ class SweepRequest:
             flag = word.partition("=")[0]
             if flag in _OWN_OPTIONS:
                 raise UserError(f"-- {flag}: the sweep sets it for every probe", mend=_OWN_OPTIONS[flag])
-        names = [run.name for run in self.runs()]
+        names = [run.path for run in self.runs()]
         if len(set(names)) < len(names):
             raise UserError(
                 "--noise, --recipes, --seeds: two runs would have the same name", mend="name each once"
@@ -110,13 +110,10 @@ class SweepRequest:
         """Return the pre-training runs, levels within seeds within recipes."""
         return [
             PretrainRequest(
-                noise=noise,
+                options=dataclasses.replace(self.options, noise=noise, seed=seed),
                 recipe=recipe,
-                seed=seed,
-                engine=self.engine,
-                shards=self.shards,
-                epochs=self.epochs,
                 overrides=self.overrides,
+                workers=self.workers.get(recipe),
                 base=self.base,
             )
             for recipe in self.recipes
@@ -137,9 +134,7 @@ def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Mem
     there = read_ids(request.base / request.results)
     for run in request.runs():
         member = run_member(run)
-        parents = tuple(
-            part.member.name for part in parts if part.member.done == str(run.shard_set / "set.json")
-        )
+        parents = tuple(part.member.name for part in parts if part.member.done == str(run.set_file))
         complete = Path(str(member.done)).exists()
         parts.append(Part("pretrain", member, parents, complete))
         for task in request.tasks:
@@ -160,27 +155,16 @@ def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Mem
 def _shard_parts(request: SweepRequest) -> list[Part]:
     parts: dict[Path, Part] = {}
     for run in request.runs():
-        if request.shards is not None or run.shard_set in parts:
+        if run.set_file is None or run.set_file in parts:
             continue
-        noise = ["--noise", decimal_text(run.noise)]
-        argv = [
-            sys.executable,
-            "-m",
-            "shards.write",
-            "--source",
-            "digits",
-            *noise,
-            "--out",
-            str(run.shard_set),
-        ]
         member = Member(
             name=f"shards {run.level}",
-            argv=tuple(argv),
+            argv=tuple(run.shards_argv()),
             record=str(request.folder / LAUNCH / "attempts" / f"shards-{run.level}"),
-            done=str(run.shard_set / "set.json"),
+            done=str(run.set_file),
             cwd=str(request.base),
         )
-        parts[run.shard_set] = Part("shards", member, (), Path(str(member.done)).exists())
+        parts[run.set_file] = Part("shards", member, (), run.set_file.exists())
     return list(parts.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import secrets
 import shlex
@@ -11,12 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from nml import cli
+from nml import cli, layout
 from nml.errors import UserError
 from nml.files import write_bytes
 from nml.locking import held_alone
+from nml.recipe_files import DEFAULT
+from nml.run_options import RunOptions, add_run_options, given_options
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
+from slurm.cores import fit_loaders, loader_workers
 from slurm.detection import Detection, detect_slurm
 from slurm.gpus import gpus_of_ranks
 from slurm.invocation import FILE as COMMAND
@@ -24,7 +28,8 @@ from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
-from slurm.request import DEFAULT_ENGINE, Engine, PretrainRequest
+from slurm.registered import options_of
+from slurm.request import PretrainRequest
 from slurm.rooms import check_command
 from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
@@ -41,17 +46,8 @@ Where = Literal["auto", "slurm", "local"]
 
 def add_options(parser: cli.Parser) -> None:
     """Add the options of ``pretrain``."""
-    parser.add_argument(
-        "--noise", type=str, default="0", help="noise ratio of the data, 0 (clean) to below 1"
-    )
-    parser.add_argument("--engine", type=Engine, default=DEFAULT_ENGINE, help="how the ranks share the work")
-    parser.add_argument(
-        "--recipe", type=str, default="quickstart", help="name under recipes/, or a YAML file"
-    )
-    parser.add_argument("--shards", type=str, default=None, help="shard set; default: the bundled digits")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs; default: the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the run")
-    parser.add_argument("--run-dir", type=str, default=None, help="default: runs/RECIPE-LEVEL-seedSEED")
+    parser.add_argument("--recipe", type=str, default=DEFAULT, help="name under recipes/, or a YAML file")
+    add_run_options(parser)
     add_resource_options(parser)
 
 
@@ -65,7 +61,12 @@ def add_resource_options(parser: cli.Parser) -> None:
     parser.add_argument(
         "--gpus-per-node", type=int, default=None, help="GPUs and ranks a node (default: 0, the CPU)"
     )
-    parser.add_argument("--cpus-per-task", type=int, default=None, help="cores of each rank (default: 1)")
+    parser.add_argument(
+        "--cpus-per-task",
+        type=int,
+        default=None,
+        help="cores of each rank (default: one, and one for each loader worker)",
+    )
     parser.add_argument("--mem-gb", type=float, default=None, help="memory a node (default: the cluster's)")
     parser.add_argument(
         "--time",
@@ -80,8 +81,17 @@ def add_resource_options(parser: cli.Parser) -> None:
     )
 
 
-def resources_of(options: Any, stage: str = "pretrain", **more: Any) -> Resources:
-    """Return what the options ask for in a stage, over the cluster file and the defaults."""
+def resources_of(
+    options: Any, stage: str = "pretrain", *, cores: int | None = None, **more: Any
+) -> Resources:
+    """Return what the options ask for in a stage, over the cluster file and the defaults.
+
+    Args:
+        options: The parsed options.
+        stage: The stage.
+        cores: Of a rank, where neither the options nor the cluster file say.
+        more: Fields that a command gives itself.
+    """
     names = (
         "nodes",
         "gpus_per_node",
@@ -94,7 +104,7 @@ def resources_of(options: Any, stage: str = "pretrain", **more: Any) -> Resource
         "constraint",
     )
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    return load_resources(options.cluster_file, given | more, stage)
+    return load_resources(options.cluster_file, given | more, stage, cores=cores)
 
 
 def find_cluster(where: Where) -> Detection:
@@ -114,20 +124,20 @@ def find_cluster(where: Where) -> Detection:
 def run(call: Invocation) -> int:
     """Check the request, write the bundled shards if needed, and run or submit it."""
     options = call.options
-    resources = resources_of(options)
     request = PretrainRequest(
-        noise=options.noise,
-        engine=options.engine,
-        recipe=options.recipe,
-        shards=options.shards,
-        epochs=options.epochs,
-        seed=options.seed,
-        run_dir=options.run_dir,
-        overrides=call.overrides,
+        options=RunOptions(**given_options(options)), recipe=options.recipe, overrides=call.overrides
     )
+    request.check()
     command = check_command(request.argv())
     check_same_run(request, command, mend="name another --run-dir, or remove that one")
     found = find_cluster(options.cluster)
+    resources, workers = fit_loaders(
+        {options.recipe: loader_workers(command)},
+        call.overrides,
+        on_slurm=found.found,
+        ask=lambda cores: resources_of(options, cores=cores),
+    )
+    request = dataclasses.replace(request, workers=workers.get(options.recipe))
     if found.found:
         check_fits(resources)
         check_same_words(run_member(request), request.path / LAUNCH)
@@ -175,7 +185,7 @@ def run_locally(call: Invocation, request: PretrainRequest, resources: Resources
         # Refused: a run that was there is resumed as it was, and one that was not leaves nothing.
         if before is not None:
             write_bytes(kept, before)
-        elif not (request.path / "config.yaml").exists():
+        elif not (request.path / layout.CONFIG).exists():
             shutil.rmtree(kept.parent)
             shutil.rmtree(logs)
             with contextlib.suppress(OSError):
@@ -188,14 +198,14 @@ def write_shards(request: PretrainRequest) -> int:
     """Write the bundled set where no data was named and it is not there yet."""
     if request.notice():
         print(request.notice(), flush=True)
-    argv = request.shards_argv()
-    return run_command(argv) if argv else 0
+    return run_command(request.shards_argv()) if request.writes_shards() else 0
 
 
 def show_plan(request: PretrainRequest, resources: Resources, found: Detection) -> int:
     """Print what would be done."""
-    for argv in filter(None, [request.shards_argv(), request.argv()]):
-        print("# " + shlex.join(argv))
+    if request.writes_shards():
+        print("# " + shlex.join(request.shards_argv()))
+    print("# " + shlex.join(request.argv()))
     if found.found:
         folder = request.path / LAUNCH
         submission = run_submission(request, resources, snapshot="SNAPSHOT", token="TOKEN")  # noqa: S106
@@ -225,8 +235,8 @@ def run_member(request: PretrainRequest) -> Member:
         name=f"pretrain {request.path.name}",
         argv=tuple(request.argv()),
         record=str(request.path / LAUNCH / "attempts"),
-        done=str(request.path / "DONE.json"),
-        progress=str(request.path / "checkpoints"),
+        done=str(request.path / layout.DONE),
+        progress=str(request.path / layout.CHECKPOINTS),
         distributed=True,
         cwd=str(request.base),
     )
@@ -268,4 +278,4 @@ def _finished(folder: Path, member: Member) -> bool:
         # It was run with local processes.
         return True
     asked: list[str] = json.loads(newest.read_text())["members"][0]["argv"]
-    return asked[1:] == list(member.argv)[1:]
+    return options_of(asked) == options_of(member.argv)

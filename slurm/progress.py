@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from nml import layout
+
 _TAIL_BYTES = 64_000
 
 
@@ -33,8 +35,8 @@ class Progress(NamedTuple):
 
 def read_progress(run: Path) -> Progress:
     """Return how far the run in a folder is."""
-    lines = [line for line in _last_lines(run / "metrics.jsonl") if isinstance(line.get("step"), int)]
-    done = (run / "DONE.json").exists()
+    lines = [line for line in _last_lines(run / layout.METRICS) if isinstance(line.get("step"), int)]
+    done = layout.is_done(run)
     if not lines:
         return Progress(done=done)
     last = lines[-1]
@@ -47,7 +49,7 @@ def read_progress(run: Path) -> Progress:
 def _total_steps(run: Path, lines: list[dict[str, Any]]) -> int | None:
     """Return the step a run ends with: the steps of an epoch so far, times the epochs it is asked for."""
     try:
-        epochs = yaml.safe_load((run / "config.yaml").read_text())["recipe"]["epochs"]
+        epochs = yaml.safe_load((run / layout.CONFIG).read_text())["recipe"]["epochs"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
     paces = [line["step"] / line["epoch"] for line in lines if line.get("epoch")]

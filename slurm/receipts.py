@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nml import layout
 from nml.files import sha256_file, write_json
 from slurm.members import Probe
 
@@ -68,5 +69,5 @@ def _receipt(probe: Probe, head: str) -> Path:
 
 def _run_version(probe: Probe) -> str:
     """Return what tells one end of a run from another, or nothing before it has ended."""
-    done = Path(probe.run) / "DONE.json"
+    done = Path(probe.run) / layout.DONE
     return sha256_file(done) if done.exists() else ""

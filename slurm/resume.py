@@ -23,6 +23,18 @@ def run(call: Invocation) -> int:
     from slurm.entry import main
 
     words, cwd = recorded(Path(call.options.folder).resolve() / LAUNCH)
+    words = _as_a_continuation(words)
     print(command_line(*words), flush=True)
     os.chdir(cwd)
     return main(words)
+
+
+def _as_a_continuation(words: list[str]) -> list[str]:
+    """Return a command without the wish that there be no run yet: there is one now, its own."""
+    kept: list[str] = []
+    for word in words:
+        if word == "never" and kept[-1:] == ["--resume"]:
+            kept.pop()
+        elif word != "--resume=never":
+            kept.append(word)
+    return kept

@@ -12,9 +12,12 @@ from typing import Any
 
 import yaml
 
+from nml import layout
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL
 from nml.run_config import Difference, first_difference
+from nml.run_options import absolute
+from nml.set_file import local_folder, read_set_record
 from slurm import states
 from slurm.journal import Journal
 from slurm.members import Member, Submission
@@ -36,15 +39,16 @@ def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None
         UserError: Naming the run, the first value that differs, and what it is there.
     """
     try:
-        before = yaml.safe_load((request.path / "config.yaml").read_text())
+        before = yaml.safe_load((request.path / layout.CONFIG).read_text())
     except FileNotFoundError:
         return
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{request.path}: config.yaml does not read: {error}", mend=mend) from error
+        raise UserError(f"{request.path}: {layout.CONFIG} does not read: {error}", mend=mend) from error
     now = yaml.safe_load(command)
-    now |= {"noise": request.noise, "seed": request.seed, "engine": request.engine}
-    if request.epochs is not None:
-        now["recipe"]["epochs"] = request.epochs
+    asked = request.options
+    now |= {"noise": asked.noise, "seed": asked.seed, "engine": asked.engine}
+    if asked.epochs is not None:
+        now["recipe"]["epochs"] = asked.epochs
     other = first_difference(before, now) or _other_data(request, before)
     if other:
         raise UserError(
@@ -80,15 +84,19 @@ def check_same_words(member: Member, folder: Path) -> None:
 
 def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference | None:
     """Return how the data of a finished run differs; one that goes on checks its data itself."""
-    if not (request.path / "DONE.json").exists():
+    if not layout.is_done(request.path):
         return None
-    used = _read(request.path / "export" / "meta.json").get("noise", {})
-    asked = _read(request.shard_set / "set.json")
+    used = _read(request.path / layout.EXPORT / layout.META).get("noise", {})
+    try:
+        asked = read_set_record(request.shard_set)
+    except UserError:
+        asked = {}
+    named = request.options.shards
     trained_on = before.get("shards")
     if trained_on is None:
-        same = request.shards is None
+        same = named is None
     else:
-        same = (request.base / trained_on).resolve() == request.shard_set.resolve()
+        same = _place(absolute(trained_on, request.base)) == _place(request.shard_set)
     if used and "fingerprint" in asked:
         # A set may move. What tells it is its samples, and for a noisy level, the manifest: it changes
         # where a level is added, but then the set still lies where it was.
@@ -96,7 +104,13 @@ def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference 
         same = used["set_fingerprint"] == asked["fingerprint"] and (same or told)
     if same:
         return None
-    return Difference("--shards", trained_on or _BUNDLED, request.shards or _BUNDLED)
+    return Difference("--shards", trained_on or _BUNDLED, named or _BUNDLED)
+
+
+def _place(location: str) -> str | Path:
+    """Return what two names of one place have in common."""
+    folder = local_folder(location)
+    return location.rstrip("/") if folder is None else folder.resolve()
 
 
 def _read(file: Path) -> dict[str, Any]:

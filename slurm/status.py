@@ -9,7 +9,7 @@ from pathlib import Path
 from nml import cli
 from slurm import states
 from slurm.invocation import PROG, Invocation
-from slurm.table import everything, launched_under, layout, make_rows
+from slurm.table import aligned, everything, launched_under, make_rows
 
 DESCRIPTION = "Show what was launched: state, attempt, step, ETA, loss, and why it waits."
 EXAMPLE = f"{PROG} status sweeps/sweep --watch"
@@ -37,7 +37,7 @@ def run(call: Invocation) -> int:
         rows = make_rows(members, patient=call.options.watch)
         if call.options.watch and sys.stdout.isatty():
             print("\x1b[2J\x1b[H", end="")
-        print(layout(rows), flush=True)
+        print(aligned(rows), flush=True)
         if not call.options.watch or not any(states.JobState(row.state).active for row in rows):
             return 0
         time.sleep(WATCH_SECONDS)

@@ -15,14 +15,16 @@ from nml.digits import NOTICE
 from nml.errors import UserError
 from nml.files import write_json
 from nml.locking import held_alone
+from nml.run_options import RunOptions, add_run_options, given_options
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
+from slurm.cores import fit_loaders, loader_workers
 from slurm.detection import Detection
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.partitions import check_fits
-from slurm.plan import LAUNCH, Part, SweepRequest, make_plan
+from slurm.plan import LAUNCH, OF_A_RUN, Part, SweepRequest, make_plan
 from slurm.pretraining import (
     BUSY,
     add_resource_options,
@@ -33,7 +35,6 @@ from slurm.pretraining import (
 )
 from slurm.receipts import write_receipts
 from slurm.registered import check_heads, check_tasks
-from slurm.request import DEFAULT_ENGINE, Engine
 from slurm.rooms import check_command
 from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
@@ -57,11 +58,7 @@ def add_options(parser: cli.Parser) -> None:
         "--recipes", nargs="+", type=str, default=["quickstart"], help="recipes, one an objective"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of pre-training")
-    parser.add_argument("--engine", type=Engine, default=DEFAULT_ENGINE, help="how the ranks share the work")
-    parser.add_argument(
-        "--shards", type=str, default=None, help="set with all levels; default: bundled digits"
-    )
-    parser.add_argument("--epochs", type=int, default=None, help="epochs; default: the recipe's")
+    add_run_options(parser, leave_out=OF_A_RUN)
     parser.add_argument("--results", type=str, default="results", help="results folder")
     parser.add_argument("--name", type=str, default="sweep", help="the sweep's folder under sweeps/")
     parser.add_argument("--array-parallelism", type=int, default=None, help="members of an array at once")
@@ -77,9 +74,7 @@ def run(call: Invocation) -> int:
         plugins=tuple(options.plugins),
         tasks=tuple(options.tasks),
         seeds=tuple(options.seeds),
-        engine=options.engine,
-        shards=options.shards,
-        epochs=options.epochs,
+        options=RunOptions(**given_options(options, leave_out=OF_A_RUN)),
         name=options.name,
         results=options.results,
         overrides=call.overrides,
@@ -87,6 +82,8 @@ def run(call: Invocation) -> int:
     )
     check_heads(request.plugins)
     check_tasks(request.tasks)
+    for one in request.runs():
+        one.check()
     # Runs of a recipe differ by what their names tell alone, so one command speaks for all of them.
     commands = {one.recipe: one.argv() for one in request.runs()}
     resolved = {recipe: check_command(argv) for recipe, argv in commands.items()}
@@ -94,8 +91,15 @@ def run(call: Invocation) -> int:
         check_same_run(
             one, resolved[one.recipe], mend="sweep in another folder, or move that run out of runs/"
         )
-    resources = {stage: _stage_resources(options, stage) for stage in STAGES}
     found = find_cluster(options.cluster)
+    resources = {stage: _stage_resources(options, stage) for stage in STAGES}
+    resources["pretrain"], workers = fit_loaders(
+        {recipe: loader_workers(command) for recipe, command in resolved.items()},
+        call.overrides,
+        on_slurm=found.found,
+        ask=lambda cores: _stage_resources(options, "pretrain", cores=cores),
+    )
+    request = dataclasses.replace(request, workers=workers)
     if found.found:
         for stage in STAGES:
             check_fits(resources[stage])
@@ -103,7 +107,7 @@ def run(call: Invocation) -> int:
             check_same_words(run_member(one), request.folder / LAUNCH)
     parts = make_plan(request, run_member)
     check_command(next(part.member.argv for part in parts if part.stage == "probes"))
-    if request.shards is None:
+    if request.options.shards is None:
         print(NOTICE, flush=True)
     if options.dry_run:
         return show_plan(request, parts, resources, found)
@@ -115,9 +119,9 @@ def run(call: Invocation) -> int:
         return run_sweep_locally(request, make_plan(request, run_member), resources["pretrain"], gpus)
 
 
-def _stage_resources(options: Any, stage: str) -> Resources:
+def _stage_resources(options: Any, stage: str, cores: int | None = None) -> Resources:
     if stage == "pretrain":
-        return resources_of(options, stage, array_parallelism=options.array_parallelism)
+        return resources_of(options, stage, cores=cores, array_parallelism=options.array_parallelism)
     # What the user said of the ranks of a run is not meant for one process that writes a file.
     single = {"nodes": 1, "tasks_per_node": 1, "array_parallelism": options.array_parallelism}
     if stage == "probes":
@@ -264,5 +268,9 @@ def load_request(folder: Path) -> SweepRequest:
         fields = json.loads((folder / SWEEP).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: holds no sweep", mend="name a folder under sweeps/") from error
+    if "options" not in fields:
+        # Of a sweep from before all of a run's options could be given.
+        fields["options"] = {name: fields.pop(name) for name in ("engine", "shards", "epochs")}
+    fields["options"] = RunOptions(**fields["options"])
     lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
     return SweepRequest(**{**fields, **lists, "base": Path(fields["base"])})

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nml import layout
 from nml.errors import UserError
 from slurm import states
 from slurm.attempt import CLOSE, OPEN
@@ -101,7 +102,7 @@ def launched_under(folder: Path) -> list[Launched]:
     """
     if (folder / SWEEP).exists():
         return _of_sweep(folder)
-    if (folder / LAUNCH).is_dir() or (folder / "metrics.jsonl").exists():
+    if (folder / LAUNCH).is_dir() or (folder / layout.METRICS).exists():
         return [_of_run(folder)]
     raise UserError(f"{folder}: neither a sweep nor a run", mend="name a folder under sweeps/ or runs/")
 
@@ -129,7 +130,7 @@ def _of_run(folder: Path) -> Launched:
         job=jobs[-1] if jobs else "",
         record=launch / "attempts",
         run=folder if stage == "pretrain" else None,
-        complete=(folder / "DONE.json").exists(),
+        complete=layout.is_done(folder),
         logs=launch,
         has_result=stage == "pretrain",
     )
@@ -244,7 +245,7 @@ def last_close(member: Launched) -> dict[str, Any]:
     return dict(json.loads(files[-1].read_text())) if files else {}
 
 
-def layout(rows: Iterable[Row]) -> str:
+def aligned(rows: Iterable[Row]) -> str:
     """Return rows as aligned text under a heading; empty columns are left out."""
     table = [Row(*Row._fields), *rows]
     kept = [column for column in zip(*table, strict=True) if any(column[1:])]

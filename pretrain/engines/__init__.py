@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nml.errors import UserError
-from pretrain.engine_names import EngineName
+from nml.run_options import EngineName
 from pretrain.engines.deepspeed_config import read_own
 from pretrain.recipe import Recipe
 

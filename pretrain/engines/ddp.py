@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pretrain.engine_names import EngineName
+from nml.run_options import EngineName
 from pretrain.engines.native import NativeEngine, device_of_rank
 from pretrain.recipe import Recipe
 

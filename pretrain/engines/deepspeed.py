@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from nml.errors import UserError
-from pretrain.engine_names import EngineName
+from nml.run_options import EngineName
 from pretrain.engines import Tensors
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.engines.native import device_of_rank

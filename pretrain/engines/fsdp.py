@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from pretrain.engine_names import EngineName
+from nml.run_options import EngineName
 from pretrain.engines.native import NativeEngine, device_of_rank
 from pretrain.recipe import Recipe
 

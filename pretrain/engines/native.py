@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
-from pretrain.engine_names import EngineName
+from nml.run_options import EngineName
 from pretrain.engines import Tensors
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.recipe import Recipe

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from nml.errors import UserError
+from nml.run_options import check_extras
 from pretrain.export import export_run
-from pretrain.observers import check_extras
 from pretrain.options import parse_options
 from pretrain.transforms import normalised
 

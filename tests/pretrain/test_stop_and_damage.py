@@ -16,13 +16,9 @@ from typing import Any
 import pytest
 
 from nml.errors import UserError
+from nml.layout import is_complete, step_folders
 from nml.locking import held_alone
-from pretrain.checkpoints import (
-    is_complete,
-    newest_checkpoint,
-    step_folders,
-    verify,
-)
+from pretrain.checkpoints import newest_checkpoint, verify
 from pretrain.run import main
 from pretrain.saving import recover
 from pretrain.stopping import STOPPED_STATUS

@@ -198,7 +198,7 @@ def test_a_job_refuses_code_that_is_not_its_snapshot(tmp_path: Path) -> None:
         (("--engine", "foo"), "--engine foo"),
         (("--recipe", "quickstrat"), "did you mean quickstart?"),
         (("--recipe", "no/such.yaml"), "no such file"),
-        (("--shards", "nowhere"), "not a complete shard set"),
+        (("--shards", "nowhere"), "no shard set there"),
         (("--epochs", "0"), "--epochs 0"),
         (("--time", "soon"), "--time soon"),
         (("--cluster-file", "nope"), "unknown name 'nope'"),

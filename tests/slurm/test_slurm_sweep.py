@@ -104,7 +104,7 @@ def test_a_failed_run_leaves_its_children_out_and_the_others_go_on(project) -> N
         (("--tasks", "digits", "flowers"), "did you mean flowers102?"),
         (("--recipes", "quickstrat"), "did you mean quickstart?"),
         (("--name", "a/b"), "--name a/b: not a folder name"),
-        (("--shards", "nowhere"), "not a complete shard set"),
+        (("--shards", "nowhere"), "no shard set there"),
         (
             ("--", "--results", "other"),
             "-- --results: the sweep sets it for every probe; say sweep --results",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm.attempt import newest_step
+from nml.layout import newest_step
 from slurm.members import Member
 from slurm.verdict import RENDEZVOUS_TRIES, Rendezvous, judge
 
@@ -136,8 +136,8 @@ def test_a_port_taken_in_between_is_no_failure_of_the_program(
 
 def test_only_complete_checkpoints_are_progress(tmp_path: Path) -> None:
     for step, complete in ((4, True), (8, True), (12, False)):
-        folder = tmp_path / f"step-{step:08d}"
-        folder.mkdir()
+        folder = tmp_path / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
         if complete:
             (folder / "COMPLETE.json").touch()
     assert newest_step(tmp_path) == 8

@@ -107,12 +107,14 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--shards", type=json.dumps)
     parser.add_argument("--recipe.steps", type=int, default=12, dest="steps")
+    parser.add_argument("--recipe.data.workers", type=int, default=0, dest="workers")
     parser.add_argument("--recipe.hold", type=int, default=-1, dest="hold")
     parser.add_argument("--recipe.refuse", type=int, default=0, dest="refuse")
     parser.add_argument("--recipe.fail", type=int, default=-1, dest="fail")
     options, rest = parser.parse_known_args()
     config = (
-        f"recipe: {{epochs: {options.epochs}, steps: {options.steps}}}\n"
+        f"recipe: {{epochs: {options.epochs}, steps: {options.steps}, "
+        f"data: {{workers: {options.workers}}}}}\n"
         f"noise: '{options.noise}'\nseed: {options.seed}\nengine: {options.engine}\n"
         f"shards: {options.shards}\n"
     )

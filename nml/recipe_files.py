@@ -15,8 +15,13 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
-def find_recipe(recipe: str) -> Path:
-    """Return the file of a recipe, named or given as a path.
+def find_recipe(recipe: str, base: Path | None = None) -> Path:
+    """Return the file of a recipe, named or given as a path. A name means the project's recipe, whatever
+    lies in the working folder.
+
+    Args:
+        recipe: The name or path.
+        base: The folder that a relative path starts from; None for the current one.
 
     Raises:
         UserError: If there is none.
@@ -24,7 +29,7 @@ def find_recipe(recipe: str) -> Path:
     named = FOLDER / f"{recipe}.yaml"
     if "/" not in recipe and named.is_file():
         return named
-    path = Path(recipe)
+    path = (base or Path()) / Path(recipe).expanduser()
     if path.is_file():
         return path.resolve()
     if "/" in recipe or path.suffix in (".yaml", ".yml"):

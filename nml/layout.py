@@ -1,0 +1,79 @@
+"""Names inside a run folder, and what they tell: for pre-training, which writes it, and for all who look.
+
+::
+
+    runs/quickstart-n20-seed0/
+      config.yaml                 the resolved command, usable with --config
+      data.json                   which samples and which noise it trains on
+      metrics.jsonl               a line a step
+      checkpoints/step-00000040/  complete once COMPLETE.json is there; state/, and its own export/
+      export/                     the newest encoder: model.safetensors and meta.json
+      logs/
+      DONE.json                   written when the last step is done
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONFIG = "config.yaml"
+DATA = "data.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+EXPORT = "export"
+LOGS = "logs"
+DONE = "DONE.json"
+MARKER = "COMPLETE.json"
+STATE = "state"
+WEIGHTS = "model.safetensors"
+META = "meta.json"
+CHECKPOINT_FORMAT = "nml-checkpoint/1"
+EXPORT_FORMAT = "nml-export/1"
+
+_STEP = re.compile(r"step-(\d{8,})")
+
+
+def step_name(step: int) -> str:
+    """Return the folder name of a checkpoint; names sort as steps do."""
+    return f"step-{step:08d}"
+
+
+def step_folders(run: Path) -> list[Path]:
+    """Return the folders of all checkpoints, complete or not, newest first.
+
+    What a user put beside them, a copy for instance, is none.
+    """
+    found = (run / CHECKPOINTS).glob("step-*")
+    return sorted((folder for folder in found if _STEP.fullmatch(folder.name)), reverse=True)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether a checkpoint's folder carries the marker, which is written last."""
+    return (checkpoint / MARKER).exists()
+
+
+def newest_step(run: Path) -> int:
+    """Return the step of the newest complete checkpoint of a run, 0 where there is none."""
+    names = (_STEP.fullmatch(folder.name) for folder in step_folders(run) if is_complete(folder))
+    return next((int(name[1]) for name in names if name), 0)
+
+
+def is_done(run: Path) -> bool:
+    """Return whether a run has done its last step."""
+    return (run / DONE).exists()
+
+
+def is_export(folder: Path) -> bool:
+    """Return whether a folder holds an exported encoder."""
+    return (folder / META).is_file() and (folder / WEIGHTS).is_file()
+
+
+def run_of_export(export: Path) -> tuple[Path, bool]:
+    """Return the folder that an export belongs to, and whether that is a checkpoint of a run.
+
+    Args:
+        export: The folder of a run, of a checkpoint or of a user's own.
+    """
+    folder = (export.parent if export.name == EXPORT else export).resolve()
+    return folder, folder.parent.name == CHECKPOINTS

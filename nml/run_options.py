@@ -1,0 +1,246 @@
+"""The options of one pre-training run, declared once.
+
+``python -m pretrain.run`` takes them, and the launcher takes and hands on the same: a field added here is
+an option of both. What only one of the two knows (the recipe's own values, what a job asks for) is declared
+where it is used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import types
+import typing
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from nml import cli, layout
+from nml.errors import UserError, unknown_name
+from nml.levels import level_name
+
+EngineName = Literal["ddp", "fsdp", "deepspeed"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+# The numerical reference; models of 25 to 100 million parameters fit a GPU and need no sharding.
+DEFAULT_ENGINE: EngineName = "ddp"
+Resume = Literal["auto", "must", "never"]
+IMAGENET_NAMES = "imagenet"
+OPENAI_TEMPLATES = "openai"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What one run is asked to be, beside its recipe.
+
+    The metadata of a field is its ``help``; ``path`` where it is a file or folder unless it is a URL, and
+    then ``words``, which are none either.
+
+    Attributes:
+        recipe_name: The recipe's name.
+        shards: The shard set, a folder or URL; None stands for the bundled digits.
+        noise: The noise ratio as text.
+        validation: A shard set to validate on; None: the bundled set's own, or none.
+        class_names, templates: See :func:`pretrain.zero_shot.read_prompts`.
+        engine: How ranks share the work.
+        epochs: In place of the recipe's; None keeps them.
+        seed: Seed of weights, order and augmentation.
+        run_dir: The run folder; None names it under runs/ (:attr:`run_name`).
+        resume: What to do with a run folder that holds a run, and with one that does not.
+        tensorboard, wandb: Write metrics there too.
+        profile: Steps to trace, 0 for none.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+
+    recipe_name: str | None = field(default=None, metadata={"help": "default: the recipe file's name"})
+    shards: str | None = field(
+        default=None,
+        metadata={"help": "shard set, a folder or URL; default: the bundled digits", "path": True},
+    )
+    noise: str = field(
+        default="0", metadata={"help": "noise ratio, 0 (clean) to below 1; a level of the set"}
+    )
+    validation: str | None = field(
+        default=None,
+        metadata={"help": "clean shard set to validate on; the bundled set has its own", "path": True},
+    )
+    class_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "for zero-shot validation: file with a name a line, in the order of the classes, or "
+            + IMAGENET_NAMES,
+            "path": True,
+            "words": (IMAGENET_NAMES,),
+        },
+    )
+    templates: str | None = field(
+        default=None,
+        metadata={
+            "help": "for zero-shot validation: file with a prompt a line, {} for the name, or "
+            f"{OPENAI_TEMPLATES} (its 80 of ImageNet); default: a photo of a {{}}.",
+            "path": True,
+            "words": (OPENAI_TEMPLATES,),
+        },
+    )
+    engine: EngineName = field(default=DEFAULT_ENGINE, metadata={"help": "how processes share the work"})
+    epochs: int | None = field(default=None, metadata={"help": "in place of the recipe's"})
+    seed: int = field(default=0, metadata={"help": "of weights, order and augmentation"})
+    run_dir: str | Path | None = field(
+        default=None, metadata={"help": "default: runs/RECIPE-LEVEL-seedSEED", "path": True}
+    )
+    resume: Resume = field(
+        default="auto",
+        metadata={
+            "help": "auto: continue the run in --run-dir from its newest whole checkpoint, or begin it; "
+            "must: there has to be a checkpoint; never: there must be no run"
+        },
+    )
+    tensorboard: bool = field(default=False, metadata={"help": "write RUN/logs/tensorboard too"})
+    wandb: bool = field(
+        default=False, metadata={"help": "log to Weights & Biases too; WANDB_MODE=offline works"}
+    )
+    profile: int = field(default=0, metadata={"help": "trace this many steps into RUN/logs/profile"})
+
+    def __post_init__(self) -> None:
+        level_name(self.noise)
+        if self.engine not in ENGINES:
+            raise unknown_name("--engine", self.engine, ENGINES)
+        if self.epochs is not None and self.epochs < 1:
+            raise UserError(f"--epochs {self.epochs}: not a number of epochs", possible="1 and more")
+        if self.seed < 0:
+            raise UserError(f"--seed {self.seed}: is negative", possible="0 and more")
+        if self.profile < 0:
+            raise UserError(f"--profile {self.profile}: is negative", possible="0 (no trace) and more")
+        if self.run_dir is not None and Path(self.run_dir).exists() and not Path(self.run_dir).is_dir():
+            raise UserError(f"--run-dir {self.run_dir}: is a file, not a folder", mend="name another folder")
+
+    @property
+    def level(self) -> str:
+        """The noise level's name, for example ``n20``."""
+        return level_name(self.noise)
+
+    @property
+    def run_name(self) -> str:
+        """The run's name where it is not told one, for example ``quickstart-n20-seed0``."""
+        engine = "" if self.engine == DEFAULT_ENGINE else f"-{self.engine}"
+        return f"{self.recipe_name}-{self.level}-seed{self.seed}{engine}"
+
+    def resolved(self, base: Path) -> Self:
+        """Return the options with every path absolute.
+
+        Args:
+            base: The folder that relative paths start from.
+        """
+        paths: dict[str, Any] = {
+            option.name: absolute(str(value), base)
+            for option in fields(RunOptions)
+            if option.metadata.get("path")
+            and (value := getattr(self, option.name)) is not None
+            and value not in option.metadata.get("words", ())
+        }
+        return replace(self, **paths)
+
+    def words(self, always: Collection[str] = ()) -> list[str]:
+        """Return the words of a command line that give these options.
+
+        Args:
+            always: Names of those to say even where they are what they would be anyway.
+        """
+        said: list[str] = []
+        for option in fields(RunOptions):
+            value = getattr(self, option.name)
+            if value == option.default and option.name not in always:
+                continue
+            flag = flag_of(option.name)
+            said += [flag] if isinstance(value, bool) else [flag, str(value)]
+        return said
+
+
+def flag_of(name: str) -> str:
+    """Return the flag of an option: ``--run-dir`` of ``run_dir``."""
+    return "--" + name.replace("_", "-")
+
+
+def absolute(location: str, base: Path) -> str:
+    """Return a path as an absolute one; a URL as it is."""
+    return location if "://" in location else str(base / Path(location).expanduser())
+
+
+def add_run_options(parser: cli.Parser, *, leave_out: Collection[str] = ()) -> None:
+    """Add the options of a run to a parser.
+
+    Args:
+        parser: Where to.
+        leave_out: Names of those that a command gives each of its runs itself.
+    """
+    hints = typing.get_type_hints(RunOptions)
+    for option in fields(RunOptions):
+        if option.name in leave_out:
+            continue
+        kind = hints[option.name]
+        if kind is bool:
+            parser.add_argument(flag_of(option.name), action="store_true", help=option.metadata["help"])
+            continue
+        # Of "or nothing", and of text or a path, a command line knows the first.
+        kind = get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+        parser.add_argument(
+            flag_of(option.name), type=kind, default=option.default, help=option.metadata["help"]
+        )
+
+
+def given_options(namespace: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """Return what a parser of :func:`add_run_options` found, as arguments of :class:`RunOptions`."""
+    return {
+        option.name: namespace[option.name] for option in fields(RunOptions) if option.name not in leave_out
+    }
+
+
+def check_extras(options: RunOptions) -> None:
+    """Refuse what needs a package that is not installed, before any work starts.
+
+    Raises:
+        UserError: Naming the extra to install.
+    """
+    for extra, wanted in (("tensorboard", options.tensorboard), ("wandb", options.wandb)):
+        if wanted and importlib.util.find_spec(extra) is None:
+            raise UserError(
+                f"--{extra}: the package {extra} is not installed",
+                mend=f"pip install 'noisy-model-learning[{extra}]'",
+            )
+
+
+def check_files(options: RunOptions) -> None:
+    """Refuse a file that is named and not there.
+
+    Raises:
+        UserError: Naming the option and what else it takes.
+    """
+    for option in fields(RunOptions):
+        words, value = option.metadata.get("words"), getattr(options, option.name)
+        if words and value is not None and value not in words and not Path(value).is_file():
+            possible = f"a text file, or {', '.join(words)}"
+            raise UserError(f"{flag_of(option.name)} {value}: no such file", possible=possible)
+
+
+def check_resume(run: Path, resume: Resume) -> None:
+    """Refuse to begin what was to be continued, and to continue what was to be begun.
+
+    Args:
+        run: The run folder.
+        resume: What ``--resume`` says.
+
+    Raises:
+        UserError: If the folder does not fit.
+    """
+    saved = any(layout.is_complete(folder) for folder in layout.step_folders(run))
+    if resume == "must" and not saved:
+        raise UserError(
+            f"--resume must: {run} has no complete checkpoint",
+            mend="name the run's own --run-dir, or use --resume auto to begin one",
+        )
+    if resume == "never" and (saved or (run / layout.CONFIG).exists()):
+        raise UserError(
+            f"--resume never: {run} holds a run",
+            mend="name another --run-dir, or use --resume auto to continue it",
+        )
