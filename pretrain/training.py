@@ -14,6 +14,7 @@ import torch.distributed as dist
 from nml.errors import UserError
 from pretrain import batchnorm
 from pretrain.engines import Engine
+from pretrain.liveness import COMPUTING, READING, SAVING, VALIDATING, WAITING, WRITING, Liveness
 from pretrain.loading import Batch, StepSampler
 from pretrain.objective import Objective
 from pretrain.profiling import Tracer
@@ -22,6 +23,7 @@ from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
 from pretrain.stopping import STOPPED_STATUS, StopRequest
+from pretrain.stragglers import OwnTime, Stopwatch
 from pretrain.transforms import normalised
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World, decided_by_main
@@ -66,6 +68,8 @@ class Trainer:
         self.shard_set, self.validation = shard_set, validation
         self.state, self.recorder, self.tracer = state, recorder, tracer
         self.stop = StopRequest()
+        self.liveness = Liveness(world)
+        self.stopwatch = Stopwatch(self.liveness.pulse, engine.device)
         # Every batch is normalised into the same memory, as a step is over before the next begins: on a
         # CPU the first touch of fresh memory takes longer than the arithmetic.
         self._floats: torch.Tensor | None = None
@@ -77,6 +81,8 @@ class Trainer:
         """Resume and train; return the exit status. Collective."""
         ledger = self.recorder.ledger
         with ledger.losing("startup", since_start=True):
+            self.liveness.start()
+            ledger.hosts = self.liveness.hosts
             self.state.resume()
             decided_by_main(self.world, lambda: self.recorder.open(self.state.step))
             if self.world.is_main and self.state.step:
@@ -86,6 +92,7 @@ class Trainer:
         try:
             return self.train(iter(loader))
         finally:
+            self.liveness.stop()
             self.recorder.close()
 
     def warm_up(self) -> None:
@@ -101,9 +108,11 @@ class Trainer:
 
     def train(self, batches: Iterator[Batch]) -> int:
         """Train to the end, or to a stop signal; return the exit status. Collective."""
+        # What stood still before is startup.
+        self.stopwatch.tell()
         while self.state.step < self.total:
             waiting = time.perf_counter()
-            with self.recorder.ledger.losing("data_wait"):
+            with self.stopwatch.reading(), self.liveness.phase(READING):
                 batch = self._move(next(batches))
             stopped = self.train_step(batch, time.perf_counter() - waiting)
             if self.tracer is not None:
@@ -129,24 +138,34 @@ class Trainer:
         lr = learning_rate(
             self.recipe, state.step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total
         )
-        loss = self.objective.backward(self.engine, batch, state.step)
-        mean, stopped, failed = self._agree(loss)
-        norm = self._update(batch, mean, lr)
+        with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
+            loss = self.objective.backward(self.engine, batch, state.step)
+        with self.liveness.phase(WAITING):
+            mean, stopped, failed, ranks = self._agree(loss)
+        self.liveness.stepped()
+        with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
+            norm = self._update(batch, mean, lr)
         state.step += 1
-        self.recorder.step(state.step, StepReport(mean, lr, norm, time.perf_counter() - start, waited))
+        with self.liveness.phase(WRITING):
+            seconds = time.perf_counter() - start
+            self.recorder.step(state.step, StepReport(mean, lr, norm, seconds, waited, ranks))
         if failed:
             state.saver.wait()
         return stopped
 
-    def _agree(self, loss: torch.Tensor) -> tuple[float, bool, bool]:
-        """Return the mean loss over the ranks, whether one was stopped, whether one's save failed."""
+    def _agree(self, loss: torch.Tensor) -> tuple[float, bool, bool, list[OwnTime]]:
+        """Return the mean loss over the ranks, whether one was stopped or its save failed, what each did."""
         stopped, failed = self.stop.signal is not None, self.state.saver.failed
         # On the device of the loss: the one wait for it is that for the answer.
-        word = torch.tensor([0.0, float(stopped), float(failed)], device=self.engine.device)
+        size, each = self.world.size, len(OwnTime._fields)
+        own = [0.0] * (each * size)
+        own[each * self.world.rank : each * (self.world.rank + 1)] = self.stopwatch.tell()
+        word = torch.tensor([0.0, float(stopped), float(failed), *own], device=self.engine.device)
         word[0] = loss.detach()
         dist.all_reduce(word)
-        total, stops, failures = word.tolist()
-        return total / self.world.size, bool(stops), bool(failures)
+        total, stops, failures, *told = word.tolist()
+        ranks = [OwnTime(*told[at : at + each]) for at in range(0, len(told), each)]
+        return total / size, bool(stops), bool(failures), ranks
 
     def _update(self, batch: Batch, loss: float, lr: float) -> float:
         """Update the weights, unless loss or gradient is not finite; return the norm of the gradient."""
@@ -195,7 +214,8 @@ class Trainer:
     def _validate(self) -> None:
         if self.validation is None:
             return
-        with self.recorder.ledger.losing("validation"), self.state.averaged():
+        losing, phase = self.recorder.ledger.losing("validation"), self.liveness.phase(VALIDATING)
+        with losing, phase, self.state.averaged():
             self.state.validation = validate(
                 self.engine,
                 self.objective,
@@ -207,7 +227,7 @@ class Trainer:
         self.recorder.tell("validation", self.state.step, self.state.validation)
 
     def _save(self, *, wait: bool = False) -> None:
-        with self.recorder.ledger.losing("checkpoint"):
+        with self.recorder.ledger.losing("checkpoint"), self.liveness.phase(SAVING):
             self.state.save()
             if wait:
                 self.state.saver.wait()
