@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nml.errors import UserError
-from pretrain.recipe import BatchNormMode
+from nml.recipe import BatchNormMode
 
 
 def prepare(network: nn.Module, mode: BatchNormMode) -> nn.Module:

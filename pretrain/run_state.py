@@ -12,13 +12,13 @@ import torch.distributed as dist
 from torch import nn
 
 from nml.errors import UserError
+from nml.recipe import Recipe
 from pretrain import batchnorm
 from pretrain.checkpoints import Checkpoint
 from pretrain.ema import Average, local
 from pretrain.engines import Engine, Tensors
 from pretrain.exporting import describe_moment
 from pretrain.loading import StepSampler
-from pretrain.recipe import Recipe
 from pretrain.saving import Saver, recover
 from pretrain.world import World, decided_by_main
 

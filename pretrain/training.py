@@ -12,13 +12,13 @@ import torch
 import torch.distributed as dist
 
 from nml.errors import UserError
+from nml.recipe import Recipe
 from pretrain import batchnorm
 from pretrain.engines import Engine
 from pretrain.liveness import COMPUTING, READING, SAVING, VALIDATING, WAITING, WRITING, Liveness
 from pretrain.loading import Batch, StepSampler
 from pretrain.objective import Objective
 from pretrain.profiling import Tracer
-from pretrain.recipe import Recipe
 from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate

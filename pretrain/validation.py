@@ -11,11 +11,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from nml import digits
 from nml.errors import UserError
+from nml.recipe import BatchNormMode
 from pretrain.batchnorm import averaged_statistics, running_statistics, set_statistics, set_training
 from pretrain.engines import Engine
 from pretrain.loading import ignore_stop_signals
 from pretrain.objective import Objective
-from pretrain.recipe import BatchNormMode
 from pretrain.world import World
 from shards.dataset import ShardDataset
 from shards.shardset import ShardSet

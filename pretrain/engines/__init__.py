@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from nml.errors import UserError
+from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines.deepspeed_config import read_own
-from pretrain.recipe import Recipe
 
 Tensors = dict[str, torch.Tensor]
 # Graphs of one piece of code: ResNet-152 has 50 blocks of a class.

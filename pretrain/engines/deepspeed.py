@@ -20,12 +20,12 @@ import torch.distributed as dist
 from torch import nn
 
 from nml.errors import UserError
+from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.engines.native import device_of_rank
 from pretrain.optimizers import build_optimizer, parameter_groups
-from pretrain.recipe import Recipe
 from pretrain.tensorfiles import read_tensors, write_tensors
 from pretrain.world import from_main
 

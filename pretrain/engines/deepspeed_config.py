@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
-from pretrain.recipe import Recipe
+from nml.recipe import Recipe
 
 # What the recipe decides, and by which of its values.
 _DECIDED = {

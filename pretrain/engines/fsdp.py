@@ -10,9 +10,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines.native import NativeEngine, device_of_rank
-from pretrain.recipe import Recipe
 
 # Blocks of residual networks and transformers: each becomes one group of parameters that is
 # gathered, used and freed together.

@@ -18,10 +18,10 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors
 from pretrain.optimizers import build_optimizer, parameter_groups
-from pretrain.recipe import Recipe
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)

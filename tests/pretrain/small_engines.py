@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nml.recipe import Engine as EngineConfig
+from nml.recipe import Optimizer, Recipe
 from pretrain.engines import Engine, build_engine
-from pretrain.recipe import Engine as EngineConfig
-from pretrain.recipe import Optimizer, Recipe
 
 ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
 OPTIMIZERS = {

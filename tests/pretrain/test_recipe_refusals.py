@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from nml.errors import UserError
+from nml.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe, Schedule
 from nml.recipe_files import recipe_names
 from nml.run_options import Resume, check_resume
 from pretrain.checkpoints import complete
 from pretrain.engines import check_engine
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.options import parse_options
-from pretrain.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe, Schedule
 from pretrain.schedule import learning_rate
 from pretrain.transforms import training_transform
 
