@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from nml.files import make_folder
 from nml.locking import byte_lock, look_again
 from probes.hashing import hash_value
 from probes.results.rowfiles import rows_folder
@@ -28,7 +27,7 @@ def claim(folder: Path, work: str, *, wait: bool) -> Iterator[bool]:
     Yields:
         False if another process holds it and ``wait`` is False.
     """
-    make_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with byte_lock(folder / LOCK, int(hash_value(work)[:12], 16), wait=wait) as mine:
         if mine:
             # Rows that another machine wrote before it let go must be seen now.
