@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from nml.recipe import Recipe
 from pretrain.engines.ddp import DdpEngine
 from pretrain.engines.native import device_of_rank
 from pretrain.loading import Batch
 from pretrain.models import build_network
 from pretrain.objective import Objective
 from pretrain.optimizers import build_optimizer, parameter_groups
-from pretrain.recipe import Recipe
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer

@@ -32,6 +32,28 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing; their names are durable when this returns."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        # A folder that one may write to but not list, such as a drop box, cannot be opened.
+        with contextlib.suppress(PermissionError):
+            fsync_folder(each.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files and folders below ``folder``, and their names, durable: before a marker says so."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            descriptor = os.open(Path(place, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        fsync_folder(Path(place))
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears under ``path`` only if the block ends without an error.
@@ -39,7 +61,7 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     Yields:
         A file open for writing bytes. It is fsynced and renamed on success, removed on failure.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
         with temporary.open("xb") as file:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nml.errors import UserError
-from nml.files import TEMPORARY_SUFFIX
+from nml.files import TEMPORARY_SUFFIX, make_folder
 
 LOCK_FILE = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -44,7 +44,7 @@ def held_alone(folder: Path, *, busy: str) -> Iterator[None]:
     Raises:
         UserError: If another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with contextlib.ExitStack() as stack:
         try:
             mine = stack.enter_context(byte_lock(folder / LOCK_FILE, 0, wait=False))

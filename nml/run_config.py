@@ -6,20 +6,12 @@ other values for the one that is asked for: both have to mean the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from nml.levels import level_name
-
-# What fits a run to a machine, or only says where it came from, may differ when it continues.
-_FREE = (
-    "engine.micro_batch",
-    "engine.compile",
-    "checkpoints.",
-    "data.workers",
-    "data.skip_budget",
-    "source",
-    "expect",
-)
+from nml.recipe import MAY_DIFFER, Recipe
 
 
 class Difference(NamedTuple):
@@ -39,6 +31,9 @@ class Difference(NamedTuple):
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference | None:
     """Return the first value by which two resolved commands ask for different runs, if there is one.
 
+    A value that one of them does not know has its default there: the run is from before there was such a
+    value, and was trained as it says.
+
     Args:
         before: The command of the run that is there.
         now: The command that is given.
@@ -46,15 +41,28 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference 
     for name in ("noise", "seed", "engine"):
         if _comparable(name, before.get(name)) != _comparable(name, now.get(name)):
             return Difference(f"--{name}", before.get(name), now.get(name))
-    old, new = _flat(before["recipe"]), _flat(now["recipe"])
+    defaults = _flat(Recipe().resolved())
+    old, new = defaults | _flat(before["recipe"]), defaults | _flat(now["recipe"])
+    free = set(_free_names(Recipe()))
     for name in sorted(old | new):
-        if old.get(name) != new.get(name) and not name.startswith(_FREE):
+        if old.get(name) != new.get(name) and name not in free:
             return Difference(f"recipe.{name}", old.get(name), new.get(name))
     return None
 
 
 def _comparable(name: str, value: Any) -> Any:
     return level_name(value) if name == "noise" else value
+
+
+def _free_names(group: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of the values of which a recipe's fields say that they may differ."""
+    for field in fields(group):
+        value, name = getattr(group, field.name), prefix + field.name
+        is_group = is_dataclass(value)
+        if field.metadata == MAY_DIFFER:
+            yield from _flat({name: asdict(value) if is_group else value})
+        elif is_group:
+            yield from _free_names(value, f"{name}.")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

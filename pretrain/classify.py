@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from nml.errors import UserError
+from nml.recipe import Recipe
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
 from pretrain.models import architecture
-from pretrain.recipe import Recipe
 from pretrain.seeding import seed_step
 
 

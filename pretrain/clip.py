@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
+from nml.recipe import Recipe
 from pretrain.batchnorm import unchanged_statistics
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
 from pretrain.models import Architecture, architecture
-from pretrain.recipe import Recipe
 from pretrain.seeding import seed_step
 from pretrain.zero_shot import Prompts, class_embeddings
 

@@ -22,8 +22,8 @@ import torch
 
 from nml import layout
 from nml.files import fsync_folder, sha256_file, temporary_beside, write_json
+from nml.recipe import Recipe
 from pretrain.models import Architecture
-from pretrain.recipe import Recipe
 from pretrain.tensorfiles import write_tensors
 from shards.ladder import Level
 from shards.shardset import ShardSet

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from nml.errors import UserError
-from pretrain.recipe import Recipe
+from nml.recipe import Recipe
 from pretrain.world import World
 from shards.dataset import Sample, ShardDataset
 from shards.order import StreamOrder

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from nml.errors import UserError, unknown_name
-from pretrain.recipe import Recipe
+from nml.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import torch
 
+from nml.recipe import Recipe
 from pretrain.engines import Engine
 from pretrain.loading import Batch
 from pretrain.models import Architecture
-from pretrain.recipe import Recipe
 from pretrain.zero_shot import Prompts
 
 

@@ -149,6 +149,6 @@ def _numbers(line: dict[str, Any]) -> dict[str, float]:
             continue
         if isinstance(value, dict):
             found |= {f"{line['event']}/{name}/{inner}": number for inner, number in value.items()}
-        elif isinstance(value, int | float):
+        elif isinstance(value, int | float) and name != "slowest_rank":
             found[f"{line['event']}/{name}"] = value
     return found

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pretrain.recipe import Optimizer, Recipe
+from nml.recipe import Optimizer, Recipe
 
 
 def parameter_groups(

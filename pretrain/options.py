@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nml import cli
+from nml.recipe import Recipe
 from nml.recipe_files import DEFAULT, find_recipe
 from nml.run_options import RunOptions, add_run_options, given_options
-from pretrain.recipe import Recipe
 
 EPILOG = """examples:
   python -m pretrain.run --noise 0.2

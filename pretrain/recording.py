@@ -13,6 +13,7 @@ import torch
 from nml import layout
 from nml.files import write_json
 from pretrain.metrics import Ledger, Metrics
+from pretrain.stragglers import OwnTime
 
 
 class Observer(Protocol):
@@ -36,7 +37,7 @@ class StepReport(NamedTuple):
         grad_norm: Before clipping; 0 where there is none.
         seconds: Spent in the step.
         waited: Spent waiting for the batch.
-        applied: Whether the weights were updated.
+        ranks: What each rank did by itself since the step before.
     """
 
     loss: float
@@ -44,7 +45,7 @@ class StepReport(NamedTuple):
     grad_norm: float
     seconds: float
     waited: float
-    applied: bool
+    ranks: list[OwnTime]
 
 
 class Recorder:
@@ -90,11 +91,8 @@ class Recorder:
 
     def step(self, number: int, report: StepReport) -> None:
         """Tell of a step, the ``number``-th of the run."""
-        if report.applied:
-            self.ledger.useful += report.seconds
-        else:
-            self.ledger.lost["left_out"] += report.seconds
-        values = {
+        division = self.ledger.step(report.seconds + report.waited, report.ranks)
+        values: dict[str, Any] = {
             "epoch": number / self._steps_per_epoch,
             "loss": report.loss if math.isfinite(report.loss) else None,
             "lr": report.lr,
@@ -102,9 +100,13 @@ class Recorder:
             "samples_seen": number * self._global_batch,
             "samples_per_s": round(self._global_batch / (report.seconds + report.waited), 2),
             "step_s": round(report.seconds, 5),
-            "data_wait_s": round(report.waited, 5),
+            "data_wait_s": round(division.data_wait, 5),
+            "waited_s": round(division.waiting, 5),
             "memory_mb": _memory_mb(self._device),
         }
+        if len(report.ranks) > 1 or division.waiting:
+            host = self.ledger.hosts[division.rank]
+            values |= {"slowest_rank": division.rank, "slowest_host": host, "slowest_why": division.why}
         self.tell("step", number, values)
 
     def tell(self, event: str, step: int, values: dict[str, Any]) -> None:
@@ -151,6 +153,7 @@ class Recorder:
                 "seconds": seconds,
                 "goodput": books["goodput"],
                 "lost_s": books["lost_s"],
+                "waited_for": books["waited_for"],
                 **record,
             },
         )

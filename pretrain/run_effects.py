@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from nml.recipe import Recipe
+from nml.recipe_effects import default_of
 from nml.run_options import EngineName
-from pretrain.recipe import Recipe
-from pretrain.recipe_effects import default_of
 from pretrain.schedule import warmup_steps
 
 

@@ -17,6 +17,7 @@ from nml import layout
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX
 from nml.layout import is_complete, step_folders
+from nml.recipe import Checkpoints
 from pretrain.checkpoints import (
     Checkpoint,
     checkpoint_folder,
@@ -28,7 +29,6 @@ from pretrain.checkpoints import (
 )
 from pretrain.engines import Engine, Tensors
 from pretrain.exporting import publish, write_export
-from pretrain.recipe import Checkpoints
 from pretrain.world import from_main
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pretrain.recipe import Recipe
+from nml.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int, *, steps_per_epoch: int, total_steps: int) -> float:

@@ -7,22 +7,23 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from nml.errors import UserError
+from nml.recipe import Recipe
 from pretrain import batchnorm
-from pretrain.engines import Engine, Update
+from pretrain.engines import Engine
+from pretrain.liveness import COMPUTING, READING, SAVING, VALIDATING, WAITING, WRITING, Liveness
 from pretrain.loading import Batch, StepSampler
 from pretrain.objective import Objective
 from pretrain.profiling import Tracer
-from pretrain.recipe import Recipe
 from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
 from pretrain.stopping import STOPPED_STATUS, StopRequest
+from pretrain.stragglers import OwnTime, Stopwatch
 from pretrain.transforms import normalised
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World, decided_by_main
@@ -30,22 +31,6 @@ from shards.shardset import ShardSet
 
 # Sample keys that an error names before it points to the file that has them all.
 _NAMED = 16
-
-
-class _Word(NamedTuple):
-    """What the ranks tell each other after a backward pass.
-
-    Attributes:
-        loss: Mean over the ranks.
-        overflowed: Whether running statistics of one are not finite.
-        stopped: Whether one was asked to stop.
-        failed: Whether the save of one failed.
-    """
-
-    loss: float
-    overflowed: bool
-    stopped: bool
-    failed: bool
 
 
 class Trainer:
@@ -83,6 +68,8 @@ class Trainer:
         self.shard_set, self.validation = shard_set, validation
         self.state, self.recorder, self.tracer = state, recorder, tracer
         self.stop = StopRequest()
+        self.liveness = Liveness(world)
+        self.stopwatch = Stopwatch(self.liveness.pulse, engine.device)
         # Every batch is normalised into the same memory, as a step is over before the next begins: on a
         # CPU the first touch of fresh memory takes longer than the arithmetic.
         self._floats: torch.Tensor | None = None
@@ -94,6 +81,8 @@ class Trainer:
         """Resume and train; return the exit status. Collective."""
         ledger = self.recorder.ledger
         with ledger.losing("startup", since_start=True):
+            self.liveness.start()
+            ledger.hosts = self.liveness.hosts
             self.state.resume()
             decided_by_main(self.world, lambda: self.recorder.open(self.state.step))
             if self.world.is_main and self.state.step:
@@ -103,6 +92,7 @@ class Trainer:
         try:
             return self.train(iter(loader))
         finally:
+            self.liveness.stop()
             self.recorder.close()
 
     def warm_up(self) -> None:
@@ -118,9 +108,11 @@ class Trainer:
 
     def train(self, batches: Iterator[Batch]) -> int:
         """Train to the end, or to a stop signal; return the exit status. Collective."""
+        # What stood still before is startup.
+        self.stopwatch.tell()
         while self.state.step < self.total:
             waiting = time.perf_counter()
-            with self.recorder.ledger.losing("data_wait"):
+            with self.stopwatch.reading(), self.liveness.phase(READING):
                 batch = self._move(next(batches))
             stopped = self.train_step(batch, time.perf_counter() - waiting)
             if self.tracer is not None:
@@ -146,46 +138,52 @@ class Trainer:
         lr = learning_rate(
             self.recipe, state.step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total
         )
-        loss = self.objective.backward(self.engine, batch, state.step)
-        word = self._agree(loss)
-        norm, applied = self._update(batch, word, lr)
+        with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
+            loss = self.objective.backward(self.engine, batch, state.step)
+        with self.liveness.phase(WAITING):
+            mean, stopped, failed, ranks = self._agree(loss)
+        self.liveness.stepped()
+        with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
+            norm = self._update(batch, mean, lr)
         state.step += 1
-        seconds = time.perf_counter() - start
-        self.recorder.step(state.step, StepReport(word.loss, lr, norm, seconds, waited, applied))
-        if word.failed:
+        with self.liveness.phase(WRITING):
+            seconds = time.perf_counter() - start
+            self.recorder.step(state.step, StepReport(mean, lr, norm, seconds, waited, ranks))
+        if failed:
             state.saver.wait()
-        return word.stopped
+        return stopped
 
-    def _agree(self, loss: torch.Tensor) -> _Word:
-        """Learn how the step went on all ranks. Collective."""
+    def _agree(self, loss: torch.Tensor) -> tuple[float, bool, bool, list[OwnTime]]:
+        """Return the mean loss over the ranks, whether one was stopped or its save failed, what each did."""
         stopped, failed = self.stop.signal is not None, self.state.saver.failed
         # On the device of the loss: the one wait for it is that for the answer.
-        word = torch.tensor([0.0, 0.0, float(stopped), float(failed)], device=self.engine.device)
+        size, each = self.world.size, len(OwnTime._fields)
+        own = [0.0] * (each * size)
+        own[each * self.world.rank : each * (self.world.rank + 1)] = self.stopwatch.tell()
+        word = torch.tensor([0.0, float(stopped), float(failed), *own], device=self.engine.device)
         word[0] = loss.detach()
-        word[1] = self.state.statistics.look().logical_not()
         dist.all_reduce(word)
-        total, *ranks = word.tolist()
-        return _Word(total / self.world.size, *map(bool, ranks))
+        total, stops, failures, *told = word.tolist()
+        ranks = [OwnTime(*told[at : at + each]) for at in range(0, len(told), each)]
+        return total / size, bool(stops), bool(failures), ranks
 
-    def _update(self, batch: Batch, word: _Word, lr: float) -> Update:
-        """Update the weights, unless something is not finite; then the step leaves nothing behind."""
-        if word.overflowed or not math.isfinite(word.loss):
+    def _update(self, batch: Batch, loss: float, lr: float) -> float:
+        """Update the weights, unless loss or gradient is not finite; return the norm of the gradient."""
+        if not math.isfinite(loss):
+            self._leave_out(batch, f"the loss is {loss}")
             self.engine.discard()
-            self.state.statistics.take_back()
-            finite = math.isfinite(word.loss)
-            self._count(batch, "running statistics overflow" if finite else f"the loss is {word.loss}")
-            return Update(0.0, applied=False)
-        update = self.engine.step(lr)
-        if update.applied:
-            self.objective.after_step(self.engine)
-            self.state.stepped()
-            return update
-        self.state.statistics.take_back()
-        if not math.isfinite(update.norm):
-            self._count(batch, f"the norm of the gradient is {update.norm}")
-        return update
+            return 0.0
+        norm = self.engine.step(lr)
+        if not math.isfinite(norm):
+            self._leave_out(batch, f"the norm of the gradient is {norm}")
+            return norm
+        self.objective.after_step(self.engine)
+        self.state.skipped = 0
+        if self.state.average is not None:
+            self.state.average.update(self.engine.network, self.state.step)
+        return norm
 
-    def _count(self, batch: Batch, why: str) -> None:
+    def _leave_out(self, batch: Batch, why: str) -> None:
         """Count a step that is left out, and stop where too many were left out in a row. Collective."""
         self.state.skipped += 1
         if self.state.skipped <= self.recipe.skip_nonfinite:
@@ -216,19 +214,20 @@ class Trainer:
     def _validate(self) -> None:
         if self.validation is None:
             return
-        with self.recorder.ledger.losing("validation"):
+        losing, phase = self.recorder.ledger.losing("validation"), self.liveness.phase(VALIDATING)
+        with losing, phase, self.state.averaged():
             self.state.validation = validate(
                 self.engine,
                 self.objective,
                 self.validation,
                 self.world,
-                average=self.state.average,
+                self.recipe.model.batch_norm,
                 workers=self.recipe.data.workers,
             )
         self.recorder.tell("validation", self.state.step, self.state.validation)
 
     def _save(self, *, wait: bool = False) -> None:
-        with self.recorder.ledger.losing("checkpoint"):
+        with self.recorder.ledger.losing("checkpoint"), self.liveness.phase(SAVING):
             self.state.save()
             if wait:
                 self.state.saver.wait()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pretrain.recipe import Data
+from nml.recipe import Data
 from shards.augment import RandomResizedCrop
 
 Channels = tuple[float, float, float]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nml.errors import UserError
+from nml.files import make_folder
 
 
 @contextlib.contextmanager
@@ -55,7 +56,7 @@ def made_and_locked(folder: Path, *, shown: str, wait: bool) -> Iterator[None]:
 def _open_locked(folder: Path, shown: str, wait: bool) -> int:
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise UserError(

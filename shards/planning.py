@@ -12,7 +12,6 @@ A pure function of the source and the request, kept in the work folder::
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from nml.errors import UserError
-from nml.files import write_json
+from nml.files import sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.features import describe_input, open_encoder
@@ -80,7 +79,7 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
         refuse_changed_model_file(levels, request, f"what lies in {shown}")
     else:
         stored = _make(work, request, make_source())
-        _make_durable(work)
+        sync_tree(work)
         write_json(plan_file, stored)
     return Plan(
         stored["kind"],
@@ -210,13 +209,3 @@ def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Inte
         record[rows] += escaped[sources] - escaped[rows]
         record += escaped
     return member_bytes(images, longest, record)
-
-
-def _make_durable(work: Path) -> None:
-    """Have everything on the disk before plan.json says that it is there."""
-    for path in work.iterdir():
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

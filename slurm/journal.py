@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nml.files import fsync_folder, make_folder
 from slurm.members import Submission
 
 FILE = "jobs.jsonl"
@@ -37,11 +38,14 @@ class Journal:
             "members": [member.name for member in submission.members],
             **more,
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.file.parent)
+        new = not self.file.exists()
         with self.file.open("a") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            fsync_folder(self.file.parent)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return every line, oldest first; a last line cut short by a crash is left out."""

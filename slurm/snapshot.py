@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nml.errors import UserError
-from nml.files import temporary_beside, write_json
+from nml.files import fsync_folder, make_folder, sync_tree, temporary_beside, write_json
 from slurm.rooms import CODE
 
 RECORD = "SNAPSHOT.json"
@@ -41,14 +41,18 @@ def take_snapshot(folder: Path, code: Path = CODE) -> Path:
         return target
     temporary = temporary_beside(target)
     try:
+        make_folder(folder)
         for name, data in content.items():
             copy = temporary / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
+        # A record on the disk beside code that never reached it would be taken for the code.
+        sync_tree(temporary)
         write_json(temporary / RECORD, {"sha256": digest.hexdigest(), "source": str(code), **_revision(code)})
         if target.exists():
             shutil.rmtree(target)
         temporary.replace(target)
+        fsync_folder(folder)
     except OSError as error:
         raise UserError(f"{folder}: the code cannot be copied there: {error}") from error
     finally:

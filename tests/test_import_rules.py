@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from nml import layout, set_file
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED = {
@@ -53,6 +56,24 @@ def modules(room: str) -> list[str]:
         for file in sorted((ROOT / room).rglob("*.py"))
         if file.stem != "__main__"
     ]
+
+
+def test_a_file_that_crosses_a_wall_has_its_name_in_one_place() -> None:
+    names = {
+        *(layout.CONFIG, layout.DATA, layout.METRICS, layout.CHECKPOINTS, layout.DONE, layout.MARKER),
+        *(layout.WEIGHTS, layout.META, layout.EXPORT_FORMAT, layout.CHECKPOINT_FORMAT),
+        *(set_file.SET_FORMAT, set_file.SET_FILE, set_file.MANIFEST_FILE),
+    }
+    # The feature store marks its own entries as complete, by the same word.
+    own = {("probes/features/store.py", layout.DONE)}
+    spelled: Counter[str] = Counter()
+    for file in sorted(path for room in ALLOWED for path in (ROOT / room).rglob("*.py")):
+        where = str(file.relative_to(ROOT))
+        texts = [
+            node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)
+        ]
+        spelled.update(text for text in texts if text in names and (where, text) not in own)
+    assert spelled == dict.fromkeys(names, 1)
 
 
 @pytest.mark.parametrize("room", ALLOWED)

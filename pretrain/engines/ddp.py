@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines.native import NativeEngine, device_of_rank
-from pretrain.recipe import Recipe
 
 # torch renamed the argument in 2.15 and warns of the old name.
 _BUFFERS_STAY_LOCAL: dict[str, Any] = {

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 
+from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines.native import NativeEngine, device_of_rank
-from pretrain.recipe import Recipe
 
 # Blocks of residual networks and transformers: each becomes one group of parameters that is
 # gathered, used and freed together.
@@ -48,9 +48,3 @@ class FsdpEngine(NativeEngine):
         """See :class:`pretrain.engines.Engine`."""
         self.network.set_requires_gradient_sync(last)  # type: ignore[operator]
         yield
-
-    def release(self) -> None:
-        """See :class:`pretrain.engines.Engine`. The root waits for a backward pass to be sharded again."""
-        for module in self.network.modules():
-            if isinstance(module, FSDPModule):
-                module.reshard()

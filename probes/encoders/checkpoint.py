@@ -14,15 +14,12 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import sha256_file
+from nml.layout import EXPORT, EXPORT_FORMAT, META, WEIGHTS, is_export, run_of_export
 from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
 from probes.encoders.imaging import image_transform, resolved
 from probes.encoders.registry import newest_run
 from probes.encoders.torch_images import TorchImageEncoder
 from probes.spec import Spec, check_options
-
-FORMAT = "nml-export/1"
-WEIGHTS = "model.safetensors"
-META = "meta.json"
 
 
 def open_export(spec: Spec, settings: Settings) -> Encoder:
@@ -67,8 +64,8 @@ def find_export(path: Path) -> Path:
     Raises:
         UserError: If ``path`` is none of the three.
     """
-    for folder in (path, path / "export"):
-        if (folder / META).is_file() and (folder / WEIGHTS).is_file():
+    for folder in (path, path / EXPORT):
+        if is_export(folder):
             return folder
     what = "no such folder" if not path.exists() else "holds no exported encoder"
     raise UserError(
@@ -89,9 +86,9 @@ def read_meta(export: Path) -> dict[str, Any]:
         meta = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}", mend="export the encoder again") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+    if not isinstance(meta, dict) or meta.get("format") != EXPORT_FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else type(meta).__name__
-        raise UserError(f"{file}: format {found!r}", possible=repr(FORMAT))
+        raise UserError(f"{file}: format {found!r}", possible=repr(EXPORT_FORMAT))
     missing = [
         name for name in ("library", "architecture", "model_kwargs", "preprocessing") if name not in meta
     ]
@@ -103,15 +100,15 @@ def read_meta(export: Path) -> dict[str, Any]:
 
 
 def _display_name(export: Path, path: Path, meta: dict[str, Any]) -> str:
-    folder = (export.parent if export.name == "export" else export).resolve()
-    if folder.parent.name == "checkpoints":
+    folder, is_checkpoint = run_of_export(export)
+    if is_checkpoint:
         return f"{folder.parent.parent.name}@{meta.get('step', folder.name)}"
     return folder.name or str(path)
 
 
 def _provenance(meta: dict[str, Any], export: Path) -> Provenance:
-    folder = (export.parent if export.name == "export" else export).resolve()
-    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    folder, is_checkpoint = run_of_export(export)
+    run = folder.parent.parent if is_checkpoint else folder
     noise = meta.get("noise") or {}
     realised = noise.get("realised")
     return Provenance(

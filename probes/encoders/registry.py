@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from nml import layout
 from nml.errors import UserError
 from nml.registry import Registry
 from probes.encoders.encoder import Encoder, Settings
@@ -42,10 +43,12 @@ def newest_run(runs: Path = RUNS) -> Path:
     Raises:
         UserError: If there is none.
     """
-    finished = [done.parent for done in runs.glob("*/DONE.json") if (done.parent / "export").is_dir()]
+    finished = [
+        run for run in runs.glob("*") if layout.is_done(run) and layout.is_export(run / layout.EXPORT)
+    ]
     if finished:
-        return max(finished, key=lambda run: ((run / "DONE.json").stat().st_mtime_ns, run.name))
-    begun = sum(1 for _ in runs.glob("*/config.yaml"))
+        return max(finished, key=lambda run: ((run / layout.DONE).stat().st_mtime_ns, run.name))
+    begun = sum(1 for _ in runs.glob(f"*/{layout.CONFIG}"))
     raise UserError(
         f"no finished pre-training run in {runs}/" + (f" ({begun} not finished)" if begun else ""),
         mend="pre-train one: python slurm/launch.py pretrain --noise 0.2 --nodes 8, "

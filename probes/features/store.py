@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError
-from nml.files import TEMPORARY_SUFFIX, atomic_writer, sha256_file, write_json
+from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file, write_json
 from nml.locking import byte_lock, is_free, look_again
 from probes.features.key import FeatureKey
 
@@ -103,7 +103,7 @@ class Entry:
 
     def begin(self) -> None:
         """Make the folder and say in it what its features follow from."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if not (self.folder / KEY).exists():
             write_json(self.folder / KEY, {"parts": dict(self.key.parts), "names": dict(self.key.names)})
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from nml.files import make_folder
 from nml.locking import byte_lock, look_again
 from probes.hashing import hash_value
 from probes.results.rowfiles import rows_folder
@@ -27,7 +28,7 @@ def claim(folder: Path, work: str, *, wait: bool) -> Iterator[bool]:
     Yields:
         False if another process holds it and ``wait`` is False.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with byte_lock(folder / LOCK, int(hash_value(work)[:12], 16), wait=wait) as mine:
         if mine:
             # Rows that another machine wrote before it let go must be seen now.

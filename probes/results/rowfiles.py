@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
-from nml.files import write_bytes
+from nml.files import make_folder, write_bytes
 from probes.results.row import SCHEMA_VERSION, Row, arrow_schema
 
 ROWS = "rows"
@@ -69,7 +69,7 @@ def read_rows(folder: Path | str) -> list[Row]:
 def rows_folder(folder: Path | str) -> Path:
     """Return the folder of a results folder's row files, made if it is missing."""
     path = Path(folder) / ROWS
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     return path
 
 

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 
 from nml.errors import UserError, unknown_name
 from nml.files import sha256_file
+from nml.layout import EXPORT, META
+from nml.levels import CLEAN_LEVEL as CLEAN
+from nml.set_file import MANIFEST_FILE, SET_FILE, local_folder
 from probes.features.store import DEFAULT_FOLDER, DONE, read_key
 from probes.results.row import Row
-
-CLEAN = "n00"
 
 
 def find_row(rows: list[Row], row_id: str) -> Row:
@@ -76,9 +77,7 @@ def _features(row: Row, folder: Path) -> Iterator[str]:
 def _run(row: Row) -> Iterator[str]:
     run = Path(str(row.run_path))
     yield f"run       {run}, step {row.step}, objective {row.objective}"
-    meta = _read_json(
-        next((path for path in (run / "export" / "meta.json", run / "meta.json") if path.exists()), None)
-    )
+    meta = _read_json(next((path for path in (run / EXPORT / META, run / META) if path.exists()), None))
     if meta is None:
         yield "          its export is no longer there"
         return
@@ -95,12 +94,15 @@ def _noise(row: Row, samples: int) -> Iterator[str]:
     ratio = "unknown" if row.noise_ratio is None else f"{row.noise_ratio:g}"
     yield f"noise     level {row.noise_level}, model {row.noise_model}, realised {ratio}"
     yield f"manifest  sha256 {row.manifest_sha256}"
-    folder = Path(str(row.set_path))
-    manifest = folder / "manifest.parquet"
+    folder = local_folder(str(row.set_path))
+    if folder is None:
+        yield f"          at {row.set_path}, where nothing is looked up"
+        return
+    manifest = folder / MANIFEST_FILE
     if row.set_path is None or not manifest.exists():
         yield f"          the shard set is no longer at {row.set_path}"
         return
-    facts = _read_json(folder / "set.json") or {}
+    facts = _read_json(folder / SET_FILE) or {}
     # Adding a level rewrites the manifest; the fingerprint, over keys and clean content, stays.
     if sha256_file(manifest) == row.manifest_sha256:
         yield f"          {manifest}: the very file"

@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
-from nml.files import TEMPORARY_SUFFIX, atomic_writer, sha256_file, write_json
+from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file, write_json
 from nml.locking import byte_lock
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, assemble
@@ -158,7 +158,7 @@ class PreparedTask:
             UserError: If training or test data cannot be had.
         """
         folder = root / self.record.name
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with byte_lock(folder / LOCK, 0, wait=True):
             # What a killed preparation was writing; nobody else is while the lock is ours.
             for rest in folder.glob(f".*{TEMPORARY_SUFFIX}"):

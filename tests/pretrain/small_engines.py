@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nml.recipe import Engine as EngineConfig
+from nml.recipe import Optimizer, Recipe
 from pretrain.engines import Engine, build_engine
-from pretrain.recipe import Engine as EngineConfig
-from pretrain.recipe import Optimizer, Recipe
 
 ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
 OPTIMIZERS = {
@@ -61,16 +61,13 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 4, (16,), generator=generator)
 
 
-def train(engine: Engine, steps: range, *, micro_batches: int = 1) -> list[float]:
+def train(engine: Engine, steps: range) -> list[float]:
     """Take steps; return the losses and the gradients' norms."""
     told = []
     for step in steps:
-        parts = zip(*(part.chunk(micro_batches) for part in batch(step)), strict=True)
-        total = 0.0
-        for number, (images, labels) in enumerate(parts):
-            with engine.micro_step(last=number == micro_batches - 1):
-                loss = nn.functional.cross_entropy(engine.forward(images).float(), labels) / micro_batches
-                engine.backward(loss)
-            total += loss.item()
-        told += [total, engine.step(0.01).norm]
+        images, labels = batch(step)
+        with engine.micro_step(last=True):
+            loss = nn.functional.cross_entropy(engine.forward(images).float(), labels)
+            engine.backward(loss)
+        told += [loss.item(), engine.step(0.01)]
     return told

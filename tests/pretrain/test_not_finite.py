@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from nml.errors import UserError
+from nml.recipe import Optimizer, Recipe
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
 from pretrain.metrics import read_metrics
-from pretrain.recipe import Optimizer, Recipe
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer

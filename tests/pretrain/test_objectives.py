@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from nml.recipe import Data, Engine, Loss, Model, Optimizer, Recipe
 from pretrain import batchnorm
 from pretrain.classify import Classify
 from pretrain.clip import Clip
@@ -22,7 +23,6 @@ from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
 from pretrain.models import build_network
 from pretrain.optimizers import build_optimizer, parameter_groups
-from pretrain.recipe import Data, Engine, Loss, Model, Optimizer, Recipe
 
 BATCH = 16
 OnRanks = Callable[..., list[Any]]

@@ -17,6 +17,8 @@ from small_engines import Network, batch
 from torch import nn
 
 from nml.errors import UserError
+from nml.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe, Schedule
+from nml.recipe_effects import value_of
 from nml.recipe_files import recipe_names
 from pretrain import batchnorm, transforms
 from pretrain.classify import Classify
@@ -25,8 +27,6 @@ from pretrain.ema import Average
 from pretrain.engines import build_engine, check_engine
 from pretrain.loading import Batch, StepSampler, micro_batch_count
 from pretrain.options import parse_options
-from pretrain.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe, Schedule
-from pretrain.recipe_effects import value_of
 from pretrain.run_effects import idle_in_run
 from pretrain.schedule import learning_rate
 from pretrain.seeding import seed_step

@@ -152,7 +152,7 @@ def test_zero_shot_accuracy_is_that_of_open_clips_own_classifier(runs: Path, ima
     import open_clip
     from open_clip.zero_shot_classifier import build_zero_shot_classifier
 
-    from pretrain.recipe import Data
+    from nml.recipe import Data
     from pretrain.transforms import testing_transform
     from shards.dataset import ShardDataset
     from shards.shardset import ShardSet

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from nml.recipe import Data, Loss, Model, Optimizer, Recipe
 from pretrain.clip import Clip
 from pretrain.engines import build_engine
 from pretrain.models import build_network
-from pretrain.recipe import Data, Loss, Model, Optimizer, Recipe
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World
 from pretrain.zero_shot import Prompts

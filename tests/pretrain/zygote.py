@@ -5,8 +5,10 @@ usage: zygote.py SOCKET [--double]
 Each message on SOCKET, a file descriptor, is a JSON object and the descriptor of a pipe. The answer is the
 process that leads the ranks, in a session of its own; the pipe gets all that they print. Each rank runs
 ``python -m pretrain.run`` with each list of arguments in turn. A list that begins with ``rewind`` copies a
-run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. The last line, ``status N``, has
-the first exit status that is not 0, whichever rank and command it came from.
+run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. ``set MODULE NAME NUMBER`` sets a
+constant, and ``slow RANK DOING SECONDS`` makes a rank slow in the runs that follow: in ``reading`` it sleeps
+over each batch, in ``computing`` it computes in vain in each step. The last line, ``status N``, has the first
+exit status that is not 0, whichever rank and command it came from.
 
 ``--double`` computes everything in float64, by calling float64 what libraries know as float32. Engines
 add in different orders; in double precision what that changes is below 1e-12, and a difference that is
@@ -15,6 +17,7 @@ none of rounding stands out.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -78,6 +81,33 @@ def rewind(source: Path, copy: Path, step: int) -> None:
             shutil.rmtree(folder)
 
 
+def spin(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def slow_down(doing: str, seconds: float) -> None:
+    """Make this rank slow in reading or in computing, and no longer in the other."""
+    from pretrain import classify, loading
+
+    def slowed(function: Callable[..., Any], delay: Callable[[], None]) -> Callable[..., Any]:
+        # What an earlier command slowed down is taken as it was.
+        function = getattr(function, "as_it_was", function)
+
+        def call(*arguments: Any) -> Any:
+            delay()
+            return function(*arguments)
+
+        call.as_it_was = function  # type: ignore[attr-defined]
+        return call
+
+    sleeping, spinning = (seconds, 0.0) if doing == "reading" else (0.0, seconds)
+    loading.collate = slowed(loading.collate, lambda: time.sleep(sleeping))
+    backward = slowed(classify.Classify.backward, lambda: spin(spinning))
+    classify.Classify.backward = backward  # type: ignore[method-assign]
+
+
 def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int:
     os.environ.update(
         RANK=str(rank),
@@ -92,6 +122,13 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
         if command[0] == "rewind":
             source, copy, step = command[1:]
             world.decided_by_main(me, lambda: rewind(Path(source), Path(copy), int(step)))  # noqa: B023
+            continue
+        if command[0] == "set":
+            setattr(importlib.import_module(command[1]), command[2], float(command[3]))
+            continue
+        if command[0] == "slow":
+            if int(command[1]) == rank:
+                slow_down(command[2], float(command[3]))
             continue
         try:
             options, text = run.parse_options(command)

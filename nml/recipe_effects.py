@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nml.errors import UserError
 
 if TYPE_CHECKING:
-    from pretrain.recipe import Recipe
+    from nml.recipe import Recipe
 
 
 def refuse_idle(recipe: Recipe) -> None:

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nml.errors import UserError
-from pretrain.recipe_checks import below_one, in_range, not_negative, policy, positive, share
-from pretrain.recipe_effects import refuse_idle
+from nml.recipe_checks import below_one, in_range, not_negative, policy, positive, share
+from nml.recipe_effects import refuse_idle
 
 Objective = Literal["classify", "clip"]
 BatchNormMode = Literal["local", "sync", "frozen"]
@@ -22,6 +22,9 @@ OptimizerName = Literal["sgd", "adamw", "lamb"]
 ScheduleName = Literal["cosine", "constant"]
 Dtype = Literal["fp32", "bf16", "fp16"]
 Compression = Literal["none", "fp16", "bf16"]
+# In a field's metadata: the value fits a run to a machine, decides what is kept of it, or says where it came
+# from, and may be another one when the run continues.
+MAY_DIFFER = {"may_differ": True}
 LOSSES: dict[Objective, tuple[LossName, ...]] = {
     "classify": ("cross-entropy", "bce"),
     "clip": ("infonce", "siglip"),
@@ -80,8 +83,8 @@ class Data:
     erasing: float = 0.0
     repeats: int = 1
     streams: int = 64
-    workers: int = 4
-    skip_budget: float = 1e-4
+    workers: int = field(default=4, metadata=MAY_DIFFER)
+    skip_budget: float = field(default=1e-4, metadata=MAY_DIFFER)
 
     def __post_init__(self) -> None:
         in_range("recipe.data", self)
@@ -201,8 +204,8 @@ class Engine:
 
     dtype: Dtype = "fp32"
     channels_last: bool = False
-    compile: bool = False
-    micro_batch: int = 0
+    compile: bool = field(default=False, metadata=MAY_DIFFER)
+    micro_batch: int = field(default=0, metadata=MAY_DIFFER)
     zero_stage: int = 1
     deepspeed_config: str | None = None
     compress_gradients: Compression = "none"
@@ -254,8 +257,8 @@ class Recipe:
         model, data, loss, optimizer, schedule, engine, checkpoints: See there.
     """
 
-    source: str = ""
-    expect: str = ""
+    source: str = field(default="", metadata=MAY_DIFFER)
+    expect: str = field(default="", metadata=MAY_DIFFER)
     objective: Objective = "classify"
     epochs: int = 10
     global_batch: int = 256
@@ -268,7 +271,7 @@ class Recipe:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     engine: Engine = field(default_factory=Engine)
-    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints, metadata=MAY_DIFFER)
 
     def __post_init__(self) -> None:
         positive("recipe", self, "epochs", "global_batch", "validate_every")
