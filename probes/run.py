@@ -14,6 +14,7 @@ from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import write_json
 from nml.levels import parse_ratio
+from nml.sources import find_task
 from plugins.registry import HEADS
 from probes.spec import split_spec
 from probes.tasks.registry import TASKS
@@ -94,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name.strip():
             HEADS.find(name.strip())
     for text in arguments.task:
-        TASKS.find(split_spec(text).kind)
+        find_task(TASKS, split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
     from probes.earlier_code import earlier_code
     from probes.encoders import Settings, open_checkpoint, open_encoder

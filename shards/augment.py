@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from shards.decode import DEFAULT_MAX_PIXELS, ImageSize, Pixels, decode_pixels, image_size
+from shards.decode import MAX_PIXELS, ImageSize, Pixels, decode_pixels, image_size
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ATTEMPTS = 10
@@ -63,7 +63,7 @@ class RandomResizedCrop:
         """Augment a decoded RGB image."""
         return self._flipped(self._resized(np.array(image), self.draw(ImageSize(*image.size))))
 
-    def from_bytes(self, data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> torch.Tensor:
+    def from_bytes(self, data: bytes, *, max_pixels: int = MAX_PIXELS) -> torch.Tensor:
         """Augment an encoded image, decoding no more of it than the box needs.
 
         Raises:

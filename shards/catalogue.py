@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
+from nml.labels import caption_value, class_value
+from nml.sources import ByteRange, Cell, Example, Place, Source
 from shards.columns import BATCH, KeyColumn, hash_column
 from shards.hashing import Hashes, hash_keys
 from shards.keys import key_of, with_hash
 from shards.noise import Integers, Kind, Population
-from shards.sources import ByteRange, Example, Source
-from shards.sources.values import caption_value, class_value
 
 CATALOGUE = "catalogue.arrow"
 SPOOL = "spool.bin"
@@ -117,7 +117,8 @@ def _record_batch(
     ranges = [_located(example.image, spool) for example in batch]
     supervision: list[int] | list[str]
     if source.kind == "class":
-        supervision = [_class_index(example, source, names) for example in batch]
+        known = {name: number for number, name in enumerate(source.classes or ())}
+        supervision = [_class_index(example, source, known, names) for example in batch]
     else:
         supervision = [_caption(example) for example in batch]
     return pa.record_batch(
@@ -133,10 +134,12 @@ def _record_batch(
     )
 
 
-def _located(image: bytes | ByteRange, spool: IO[bytes]) -> ByteRange:
+def _located(image: bytes | Place, spool: IO[bytes]) -> ByteRange:
     """Return where an image lies, spooling it first if it came as bytes."""
     if isinstance(image, ByteRange):
         return image
+    if isinstance(image, Cell):
+        raise TypeError("a source that is read from start to end gives an image's bytes, or a range of them")
     offset = spool.tell()
     spool.write(image)
     # The spool's own path is not stored: a resumed write may name its folder differently.
@@ -153,8 +156,8 @@ def _caption(example: Example) -> str:
         ) from error
 
 
-def _class_index(example: Example, source: Source, names: dict[str, int]) -> int:
-    """Return the class as an index; names are numbered as they come, downwards from -1."""
+def _class_index(example: Example, source: Source, known: dict[str, int], names: dict[str, int]) -> int:
+    """Return the class as an index; names that are not known are numbered as they come, downwards from -1."""
     try:
         value = class_value(example.supervision)
     except ValueError as error:
@@ -163,11 +166,11 @@ def _class_index(example: Example, source: Source, names: dict[str, int]) -> int
             mend="store a number or a name a sample, or name another column with --label-column",
         ) from error
     if isinstance(value, str):
-        return names.setdefault(value, -1 - len(names))
-    if value < 0 or (source.classes is not None and value >= len(source.classes)):
+        return known[value] if value in known else names.setdefault(value, -1 - len(names))
+    if source.classes is not None and value >= len(source.classes):
         raise UserError(
             f"--source: sample {example.name!r} has class {value}",
-            possible=f"0 to {len(source.classes) - 1}" if source.classes else "0 and above",
+            possible=f"0 to {len(source.classes) - 1}",
         )
     return value
 

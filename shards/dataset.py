@@ -15,7 +15,7 @@ import torch
 
 from nml.errors import UserError
 from nml.randomness import randomness_kept, seed_randomness
-from shards.decode import DEFAULT_MAX_PIXELS, BadImage, decode_rgb
+from shards.decode import MAX_PIXELS, BadImage, decode_rgb
 from shards.hashing import hash_keys, mix_one
 from shards.ledger import DEFAULT_SKIP_BUDGET, SkipLedger
 from shards.reader import DamagedSample, ShardReader
@@ -77,7 +77,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         *,
         seed: int = 0,
         verify: bool = True,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
         skip_budget: float = DEFAULT_SKIP_BUDGET,
         ledger: str | Path | None = None,
     ) -> None:

@@ -10,20 +10,18 @@ are equal; tests hold the bound.
 from __future__ import annotations
 
 import importlib.util
-import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Pixels = npt.NDArray[np.uint8]
+from nml.images import MAX_PIXELS, BadImage, bad_image, check_pixels, open_image
 
-# Above the largest image of ImageNet (61 million pixels), far below what exhausts memory.
-DEFAULT_MAX_PIXELS = 100_000_000
+__all__ = ["MAX_PIXELS", "BadImage", "ImageSize", "Pixels", "decode_pixels", "decode_rgb", "image_size"]
+
+Pixels = npt.NDArray[np.uint8]
 
 FAST_JPEG = importlib.util.find_spec("simplejpeg") is not None
 _JPEG = b"\xff\xd8\xff"
@@ -32,12 +30,6 @@ _END_OF_IMAGE = b"\xff\xd9"
 _CHROMA_CONTEXT = 2
 # What simplejpeg raises for damaged data, and for a colour space it has no name for.
 _DAMAGED_JPEG = (ValueError, KeyError)
-# What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-
-
-class BadImage(Exception):
-    """An image that cannot or must not be decoded; the message says why."""
 
 
 class ImageSize(NamedTuple):
@@ -68,7 +60,7 @@ def image_size(data: bytes) -> ImageSize:
 def decode_rgb(
     data: bytes,
     *,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     at_least: ImageSize | None = None,
 ) -> Image.Image:
     """Decode an image to RGB; arguments and errors as in :func:`decode_pixels`."""
@@ -78,7 +70,7 @@ def decode_rgb(
 def decode_pixels(
     data: bytes,
     *,
-    max_pixels: int = DEFAULT_MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     at_least: ImageSize | None = None,
     rows: int | None = None,
     size: ImageSize | None = None,
@@ -96,8 +88,7 @@ def decode_pixels(
         BadImage: If it is too large, damaged or of an unknown format.
     """
     size = size or image_size(data)
-    if size.width * size.height > max_pixels:
-        raise BadImage(f"{size.width} x {size.height} pixels, the limit is {max_pixels:,} in all")
+    check_pixels(*size, max_pixels)
     if FAST_JPEG and data.startswith(_JPEG):
         pixels = None
         if rows is not None and at_least is None:
@@ -167,7 +158,7 @@ def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:
     image = _open(data)
     if at_least and image.format == "JPEG":
         image.draft("RGB", (min(at_least.width, size.width), min(at_least.height, size.height)))
-    with warnings.catch_warnings(), _bad_image():
+    with warnings.catch_warnings(), bad_image():
         # Broken EXIF and palettes with bytes for transparency are common and harmless.
         warnings.simplefilter("ignore")
         # A copy: the array of an image is read-only, which tensors cannot be.
@@ -175,18 +166,6 @@ def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:
 
 
 def _open(data: bytes) -> Image.Image:
-    with warnings.catch_warnings(), _bad_image():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return Image.open(io.BytesIO(data), formats=_FORMATS)
-
-
-@contextmanager
-def _bad_image() -> Iterator[None]:
-    """Tell every failure on foreign bytes as a bad image: decoders raise nearly any type on damage."""
-    try:
-        yield
-    except (MemoryError, ImportError):
-        # The machine's fault, not the image's: skipping would hide it.
-        raise
-    except Exception as error:
-        raise BadImage(f"{type(error).__name__}: {error}") from error
+        return open_image(data)

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
+from nml.images import image_extension
 from nml.set_file import SET_FILE
 from shards.finishing import SetDescription, finish
-from shards.imagetype import image_extension
 from shards.keys import key_of
 from shards.ladder import clean_column
 from shards.manifest import SOURCE_ROW, manifest_schema

@@ -12,8 +12,8 @@ from typing import IO, Any, NamedTuple
 
 from nml.errors import UserError
 from nml.files import atomic_writer
+from nml.images import image_extension
 from shards import tar
-from shards.imagetype import image_extension
 
 BUFFER = 4 << 20
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from nml.images import EXTENSIONS
 from shards.tarwalk import Member
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm")
 
 
 class TarSample(NamedTuple):
@@ -24,8 +24,10 @@ class TarSample(NamedTuple):
     members: dict[str, Member]
 
     def image(self) -> Member | None:
-        """Return the image member, or None."""
-        return next((self.members[name] for name in IMAGE_EXTENSIONS if name in self.members), None)
+        """Return the image member, such as ``KEY.jpg`` or else ``KEY.input.jpg``, or None."""
+        plain = (self.members[name] for name in EXTENSIONS if name in self.members)
+        longer = (self.members[name] for name in self.members if name.rpartition(".")[2] in EXTENSIONS)
+        return next(plain, None) or next(longer, None)
 
 
 def tar_samples(members: Iterable[Member]) -> Iterator[TarSample]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nml.registry import Registry
+from nml.sources import find_task
 
 _HEADS = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
 _TASKS = Registry("nml.tasks", kind="task", where="--tasks", listing="python -m probes.tasks list")
@@ -30,7 +31,7 @@ def check_tasks(texts: Sequence[str]) -> None:
         UserError: If one is not; near matches are named.
     """
     for text in texts:
-        _TASKS.find(text.partition(":")[0])
+        find_task(_TASKS, text.partition(":")[0])
 
 
 def check_probe_words(words: Sequence[str]) -> None:

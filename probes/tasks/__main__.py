@@ -8,9 +8,10 @@ from typing import Any
 
 from nml.cli import Parser, run
 from nml.errors import UserError
+from nml.sources import SOURCES
 from probes.spec import split_spec
 from probes.tasks.prepared import PreparedTask
-from probes.tasks.registry import DEFAULT_ROOT, TASKS, open_task
+from probes.tasks.registry import DEFAULT_ROOT, TASKS, open_task, task_source
 from probes.tasks.task import Task, TaskRecord, TaskSource
 
 EXAMPLES = """\
@@ -58,7 +59,7 @@ def main() -> None:
     if not arguments.names:
         raise UserError(f"{arguments.command}: no task named", mend="see: python -m probes.tasks list")
     # All names first: a misspelt last one is told before the first is fetched.
-    sources = {name: TASKS.load(split_spec(name).kind) for name in arguments.names}
+    sources = {name: task_source(split_spec(name).kind) for name in arguments.names}
     for name, source in sources.items():
         if arguments.command == "show":
             _show(source, root)
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def _list(root: Path) -> None:
-    sources: dict[str, TaskSource] = {plugin.name: TASKS.load(plugin.name) for plugin in TASKS.discover()}
+    sources = {name: task_source(name) for name in {*TASKS.names(), *SOURCES.names()}}
     width = max(map(len, sources))
     for group in GROUPS:
         members = [name for name in sources if _group(sources[name], root) == group]

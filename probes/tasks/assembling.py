@@ -4,41 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError, unknown_name
+from nml.sources import Place
+from nml.stored_images import StoredImages
 from probes.hashing import hash_value
 from probes.samples import Modality, SampleSet
 from probes.spec import Spec
-from probes.tasks.samplesets import Shifted, limited
+from probes.tasks.samplesets import ImageBytes, Shifted, Texts, limited
 from probes.tasks.shifts import SHIFTS, VERSION
 from probes.tasks.task import Evaluation, Task
 
 OPTIONS = ("limit", "ood_limit", "shifts", "name", "validation", "mask")
 
 
+SplitName = Literal["train", "validation", "test"]
+
+
 class RawSplit(NamedTuple):
-    """One split as a file holds it.
+    """One split as a source holds it.
 
     Attributes:
         keys: N names.
         labels: N labels as found: all integers or all strings.
-        names: Class names, if the file knows them.
-        modality: What the samples are.
-        build: Makes the samples, given labels int64 [N].
+        names: Class names, if the source knows them.
+        places: Where N images lie; empty where the samples are texts.
+        texts: N texts, or pairs of them; empty where the samples are images.
+        spool: The file that images without a path lie in.
     """
 
     keys: Sequence[str]
     labels: Sequence[Any]
     names: tuple[str, ...] | None
-    modality: Modality
-    build: Callable[[npt.NDArray[np.int64]], SampleSet]
+    places: Sequence[Place]
+    texts: Sequence[tuple[str, ...]] = ()
+    spool: IO[bytes] | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """What the samples are."""
+        return "text" if self.texts else "image"
+
+    def select(self, rows: Sequence[int]) -> RawSplit:
+        """Return some of a split's images."""
+        return self._replace(
+            keys=[self.keys[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            places=[self.places[row] for row in rows],
+        )
+
+    def build(self, codes: npt.NDArray[np.int64]) -> SampleSet:
+        """Return the samples, given their classes, int64 [N]."""
+        if self.texts:
+            texts = [text[0] if len(text) == 1 else text for text in self.texts]
+            return Texts(self.keys, codes, texts)
+        return ImageBytes(self.keys, codes, StoredImages(self.places, self.spool))
 
 
-def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
+def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
     """Return the task of ``KIND:TRAIN,TEST[,OOD ...]``.
 
     Every further path is an out-of-domain variant, named after its file, and after its folders as well
@@ -57,7 +84,7 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
             possible=f"{spec.kind}:TRAIN,TEST or {spec.kind}:TRAIN,TEST,OOD",
         )
     train_path, test_path, *ood_paths = spec.arguments
-    train = read(train_path)
+    train = read(train_path, "train")
     classes = train.names or _class_names(train.labels, train_path)
     # Where the training data has no names, numbers are all that files have in common.
     named = bool(train.names) or not isinstance(train.labels[0], int)
@@ -72,12 +99,12 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
         return limited(raw.build(codes(path, raw)), limit)
 
     name = spec.options.get("name") or _display_name(train_path)
-    test = build(test_path, read(test_path))
+    test = build(test_path, read(test_path, "test"))
     evaluations = [Evaluation(name, "id", test)]
     masked = _masked(spec)
     shifts = _shifts(spec, train.modality, default=not ood_paths)
     for path, variant in zip(ood_paths, _variant_names(ood_paths, taken=shifts), strict=True):
-        raw = read(path)
+        raw = read(path, "test")
         samples = build(path, raw, ood_limit)
         # Of the whole variant: a limit may have left classes of it out.
         present = tuple(np.unique(codes(path, raw)).tolist()) if masked else None
@@ -91,7 +118,7 @@ def assemble(spec: Spec, read: Callable[[str], RawSplit]) -> Task:
         for shift in shifts
     ]
     validation_path = spec.options.get("validation")
-    validation = build(validation_path, read(validation_path)) if validation_path else None
+    validation = build(validation_path, read(validation_path, "validation")) if validation_path else None
     train_samples = build(train_path, train)
     return Task(
         name=name,

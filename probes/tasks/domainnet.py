@@ -16,10 +16,9 @@ from pathlib import Path
 
 from nml.errors import UserError
 from nml.files import sha256_file
+from nml.sources import whole_file
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import OPTIONS, RawSplit, assemble
-from probes.tasks.files import FileImages
-from probes.tasks.samplesets import ImageBytes
+from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
 from probes.tasks.task import Task, TaskRecord
 
 DOMAINS = ("real", "sketch", "clipart", "painting")
@@ -70,7 +69,7 @@ def _duplicates(folder: Path) -> frozenset[str]:
     return frozenset(path.read_text().split()) if path.exists() else frozenset()
 
 
-def _read_list(path: str, folder: Path, duplicates: frozenset[str]) -> RawSplit:
+def _read_list(path: str, _: SplitName, folder: Path, duplicates: frozenset[str]) -> RawSplit:
     place = Path(path)
     if not place.exists():
         raise UserError(
@@ -79,17 +78,19 @@ def _read_list(path: str, folder: Path, duplicates: frozenset[str]) -> RawSplit:
         )
     keys, labels = [], []
     for number, line in enumerate(place.read_text().splitlines(), start=1):
-        key, _, label = line.rpartition(" ")
+        key, label = line.rpartition(" ")[::2]
         if not label.isdigit():
             raise UserError(f"task domainnet: line {number} of {path}: {line!r}", possible="FILE LABEL")
         if key not in duplicates:
             keys.append(key)
             labels.append(int(label))
     files = [folder / key for key in keys]
-    missing = next((file for file in files if not file.exists()), None)
-    if missing is not None:
-        raise UserError(f"task domainnet: no file {missing}", mend=f"unpack the images of {place.stem}")
-    return RawSplit(keys, labels, None, "image", lambda codes: ImageBytes(keys, codes, FileImages(files)))
+    try:
+        return RawSplit(keys, labels, None, [whole_file(file) for file in files])
+    except OSError as error:
+        raise UserError(
+            f"task domainnet: no file {error.filename}", mend=f"unpack the images of {place.stem}"
+        ) from error
 
 
 DOMAINNET = DomainNetTask()

@@ -28,7 +28,7 @@ from nml.errors import UserError
 from probes.spec import Spec, check_options
 from probes.tasks import imagenet_variants as variants
 from probes.tasks.assembling import content_revision, parse_limit
-from probes.tasks.files import read_folder
+from probes.tasks.own_data import read_split
 from probes.tasks.samplesets import limited
 from probes.tasks.task import Evaluation, Task, TaskRecord
 
@@ -105,7 +105,7 @@ class ImageNetTask:
         check_options(spec, ("variants", "limit", *VARIANTS), where="--task")
         limit = parse_limit(spec)
         place = Path(spec.arguments[0]) if spec.arguments else root / "imagenet"
-        train = read_folder(str(place / "train"))
+        train = read_split("imagefolder", str(place / "train"), {})
         classes = tuple(sorted(set(train.labels)))
         number = {name: code for code, name in enumerate(classes)}
         samples = limited(train.build(np.array([number[label] for label in train.labels])), limit)

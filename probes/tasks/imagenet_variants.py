@@ -17,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from nml.errors import UserError
+from nml.sources import whole_file
+from nml.stored_images import StoredImages
 from probes.hashing import rank_by_hash
-from probes.tasks.files import FileImages, read_folder
+from probes.tasks.own_data import read_split
 from probes.tasks.samplesets import ImageBytes, Shifted, limited
 from probes.tasks.task import Evaluation, Perturbations
 
@@ -35,7 +37,7 @@ def read_named(name: str, folder: Path, classes: Classes, limit: int | None) -> 
     Raises:
         UserError: If no folder is named as a training class.
     """
-    raw = read_folder(str(folder))
+    raw = read_split("imagefolder", str(folder), {})
     number = {wnid: code for code, wnid in enumerate(classes)}
     present = sorted(set(raw.labels))
     known = [wnid for wnid in present if wnid in number]
@@ -51,9 +53,7 @@ def read_named(name: str, folder: Path, classes: Classes, limit: int | None) -> 
             file=sys.stderr,
         )
     kept = [row for row, wnid in enumerate(raw.labels) if wnid in number]
-    keys = [raw.keys[row] for row in kept]
-    codes = np.array([number[raw.labels[row]] for row in kept], dtype=np.int64)
-    samples = ImageBytes(keys, codes, FileImages([folder / key for key in keys]))
+    samples = raw.select(kept).build(np.array([number[raw.labels[row]] for row in kept], dtype=np.int64))
     mask = tuple(number[wnid] for wnid in known)
     everything = len(mask) == len(classes)
     return Evaluation(name, "ood", limited(samples, limit), None if everything else mask)
@@ -66,7 +66,7 @@ def read_numbered(name: str, folder: Path, classes: Classes, limit: int | None) 
         UserError: If the training data is not all of ImageNet, or a folder is no such number.
     """
     _need_all(name, classes)
-    raw = read_folder(str(folder))
+    raw = read_split("imagefolder", str(folder), {})
     strange = sorted(
         label for label in set(raw.labels) if not (label.isdecimal() and int(label) < NUM_CLASSES)
     )
@@ -89,13 +89,12 @@ def read_objectnet(name: str, folder: Path, classes: Classes, limit: int | None)
     _need_all(name, classes)
     groups = _objectnet_groups(name, folder / "mappings")
     order = sorted(groups)
-    raw = read_folder(str(folder / "images"))
+    raw = read_split("imagefolder", str(folder / "images"), {})
     kept = [row for row, label in enumerate(raw.labels) if label in groups]
     if not kept:
         raise UserError(f"{name}: no folder of {folder / 'images'} is in its mappings", possible=order[0])
-    keys = [raw.keys[row] for row in kept]
     codes = np.array([order.index(raw.labels[row]) for row in kept], dtype=np.int64)
-    samples = ImageBytes(keys, codes, FileImages([folder / "images" / key for key in keys]))
+    samples = raw.select(kept).build(codes)
     cropped = Shifted(samples, "without border", OBJECTNET_BORDER, _without_border)
     return Evaluation(name, "ood", limited(cropped, limit), groups=tuple(groups[label] for label in order))
 
@@ -152,11 +151,11 @@ def read_vid_robust(name: str, folder: Path, classes: Classes, limit: int | None
     if unlabelled is not None:
         raise UserError(f"{name}: no label of {unlabelled} in its metadata", mend="unpack the set again")
     position = {frame: row for row, frame in enumerate(frames)}
-    samples = ImageBytes(
-        frames,
-        np.array([labels[frame][0] for frame in frames], dtype=np.int64),
-        FileImages([folder / frame for frame in frames]),
-    )
+    try:
+        images = StoredImages([whole_file(folder / frame) for frame in frames])
+    except OSError as error:
+        raise _missing(Path(error.filename), error) from error
+    samples = ImageBytes(frames, np.array([labels[frame][0] for frame in frames], dtype=np.int64), images)
     perturbations = Perturbations(
         metric="pm-10",
         sets=tuple(tuple(position[frame] for frame in (anchor, *around)) for anchor, around in kept.items()),

@@ -26,12 +26,12 @@ from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file, write_json
 from nml.locking import byte_lock
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import OPTIONS, RawSplit, assemble
+from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
 from probes.tasks.by_hand import Row, read_tables
 from probes.tasks.examples import BATCH_ROWS, Convert, write_examples
 from probes.tasks.hub_splits import HubSplits
+from probes.tasks.own_data import read_split
 from probes.tasks.remembered import remembered_hash
-from probes.tasks.tables import read_parquet
 from probes.tasks.task import Task, TaskRecord
 from probes.tasks.torchvision_sets import TorchvisionSet
 
@@ -118,10 +118,10 @@ class PreparedTask:
         revision = manifest["files"]["train.parquet"]["revision"] or "local"
         return dataclasses.replace(task, metric=self.record.metric, revision=f"{revision}-{task.revision}")
 
-    def _read(self, path: str) -> RawSplit:
+    def _read(self, path: str, _: SplitName) -> RawSplit:
         part = self.parts.get(Path(path).stem)
         # What was converted has the usual columns.
-        return read_parquet(path, columns={} if part is None or part.convert else self.columns)
+        return read_split("parquet", path, columns={} if part is None or part.convert else self.columns)
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         try:

@@ -5,48 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from nml.cli import is_interactive
+from nml.errors import UserError
+from nml.images import MAX_PIXELS, BadImage, bad_image, open_image
+from nml.stored_images import StoredImages
 from probes.hashing import hash_value, rank_by_hash
 from probes.samples import Content, SampleSet
-from probes.tasks.decoding import decode_image
 from probes.tasks.remembered import remembered_hash
 
 # Images in memory at once while they are hashed.
 HASH_BATCH = 256
-
-
-class StoredImages(Protocol):
-    """N encoded images somewhere on disk.
-
-    Attributes:
-        files: The files that hold them.
-        layout: Which parts of the files they are; with the files' content it says what the images are.
-    """
-
-    @property
-    def files(self) -> Sequence[Path]:
-        """The files that hold them."""
-        ...
-
-    @property
-    def layout(self) -> str:
-        """Which parts of the files they are."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> bytes: ...
-
-    def name(self, index: int) -> str:
-        """Return where the image is, for an error."""
-        ...
 
 
 class ImageBytes:
@@ -66,7 +40,15 @@ class ImageBytes:
 
     def read(self, index: int) -> Content:
         """Return the decoded image."""
-        return decode_image(self._data[index], self._data.name(index))
+        try:
+            image = open_image(self._data[index], max_pixels=MAX_PIXELS)
+            with bad_image():
+                return image.copy()
+        except BadImage as error:
+            raise UserError(
+                f"image {self._data.name(index)} cannot be decoded: {error}",
+                mend="repair it, or leave it out of the task",
+            ) from error
 
     def _hash(self) -> str:
         digest = hashlib.sha256()

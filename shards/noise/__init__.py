@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError
 from nml.registry import Registry
+from nml.sources import Kind
 from shards.hashing import Hashes, mix
 
-Kind = Literal["class", "caption"]
 Integers = npt.NDArray[np.int64]
 
 NOISE_MODELS = Registry(

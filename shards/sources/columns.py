@@ -1,84 +1,136 @@
-"""Find the image, key and supervision columns of a table by their usual names."""
+"""Which column of a table holds what: the one table of usual names, and what is said where none is there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from nml.errors import UserError
-from shards.noise import Kind
-from shards.sources import SourceSpec
+from nml.errors import UserError, unknown_name
+from nml.sources import Kind, Role, SourceSpec
 
-# As Hugging Face, img2dataset, open_clip and common CSVs name them, the likeliest first.
-_IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "filepath", "file_path", "image_path")
-_IMAGE_MORE = ("path", "filename", "file_name", "file")
-_LABEL = ("label", "labels", "cls", "class", "fine_label", "target", "class_id", "category")
-_CAPTION = ("caption", "captions", "text", "txt", "title", "TEXT")
-_KEY = ("key", "__key__", "id", "uid", "image_id")
+# As Hugging Face, GLUE, img2dataset, open_clip and common CSVs name them, the likeliest first.
+IMAGE = ("image", "img", "jpg", "jpeg", "png", "webp")
+# Names that stand beside texts, too: there the text is the sample.
+PATH = (
+    "image_bytes",
+    "filepath",
+    "file_path",
+    "image_path",
+    "path",
+    "filename",
+    "file_name",
+    "file",
+)
+TEXT = ("text", "sentence", "sentence1", "premise", "question", "question1")
+PAIR = ("text2", "sentence2", "hypothesis", "question2")
+LABEL = ("label", "labels", "cls", "class", "fine_label", "target", "class_id", "category")
+CAPTION = ("caption", "captions", "text", "txt", "title")
+# The noise of a set and the splits of a task follow from their keys, so each keeps those that were published.
+KEY = {"set": ("key", "__key__", "id", "uid", "image_id"), "task": ("key", "__key__", "idx", "id")}
 
 
 class Columns(NamedTuple):
     """The columns of a table that a source reads.
 
     Attributes:
-        image: Encoded images, paths, or structs of both.
+        image: Encoded images, paths, or structs of both; None where the samples are texts.
+        texts: Texts, or the two of a pair; empty where the samples are images.
         supervision: Classes or captions.
         kind: Which of the two.
         key: Names of the samples; None to use the image's path, or the row's number.
     """
 
-    image: str
+    image: str | None
+    texts: tuple[str, ...]
     supervision: str
     kind: Kind
     key: str | None
 
 
-def find_columns(spec: SourceSpec, names: Sequence[str]) -> Columns:
+def find_columns(spec: SourceSpec, names: Sequence[str], *, typed: bool = True) -> Columns:
     """Choose the columns: those the user named, else the usual ones.
+
+    Args:
+        spec: What the user named.
+        names: The table's columns.
+        typed: Whether the table knows the types of its columns. In a file of text, what stands beside the
+            label in a table of two columns is the text, whatever it is called, and texts are numbered.
 
     Raises:
         UserError: If a named column is not there, none of the usual ones is, or both a class and a
             caption would do.
     """
-    image = _choose(spec, names, "image", spec.image_column, _IMAGE + _IMAGE_MORE)
-    key = _choose(spec, names, "key", spec.key_column, _KEY)
-    label = _choose(spec, names, "label", spec.label_column, _LABEL)
-    caption = _choose(spec, names, "caption", spec.caption_column, _CAPTION)
+    if spec.end == "set":
+        image = _choose(spec, names, "image", IMAGE + PATH)
+        if image is None:
+            raise _not_found(spec, names, "image")
+        kind, supervision = _supervision(spec, names)
+        return Columns(image, (), supervision, kind, _choose(spec, names, "key", KEY["set"], fold=False))
+    label = _choose(spec, names, "label", LABEL)
+    if label is None:
+        raise _not_found(spec, names, "label")
+    others = [name for name in names if name != label]
+    image, texts = _samples(spec, names, others, typed=typed)
+    usual = KEY["task"] if typed or image else ()
+    return Columns(image, texts, label, "class", _choose(spec, others, "key", usual, fold=False))
+
+
+def known_names(names: Sequence[str]) -> int:
+    """Return how many names are usual ones, of samples or of classes."""
+    known = {*IMAGE, *PATH, *TEXT, *LABEL}
+    return len(known & {name.lower() for name in names})
+
+
+def _supervision(spec: SourceSpec, names: Sequence[str]) -> tuple[Kind, str]:
+    label = _choose(spec, names, "label", LABEL)
+    caption = _choose(spec, names, "caption", CAPTION)
     if spec.label_column and spec.caption_column:
         raise UserError("--label-column and --caption-column: both named", mend="name one of them")
-    if spec.label_column:
-        caption = None
-    if spec.caption_column:
-        label = None
-    if label and caption:
+    if label and caption and not (spec.label_column or spec.caption_column):
         raise UserError(
-            f"--source {spec.text}: has a class ({label}) and a caption ({caption})",
+            f"{spec.shown}: has a class ({label}) and a caption ({caption})",
             mend=f"choose with --label-column {label} or --caption-column {caption}",
         )
-    if image is None:
-        raise _not_found(spec, names, "image")
-    supervision = label or caption
-    if supervision is None:
-        raise _not_found(spec, names, "label or caption")
-    return Columns(image, supervision, "class" if label else "caption", key)
+    if label and not spec.caption_column:
+        return "class", label
+    if caption:
+        return "caption", caption
+    raise _not_found(spec, names, "label", "caption")
+
+
+def _samples(
+    spec: SourceSpec, names: Sequence[str], others: Sequence[str], *, typed: bool
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the column of a task's images, or those of its texts, among those beside the label."""
+    text = _choose(spec, others, "text", TEXT)
+    image = _choose(spec, others, "image", IMAGE if text else IMAGE + PATH)
+    if image and not spec.text_column:
+        return image, ()
+    if text is None and not typed and len(others) == 1:
+        text = others[0]
+    if text is None:
+        raise _not_found(spec, names, "image", "text")
+    pair = _choose(spec, [name for name in others if name != text], "pair", PAIR)
+    return None, (text, pair) if pair else (text,)
 
 
 def _choose(
-    spec: SourceSpec, names: Sequence[str], role: str, named: str, usual: Sequence[str]
+    spec: SourceSpec, names: Sequence[str], role: Role, usual: Sequence[str], *, fold: bool = True
 ) -> str | None:
+    """Return the column of a role; a usual name is as clear with a capital, where ``fold``."""
+    named = spec.column(role)
     if named:
         if named not in names:
-            raise UserError(
-                f"--{role}-column {named}: {spec.text} has no such column", possible=", ".join(names)
-            )
+            raise unknown_name(f"{spec.flag(role)}{named}: column of {spec.argument}", named, names)
         return named
-    return next((name for name in usual if name in names), None)
+    folded = {name.lower(): name for name in reversed(names)} if fold else {}
+    exact = (name for name in usual if name in names)
+    return next(exact, None) or next((folded[name] for name in usual if name in folded), None)
 
 
-def _not_found(spec: SourceSpec, names: Sequence[str], role: str) -> UserError:
-    flag = "--image-column" if role == "image" else "--label-column or --caption-column"
+def _not_found(spec: SourceSpec, names: Sequence[str], *roles: Role) -> UserError:
     return UserError(
-        f"--source {spec.text}: no {role} column found",
-        possible=", ".join(names),
-        mend=f"name it with {flag}",
+        f"{spec.shown}: no {' or '.join(roles)} column found",
+        possible=f"columns: {', '.join(names)}",
+        mend=f"name it: {' or '.join(f'{spec.flag(role)}COLUMN' for role in roles)}",
     )

@@ -10,8 +10,7 @@ from PIL import Image
 
 from nml import digits
 from nml.errors import UserError
-from shards.noise import Kind
-from shards.sources import Example, SourceSpec
+from nml.sources import Example, Kind, SourceSpec
 
 
 class DigitsSource:
@@ -25,12 +24,14 @@ class DigitsSource:
         spec.refuse_columns()
         if spec.argument:
             raise UserError(
-                f"--source {spec.text}: the bundled set takes no argument",
+                f"{spec.shown}: the bundled set takes no argument",
                 mend="write --source digits, and --split for another split",
             )
-        split = spec.split or "train"
+        split = spec.split or spec.usual_split
         if split not in get_args(digits.Split):
-            raise UserError(f"--split {split}: not a split of digits", possible=", ".join(digits.SPLITS))
+            raise UserError(
+                f"{spec.flag('split')}{split}: not a split of digits", possible=", ".join(digits.SPLITS)
+            )
         self._split = split
         self.held_out = split != "train"
 

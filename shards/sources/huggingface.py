@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
-from shards.noise import Kind
-from shards.sources import Example, SourceSpec
+from nml.sources import Example, Kind, SourceSpec
 from shards.sources.columns import find_columns
 from shards.sources.splits import looks_held_out
 
@@ -19,13 +18,16 @@ class HuggingFaceSource:
     parent: dict[str, str] | None = None
 
     def __init__(self, spec: SourceSpec) -> None:
-        split = spec.split or "train"
+        split = spec.split or spec.usual_split
         table = _load(spec, split)
         saved = str(table.split or "")
         if spec.split and saved and spec.split != saved and "[" not in spec.split + saved:
-            raise UserError(f"--split {split}: {spec.text} was saved from another split", possible=saved)
+            raise UserError(
+                f"{spec.flag('split')}{split}: {spec.text} was saved from another split", possible=saved
+            )
+        self._spec = spec
         self._columns = find_columns(spec, table.column_names)
-        self._table = _undecoded(table, self._columns.image, spec)
+        self._table = table if self._columns.texts else _undecoded(table, self._columns.image, spec)
         self.kind: Kind = self._columns.kind
         names = getattr(table.features[self._columns.supervision], "names", None)
         self.classes = tuple(map(str, names)) if names and self.kind == "class" else None
@@ -35,27 +37,28 @@ class HuggingFaceSource:
         self.held_out = by_folder or looks_held_out(saved if saved and not spec.split else split)
 
     def __iter__(self) -> Iterator[Example]:
+        columns = self._columns
         for number, row in enumerate(self._table):
-            image = row[self._columns.image] or {}
-            content = image.get("bytes") or _read(image.get("path"), number)
-            supervision = row[self._columns.supervision]
-            if content is None or supervision is None:
-                missing = "image" if content is None else self._columns.supervision
+            image = (row[columns.image] or {}) if columns.image else {}
+            content = image.get("bytes") or self._read(image.get("path"), number)
+            texts = tuple(row[name] for name in columns.texts)
+            supervision = row[columns.supervision]
+            if supervision is None or None in texts or (content is None and not texts):
+                missing = columns.supervision if supervision is None else "text" if texts else "image"
                 raise UserError(
-                    f"--source: row {number} has no {missing}", mend="filter it out of the data set"
+                    f"{self._spec.shown}: row {number} has no {missing}", mend="filter it out of the data set"
                 )
-            key = str(row[self._columns.key]) if self._columns.key else f"row-{number:09d}"
-            yield Example(key, supervision, content)
+            name = str(row[columns.key]) if columns.key else self._spec.row_name(number)
+            yield Example(name, supervision, content or b"", texts)
 
-
-def _read(path: str | None, number: int) -> bytes | None:
-    try:
-        return Path(path).read_bytes() if path else None
-    except OSError as error:
-        raise UserError(
-            f"--source: row {number} names the image {path}: {error.strerror}",
-            mend="mend the file, or filter the row out of the data set",
-        ) from error
+    def _read(self, path: str | None, number: int) -> bytes | None:
+        try:
+            return Path(path).read_bytes() if path else None
+        except OSError as error:
+            raise UserError(
+                f"{self._spec.shown}: row {number} names the image {path}: {error.strerror}",
+                mend="mend the file, or filter the row out of the data set",
+            ) from error
 
 
 def _load(spec: SourceSpec, split: str) -> Any:
@@ -63,7 +66,7 @@ def _load(spec: SourceSpec, split: str) -> Any:
         import datasets
     except ImportError as error:
         raise UserError(
-            f"--source {spec.text}: needs the datasets package",
+            f"{spec.shown}: needs the datasets package",
             mend="pip install 'noisy-model-learning[huggingface]'",
         ) from error
     name = spec.require_argument("data set", "huggingface:cifar10")
@@ -76,17 +79,17 @@ def _load(spec: SourceSpec, split: str) -> Any:
     # The library raises errors of many kinds, its own and of the network below it.
     except Exception as error:
         raise UserError(
-            f"--source {spec.text}: split {split} cannot be loaded: {type(error).__name__}: {error}",
+            f"{spec.shown}: split {split} cannot be loaded: {type(error).__name__}: {error}",
             mend="check the name, the split and the network",
         ) from error
 
 
-def _undecoded(table: Any, column: str, spec: SourceSpec) -> Any:
+def _undecoded(table: Any, column: str | None, spec: SourceSpec) -> Any:
     import datasets
 
     if not isinstance(table.features[column], datasets.Image):
         raise UserError(
-            f"--source {spec.text}: column {column} holds no images",
-            mend="name the image column with --image-column",
+            f"{spec.shown}: column {column} holds no images",
+            mend=f"name the image column: {spec.flag('image')}COLUMN",
         )
     return table.cast_column(column, datasets.Image(decode=False))

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 from nml.errors import UserError
-from shards.noise import Kind
-from shards.sources import ByteRange, Example, SourceSpec
+from nml.images import SUFFIXES
+from nml.sources import ByteRange, Example, Kind, SourceSpec
 from shards.sources.splits import looks_held_out
-
-# What torchvision's ImageFolder accepts, so that both see the same samples.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 class ImageFolderSource:
-    """``imagefolder:PATH``, where PATH/CLASS/**/IMAGE."""
+    """``imagefolder:PATH``, where PATH/CLASS/**/IMAGE; names that begin with a dot are passed over."""
 
     kind: ClassVar[Kind] = "class"
     parent: dict[str, str] | None = None
@@ -29,53 +28,65 @@ class ImageFolderSource:
             root = root / spec.split
         if not root.is_dir():
             raise UserError(
-                f"--source {spec.text}: there is no folder {root}",
+                f"{spec.shown}: there is no folder {root}",
                 mend="name the folder that holds one folder a class",
             )
         self._root = root
+        self._shown = spec.shown
         with os.scandir(root) as entries:
             names = sorted(
                 entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
             )
         if not names:
             raise UserError(
-                f"--source {spec.text}: {root} holds no folders",
+                f"{spec.shown}: {root} holds no folders",
                 mend="name the folder that holds one folder a class, with its images inside",
             )
         self.classes: tuple[str, ...] | None = tuple(names)
         self.held_out = looks_held_out(str(root.absolute()))
 
     def __iter__(self) -> Iterator[Example]:
+        others: Counter[str] = Counter()
         found = False
-        for label, name in enumerate(self.classes or ()):
-            for relative, path, size in _images(str(self._root.absolute() / name), name):
+        for name in self.classes or ():
+            for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
                 found = True
-                yield Example(relative, label, ByteRange(path, 0, size))
+                yield Example(relative, name, ByteRange(path, 0, size))
         if not found:
             raise UserError(
-                f"--source imagefolder: no image in the {len(self.classes or ())} folders of {self._root}",
-                possible="files ending in " + " ".join(EXTENSIONS),
+                f"{self._shown}: no image in the {len(self.classes or ())} folders of {self._root}",
+                possible="files ending in " + " ".join(SUFFIXES),
+            )
+        if others:
+            kinds = ", ".join(
+                f"{count} {suffix or 'without an ending'}" for suffix, count in sorted(others.items())
+            )
+            print(
+                f"passed over {others.total():,} files of {self._root} that are no images: {kinds}",
+                file=sys.stderr,
             )
 
+    def _images(self, folder: str, relative: str, others: Counter[str]) -> Iterator[tuple[str, str, int]]:
+        """Yield (name below the root, path, bytes) of every image below, sorted; links are followed."""
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        for entry in found:
+            name = f"{relative}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from self._images(entry.path, name, others)
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield name, entry.path, self._size(entry)
+            else:
+                others[Path(entry.name).suffix.lower()] += 1
 
-def _images(folder: str, relative: str) -> Iterator[tuple[str, str, int]]:
-    """Yield (name below the root, path, bytes) of every image below a folder, sorted; links are followed."""
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        name = f"{relative}/{entry.name}"
-        if entry.is_dir():
-            yield from _images(entry.path, name)
-        elif entry.name.lower().endswith(EXTENSIONS):
-            yield name, entry.path, _size(entry)
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError as error:
-        what = "a link to nothing" if entry.is_symlink() else "an image that cannot be read"
-        raise UserError(
-            f"--source imagefolder: {entry.path} is {what}: {error.strerror}",
-            mend="mend it or remove it, and run the same command again",
-        ) from error
+    def _size(self, entry: os.DirEntry[str]) -> int:
+        try:
+            return entry.stat().st_size
+        except OSError as error:
+            what = "a link to nothing" if entry.is_symlink() else "an image that cannot be read"
+            raise UserError(
+                f"{self._shown}: {entry.path} is {what}: {error.strerror}",
+                mend="mend it or remove it, and run the same command again",
+            ) from error

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from nml.errors import UserError
+from nml.sources import SourceSpec
 
 _SPLITS = {
     "train": "train",
@@ -65,18 +66,18 @@ def split_of(path: str | PurePath, folders: int = 1) -> str:
     return ""
 
 
-def choose_split(asked: str, files: Sequence[Path], text: str, root: Path | None = None) -> Chosen:
-    """Return the files of one split: the one asked for, else ``train``; all if no name tells of any.
+def choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = None) -> Chosen:
+    """Return the files of one split: the one asked for, else the usual one; all if no name tells of any.
 
     Args:
-        asked: ``--split``; may be empty.
+        spec: Says which split was asked for, and which is usual.
         files: What the source names.
-        text: ``--source`` as typed, for messages.
         root: The folder that was searched for them; folders below it tell splits too.
 
     Raises:
         UserError: If the split asked for has no file, or none was asked for and the choice is not clear.
     """
+    asked, usual = spec.split, _split(spec.usual_split)
     splits = [split_of(file.absolute(), len(file.relative_to(root).parts) if root else 1) for file in files]
     named = list(zip(files, splits, strict=True))
     there = sorted(set(splits) - {""})
@@ -87,24 +88,25 @@ def choose_split(asked: str, files: Sequence[Path], text: str, root: Path | None
         ]
         if not chosen:
             raise UserError(
-                f"--split {asked}: no file of --source {text} is of this split by its name",
+                f"{spec.flag('split')}{asked}: no file of {spec.shown} is of this split by its name",
                 possible=", ".join(there),
-                mend="choose one of these" if there else "leave --split out to read them all",
+                mend="choose one of these" if there else "leave it out to read them all",
             )
         return Chosen(chosen, wanted in there and wanted != _TRAIN)
     if len(set(splits)) <= 1:
         return Chosen(list(files), bool(there) and there != [_TRAIN])
-    if _TRAIN not in there:
+    if usual not in there:
         raise UserError(
-            f"--source {text}: holds files of {' and '.join(there)}"
+            f"{spec.shown}: holds files of {' and '.join(there)}"
             + (" and others that tell no split" if "" in splits else ""),
-            mend=f"choose with --split {there[0]}, or name the files with a pattern",
+            mend=f"choose with {spec.flag('split')}{there[0]}, or name the files with a pattern",
         )
-    chosen = [file for file, split in named if split == _TRAIN]
+    chosen = [file for file, split in named if split == usual]
     print(
-        f"read {len(chosen)} of {len(files)} files: the split train (--split names others)", file=sys.stderr
+        f"read {len(chosen)} of {len(files)} files: the split {usual} ({spec.flag('split')}... names others)",
+        file=sys.stderr,
     )
-    return Chosen(chosen, held_out=False)
+    return Chosen(chosen, held_out=usual != _TRAIN)
 
 
 def _words(name: str) -> list[str]:

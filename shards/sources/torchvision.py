@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from nml.errors import UserError, unknown_name
-from shards.noise import Kind
-from shards.sources import ByteRange, Example, SourceSpec
+from nml.sources import Example, Kind, SourceSpec, whole_file
 from shards.sources.splits import looks_held_out
 
 DEFAULT_ROOT = "data/torchvision"
@@ -29,7 +28,8 @@ class TorchvisionSource:
     def __init__(self, spec: SourceSpec) -> None:
         spec.refuse_columns()
         name, _, root = spec.require_argument("data set", "torchvision:CIFAR10").partition(":")
-        split = spec.split or "train"
+        split = spec.split or spec.usual_split
+        self._spec = spec
         self._data = _load(spec, name, Path(root or DEFAULT_ROOT).expanduser(), split)
         classes = getattr(self._data, "classes", None)
         self.classes: tuple[str, ...] | None = tuple(map(str, classes)) if classes else None
@@ -41,39 +41,40 @@ class TorchvisionSource:
     def __iter__(self) -> Iterator[Example]:
         files = _files(self._data)
         for number in range(len(self._data)):
+            name = self._spec.row_name(number)
             if files is not None:
                 path, label = files[number]
-                yield Example(
-                    f"row-{number:09d}", label, ByteRange(str(path.absolute()), 0, path.stat().st_size)
-                )
+                yield Example(name, label, whole_file(path.absolute()))
                 continue
             image, label = self._data[number]
             if not isinstance(label, int):
                 raise UserError(
-                    f"--source: sample {number} has the label {label!r}, which is no class",
+                    f"{self._spec.shown}: sample {number} has the label {label!r}, which is no class",
                     mend="use a classification data set",
                 )
             file = io.BytesIO()
             image.save(file, format="PNG", compress_level=1)
-            yield Example(f"row-{number:09d}", label, file.getvalue())
+            yield Example(name, label, file.getvalue())
 
 
 def _load(spec: SourceSpec, name: str, root: Path, split: str) -> Any:
     import torchvision.datasets
 
     if name not in torchvision.datasets.__all__:
-        raise unknown_name(f"--source {spec.text}", name, torchvision.datasets.__all__)
+        raise unknown_name(f"{spec.shown}", name, torchvision.datasets.__all__)
     kind = getattr(torchvision.datasets, name)
     parameters = inspect.signature(kind).parameters
     options: dict[str, Any] = {}
     if "train" in parameters:
         if split not in ("train", "test"):
-            raise UserError(f"--split {split}: not a split of {name}", possible="train, test")
+            raise UserError(f"{spec.flag('split')}{split}: not a split of {name}", possible="train, test")
         options["train"] = split == "train"
     elif "split" in parameters:
         options["split"] = split
     elif spec.split:
-        raise UserError(f"--split {split}: torchvision's {name} has no splits", mend="leave it out")
+        raise UserError(
+            f"{spec.flag('split')}{split}: torchvision's {name} has no splits", mend="leave it out"
+        )
     if "download" in parameters:
         options["download"] = True
     try:
@@ -81,7 +82,7 @@ def _load(spec: SourceSpec, name: str, root: Path, split: str) -> Any:
     # Which errors a data set raises for a missing file, split or network differs from one to the next.
     except Exception as error:
         raise UserError(
-            f"--source {spec.text}: cannot open {split} in {root}: {type(error).__name__}: {error}",
+            f"{spec.shown}: cannot open {split} in {root}: {type(error).__name__}: {error}",
             mend="check the folder, the split and the network",
         ) from error
 

@@ -7,6 +7,7 @@ folder too; its own noise is known, and noising it again must be asked for.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -15,16 +16,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nml.errors import UserError
+from nml.labels import caption_value, class_of_text, class_value
 from nml.set_file import SET_FILE
-from shards.noise import Kind
+from nml.sources import ByteRange, Example, Kind, SourceSpec
 from shards.setfile import SetInfo, parse_set_info
-from shards.sources import ByteRange, Example, SourceSpec
+from shards.sources.columns import LABEL
 from shards.sources.splits import Chosen, choose_split
-from shards.sources.values import caption_value, class_value
 from shards.tarsamples import TarSample, tar_samples
 from shards.tarwalk import Member, walk
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 # Captions and metadata; a larger member is no supervision.
 _MAX_TEXT = 1 << 20
 
@@ -33,41 +35,39 @@ class WebDatasetSource:
     """Samples of WebDataset tars, in order of the tars' names."""
 
     def __init__(self, spec: SourceSpec) -> None:
-        if spec.image_column or spec.key_column:
-            raise UserError(
-                "--image-column, --key-column: a webdataset's samples have their names already",
-                mend="leave them out; --label-column and --caption-column name a field of the json",
-            )
-        self._text = spec.text
+        spec.refuse_columns("label", "caption")
+        self._spec = spec
         self.tars, held_out_by_name = tar_files(spec)
         self._field = spec.label_column or spec.caption_column
+        self.kind: Kind = self._find_kind()
         own = _own_set(self.tars)
         self.classes = own.classes if own else None
         self.parent = {"fingerprint": own.fingerprint, "level": self._level(own)} if own else None
-        self.kind: Kind = self._find_kind(spec)
         self.held_out = held_out_by_name or bool(own and own.held_out)
 
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
-            descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-            try:
+            with _opened(tar) as descriptor:
                 for sample in tar_samples(walk(tar)):
                     image = sample.image()
                     if image is None:
                         raise UserError(
-                            f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out"
+                            f"{tar}: sample {sample.base!r} has no image",
+                            mend="leave the tar out, or pack it anew with each sample's files side by side",
                         )
                     supervision = self.supervision(sample, descriptor, tar)
-                    yield Example(sample.base, supervision, ByteRange(str(tar), image.offset, image.size))
-            finally:
-                os.close(descriptor)
+                    # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
+                    name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
+                    yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
 
     def _level(self, own: SetInfo) -> str:
         """Return the level of a set's labels that are read: that of the field named, else of the members."""
         levels = own.all_levels().values()
         return next((level.name for level in levels if level.column == self._field), own.primary)
 
-    def _find_kind(self, spec: SourceSpec) -> Kind:
+    def _find_kind(self) -> Kind:
+        """Return what supervises the samples, and settle on the field of the .json that holds it."""
+        spec = self._spec
         if spec.label_column and spec.caption_column:
             raise UserError("--label-column and --caption-column: both named", mend="name one of them")
         if self._field:
@@ -76,12 +76,19 @@ class WebDatasetSource:
         members = first.members if first else {}
         if "cls" in members:
             return "class"
-        if "txt" in members:
+        if "txt" in members and spec.end == "set":
             return "caption"
-        found = ", ".join(members) or "nothing"
+        fields: object = {}
+        if "json" in members:
+            with _opened(self.tars[0]) as descriptor, contextlib.suppress(ValueError):
+                fields = json.loads(read_text(descriptor, members["json"], self.tars[0]))
+        self._field = next((name for name in LABEL if isinstance(fields, dict) and name in fields), "")
+        if self._field:
+            return "class"
         raise UserError(
-            f"--source {self._text}: the first sample has neither .cls nor .txt but {found}",
-            mend="name a field of its .json with --label-column or --caption-column",
+            f"{spec.shown}: the first sample has neither .cls nor .txt but {', '.join(members) or 'nothing'}",
+            mend=f"name a field of its .json: {spec.flag('label')}FIELD"
+            + (f" or {spec.flag('caption')}FIELD" if spec.end == "set" else ""),
         )
 
     def supervision(self, sample: TarSample, descriptor: int, tar: Path) -> int | str:
@@ -93,7 +100,10 @@ class WebDatasetSource:
         extension = "json" if self._field else "cls" if self.kind == "class" else "txt"
         member = sample.members.get(extension)
         if member is None:
-            raise UserError(f"{tar}: sample {sample.base!r} has no .{extension}", mend="leave the tar out")
+            raise UserError(
+                f"{tar}: sample {sample.base!r} has no .{extension}",
+                mend="leave the tar out, or pack it anew with each sample's files side by side",
+            )
         content = read_text(descriptor, member, tar)
         value: object = content
         try:
@@ -101,18 +111,34 @@ class WebDatasetSource:
                 value = json.loads(content)[self._field]
             if self.kind == "caption":
                 return caption_value(value)
-            if isinstance(value, str):
-                value = int(value) if value.strip().isdecimal() else value.strip()
-            return class_value(value)
+            return _class_of(value)
         except (KeyError, TypeError) as error:
             raise UserError(
                 f"{tar}: sample {sample.base!r}: no {self._field} in its .{extension}: {error!r}",
-                mend=f"name another field with --{'label' if self.kind == 'class' else 'caption'}-column",
+                mend="name another field with "
+                f"{self._spec.flag('label' if self.kind == 'class' else 'caption')}FIELD",
             ) from error
         except ValueError as error:
             raise UserError(
                 f"{tar}: sample {sample.base!r}: its .{extension} holds {error}", mend="leave the tar out"
             ) from error
+
+
+def _class_of(value: object) -> int | str:
+    """Return a class; texts of digits are numbers with zeros in front, too, as WebDataset reads a .cls."""
+    if not isinstance(value, str):
+        return class_value(value)
+    text = value.strip()
+    return class_value(int(text)) if _WHOLE.fullmatch(text) else class_of_text(text)
+
+
+@contextlib.contextmanager
+def _opened(tar: Path) -> Iterator[int]:
+    descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def read_text(descriptor: int, member: Member, tar: Path) -> str:
@@ -137,10 +163,10 @@ def tar_files(spec: SourceSpec) -> Chosen:
     missing = [path for path in found if not path.is_file()]
     if missing or not found:
         raise UserError(
-            f"--source {spec.text}: there is no tar {missing[0] if missing else f'in {argument}'}",
+            f"{spec.shown}: there is no tar {missing[0] if missing else f'in {argument}'}",
             mend="check the path",
         )
-    return choose_split(spec.split, found, spec.text)
+    return choose_split(spec, found)
 
 
 def expand(pattern: str) -> list[str]:

@@ -216,7 +216,7 @@ def test_a_pixel_bomb_is_refused_before_decoding(tmp_path: Path, name: str, bomb
 def test_bytes_that_are_no_image_are_a_damaged_sample(tmp_path: Path) -> None:
     foreign_tar(tmp_path / "set" / "a.tar", {"x.jpg": b"<html>404</html>", "x.cls": b"0"})
     index.main([str(tmp_path / "set")])
-    with pytest.raises(UserError, match="cannot identify image"):
+    with pytest.raises(UserError, match="no image of JPEG, PNG"):
         _ = ShardDataset(ShardSet.open(tmp_path / "set"))[0]
 
 

@@ -17,16 +17,16 @@ from tests.shards.small_sources import IMAGES, check, make_tar, run
 @pytest.mark.parametrize(
     ("table", "arguments", "message"),
     [
-        ({"a": [1]}, [], "no image column found; possible: a"),
+        ({"a": [1]}, [], "no image column found; possible: columns: a; name it: --image-column"),
         ({"image": [b"x"], "b": [1]}, [], "no label or caption column found"),
         ({"image": [b"x"], "label": [1], "text": ["t"]}, [], "choose with --label-column label or"),
         (
             {"image": [b"x"], "label": [1]},
             ["--label-column", "lab"],
-            "has no such column; possible: image, label",
+            r"--label-column lab: column of .*: unknown name 'lab'; possible: image, label; did you mean",
         ),
         ({"image": ["gone.jpg"], "label": [1]}, [], "names the image .*gone.jpg: No such file"),
-        ({"image": [b"x"], "label": [-1]}, [], "has class -1"),
+        ({"image": [b"x"], "label": [-1]}, [], "has the class -1, below 0, which marks hidden labels"),
         ({"image": [b"<html>"], "label": [0]}, ["--noise", "0"], "is not an image of a known format"),
         ({"image": [], "label": []}, [], "holds no sample"),
         ({"image": [b"x"], "label": [2.5]}, [], "has the class 2.5, which is neither a whole number nor"),

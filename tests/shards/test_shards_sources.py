@@ -31,6 +31,7 @@ def test_the_built_in_sources_are_registered() -> None:
         "parquet",
         "torchvision",
         "tsv",
+        "wds",
         "webdataset",
     ]
 

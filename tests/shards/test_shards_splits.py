@@ -94,7 +94,7 @@ def test_files_that_tell_their_split_are_read_a_split_at_a_time(
 def test_files_that_tell_no_split_are_read_whole(tmp_path: Path, kind: str) -> None:
     make_parts(tmp_path / "all", kind, "a", "b")
     assert names_of(f"{kind}:{tmp_path / 'all'}") == ["a", "b"]
-    with pytest.raises(UserError, match=r"--split train: .* leave --split out to read them all"):
+    with pytest.raises(UserError, match=r"--split train: .* leave it out to read them all"):
         open_source(f"{kind}:{tmp_path / 'all'}", split="train")
 
 

@@ -1,0 +1,87 @@
+"""Encoded images of strangers: which formats are read at all, and what is told of one that is not.
+
+Names lie (ImageNet holds PNGs called .JPEG, and an EPS called 0.png would start Ghostscript), so the
+format is always told by the first bytes, and only the formats below are ever handed to a decoder.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, UnidentifiedImageError
+
+# What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# How files of these formats are called, without the dot; the likeliest first.
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm")
+SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
+# Above the largest image of ImageNet (61 million pixels), far below what exhausts memory.
+MAX_PIXELS = 100_000_000
+
+
+class BadImage(Exception):
+    """An image that cannot or must not be decoded; the message says why."""
+
+
+def open_image(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
+    """Return an image whose header is read and whose pixels are not yet decoded.
+
+    Args:
+        data: An encoded image.
+        max_pixels: Refuse larger ones; None for no limit.
+
+    Raises:
+        BadImage: If it is damaged, of a format that is not read, or too large.
+    """
+    with bad_image():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if max_pixels is not None:
+        check_pixels(image.width, image.height, max_pixels)
+    return image
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise :class:`BadImage` if an image has too many pixels."""
+    if width * height > max_pixels:
+        raise BadImage(f"{width} x {height} pixels, the limit is {max_pixels:,} in all")
+
+
+@contextmanager
+def bad_image() -> Iterator[None]:
+    """Tell every failure on foreign bytes as a bad image: decoders raise nearly any type on damage."""
+    try:
+        yield
+    except (MemoryError, ImportError):
+        # The machine's fault, not the image's: skipping would hide it.
+        raise
+    except UnidentifiedImageError as error:
+        # Pillow names the object in memory, which tells nobody anything.
+        raise BadImage(f"no image of {', '.join(FORMATS)}, or damaged") from error
+    except Exception as error:
+        raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def image_extension(head: bytes | memoryview) -> str | None:
+    """Return ``jpg``, ``png``, ``webp``, ``gif``, ``bmp``, ``tiff`` or ``ppm``; None for anything else.
+
+    Args:
+        head: The image's first 16 bytes, or more.
+    """
+    head = bytes(head[:16])
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "gif"
+    if head.startswith(b"BM"):
+        return "bmp"
+    if head.startswith((b"II*\0", b"MM\0*")):
+        return "tiff"
+    if head[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6") and head[2:3].isspace():
+        return "ppm"
+    return None

@@ -1,0 +1,66 @@
+"""What a class and a caption are: one meaning for every format, and refusal instead of making things fit.
+
+- A class is a whole number from 0, or a name. Where some classes of a source are names, the numbers
+  among them are names too.
+- Text has no types. In a text table a class is a number where it is written as one is: ``7`` is,
+  ``007`` is a name.
+- Nothing, or blanks alone, is no class, and neither is -1, which marks hidden labels.
+"""
+
+from __future__ import annotations
+
+import numbers
+import re
+
+# Classes are stored as 32-bit integers.
+_MOST = 2**31
+# As pandas writes a column of whole numbers in which some are missing.
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+
+
+def class_value(value: object) -> int | str:
+    """Return a class as a number or a name.
+
+    Raises:
+        ValueError: If it is neither: 2.5 is no class, and must not become class 2.
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError(f"the class {value!r}, which is empty")
+        return value
+    # NumPy's truth value is no number to Python.
+    if isinstance(value, numbers.Real) or type(value).__name__ in ("bool", "bool_"):
+        number = float(value)  # type: ignore[arg-type]
+        if not number.is_integer():
+            raise ValueError(f"the class {_shown(value)}, which is neither a whole number nor a name")
+        if number < 0:
+            raise ValueError(f"the class {int(number)}, below 0, which marks hidden labels")
+        if number >= _MOST:
+            raise ValueError(f"the class {_shown(value)}, which is too large a number")
+        return int(number)
+    raise ValueError(f"the class {_shown(value)}, which is neither a whole number nor a name")
+
+
+def class_of_text(text: str) -> int | str:
+    """Return a class that stands in a text table, where nothing says whether it is a number.
+
+    Raises:
+        ValueError: As :func:`class_value`.
+    """
+    return class_value(float(text) if _NUMBER.fullmatch(text) else text)
+
+
+def caption_value(value: object) -> str:
+    """Return a caption.
+
+    Raises:
+        ValueError: If it is no text: a list of captions would be stored with its brackets.
+    """
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"the caption {_shown(value)}, which is no text")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

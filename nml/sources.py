@@ -1,0 +1,191 @@
+"""What a source is: a stream of named samples with a class or a caption each, of one format of data.
+
+There is one reader a format, and all that reads data stands on it: ``shards.write --source NAME:ARGUMENT``
+makes shards of a source, ``probes.run --task NAME:TRAIN,TEST`` probes on two of them. Readers register
+under the entry point group ``nml.sources``, the project's own (in ``shards/sources``) like everybody else's.
+
+A source is iterated once, in order, and holds one example at a time, so memory does not grow with
+the images. Images that lie in a file as they are (an image folder, a tar) are only pointed at;
+others come as bytes and are spooled to disk by whoever reads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, get_args
+
+from nml.errors import UserError, unknown_name
+from nml.registry import Plugin, Registry
+
+Kind = Literal["class", "caption"]
+Role = Literal["image", "text", "pair", "label", "caption", "key"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+SOURCES = Registry("nml.sources", kind="source", where="--source", listing="python -m shards.write --help")
+
+
+class ByteRange(NamedTuple):
+    """An image's bytes where they already lie: ``size`` bytes at ``offset`` of a local file.
+
+    Images that lie nowhere by themselves are kept in a spool; its ranges have an empty path.
+    """
+
+    path: str
+    offset: int
+    size: int
+
+
+def whole_file(path: Path) -> ByteRange:
+    """Return the range of a file that is an image."""
+    return ByteRange(str(path), 0, path.stat().st_size)
+
+
+class Cell(NamedTuple):
+    """An image in a row of a Parquet file; ``column`` is a leaf of bytes, such as ``image.bytes``."""
+
+    path: str
+    column: str
+    row: int
+
+
+Place = ByteRange | Cell
+
+
+class Example(NamedTuple):
+    """One sample of a source.
+
+    Attributes:
+        name: Its name in the source, for example its relative path; the sample's key is made from it.
+        supervision: The class as an index into ``classes`` or as a class name; or the caption.
+        image: The encoded image, or where it lies; empty for a text.
+        texts: The text, or the two of a pair, where the sample is one.
+    """
+
+    name: str
+    supervision: int | str
+    image: bytes | Place
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """What a user says about a source.
+
+    Attributes:
+        text: As typed, ``parquet:/data/train.parquet``.
+        name: The registered name, ``parquet``.
+        argument: What follows the colon; may be empty.
+        split: The split asked for; empty when not given.
+        usual_split: What to read where none is asked for and the source tells splits apart by name.
+        image_column, text_column, pair_column, label_column, caption_column, key_column: Columns of a
+            table; empty means to look for the usual ones.
+        header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
+        end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
+            caption each; or a ``task`` of images or texts, read in any order, with a class each.
+    """
+
+    text: str
+    name: str
+    argument: str
+    split: str = ""
+    usual_split: str = "train"
+    image_column: str = ""
+    text_column: str = ""
+    pair_column: str = ""
+    label_column: str = ""
+    caption_column: str = ""
+    key_column: str = ""
+    header: str = ""
+    end: Literal["set", "task"] = "set"
+
+    @property
+    def shown(self) -> str:
+        """What a message calls the source."""
+        return f"--{'source' if self.end == 'set' else 'task'} {self.text}"
+
+    def flag(self, role: Role | Literal["split"]) -> str:
+        """Return how a user names the column of a role, or a split, up to the name itself."""
+        if self.end == "task":
+            return f"{role}="
+        return "--split " if role == "split" else f"--{role}-column "
+
+    def column(self, role: Role) -> str:
+        """Return the column that the user named for a role; empty for none."""
+        named: str = getattr(self, f"{role}_column")
+        return named
+
+    def row_name(self, number: int) -> str:
+        """Return the name of a sample that has none of its own: published keys were made of these."""
+        return f"row-{number:09d}" if self.end == "set" else f"{number:08d}"
+
+    def require_argument(self, what: str, example: str) -> str:
+        """Return the argument.
+
+        Raises:
+            UserError: If nothing follows the colon.
+        """
+        if not self.argument:
+            raise UserError(f"{self.shown}: names no {what}", mend=f"write it as {example}")
+        return self.argument
+
+    def refuse_columns(self, *allowed: Role) -> None:
+        """Raise a UserError if a column was named, but of the roles allowed, for a source that has none."""
+        for role in ROLES:
+            if role not in allowed and (value := self.column(role)):
+                raise UserError(
+                    f"{self.flag(role)}{value}: the {self.name} source has no columns",
+                    mend="leave it out, or use a parquet, csv, tsv or huggingface source",
+                )
+
+
+class Source(Protocol):
+    """A source, made from a :class:`SourceSpec`; a wrong spec raises a UserError at once.
+
+    Attributes:
+        kind: ``class`` or ``caption``.
+        classes: The class names in index order, when known before reading.
+        held_out: Whether this is a validation or test split, which noise must not touch.
+        parent: Fingerprint and level of the shard set this source reads, if it is one.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...] | None
+    held_out: bool
+    parent: dict[str, str] | None
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yield the examples in a fixed order."""
+        ...
+
+
+def find_task(tasks: Registry, name: str) -> Plugin:
+    """Return the plugin of a task; where none has the name, that of the source whose data makes one.
+
+    Raises:
+        UserError: If neither is registered; near matches are named.
+    """
+    known = tasks.names()
+    if name in known:
+        return tasks.find(name)
+    sources = SOURCES.names()
+    if name not in sources:
+        raise unknown_name(tasks.where, name, [*known, *sources], mend=f"see: {tasks.listing}")
+    return SOURCES.find(name)
+
+
+def open_source(text: str, **options: str) -> Source:
+    """Make the source that ``NAME:ARGUMENT`` names.
+
+    Args:
+        text: As typed.
+        options: Further fields of :class:`SourceSpec`.
+
+    Raises:
+        UserError: If the name is unknown or its argument or options are wrong.
+    """
+    name, _, argument = text.partition(":")
+    spec = SourceSpec(text=text, name=name, argument=argument, **options)  # type: ignore[arg-type]
+    source: Source = SOURCES.load(name)(spec)
+    return source

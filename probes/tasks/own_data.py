@@ -1,0 +1,156 @@
+"""Tasks in a user's own data: whatever shards can be written from, under the name that it has there.
+
+``NAME:TRAIN,TEST[,OOD ...]``, where NAME is a source (``python -m shards.write --help`` names them) and TRAIN
+and TEST are what follows its colon. One argument alone names data that has its splits inside.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from nml.errors import UserError
+from nml.labels import class_value
+from nml.sources import SOURCES, ByteRange, Example, Place, Source, SourceSpec
+from probes.spec import Spec, check_options
+from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
+from probes.tasks.task import Task, TaskRecord
+
+COLUMNS = ("image", "text", "pair", "label", "key")
+SPLITS = ("train", "test")
+_NOTES = {
+    "parquet": "images (bytes, a struct with bytes, or paths) or texts, a file, a folder or a pattern each",
+    "csv": "paths of images, or texts; header=yes or no says what the first line is where that is not plain",
+    "tsv": "paths of images, or texts; header=yes or no says what the first line is where that is not plain; "
+    "without a header the last column is the label",
+    "imagefolder": "a folder a class in each",
+    "webdataset": "tars or folders of them; label=FIELD reads the label from that field of the json member",
+    "wds": "another name of webdataset",
+    "huggingface": "data sets of the hub or saved folders; train=SPLIT and test=SPLIT name splits",
+    "torchvision": "classification sets, NAME or NAME:FOLDER; train=SPLIT and test=SPLIT name splits",
+}
+
+
+class OwnDataTask:
+    """A task of a user's own data.
+
+    Args:
+        name: A registered source.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.record = TaskRecord(
+            name=name,
+            modality="text" if name == "tsv" else "image",
+            num_classes=0,
+            ood=("every further one", "or shifts of the test samples"),
+            source=f"your own data: {name}:TRAIN,TEST[,OOD]; {'=, '.join(COLUMNS)}= name columns",
+            revision="hash of the content",
+            licence="yours",
+            note=_NOTES.get(name, ""),
+        )
+
+    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
+        """Return the task."""
+        header = ("header",) if spec.kind in ("csv", "tsv") else ()
+        check_options(spec, (*OPTIONS, *COLUMNS, *SPLITS, *header), where="--task")
+        if len(spec.arguments) == 1 and not Path(spec.arguments[0]).is_file():
+            return self._of_splits(spec)
+
+        def read(path: str, part: SplitName) -> RawSplit:
+            split = spec.options.get(part, "") if part in SPLITS else ""
+            return read_split(spec.kind, path, spec.options, split=split, usual_split=part)
+
+        return assemble(spec, read)
+
+    def _of_splits(self, spec: Spec) -> Task:
+        """Return the task of data that has its splits inside."""
+        argument = spec.arguments[0]
+        splits = tuple(spec.options.get(part, part) for part in SPLITS)
+        name = Path(argument.partition(":")[0]).name.partition(".")[0]
+        return assemble(
+            spec._replace(arguments=splits, options={"name": name, **spec.options}),
+            lambda split, part: read_split(spec.kind, argument, spec.options, split=split, usual_split=part),
+        )
+
+
+def read_split(
+    kind: str, argument: str, columns: Mapping[str, str], *, split: str = "", usual_split: str = "train"
+) -> RawSplit:
+    """Read one split of a source.
+
+    Args:
+        kind: The source's name.
+        argument: What follows the colon.
+        columns: Options: the columns of a table, and ``header``.
+        split: The split asked for; may be empty.
+        usual_split: What to read where none was asked for.
+
+    Raises:
+        UserError: If the source cannot be read, or its samples have no classes.
+    """
+    spec = SourceSpec(
+        text=f"{kind}:{argument}",
+        name=kind,
+        argument=argument,
+        split=split,
+        usual_split=usual_split,
+        header=columns.get("header", ""),
+        end="task",
+        **{f"{role}_column": columns.get(role, "") for role in COLUMNS},
+    )
+    source: Source = SOURCES.load(kind)(spec)
+    if source.kind != "class":
+        raise UserError(
+            f"{spec.shown}: its samples have captions, not classes", mend="choose data with classes"
+        )
+    keys: list[str] = []
+    labels: list[int | str] = []
+    places: list[Place] = []
+    texts: list[tuple[str, ...]] = []
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - the split's samples are read from it
+    for example in source:
+        keys.append(example.name)
+        labels.append(_label(example, spec))
+        if example.texts:
+            texts.append(example.texts)
+        else:
+            places.append(_place(example.image, spool))
+    spool.flush()
+    if not keys:
+        raise UserError(f"{spec.shown}: no samples in {argument}", mend="check the path and the split")
+    if any(isinstance(label, str) for label in labels):
+        labels = [_named(label, source.classes) for label in labels]
+        names = None
+    else:
+        names = source.classes
+    if len(set(keys)) < len(keys) and all(place.path.endswith(".tar") for place in places):
+        # Tars that each count from 0. Elsewhere keys stay as they are: the carving and the limit follow them.
+        keys = [f"{Path(place.path).name}/{key}" for place, key in zip(places, keys, strict=True)]
+    return RawSplit(keys, labels, names, places, texts, spool)
+
+
+def _label(example: Example, spec: SourceSpec) -> int | str:
+    try:
+        return class_value(example.supervision)
+    except ValueError as error:
+        raise UserError(
+            f"{spec.shown}: sample {example.name!r} has {error}",
+            mend="remove it, or name another column: label=COLUMN",
+        ) from error
+
+
+def _named(label: int | str, classes: tuple[str, ...] | None) -> str:
+    """Return a class as a name: numbers among names are names, too."""
+    return classes[label] if classes and isinstance(label, int) else str(label)
+
+
+def _place(image: bytes | Place, spool: IO[bytes]) -> Place:
+    """Return where an image lies, spooling it first if it came as bytes."""
+    if not isinstance(image, bytes):
+        return image
+    offset = spool.tell()
+    spool.write(image)
+    return ByteRange("", offset, len(image))
