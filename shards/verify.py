@@ -143,7 +143,7 @@ def _levels(manifest: pa.Table, info: SetInfo) -> Iterator[Finding]:
         ladders.setdefault((level.model, level.seed, read), []).append(level)
     for (model, _, _), ladder in ladders.items():
         for low, high in pairwise(ladder if _nested(model) else ()):
-            yield Finding(f"{low.name} nested in {high.name}", _nesting(low, high, changed, manifest, info))
+            yield Finding(f"{low.name} nested in {high.name}", _nesting(low, high, changed, manifest))
 
 
 def _ratio(level: Level) -> float:
@@ -177,12 +177,11 @@ def _level_values(level: Level, manifest: pa.Table, info: SetInfo) -> str:
     return "" if np.array_equal(clean, given) else "the captions are not the clean ones in another order"
 
 
-def _nesting(
-    low: Level, high: Level, changed: dict[str, np.ndarray], manifest: pa.Table, info: SetInfo
-) -> str:
+def _nesting(low: Level, high: Level, changed: dict[str, np.ndarray], manifest: pa.Table) -> str:
     lost = int(np.count_nonzero(changed[low.name] & ~changed[high.name]))
-    # An odd caption level ends in a ring of three, two of whose members carry another caption.
-    ring = 2 if info.kind == "caption" and (low.moved or 0) % 2 else 0
+    # An odd caption level ends in a ring of three: two of them carry another caption at a higher level, and
+    # one carried another at a lower one.
+    ring = 2 if (low.moved or 0) % 2 else (high.moved or 0) % 2
     if lost > ring:
         return f"{lost} samples altered at {low.name} are clean at {high.name}"
     both = changed[low.name] & changed[high.name]

@@ -157,6 +157,24 @@ def test_even_caption_levels_are_nested_with_the_same_wrong_caption(size: int, s
     assert np.array_equal(low.values, high.values[:10])
 
 
+@given(st.integers(4, 40), st.integers(1, 40), st.data(), st.integers(0, 2**31))
+def test_caption_levels_differ_by_no_more_than_the_rings_of_three_allow(
+    size: int, distinct: int, data: st.DataObject, seed: int
+) -> None:
+    texts = np.random.default_rng(seed).integers(0, distinct, size)
+    counts = sorted(data.draw(st.sets(st.integers(2, size), min_size=2, max_size=2)))
+    low, high = (
+        dict(zip(plan.rows.tolist(), texts[plan.values].tolist(), strict=True))
+        for plan in CaptionSwap().plan(caption_population(texts), [Fraction(n, size) for n in counts], seed)
+    )
+    changed = [row for row, text in low.items() if text != texts[row]]
+    clean_again = [row for row in changed if high[row] == texts[row]]
+    otherwise = [row for row in changed if high[row] not in (texts[row], low[row])]
+    allowed = 2 if counts[0] % 2 else counts[1] % 2
+    assert len(clean_again) <= allowed
+    assert len(otherwise) <= allowed
+
+
 def test_an_odd_caption_level_differs_from_a_higher_one_in_two_samples() -> None:
     low, high = CaptionSwap().plan(
         caption_population(np.arange(100)), [Fraction(11, 100), Fraction(20, 100)], 0
