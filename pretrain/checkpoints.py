@@ -16,7 +16,7 @@ from typing import Any
 
 from nml import layout
 from nml.errors import UserError
-from nml.files import sha256_file, write_json
+from nml.files import sha256_file, sync_tree, write_json
 from nml.layout import is_complete, step_folders
 
 
@@ -52,6 +52,8 @@ def checkpoint_folder(run: Path, step: int) -> Path:
 
 def complete(folder: Path, record: dict[str, Any]) -> None:
     """Declare all files of a folder final: list their sizes and hashes in the marker."""
+    # Writers flush their files, but not the names of these: the marker alone would reach the disk.
+    sync_tree(folder)
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(folder.rglob("*"))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from nml import layout
-from nml.files import fsync_folder, sha256_file, temporary_beside, write_json
+from nml.files import fsync_folder, sha256_file, sync_tree, temporary_beside, write_json
 from nml.recipe import Recipe
 from pretrain.models import Architecture
 from pretrain.tensorfiles import write_tensors
@@ -45,6 +45,7 @@ def publish(source: Path, target: Path) -> None:
     """Make ``target`` a copy of the export ``source``, replaced in one step as far as a reader can tell."""
     temporary = temporary_beside(target)
     shutil.copytree(source, temporary, copy_function=_link_or_copy)
+    sync_tree(temporary)
     old = temporary_beside(target)
     if target.exists():
         target.rename(old)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from nml import layout
 from nml.errors import UserError
-from nml.files import TEMPORARY_SUFFIX
+from nml.files import TEMPORARY_SUFFIX, make_folder
 from nml.layout import is_complete, step_folders
 from nml.recipe import Checkpoints
 from pretrain.checkpoints import (
@@ -80,7 +80,7 @@ class Saver:
         with self._noting():
             if dist.get_rank() == 0:
                 clear_unfinished(folder)
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
         self._fail_together()
         future: Future[Any] | None = None
         with self._noting():

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from nml.files import fsync_folder, temporary_beside
+from nml.files import fsync_folder, make_folder, temporary_beside
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write tensors to ``path``, fsynced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = temporary_beside(path)
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

@@ -52,10 +52,12 @@ class State(NamedTuple):
     """One state that the disk may be found in: a file's path below the folder -> its content; None: a folder.
 
     Attributes:
+        number: Operations done before the cut.
         name: The moment of the cut and what it took.
         files: The content.
     """
 
+    number: int
     name: str
     files: tuple[tuple[str, bytes | None], ...]
 
@@ -172,12 +174,18 @@ class Recorder:
                     files = tuple(sorted(_tree(self._root, "", entries, moment, lost)))
                     if hash(files) not in seen:
                         seen.add(hash(files))
-                        yield State(f"cut {number} after {moment.name}; names: {what}; data: {loss}", files)
+                        yield State(
+                            number, f"cut {number} after {moment.name}; names: {what}; data: {loss}", files
+                        )
 
     def final(self) -> State:
         """Return the least that is on the disk by now."""
         last = self.moments[-1]
-        return State("after all", tuple(sorted(_tree(self._root, "", last.kept, last, LOSSES["empty"]))))
+        return State(
+            len(self.moments),
+            "after all",
+            tuple(sorted(_tree(self._root, "", last.kept, last, LOSSES["empty"]))),
+        )
 
 
 def _names(moment: Moment) -> Iterator[tuple[str, dict[int, dict[str, tuple[int, bool]]]]]:
