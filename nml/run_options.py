@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from nml import cli, layout
+from nml.durations import duration
 from nml.errors import UserError, unknown_name
 from nml.levels import level_name
 
@@ -46,6 +47,7 @@ class RunOptions:
         seed: Seed of weights, order and augmentation.
         run_dir: The run folder; None names it under runs/ (:attr:`run_name`).
         resume: What to do with a run folder that holds a run, and with one that does not.
+        timeout: How long ranks wait for one that does not answer, and for a batch of a loader worker.
         tensorboard, wandb: Write metrics there too.
         profile: Steps to trace, 0 for none.
 
@@ -96,6 +98,13 @@ class RunOptions:
             "must: there has to be a checkpoint; never: there must be no run"
         },
     )
+    timeout: str = field(
+        default="10m",
+        metadata={
+            "help": "how long processes wait for one that does not answer before the run fails: 90s, "
+            "10m (default), 1h30m"
+        },
+    )
     tensorboard: bool = field(default=False, metadata={"help": "write RUN/logs/tensorboard too"})
     wandb: bool = field(
         default=False, metadata={"help": "log to Weights & Biases too; WANDB_MODE=offline works"}
@@ -108,6 +117,7 @@ class RunOptions:
             raise unknown_name("--engine", self.engine, ENGINES)
         if self.epochs is not None and self.epochs < 1:
             raise UserError(f"--epochs {self.epochs}: not a number of epochs", possible="1 and more")
+        duration("--timeout", self.timeout)
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: is negative", possible="0 and more")
         if self.profile < 0:

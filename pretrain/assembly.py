@@ -25,7 +25,7 @@ from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.transforms import testing_transform, training_transform
 from pretrain.validation import ValidationData, validation_data
-from pretrain.world import World
+from pretrain.world import World, wait_no_longer
 from pretrain.zero_shot import Prompts, read_prompts
 from shards.dataset import ShardDataset
 from shards.shardset import ShardSet
@@ -70,6 +70,7 @@ def assemble(
     network = batchnorm.prepare(build_network(objective.architecture, options.seed), recipe.model.batch_norm)
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
+    wait_no_longer(world)
     meta = describe_run(
         recipe,
         options.recipe_name,
@@ -112,7 +113,11 @@ def assemble(
         ledger=options.run_dir / layout.LOGS / "skipped.jsonl",
     )
     loader = training_loader(
-        dataset, sampler, workers=recipe.data.workers, pin_memory=torch.cuda.is_available()
+        dataset,
+        sampler,
+        workers=recipe.data.workers,
+        timeout=world.timeout,
+        pin_memory=torch.cuda.is_available(),
     )
     return trainer, loader
 

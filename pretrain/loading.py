@@ -6,8 +6,11 @@ resumes by starting to count elsewhere, and no worker is restarted between epoch
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from nml.errors import UserError
+from nml.lifeline import end_with
 from nml.recipe import Recipe
 from pretrain.world import World
 from shards.dataset import Sample, ShardDataset
@@ -104,17 +108,15 @@ class StepSampler:
 
 
 def training_loader(
-    dataset: ShardDataset, sampler: StepSampler, *, workers: int, pin_memory: bool
+    dataset: ShardDataset, sampler: StepSampler, *, workers: int, timeout: timedelta, pin_memory: bool
 ) -> DataLoader[Batch]:
-    """Return the loader of a run. Workers outlive stop signals: the training process answers those."""
+    """Return the loader of a run."""
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
         batch_sampler=sampler,
-        num_workers=workers,
         collate_fn=collate,
         pin_memory=pin_memory,
-        worker_init_fn=ignore_stop_signals if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        **worker_processes(workers, timeout),
         prefetch_factor=2 if workers else None,
         # The loader's base seed would otherwise come from, and advance, the global generator.
         generator=torch.Generator().manual_seed(0),
@@ -132,8 +134,25 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
-def ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - DataLoader's signature
-    """Prepare a loader worker: one thread, and deaf to the signals that the training process answers."""
+def worker_processes(workers: int, timeout: timedelta) -> dict[str, Any]:
+    """Return the arguments by which a DataLoader has worker processes that neither outlive nor hold this one.
+
+    They outlive stop signals, which the training process answers. A batch that takes longer than
+    ``timeout`` is an error: a worker may be stopped, or wait for storage that does not answer.
+    """
+    if not workers:
+        return {}
+    return {
+        "num_workers": workers,
+        "worker_init_fn": partial(_as_worker, os.getpid()),
+        "multiprocessing_context": "fork",
+        "timeout": timeout.total_seconds(),
+    }
+
+
+def _as_worker(parent: int, worker: int) -> None:  # noqa: ARG001 - DataLoader's signature
+    """Prepare a loader worker: gone with its parent, one thread, deaf to what the parent answers."""
+    end_with(parent, signal.SIGKILL)
     torch.set_num_threads(1)
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from nml import cli, digits, layout
+from nml import digits, layout
+from nml.durations import duration
 from nml.errors import UserError
 from nml.files import write_bytes, write_json
 from nml.locking import held_alone
 from nml.run_options import check_extras, check_resume
+from pretrain import ending
 from pretrain.options import Options, parse_options
 from pretrain.same_run import check_same_data, check_same_run, describe_data
 from pretrain.world import World, decided_by_main, join, leave, world_from_environment
@@ -19,12 +22,15 @@ from pretrain.world import World, decided_by_main, join, leave, world_from_envir
 if TYPE_CHECKING:
     from shards.shardset import ShardSet
 
+# What a failed run may take to complete a checkpoint that is nearly written.
+SAVE_SECONDS = 3.0
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
     started = time.perf_counter()
     options, text = parse_options(argv)
-    world = world_from_environment()
+    world = world_from_environment(duration("--timeout", options.timeout))
     check_extras(options)
     check_same_run(options.run_dir, text)
     check_resume(options.run_dir, options.resume)
@@ -35,14 +41,19 @@ def main(argv: list[str] | None = None) -> int:
             print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
             _say_where(options)
         return 0
-    join(world)
-    try:
-        status = train(options, text, world, started)
-    finally:
-        leave()
+    with ending.watched(world) as warden, contextlib.ExitStack() as closing, ending.failing(world, warden):
+        join(world)
+        closing.push(partial(_leave, world))
+        status = train(options, text, world, started, closing)
     if world.is_main and status == 0:
         _say_where(options)
     return status
+
+
+def _leave(world: World, kind: type[BaseException] | None, *_: object) -> None:
+    # Of a group that has failed, some are gone, and to wait for them is to wait for ever.
+    if kind is None or world.size == 1:
+        leave()
 
 
 def _check_done_on_same_data(options: Options) -> None:
@@ -61,8 +72,16 @@ def _say_where(options: Options) -> None:
     print(f"run: {options.run_dir}", flush=True)
 
 
-def train(options: Options, text: str, world: World, started: float) -> int:
-    """Open the data, build everything, and only then touch the run folder."""
+def train(options: Options, text: str, world: World, started: float, closing: contextlib.ExitStack) -> int:
+    """Open the data, build everything, and only then touch the run folder.
+
+    Args:
+        options: The options.
+        text: The same as YAML.
+        world: This process, in its group.
+        started: When it began, by time.perf_counter().
+        closing: Gets what is to be closed at the end, whatever it is.
+    """
     from pretrain.assembly import assemble
 
     if world.is_main and options.shards is None:
@@ -73,15 +92,16 @@ def train(options: Options, text: str, world: World, started: float) -> int:
     check_same_data(options.run_dir, shard_set, options.level)
     trainer, batches = assemble(options, world, shard_set, started)
     data = describe_data(shard_set, options.level)
-    with contextlib.ExitStack() as stack:
-        decided_by_main(world, lambda: _open_run(options, text, data, stack))
-        if world.is_main:
-            print(
-                f"training in {options.run_dir}: {options.recipe.epochs} epochs of "
-                f"{trainer.steps_per_epoch} steps",
-                flush=True,
-            )
-        return trainer.run(batches)
+    decided_by_main(world, lambda: _open_run(options, text, data, closing))
+    closing.callback(trainer.state.saver.linger, SAVE_SECONDS)
+    closing.callback(trainer.recorder.close)
+    if world.is_main:
+        print(
+            f"training in {options.run_dir}: {options.recipe.epochs} epochs of "
+            f"{trainer.steps_per_epoch} steps",
+            flush=True,
+        )
+    return trainer.run(batches)
 
 
 def _open_run(options: Options, text: str, data: dict[str, Any], stack: contextlib.ExitStack) -> None:
@@ -105,4 +125,4 @@ def _open_set(options: Options) -> ShardSet:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    ending.run(main)

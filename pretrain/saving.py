@@ -106,6 +106,11 @@ class Saver:
             self._thread = None
         self._fail_together()
 
+    def linger(self, seconds: float) -> None:
+        """Give a save under way the time to be completed, when this process is about to end."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     def note(self, error: BaseException) -> None:
         """Keep an error of this rank until all ranks can stop because of it."""
         self._error = self._error or error

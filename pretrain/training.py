@@ -93,7 +93,6 @@ class Trainer:
             return self.train(iter(loader))
         finally:
             self.liveness.stop()
-            self.recorder.close()
 
     def warm_up(self) -> None:
         """Pass one empty batch forward and back, and forget it.

@@ -14,7 +14,7 @@ from nml.errors import UserError
 from nml.recipe import BatchNormMode
 from pretrain.batchnorm import averaged_statistics, running_statistics, set_statistics, set_training
 from pretrain.engines import Engine
-from pretrain.loading import ignore_stop_signals
+from pretrain.loading import worker_processes
 from pretrain.objective import Objective
 from pretrain.world import World
 from shards.dataset import ShardDataset
@@ -137,9 +137,7 @@ def _share(data: ValidationData, world: World, workers: int) -> DataLoader[Any]:
     return DataLoader(
         padded,
         batch_size=batch,
-        num_workers=workers,
-        worker_init_fn=ignore_stop_signals if workers else None,
-        multiprocessing_context="fork" if workers else None,
+        **worker_processes(workers, world.timeout),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from nml.errors import UserError
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-TIMEOUT = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class World:
         rank: 0 to size - 1.
         size: Number of processes.
         local_rank: Rank on this machine, which names the GPU.
+        timeout: How long it waits for any of the others, or for a batch of its loader workers.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    timeout: timedelta = TIMEOUT
 
     @property
     def is_main(self) -> bool:
@@ -34,14 +36,17 @@ class World:
         return self.rank == 0
 
 
-def world_from_environment() -> World:
+def world_from_environment(timeout: timedelta = TIMEOUT) -> World:
     """Return the rank and world size that torchrun, Slurm's launcher or a user set; alone where none did.
+
+    Args:
+        timeout: See :class:`World`.
 
     Raises:
         UserError: If only some of the variables are set, or they are no numbers in range.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
-        return World()
+        return World(timeout=timeout)
     missing = [name for name in _NAMES if name not in os.environ]
     if missing:
         raise UserError(
@@ -55,7 +60,7 @@ def world_from_environment() -> World:
         raise UserError(f"environment: RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})") from error
     if not 0 <= rank < size:
         raise UserError(f"environment: RANK {rank} of WORLD_SIZE {size}", possible=f"0 to {size - 1}")
-    return World(rank, size, local)
+    return World(rank, size, local, timeout)
 
 
 def join(world: World) -> None:
@@ -73,13 +78,24 @@ def join(world: World) -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
-    dist.init_process_group(_backend(), timeout=TIMEOUT, rank=world.rank, world_size=world.size)
+    dist.init_process_group(_backend(), timeout=world.timeout, rank=world.rank, world_size=world.size)
 
 
 def _backend() -> str:
     import torch
 
     return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def wait_no_longer(world: World) -> None:
+    """Hold every process group to the world's time-out: also those that libraries made with their own."""
+    import torch.distributed as dist
+    from torch.distributed import distributed_c10d as c10d
+
+    # torch 2.15 made it public.
+    limit = getattr(dist, "set_timeout", None) or c10d._set_pg_timeout
+    for group in list(c10d._world.pg_map):
+        limit(world.timeout, group)
 
 
 def leave() -> None:

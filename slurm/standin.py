@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO
 
 from nml.cli import USER_ERROR_STATUS
-from slurm.lifeline import die_with_this_process, warden
+from nml.lifeline import die_with_this_process, is_stopped, warden
 from slurm.rendezvous import choose_port
 from slurm.rooms import code_environment
 
@@ -191,8 +191,9 @@ def _supervise(ranks: Sequence[Rank], stop: _Stop) -> int:
         if failed:
             time.sleep(ECHO_SECONDS)
             failed = [rank for rank in ranks if rank.process.poll() not in (None, 0)]
+            stopped = [rank for rank in ranks if is_stopped(rank.process.pid)]
             _end(ranks, seconds=FAILURE_SECONDS)
-            return _report_failure(failed)
+            return _report_failure(failed, stopped)
         if all(rank.process.returncode == 0 for rank in ranks):
             return 0
         time.sleep(POLL_SECONDS)
@@ -216,8 +217,12 @@ def _end(ranks: Sequence[Rank], *, seconds: float) -> None:
         rank.process.wait()
 
 
-def _report_failure(failed: Sequence[Rank]) -> int:
+def _report_failure(failed: Sequence[Rank], stopped: Sequence[Rank]) -> int:
     """Say which rank failed and why; return its exit status."""
+    if stopped:
+        # The others waited for it, and can only tell of that.
+        names = ", ".join(str(rank.rank) for rank in stopped)
+        print(f"rank {names} of the run was stopped (SIGSTOP) and did not go on", file=sys.stderr)
     first = min(failed, key=_is_echo)
     status = first.process.returncode
     if status == USER_ERROR_STATUS:
@@ -236,7 +241,8 @@ def _report_failure(failed: Sequence[Rank]) -> int:
 
 def _is_echo(rank: Rank) -> float:
     """Return how likely a rank failed only because another one did: 0 no, 1 yes, 0.5 cannot be told."""
-    if rank.process.returncode < 0:
+    # NCCL aborts a process whose peers do not answer; any other signal came from outside.
+    if rank.process.returncode < 0 and rank.process.returncode != -signal.SIGABRT:
         return 0
     if rank.log is None:
         return 0.5

@@ -7,8 +7,9 @@ process that leads the ranks, in a session of its own; the pipe gets all that th
 ``python -m pretrain.run`` with each list of arguments in turn. A list that begins with ``rewind`` copies a
 run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. ``set MODULE NAME NUMBER`` sets a
 constant, and ``slow RANK DOING SECONDS`` makes a rank slow in the runs that follow: in ``reading`` it sleeps
-over each batch, in ``computing`` it computes in vain in each step. The last line, ``status N``, has the first
-exit status that is not 0, whichever rank and command it came from.
+over each batch, in ``computing`` it computes in vain in each step. ``whole FAULT ...`` is all that the ranks
+do, from joining to their very end, with a fault of faults.py and the output of each rank in rank-N.log. The
+last line, ``status N``, has the first exit status that is not 0, whichever rank and command it came from.
 
 ``--double`` computes everything in float64, by calling float64 what libraries know as float32. Engines
 add in different orders; in double precision what that changes is below 1e-12, and a difference that is
@@ -17,6 +18,7 @@ none of rounding stands out.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -30,8 +32,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import faults
+
 from nml.errors import UserError
-from pretrain import run, world
+from pretrain import ending, run, world
 
 
 def warm(*, double: bool) -> None:
@@ -116,6 +120,8 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    if commands[0][0] == "whole":
+        whole_run(rank, commands[0][1], commands[0][2:])
     me = world.world_from_environment()
     world.join(me)
     for command in commands:
@@ -133,7 +139,8 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
         try:
             options, text = run.parse_options(command)
             run.check_same_run(options.run_dir, text)
-            status = run.train(options, text, me, time.perf_counter())
+            with contextlib.ExitStack() as closing:
+                status = run.train(options, text, me, time.perf_counter(), closing)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             status = 2
@@ -141,6 +148,15 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
             return status
     world.leave()
     return 0
+
+
+def whole_run(rank: int, fault: str, words: list[str]) -> NoReturn:
+    """Be what the command line is, from its start to its end, with a log of its own and a fault in it."""
+    log = os.open(f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    faults.prepare(fault, rank)
+    ending.run(lambda: run.main(words))
 
 
 def lead(size: int, commands: list[list[str]]) -> int:

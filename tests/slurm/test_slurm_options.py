@@ -56,8 +56,8 @@ def other_value(name: str, folder: Path) -> str | bool:
         return True
     if typing.get_origin(kind) is typing.Literal:
         return str(typing.get_args(kind)[-1])
-    if name == "noise":
-        return "0.20"
+    if name in ("noise", "timeout"):
+        return {"noise": "0.20", "timeout": "7m"}[name]
     if not FIELDS[name].metadata.get("path"):
         return "7"
     (folder / name).mkdir()

@@ -1,0 +1,105 @@
+"""The one way out of a run: what failed is told, and nothing is left running.
+
+An exception leaves more behind than it unwinds. Loader workers are deaf to the signal by which Python
+would end them before it waits for them; threads that write a checkpoint wait for ranks that are gone; a
+process group whose peers are gone is not taken down. So the cause is told first, what may still be closed
+is given a few seconds, and then the process ends its children and leaves without waiting for anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from nml import cli
+from nml.errors import UserError
+from nml.lifeline import Warden, descendants, kill, warden
+from pretrain.world import World
+
+FAILED_STATUS = 1
+# What a failed rank may take to close its files, and to complete a checkpoint that is being written.
+CLOSING_SECONDS = 10.0
+# Before the others give up a rank that is stopped, so that it is the one that is named.
+_SOONER = 0.9
+_WORKER_KILLED = "is killed by signal: Killed"
+_OTHER_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "NCCL")
+
+
+@contextlib.contextmanager
+def watched(world: World) -> Iterator[Warden]:
+    """Have a warden for this rank as long as the block runs.
+
+    It ends what a killed rank has started, and a rank that is stopped for as long as the others would wait
+    for it. Nobody waits for a process alone: that may be stopped in its terminal overnight.
+    """
+    stopped = world.timeout.total_seconds() * _SOONER if world.size > 1 else None
+    with warden(0.0, name=_name(world), stopped=stopped) as own:
+        yield own
+
+
+@contextlib.contextmanager
+def failing(world: World, own: Warden) -> Iterator[None]:
+    """Tell of what fails inside the block, and have this process end soon after.
+
+    Raises:
+        SystemExit: In place of an exception that is neither the user's mistake nor an interrupt; it has
+            been told with its traceback then, and once more as the last line.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        own.expect_end(CLOSING_SECONDS)
+        raise
+    except BaseException as error:
+        own.expect_end(CLOSING_SECONDS)
+        traceback.print_exc()
+        print(f"{_name(world)} failed: {_cause(error)}", file=sys.stderr, flush=True)
+        raise SystemExit(FAILED_STATUS) from error
+
+
+def run(main: Callable[[], Any]) -> NoReturn:
+    """Call ``main`` as :func:`nml.cli.run` does, and leave without waiting for threads or children."""
+    try:
+        cli.run(main)
+    # An exception holds the frames it came through, and they hold loaders, which wait for their workers
+    # when they are let go: not before those are gone.
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else FAILED_STATUS)
+    except BaseException:
+        traceback.print_exc()
+        _leave(FAILED_STATUS)
+
+
+def _leave(status: int) -> NoReturn:
+    kill(descendants(os.getpid()))
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def _name(world: World) -> str:
+    return f"rank {world.rank} of {world.size} on {socket.gethostname()}"
+
+
+def _cause(error: BaseException) -> str:
+    """Return an exception in one line, with what to do about it where that is known."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else ""
+    if first.startswith("Caught ") and len(lines) > 1:
+        # Raised in a loader worker, whose traceback it holds.
+        return f"{lines[-1]} ({first.removeprefix('Caught ').rstrip('.')})"
+    line = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    if error.__cause__ is not None and _WORKER_KILLED in str(error.__cause__):
+        # Heard of while it waited for a batch, where torch catches it to say less.
+        return _cause(error.__cause__)
+    if _WORKER_KILLED in line:
+        return f"{line} (kill -9, or by the kernel for want of memory: try fewer --recipe.data.workers)"
+    if any(words in line for words in _OTHER_RANK):
+        return f"{line} (another rank is gone or does not answer: its log says why)"
+    return line
