@@ -92,18 +92,27 @@ def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: buffer.detach().cpu().clone() for name, buffer in network.named_buffers()}
 
 
-def averaged_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the buffers averaged over the ranks (integers: as they are here). Collective."""
-    own = running_statistics(network)
-    floats = sorted(name for name, buffer in own.items() if buffer.is_floating_point())
+def moving_buffers(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the floating buffers that are finite, of a network not yet trained.
+
+    The others, masks of attention, never change, and a moving average of infinity is none.
+    """
+    floats = {name: buffer for name, buffer in network.named_buffers() if buffer.is_floating_point()}
+    return {name: buffer for name, buffer in floats.items() if bool(buffer.isfinite().all())}
+
+
+def averaged(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return statistics averaged over the ranks, on the CPU (integers: as they are here). Collective."""
+    found = {name: value.detach().cpu().clone() for name, value in own.items()}
+    floats = sorted(name for name, value in found.items() if value.is_floating_point())
     if not floats or dist.get_world_size() == 1:
-        return own
-    flat = torch.cat([own[name].reshape(-1).double() for name in floats])
+        return found
+    flat = torch.cat([found[name].reshape(-1).double() for name in floats])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for name, part in zip(floats, flat.split([own[name].numel() for name in floats]), strict=True):
-        own[name] = part.to(own[name].dtype).reshape(own[name].shape)
-    return own
+    for name, part in zip(floats, flat.split([found[name].numel() for name in floats]), strict=True):
+        found[name] = part.to(found[name].dtype).reshape(found[name].shape)
+    return found
 
 
 def set_statistics(network: nn.Module, statistics: dict[str, torch.Tensor]) -> None:
@@ -124,3 +133,41 @@ def unchanged_statistics(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in kept:
                 buffer.copy_(before)
+
+
+class StepStatistics:
+    """The buffers of a network from step to step: what a step that is left out did to them is taken back.
+
+    A forward pass has moved them before anybody knows that its loss, or its gradient, is not finite. One
+    concatenation a step serves the check of this one, and is what the next one goes back to.
+
+    Args:
+        network: The network, with finite weights and statistics.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        floats = list(moving_buffers(network).values())
+        counts = [buffer for buffer in network.buffers() if not buffer.is_floating_point()]
+        self._kinds = [kind for kind in (floats, counts) if kind]
+        self.keep()
+
+    def look(self) -> torch.Tensor:
+        """Take note of the values of now; return whether they are finite, a bool scalar."""
+        self._seen = [torch.cat([buffer.detach().reshape(-1) for buffer in kind]) for kind in self._kinds]
+        return self._seen[0].isfinite().all() if self._seen else torch.tensor(True)
+
+    def accept(self) -> None:
+        """Go back to what was last looked at, from now on."""
+        self._kept = self._seen
+
+    def keep(self) -> None:
+        """Go back to the values of now, from now on."""
+        self.look()
+        self.accept()
+
+    def take_back(self) -> None:
+        """Put the buffers back to the values kept."""
+        with torch.no_grad():
+            for kind, flat in zip(self._kinds, self._kept, strict=True):
+                parts = flat.split([buffer.numel() for buffer in kind])
+                torch._foreach_copy_(kind, [part.view(b.shape) for b, part in zip(kind, parts, strict=True)])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
-from pretrain.batchnorm import set_statistics, unchanged_statistics
+from pretrain.batchnorm import moving_buffers
+from pretrain.engines import local
 
 
 class Average:
@@ -20,13 +18,17 @@ class Average:
 
     Attributes:
         shadow: The averaged parameters.
-        statistics: The averaged buffers of floating dtype, this rank's own.
+        statistics: The averaged buffers, this rank's own.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.shadow = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        self.statistics = {name: buffer.detach().clone() for name, buffer in _statistics(network).items()}
+        self.statistics = {name: buffer.detach().clone() for name, buffer in moving_buffers(network).items()}
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return all that is averaged."""
+        return [*self.shadow.values(), *self.statistics.values()]
 
     def update(self, network: nn.Module, step: int) -> None:
         """Take the weights after ``step`` updates into account."""
@@ -34,32 +36,6 @@ class Average:
         weights = [local(parameter) for _, parameter in network.named_parameters()]
         torch._foreach_lerp_([local(average) for average in self.shadow.values()], weights, 1 - decay)
         if self.statistics:
-            current = list(_statistics(network).values())
+            buffers = dict(network.named_buffers())
+            current = [buffers[name] for name in self.statistics]
             torch._foreach_lerp_(list(self.statistics.values()), current, 1 - decay)
-
-    @contextmanager
-    def in_place(self, network: nn.Module) -> Iterator[None]:
-        """Let the network carry the average inside the block."""
-        kept = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-        _copy(network, self.shadow)
-        with unchanged_statistics(network):
-            set_statistics(network, self.statistics)
-            try:
-                yield
-            finally:
-                _copy(network, kept)
-
-
-def local(parameter: torch.Tensor) -> torch.Tensor:
-    """Return this rank's part of a parameter, without its gradient."""
-    tensor = parameter.detach()
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _statistics(network: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: buffer for name, buffer in network.named_buffers() if buffer.is_floating_point()}
-
-
-def _copy(network: nn.Module, values: dict[str, torch.Tensor]) -> None:
-    for name, parameter in network.named_parameters():
-        local(parameter).copy_(local(values[name]))

@@ -19,10 +19,20 @@ from nml.files import write_bytes
 from pretrain.stragglers import Division, OwnTime, divide
 
 # Time that trains nothing, by cause. ``data_wait`` is that of the slowest rank of each step, ``waiting`` that
-# for a rank which stood still or computed longer than others, ``redone`` work since the last checkpoint
-# before a crash, ``down`` the time between attempts, ``other`` what nobody claims, such as writing these
-# lines.
-CAUSES = ("startup", "data_wait", "waiting", "validation", "checkpoint", "redone", "down", "other")
+# for a rank which stood still or computed longer than others, ``left_out`` steps that were not finite,
+# ``redone`` work since the last checkpoint before a crash, ``down`` the time between attempts, ``other`` what
+# nobody claims, such as writing these lines.
+CAUSES = (
+    "startup",
+    "data_wait",
+    "waiting",
+    "validation",
+    "checkpoint",
+    "left_out",
+    "redone",
+    "down",
+    "other",
+)
 # Ranks of a cause that a line names: those that cost most.
 _NAMED = 3
 
@@ -64,18 +74,22 @@ class Ledger:
         self.lost[cause] += seconds
         self._recent[cause] = self._recent.get(cause, 0.0) + seconds
 
-    def step(self, seconds: float, ranks: list[OwnTime]) -> Division:
+    def step(self, seconds: float, ranks: list[OwnTime], *, applied: bool = True) -> Division:
         """Book a step, waiting for its batch included, as the slowest rank divides it; return how.
 
         Args:
             seconds: How long it took on this rank.
             ranks: What each rank did by itself since the step before.
+            applied: Whether the weights were updated; else it was of no use.
         """
         division = divide(seconds, ranks)
         self._take_back(division, seconds)
         self._recent = {}
-        self.useful += division.useful
-        self._recent["useful"] = division.useful
+        if applied:
+            self.useful += division.useful
+            self._recent["useful"] = division.useful
+        else:
+            self._lose("left_out", division.useful)
         self._wait_for(division.rank, "data_wait", division.data_wait)
         self._wait_for(division.rank, "waiting", division.waiting)
         self._stepped = time.perf_counter()
@@ -83,7 +97,8 @@ class Ledger:
 
     def _take_back(self, division: Division, seconds: float) -> None:
         """Book as waiting what a rank stood still before the step, which was booked as something else."""
-        recent = {cause: self._recent.get(cause, 0.0) for cause in ("useful", "validation", "checkpoint")}
+        causes = ("useful", "left_out", "validation", "checkpoint")
+        recent = {cause: self._recent.get(cause, 0.0) for cause in causes}
         since = time.perf_counter() - self._stepped - seconds
         recent["other"] = since - recent["validation"] - recent["checkpoint"]
         late = division.late

@@ -38,6 +38,7 @@ class StepReport(NamedTuple):
         seconds: Spent in the step.
         waited: Spent waiting for the batch.
         ranks: What each rank did by itself since the step before.
+        applied: Whether the weights were updated.
     """
 
     loss: float
@@ -46,6 +47,7 @@ class StepReport(NamedTuple):
     seconds: float
     waited: float
     ranks: list[OwnTime]
+    applied: bool
 
 
 class Recorder:
@@ -91,7 +93,7 @@ class Recorder:
 
     def step(self, number: int, report: StepReport) -> None:
         """Tell of a step, the ``number``-th of the run."""
-        division = self.ledger.step(report.seconds + report.waited, report.ranks)
+        division = self.ledger.step(report.seconds + report.waited, report.ranks, applied=report.applied)
         values: dict[str, Any] = {
             "epoch": number / self._steps_per_epoch,
             "loss": report.loss if math.isfinite(report.loss) else None,

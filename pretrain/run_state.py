@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain import batchnorm
 from pretrain.checkpoints import Checkpoint
-from pretrain.ema import Average, local
-from pretrain.engines import Engine, Tensors
+from pretrain.ema import Average
+from pretrain.engines import Engine, Tensors, local
+from pretrain.engines.native import gather_on_main
 from pretrain.exporting import describe_moment
 from pretrain.loading import StepSampler
 from pretrain.saving import Saver, recover
@@ -39,6 +38,7 @@ class RunState:
         skipped: Steps in a row whose loss was not finite.
         validation: The last result, None before the first.
         average: The moving average of the weights, if the recipe has one.
+        statistics: The network's buffers, so that a step can be left out.
         saver: Writes the checkpoints.
     """
 
@@ -56,6 +56,7 @@ class RunState:
         self.skipped = 0
         self.validation: dict[str, Any] | None = None
         self.average = Average(engine.network, recipe.ema) if recipe.ema else None
+        self.statistics = batchnorm.StepStatistics(engine.network)
         self.saver = Saver(folder, recipe.checkpoints)
         self._recipe, self._folder, self._world = recipe, folder, world
         self._engine, self._sampler, self._meta = engine, sampler, meta
@@ -66,6 +67,7 @@ class RunState:
         found = decided_by_main(self._world, lambda: recover(self._folder))
         if found is not None:
             self._load(found)
+            self.statistics.keep()
 
     def _load(self, checkpoint: Checkpoint) -> None:
         record = checkpoint.record
@@ -87,23 +89,27 @@ class RunState:
         self.skipped = record["skipped"]
         self.validation = record["validation"]
 
+    def stepped(self) -> None:
+        """Take new weights into account; steps that are left out come to nothing."""
+        self.skipped = 0
+        self.statistics.accept()
+        if self.average is not None:
+            self.average.update(self._engine.network, self.step)
+
     def save(self) -> None:
         """Save this step, unless it is saved already. Collective.
 
         Raises:
-            UserError: If the save before failed, or the weights are not worth saving.
+            UserError: If the save before failed, or the state is not worth saving.
         """
         if self._saved == self.step:
             return
-        if not _finite(self._engine.network):
-            raise UserError(
-                f"step {self.step}: weights are infinite or NaN, and are not saved",
-                mend="lower --recipe.optimizer.lr, or clip with --recipe.optimizer.clip",
-            )
+        self._check_finite()
         self._saved = self.step
         shared, own = self._tensors()
-        with self.averaged():
-            weights = self._engine.weights()
+        # Nothing is gathered into the network for it: a save must not change what trains on.
+        average = self.average
+        weights = self._engine.weights() if average is None else gather_on_main(average.shadow.items())
         # Counts of batches have no moving average.
         mean = {name.removeprefix("mean/"): value for name, value in shared.items()}
         names = self._engine.network.state_dict().keys() if self._world.is_main else ()
@@ -117,27 +123,34 @@ class RunState:
             export=(weights, self._meta | self._moment()),
         )
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Let the network carry the average of its weights inside the block, if there is one."""
-        if self.average is None:
-            yield
-            return
-        with self.average.in_place(self._engine.network):
-            yield
-
     def _tensors(self) -> tuple[Tensors, Tensors]:
         """Return what belongs to all ranks beside the engine's state, and what is this rank's own."""
         network = self._engine.network
-        shared = {f"mean/{name}": value for name, value in batchnorm.averaged_statistics(network).items()}
         own = batchnorm.running_statistics(network)
+        shared = {f"mean/{name}": value for name, value in batchnorm.averaged(own).items()}
         if self.average is not None:
-            with self.averaged():
-                mean = batchnorm.averaged_statistics(network)
-            shared |= {f"ema/{name}": mean[name] for name in self.average.statistics}
+            mean = batchnorm.averaged(self.average.statistics)
+            shared |= {f"ema/{name}": value for name, value in mean.items()}
             shared |= {f"ema/{name}": value for name, value in self.average.shadow.items()}
             own |= {f"ema/{name}": value.cpu().clone() for name, value in self.average.statistics.items()}
         return shared, own
+
+    def _check_finite(self) -> None:
+        average = self.average
+        kinds: dict[str, bool] = {
+            "weights": _finite(self._engine.network.parameters()),
+            "running statistics": bool(self.statistics.look()),
+            "averaged weights": average is None or _finite(average.tensors()),
+            "the optimizer's state": _finite(self._engine.moments()),
+        }
+        bad = torch.tensor([float(not finite) for finite in kinds.values()])
+        dist.all_reduce(bad)
+        names = [name for name, ranks in zip(kinds, bad.tolist(), strict=True) if ranks]
+        if names:
+            raise UserError(
+                f"step {self.step}: {' and '.join(names)} are infinite or NaN, and are not saved",
+                mend="lower --recipe.optimizer.lr, or clip with --recipe.optimizer.clip",
+            )
 
     def _marker(self) -> dict[str, Any]:
         return {
@@ -158,9 +171,6 @@ class RunState:
         )
 
 
-def _finite(network: nn.Module) -> bool:
-    """Return whether all weights on all ranks are finite. Collective."""
-    own = all(bool(local(parameter).isfinite().all()) for parameter in network.parameters())
-    agreed = torch.tensor([float(own)])
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-    return bool(agreed.item())
+def _finite(tensors: Iterable[torch.Tensor]) -> bool:
+    found = [local(tensor).isfinite().all() for tensor in tensors]
+    return not found or bool(torch.stack(found).all())

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain import batchnorm
-from pretrain.engines import Engine
+from pretrain.engines import Engine, Update
 from pretrain.liveness import COMPUTING, READING, SAVING, VALIDATING, WAITING, WRITING, Liveness
 from pretrain.loading import Batch, StepSampler
 from pretrain.objective import Objective
@@ -31,6 +32,24 @@ from shards.shardset import ShardSet
 
 # Sample keys that an error names before it points to the file that has them all.
 _NAMED = 16
+
+
+class _Word(NamedTuple):
+    """What the ranks tell each other after a backward pass.
+
+    Attributes:
+        loss: Mean over the ranks.
+        overflowed: Whether running statistics of one are not finite.
+        stopped: Whether one was asked to stop.
+        failed: Whether the save of one failed.
+        ranks: What each did by itself.
+    """
+
+    loss: float
+    overflowed: bool
+    stopped: bool
+    failed: bool
+    ranks: list[OwnTime]
 
 
 class Trainer:
@@ -140,49 +159,53 @@ class Trainer:
         with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
             loss = self.objective.backward(self.engine, batch, state.step)
         with self.liveness.phase(WAITING):
-            mean, stopped, failed, ranks = self._agree(loss)
+            word = self._agree(loss)
         self.liveness.stepped()
         with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
-            norm = self._update(batch, mean, lr)
+            norm, applied = self._update(batch, word, lr)
         state.step += 1
         with self.liveness.phase(WRITING):
             seconds = time.perf_counter() - start
-            self.recorder.step(state.step, StepReport(mean, lr, norm, seconds, waited, ranks))
-        if failed:
+            report = StepReport(word.loss, lr, norm, seconds, waited, word.ranks, applied)
+            self.recorder.step(state.step, report)
+        if word.failed:
             state.saver.wait()
-        return stopped
+        return word.stopped
 
-    def _agree(self, loss: torch.Tensor) -> tuple[float, bool, bool, list[OwnTime]]:
-        """Return the mean loss over the ranks, whether one was stopped or its save failed, what each did."""
+    def _agree(self, loss: torch.Tensor) -> _Word:
+        """Learn how the step went on all ranks. Collective."""
         stopped, failed = self.stop.signal is not None, self.state.saver.failed
         # On the device of the loss: the one wait for it is that for the answer.
         size, each = self.world.size, len(OwnTime._fields)
         own = [0.0] * (each * size)
         own[each * self.world.rank : each * (self.world.rank + 1)] = self.stopwatch.tell()
-        word = torch.tensor([0.0, float(stopped), float(failed), *own], device=self.engine.device)
+        word = torch.tensor([0.0, 0.0, float(stopped), float(failed), *own], device=self.engine.device)
         word[0] = loss.detach()
+        word[1] = self.state.statistics.look().logical_not()
         dist.all_reduce(word)
-        total, stops, failures, *told = word.tolist()
+        total, overflowed, stops, failures, *told = word.tolist()
         ranks = [OwnTime(*told[at : at + each]) for at in range(0, len(told), each)]
-        return total / size, bool(stops), bool(failures), ranks
+        return _Word(total / size, bool(overflowed), bool(stops), bool(failures), ranks)
 
-    def _update(self, batch: Batch, loss: float, lr: float) -> float:
-        """Update the weights, unless loss or gradient is not finite; return the norm of the gradient."""
-        if not math.isfinite(loss):
-            self._leave_out(batch, f"the loss is {loss}")
+    def _update(self, batch: Batch, word: _Word, lr: float) -> Update:
+        """Update the weights, unless something is not finite; then the step leaves nothing behind."""
+        if word.overflowed or not math.isfinite(word.loss):
             self.engine.discard()
-            return 0.0
-        norm = self.engine.step(lr)
-        if not math.isfinite(norm):
-            self._leave_out(batch, f"the norm of the gradient is {norm}")
-            return norm
-        self.objective.after_step(self.engine)
-        self.state.skipped = 0
-        if self.state.average is not None:
-            self.state.average.update(self.engine.network, self.state.step)
-        return norm
+            self.state.statistics.take_back()
+            finite = math.isfinite(word.loss)
+            self._count(batch, "running statistics overflow" if finite else f"the loss is {word.loss}")
+            return Update(0.0, applied=False)
+        update = self.engine.step(lr)
+        if update.applied:
+            self.objective.after_step(self.engine)
+            self.state.stepped()
+            return update
+        self.state.statistics.take_back()
+        if not math.isfinite(update.norm):
+            self._count(batch, f"the norm of the gradient is {update.norm}")
+        return update
 
-    def _leave_out(self, batch: Batch, why: str) -> None:
+    def _count(self, batch: Batch, why: str) -> None:
         """Count a step that is left out, and stop where too many were left out in a row. Collective."""
         self.state.skipped += 1
         if self.state.skipped <= self.recipe.skip_nonfinite:
@@ -214,13 +237,13 @@ class Trainer:
         if self.validation is None:
             return
         losing, phase = self.recorder.ledger.losing("validation"), self.liveness.phase(VALIDATING)
-        with losing, phase, self.state.averaged():
+        with losing, phase:
             self.state.validation = validate(
                 self.engine,
                 self.objective,
                 self.validation,
                 self.world,
-                self.recipe.model.batch_norm,
+                average=self.state.average,
                 workers=self.recipe.data.workers,
             )
         self.recorder.tell("validation", self.state.step, self.state.validation)

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from nml import digits
 from nml.errors import UserError
-from nml.recipe import BatchNormMode
-from pretrain.batchnorm import averaged_statistics, running_statistics, set_statistics, set_training
+from pretrain.ema import Average
 from pretrain.engines import Engine
+from pretrain.evaluation import evaluated
 from pretrain.loading import worker_processes
 from pretrain.objective import Objective
 from pretrain.world import World
@@ -94,20 +94,17 @@ def validate(
     objective: Objective,
     data: ValidationData,
     world: World,
-    mode: BatchNormMode,
     *,
+    average: Average | None,
     workers: int,
 ) -> dict[str, Any]:
     """Return top-1 and top-5 accuracy in [0, 1]. Collective: every rank takes its share.
 
-    Running statistics are averaged over the ranks for the occasion, and put back. Large sets are
-    read by ``workers`` processes.
+    The network carries ``average`` for the occasion, if there is one. Large sets are read by ``workers``
+    processes.
     """
-    own = running_statistics(engine.network)
-    set_statistics(engine.network, averaged_statistics(engine.network))
-    engine.network.eval()
     counts = torch.zeros(3, dtype=torch.float64)
-    with torch.no_grad():
+    with evaluated(engine, average):
         score = objective.scorer(engine)
         for images, labels in _share(data, world, workers):
             scores = score(images.to(engine.device, non_blocking=True)).cpu()
@@ -115,8 +112,6 @@ def validate(
             best = scores.topk(min(5, scores.shape[1]), dim=1).indices
             hits = (best == labels[:, None])[real]
             counts += torch.tensor([hits[:, 0].sum(), hits.sum(), real.sum()], dtype=torch.float64)
-    set_statistics(engine.network, own)
-    set_training(engine.network, mode)
     dist.all_reduce(counts)
     top1, top5, number = counts.tolist()
     return {"data": data.name, "num_samples": int(number), "top1": top1 / number, "top5": top5 / number}

@@ -5,10 +5,11 @@ ddp is the numerical reference; fsdp and deepspeed are held to its losses and we
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -21,6 +22,19 @@ from pretrain.engines.deepspeed_config import read_own
 Tensors = dict[str, torch.Tensor]
 # Graphs of one piece of code: ResNet-152 has 50 blocks of a class.
 _GRAPHS = 256
+
+
+class Update(NamedTuple):
+    """What became of a step.
+
+    Attributes:
+        norm: Norm of the gradient before clipping, 0 where nothing asks for it; infinite or NaN where that is
+            why the step was left out.
+        applied: Whether the weights were updated. fp16 leaves steps out while it looks for its scale.
+    """
+
+    norm: float
+    applied: bool
 
 
 class Engine(Protocol):
@@ -48,15 +62,20 @@ class Engine(Protocol):
         """Add the gradient of a micro-batch's share of the rank's loss. Gradients average over ranks."""
         ...
 
-    def step(self, lr: float) -> float:
-        """Clip, update the weights, clear the gradients; return the norm before (0: no clipping).
-
-        A norm that is infinite or NaN means that no weight was updated.
-        """
+    def step(self, lr: float) -> Update:
+        """Clip, update the weights where the gradient is finite, clear the gradients. Collective."""
         ...
 
     def discard(self) -> None:
-        """Clear the gradients without an update."""
+        """Clear the gradients of a whole step without an update. Collective."""
+        ...
+
+    def release(self) -> None:
+        """Let go of what a forward pass without a backward pass has left gathered."""
+        ...
+
+    def moments(self) -> Iterable[torch.Tensor]:
+        """Return this rank's part of the optimizer's state."""
         ...
 
     def clamp(self, name: str, low: float, high: float) -> None:
@@ -83,6 +102,13 @@ class Engine(Protocol):
         ``own`` must be empty where the world size is another one now.
         """
         ...
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this rank's part of a tensor, without its gradient."""
+    detached = tensor.detach()
+    part: torch.Tensor = detached.to_local() if hasattr(detached, "to_local") else detached
+    return part
 
 
 def check_engine(name: str, recipe: Recipe) -> None:

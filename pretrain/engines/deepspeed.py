@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +22,9 @@ from torch import nn
 from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
-from pretrain.engines import Tensors
+from pretrain.engines import Tensors, Update
 from pretrain.engines.deepspeed_config import deepspeed_config
-from pretrain.engines.native import device_of_rank
+from pretrain.engines.native import device_of_rank, tensors_of
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.tensorfiles import read_tensors, write_tensors
 from pretrain.world import from_main
@@ -49,7 +49,6 @@ class DeepSpeedEngine:
         self.network = network
         self._recipe = recipe
         self._accumulation = accumulation
-        self._bad = False
         optimizer = build_optimizer(
             recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
         )
@@ -91,43 +90,49 @@ class DeepSpeedEngine:
         yield
 
     def backward(self, loss: torch.Tensor) -> None:
-        """See :class:`pretrain.engines.Engine`. Decides here what must not reach ZeRO's buckets."""
-        if self._accumulation == 1:
-            finite = torch.isfinite(loss.detach()).float()
-            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-            self._bad = not bool(finite.item())
-            if self._bad:
-                return
+        """See :class:`pretrain.engines.Engine`."""
         # DeepSpeed divides by the number of micro-batches; the objective has done so already.
         self._engine.backward(loss * self._accumulation)
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float) -> Update:
         """See :class:`pretrain.engines.Engine`."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         limit = self._recipe.optimizer.clip
-        if limit and self._recipe.engine.zero_stage == 0:
-            norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
-            if math.isfinite(norm):
-                self._engine.step()
-            else:
-                self._engine.zero_grad()
-            return norm
+        if self._recipe.engine.zero_stage > 0:
+            self._engine.step()
+            # ZeRO leaves a step out by itself where the norm is not finite, and says so by inf.
+            applied = bool(self._engine.was_step_applied())
+            norm = float(self._engine.get_global_grad_norm() or 0.0) if limit or not applied else 0.0
+            return Update(norm, applied)
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), limit)) if limit else 0.0
+        if not math.isfinite(norm):
+            self._engine.zero_grad()
+            return Update(norm, applied=False)
         self._engine.step()
-        # ZeRO leaves a step out by itself where the norm is not finite, and says so by inf.
-        return float(self._engine.get_global_grad_norm() or 0.0) if limit else 0.0
+        return Update(norm, applied=True)
 
     def discard(self) -> None:
-        """See :class:`pretrain.engines.Engine`.
+        """See :class:`pretrain.engines.Engine`. ZeRO lets go of gradients in a step of its own alone."""
+        if self._recipe.engine.zero_stage == 0:
+            self._engine.zero_grad()
+            return
+        from deepspeed.utils import safe_set_full_grad
 
-        Raises:
-            UserError: With gradient accumulation, where ZeRO holds part of the step already.
-        """
-        if not self._bad:
-            raise UserError(
-                "deepspeed cannot take back a step of several micro-batches whose loss is not finite",
-                mend="--recipe.engine.micro_batch 0, or --engine ddp",
-            )
+        for parameter in self.network.parameters():
+            whole = getattr(parameter, "ds_numel", parameter.numel())
+            # The last rank's part may end beyond the parameter.
+            safe_set_full_grad(parameter, torch.full((whole + dist.get_world_size(),), math.nan))
+        self._engine.step()
+        if self._engine.was_step_applied():
+            raise RuntimeError("deepspeed has updated weights in a step that it was to leave out")
+
+    def release(self) -> None:
+        """See :class:`pretrain.engines.Engine`: ZeRO frees them as a forward pass without gradients ends."""
+
+    def moments(self) -> Iterable[torch.Tensor]:
+        """See :class:`pretrain.engines.Engine`."""
+        return tensors_of(getattr(self._optimizer, "optimizer", self._optimizer))
 
     def clamp(self, name: str, low: float, high: float) -> None:
         """See :class:`pretrain.engines.Engine`. ZeRO updates copies of the parameters: those count."""

@@ -34,6 +34,7 @@ _REFUSED = {
 }
 # The share of the optimizer's state that lies in the host's memory.
 _OFFLOADED = "zero_optimization.offload_optimizer.ratio"
+_NORM = "zero_optimization.compute_grad_norm"
 
 
 def deepspeed_config(recipe: Recipe, *, accumulation: int, world_size: int) -> dict[str, Any]:
@@ -75,8 +76,8 @@ def read_own(path: Path) -> dict[str, Any]:
     """Return a user's DeepSpeed JSON.
 
     Raises:
-        UserError: If it is no JSON object, has sections that are the recipe's to decide, or offloads a part
-            of the optimizer's state.
+        UserError: If it is no JSON object, has sections that are the recipe's to decide, offloads a part
+            of the optimizer's state, or switches off what tells of steps that are not finite.
     """
     where = f"recipe.engine.deepspeed_config {path}"
     try:
@@ -93,6 +94,10 @@ def read_own(path: Path) -> dict[str, Any]:
         switched_off = isinstance(section, dict) and section.get("enabled") is False
         if section not in (None, "auto") and not switched_off:
             raise UserError(f"{where}: {name}: the recipe decides that", mend=f"leave it out; see {flag}")
+    if _at(own, _NORM) is False:
+        raise UserError(
+            f"{where}: {_NORM} false: by the norm ZeRO knows a step that is not finite", mend="leave it out"
+        )
     ratio = _at(own, _OFFLOADED)
     if ratio not in (None, "auto", 1):
         raise UserError(

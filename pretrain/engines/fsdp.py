@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from nml.recipe import Recipe
 from nml.run_options import EngineName
@@ -48,3 +48,9 @@ class FsdpEngine(NativeEngine):
         """See :class:`pretrain.engines.Engine`."""
         self.network.set_requires_gradient_sync(last)  # type: ignore[operator]
         yield
+
+    def release(self) -> None:
+        """See :class:`pretrain.engines.Engine`. The root waits for a backward pass to be sharded again."""
+        for module in self.network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()

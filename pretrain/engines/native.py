@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from nml.recipe import Recipe
 from nml.run_options import EngineName
-from pretrain.engines import Tensors
+from pretrain.engines import Tensors, Update, local
 from pretrain.optimizers import build_optimizer, parameter_groups
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,7 +62,7 @@ class NativeEngine:
         """See :class:`pretrain.engines.Engine`."""
         self._scaler.scale(loss).backward()
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float) -> Update:
         """See :class:`pretrain.engines.Engine`."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -70,19 +70,18 @@ class NativeEngine:
         if self._recipe.optimizer.clip:
             self._scaler.unscale_(self.optimizer)
             norm = self._clip(self._recipe.optimizer.clip)
-            if not math.isfinite(norm) and not self._scaler.is_enabled():
-                # Clipping by it would make every weight NaN.
-                self.optimizer.zero_grad()
-                return norm
         if self._scaler.is_enabled():
-            norm = self._scaled_step(norm)
+            update = self._scaled_step(norm)
         else:
-            self.optimizer.step()
+            # Clipping by it would make every weight NaN.
+            update = Update(norm, applied=math.isfinite(norm))
+            if update.applied:
+                self.optimizer.step()
         self.optimizer.zero_grad()
-        return norm
+        return update
 
-    def _scaled_step(self, norm: float) -> float:
-        """Update the weights, unless a gradient overflowed; return the norm.
+    def _scaled_step(self, norm: float) -> Update:
+        """Update the weights, unless a gradient overflowed.
 
         The scaler leaves out by itself a step that overflowed, and scales less from then on. That is how it
         finds its scale. Below 1 it is not the scale that overflows.
@@ -92,8 +91,8 @@ class NativeEngine:
         self._scaler.update()
         after = self._scaler.get_scale()
         if after < min(before, 1.0):
-            return math.inf
-        return norm if math.isfinite(norm) else 0.0
+            return Update(math.inf, applied=False)
+        return Update(norm if math.isfinite(norm) else 0.0, applied=after >= before)
 
     def _clip(self, limit: float) -> float:
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
@@ -103,11 +102,16 @@ class NativeEngine:
         """See :class:`pretrain.engines.Engine`."""
         self.optimizer.zero_grad()
 
+    def release(self) -> None:
+        """See :class:`pretrain.engines.Engine`: whole weights stay as they are."""
+
+    def moments(self) -> Iterable[torch.Tensor]:
+        """See :class:`pretrain.engines.Engine`."""
+        return tensors_of(self.optimizer)
+
     def clamp(self, name: str, low: float, high: float) -> None:
         """See :class:`pretrain.engines.Engine`."""
-        parameter: Any = self.network.get_parameter(name).detach()
-        local = parameter.to_local() if hasattr(parameter, "to_local") else parameter
-        local.clamp_(low, high)
+        local(self.network.get_parameter(name)).clamp_(low, high)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See :class:`pretrain.engines.Engine`."""
@@ -144,7 +148,16 @@ class NativeEngine:
         shared.update(state["shared"])
 
     def _state(self, shared: Tensors, own: Tensors) -> dict[str, Any]:
+        fresh = not self.optimizer.state
         network, optimizer = get_state_dict(self.network, self.optimizer, options=_FLAT)
+        if fresh:
+            # torch has filled it by a step without gradients: has counted it, and taken decay for momentum.
+            for tensor in self.moments():
+                tensor.zero_()
+            for group in self.optimizer.param_groups:
+                if "step" in group:
+                    group["step"] *= 0
+            network, optimizer = get_state_dict(self.network, self.optimizer, options=_FLAT)
         parameters = {name for name, _ in self.network.named_parameters()}
         scaler = self._scaler.state_dict() or {"scale": 1.0, "_growth_tracker": 0}
         rank = dist.get_rank()
@@ -156,6 +169,12 @@ class NativeEngine:
             "shared": shared,
             "own": {f"{rank}/{name}": tensor for name, tensor in own.items()},
         }
+
+
+def tensors_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Return the tensors of an optimizer's state: this rank's part where they are sharded."""
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return [local(value) for value in values if isinstance(value, torch.Tensor)]
 
 
 def gather_on_main(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -87,21 +87,43 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def image_set(work: Path) -> Path:
     """320 random 32 x 32 images of 4 classes, noise 0 and 0.25, in several shards."""
+    return _write_images(work, "image-set", 320, "--noise", "0", "0.25")
+
+
+@pytest.fixture(scope="session")
+def few_images(work: Path) -> Path:
+    """16 of them, for runs of which a step is an epoch."""
+    return _write_images(work, "few-images", 16)
+
+
+def _write_images(work: Path, name: str, count: int, *more: str) -> Path:
     generator = np.random.default_rng(0)
-    for number in range(320):
-        folder = work / "images" / f"class{number % 4}"
+    images = work / f"{name}-images"
+    for number in range(count):
+        folder = images / f"class{number % 4}"
         folder.mkdir(parents=True, exist_ok=True)
         pixels = generator.integers(0, 256, (32, 32, 3), np.uint8) // 2 + 32 * (number % 4)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:04d}.png")
-    return _write(work, f"imagefolder:{work / 'images'}", "image-set", "--noise", "0", "0.25")
+    return _write(work, f"imagefolder:{images}", name, *more)
 
 
 @pytest.fixture(scope="session")
 def caption_set(work: Path) -> Path:
     """128 random 32 x 32 images with captions."""
+    return _write_captions(work, "caption-set", 128)
+
+
+@pytest.fixture(scope="session")
+def few_captions(work: Path) -> Path:
+    """16 of them."""
+    return _write_captions(work, "few-captions", 16)
+
+
+def _write_captions(work: Path, name: str, count: int) -> Path:
     generator = np.random.default_rng(1)
-    with tarfile.open(work / "captions.tar", "w") as tar:
-        for number in range(128):
+    source = work / f"{name}.tar"
+    with tarfile.open(source, "w") as tar:
+        for number in range(count):
             picture = io.BytesIO()
             Image.fromarray(generator.integers(0, 256, (32, 32, 3), np.uint8)).save(picture, "PNG")
             words = " ".join(generator.choice(["red", "green", "blue", "cat", "dog", "fish"], 4))
@@ -110,7 +132,7 @@ def caption_set(work: Path) -> Path:
                 member = tarfile.TarInfo(f"{number:05d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    return _write(work, f"webdataset:{work / 'captions.tar'}", "caption-set")
+    return _write(work, f"webdataset:{source}", name)
 
 
 def _write(work: Path, source: str, name: str, *more: str) -> Path:

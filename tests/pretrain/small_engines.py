@@ -61,13 +61,16 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return images, torch.randint(0, 4, (16,), generator=generator)
 
 
-def train(engine: Engine, steps: range) -> list[float]:
+def train(engine: Engine, steps: range, *, micro_batches: int = 1) -> list[float]:
     """Take steps; return the losses and the gradients' norms."""
     told = []
     for step in steps:
-        images, labels = batch(step)
-        with engine.micro_step(last=True):
-            loss = nn.functional.cross_entropy(engine.forward(images).float(), labels)
-            engine.backward(loss)
-        told += [loss.item(), engine.step(0.01)]
+        parts = zip(*(part.chunk(micro_batches) for part in batch(step)), strict=True)
+        total = 0.0
+        for number, (images, labels) in enumerate(parts):
+            with engine.micro_step(last=number == micro_batches - 1):
+                loss = nn.functional.cross_entropy(engine.forward(images).float(), labels) / micro_batches
+                engine.backward(loss)
+            total += loss.item()
+        told += [total, engine.step(0.01).norm]
     return told

@@ -15,6 +15,9 @@ from torch import nn
 from nml.errors import UserError
 from pretrain import batchnorm
 from pretrain.batchnorm import running_statistics, set_statistics
+from pretrain.ema import Average
+from pretrain.engines import Engine, local
+from pretrain.evaluation import evaluated
 from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
 
@@ -62,7 +65,7 @@ def test_alone_ddp_takes_the_steps_of_a_bare_loop_and_copies_no_gradient() -> No
         norm = nn.utils.clip_grad_norm_(bare.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        assert engine.step(1e-3) == norm.item()
+        assert engine.step(1e-3).norm == norm.item()
     assert all(torch.equal(engine.weights()[name], weight) for name, weight in bare.named_parameters())
     # DistributedDataParallel would hold a second copy of every gradient.
     assert engine.wrapped is engine.network
@@ -94,7 +97,7 @@ def test_gradients_that_are_not_finite_change_no_weight(engine: str) -> None:
         output = trained.forward(images)
         output.register_hook(lambda gradient: gradient * math.nan)
         trained.backward(nn.functional.cross_entropy(output, labels))
-    assert not math.isfinite(trained.step(0.01))
+    assert not math.isfinite(trained.step(0.01).norm)
     after = trained.weights()
     assert all(torch.equal(before[name], after[name]) for name in before)
     # And the next step is as good as any.
@@ -102,30 +105,66 @@ def test_gradients_that_are_not_finite_change_no_weight(engine: str) -> None:
     assert not torch.equal(trained.weights()["head.weight"], before["head.weight"])
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_loss_that_is_not_finite_leaves_no_gradient_behind(engine: str) -> None:
-    calm, struck = make(engine), make(engine)
-    expected = train(calm, range(2))
-    told = train(struck, range(1))
+def test_a_step_is_discarded_whatever_its_gradients(engine: str, micro_batches: int) -> None:
+    calm, struck = (make(engine, accumulation=micro_batches, optimizer="adamw") for _ in range(2))
+    expected = train(calm, range(2), micro_batches=micro_batches)
+    told = train(struck, range(1), micro_batches=micro_batches)
     own = running_statistics(struck.network)
     images, labels = batch(7)
-    with struck.micro_step(last=True):
-        struck.backward(nn.functional.cross_entropy(struck.forward(images), labels) * math.inf)
-    struck.discard()
+    for factor in (math.inf, 1.0):
+        for number in range(micro_batches):
+            with struck.micro_step(last=number == micro_batches - 1):
+                loss = nn.functional.cross_entropy(struck.forward(images), labels)
+                struck.backward(loss * factor)
+        struck.discard()
     set_statistics(struck.network, own)
-    assert told + train(struck, range(1, 2)) == expected
-
-
-def test_deepspeed_says_that_it_cannot_take_back_micro_batches() -> None:
-    engine = make("deepspeed-1", accumulation=2)
-    with pytest.raises(UserError, match="micro_batch 0"):
-        engine.discard()
+    assert told + train(struck, range(1, 2), micro_batches=micro_batches) == expected
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_deepspeed_says_that_sgd_cannot_change_its_world_size(stage: int, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="as many processes as before"):
         make(f"deepspeed-{stage}").load(tmp_path, {}, {}, world_size=2)
+
+
+def tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    both = [*network.named_parameters(), *network.named_buffers()]
+    return {name: local(value).clone() for name, value in both}
+
+
+def take_steps(engine: Engine, average: Average) -> dict[str, torch.Tensor]:
+    """Take steps, and return the average as it is defined."""
+    expected = tensors(engine.network)
+    for step in range(5):
+        train(engine, range(step, step + 1))
+        average.update(engine.network, step)
+        decay = min(average.decay, (1 + step) / (10 + step))
+        for name, value in tensors(engine.network).items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+    return expected
+
+
+@pytest.mark.parametrize("name", [engine for engine in ENGINES if engine != "deepspeed-3"])
+def test_the_average_is_evaluated_and_what_trains_is_put_back(name: str) -> None:
+    engine = make(name)
+    average = Average(engine.network, decay=0.5)
+    expected = take_steps(engine, average)
+    before = tensors(engine.network)
+    with evaluated(engine, average):
+        found = tensors(engine.network)
+        assert not any(module.training for module in engine.network.modules())
+        engine.forward(batch(9)[0])
+    for tensor in ("head.weight", "block.norm.running_mean", "block.norm.running_var"):
+        torch.testing.assert_close(found[tensor], expected[tensor])
+        assert not torch.equal(found[tensor], before[tensor])
+    # How many batches there were is a count, of which there is no average.
+    assert found["block.norm.num_batches_tracked"] == 5
+    after = tensors(engine.network)
+    assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
+    assert all(module.training for module in engine.network.modules())
 
 
 @pytest.mark.parametrize("engine", ENGINES)

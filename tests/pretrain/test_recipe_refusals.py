@@ -62,6 +62,7 @@ def test_combinations_that_train_something_else_are_refused(engine: str, recipe:
         ('{"bf16": {"enabled": true}}', "--recipe.engine.dtype"),
         ('{"elasticity": {"enabled": true}}', "--recipe.global_batch"),
         ('{"zero_optimization": {"offload_optimizer": {"ratio": 0.5}}}', "offload_optimizer.ratio 0.5"),
+        ('{"zero_optimization": {"compute_grad_norm": false}}', "by the norm ZeRO knows"),
     ],
 )
 def test_an_own_deepspeed_file_that_contradicts_the_recipe_is_refused_early(
