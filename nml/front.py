@@ -50,6 +50,7 @@ COMMANDS = {
     "resume": Command(_LAUNCHER, ("resume",), "continue what was stopped"),
     "launch": Command(_LAUNCHER, (), "all of the launcher, writing shards and probing as jobs too"),
     "train": Command("pretrain.run", (), "one process of a run, as torchrun and the launcher start it"),
+    "curves": Command("pretrain.curves", (), "draw the curves of runs in one picture"),
     "export": Command(
         "pretrain.export", (), "write the encoder of a checkpoint for use without this project"
     ),

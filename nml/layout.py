@@ -9,6 +9,7 @@
       checkpoints/step-00000040/  complete once COMPLETE.json is there; state/, and its own export/
       export/                     the newest encoder: model.safetensors and meta.json
       logs/
+      curves.svg, curves.png      its curves; drawn once it is done
       DONE.json                   written when the last step is done
 """
 
@@ -23,6 +24,8 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 EXPORT = "export"
 LOGS = "logs"
+# With the suffixes .svg and .png.
+CURVES = "curves"
 DONE = "DONE.json"
 MARKER = "COMPLETE.json"
 STATE = "state"

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from nml.curves import metrics_lines
 from nml.files import write_bytes
 from pretrain.stragglers import Division, OwnTime, divide
 
@@ -229,12 +230,4 @@ class Metrics:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics file; one that was cut short by a crash is left out."""
-    lines: list[dict[str, Any]] = []
-    if not path.exists():
-        return lines
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            break
-    return lines
+    return list(metrics_lines(path))

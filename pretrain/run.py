@@ -15,6 +15,7 @@ from nml.files import write_bytes, write_json
 from nml.locking import held_alone
 from nml.run_options import check_extras, check_resume
 from pretrain import ending
+from pretrain.curves import draw_at_end
 from pretrain.options import Options, parse_options
 from pretrain.same_run import check_same_data, check_same_run, describe_data
 from pretrain.world import World, decided_by_main, join, leave, world_from_environment
@@ -46,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         closing.push(partial(_leave, world))
         status = train(options, text, world, started, closing)
     if world.is_main and status == 0:
+        # Nobody waits for it: the ranks have parted.
+        draw_at_end(options.run_dir)
         _say_where(options)
     return status
 

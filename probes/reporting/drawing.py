@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -15,48 +15,15 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nml.files import write_bytes
+from nml.palette import ROLES, SETTINGS
 from probes.reporting.end_labels import spread_labels
 from probes.reporting.point_labels import label_points
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
-from probes.reporting.theme import FONTS, ROLES, colour, marker
+from probes.reporting.theme import colour, marker
 
 WIDTH, HEIGHT = 4.6, 3.3  # inches a panel
 LEFT, RIGHT, TOP, BOTTOM = 0.82, 0.12, 0.4, 0.6  # margins in inches a panel, the same in all
 DPI = 160
-FONT_SIZE = 10.0
-
-SETTINGS: dict[Any, Any] = {
-    "font.family": list(FONTS),
-    "font.size": FONT_SIZE,
-    "axes.titlesize": FONT_SIZE + 1,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": ROLES["muted"].light,
-    "axes.edgecolor": ROLES["grid"].light,
-    "axes.titlecolor": ROLES["ink"].light,
-    "axes.facecolor": ROLES["surface"].light,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "figure.facecolor": ROLES["surface"].light,
-    "grid.color": ROLES["grid"].light,
-    "grid.linewidth": 0.8,
-    "text.color": ROLES["ink"].light,
-    "text.parse_math": False,
-    "xtick.color": ROLES["grid"].light,
-    "ytick.color": ROLES["grid"].light,
-    "xtick.labelcolor": ROLES["muted"].light,
-    "ytick.labelcolor": ROLES["muted"].light,
-    "ytick.left": False,
-    "ytick.minor.left": False,
-    # Text stays text: it can be searched and read aloud, and takes the reader's font.
-    "svg.fonttype": "none",
-    # Element ids are hashes of their content; without a fixed salt they differ from run to run.
-    "svg.hashsalt": "nml-report",
-}
 
 
 def save_figure(figure: Figure, folder: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from nml.palette import ROLES
 from probes.reporting.records import Kind, Series
-from probes.reporting.theme import CHARACTER_WIDTH, ROLES, colour, marker
+from probes.reporting.theme import CHARACTER_WIDTH, colour, marker
 
 SIZE = 9.0  # points
 LINE = 1.35  # line height over font size

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from matplotlib.axes import Axes
 
+from nml.palette import ROLES
 from probes.reporting.records import Panel, Point
-from probes.reporting.theme import CHARACTER_WIDTH, ROLES
+from probes.reporting.theme import CHARACTER_WIDTH
 
 SIZE = 8.0  # points
 MARK = 4.0  # half of a mark, points

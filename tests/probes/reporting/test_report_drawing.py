@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure as Canvas
 from matplotlib.transforms import Bbox
 
+from nml.palette import LEVELS, ROLES
 from probes.reporting.drawing import panel_svg
 from probes.reporting.end_labels import apart
 from probes.reporting.inline_svg import inline
 from probes.reporting.point_labels import label_points
 from probes.reporting.records import Figure, Panel, Point, Series
-from probes.reporting.theme import LEVELS, ROLES, colour_role, marker
+from probes.reporting.theme import colour_role, marker
 
 
 def luminance(colour: str) -> float:
