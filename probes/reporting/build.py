@@ -14,6 +14,7 @@ from probes.reporting.sections import (
     heads,
     method,
     noise,
+    pretraining,
     provenance,
     runtime,
     spectra,
@@ -34,6 +35,7 @@ SECTIONS = (
     spectra.section,
     downstream.section,
     runtime.section,
+    pretraining.section,
     ablations.section,
 )
 
