@@ -75,6 +75,7 @@ def test_more_shards_than_a_process_may_open_are_read_and_all_are_closed(
         # A reader that is gone has closed what it opened.
         dataset = ShardDataset(shard_set, "n20")
         assert sum(1 for sample in range(FILES) if dataset[sample].image.size == (16, 16)) == FILES
+    del dataset
     reader = ShardReader(shard_set)
     before = len(list(Path("/proc/self/fd").iterdir()))
     for sample in range(FILES):
