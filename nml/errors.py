@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 # A library of models has more names than a line can show; the near matches are named beside them.
 MOST_NAMES = 60
@@ -32,6 +34,26 @@ class UserError(Exception):
             parts.append(mend)
         # A path or a third party's message may hold newlines; the promise is one line.
         super().__init__(" ".join("; ".join(parts).split()))
+
+
+def import_extra(module: str, extra: str, what: str) -> Any:
+    """Return a module that only an extra installs.
+
+    Args:
+        module: The module.
+        extra: Name of the extra.
+        what: What needs it, for the error.
+
+    Raises:
+        UserError: If it is not installed; names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{what}: the package {module} is not installed",
+            mend=f"pip install 'noisy-model-learning[{extra}]'",
+        ) from error
 
 
 def unknown_name(what: str, found: str, known: Iterable[str], *, mend: str = "") -> UserError:

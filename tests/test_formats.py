@@ -19,7 +19,9 @@ import pytest
 from PIL import Image
 
 from nml.errors import UserError
+from nml.stored_images import StoredImages
 from probes.tasks import Task, open_task
+from probes.tasks.own_data import read_split
 from shards import write
 
 LABELS = [0, 1, 0, 1, 1, 0]
@@ -71,7 +73,8 @@ def classes_in_tar(path: Path, form: str = "{}", extension: str = "cls") -> Path
 
 
 def parquet(path: Path, **columns: Any) -> Path:
-    pq.write_table(pa.table(columns), path, row_group_size=4)
+    table = pa.table(columns)
+    pq.write_table(table, path, row_group_size=max(4, len(table) // 3))
     return path
 
 
@@ -237,8 +240,13 @@ def _cut(path: Path) -> Path:
     return path
 
 
-def _dangling(root: Path) -> Path:
-    (root / "cat" / "gone.png").symlink_to("nowhere")
+def _linked(root: Path, target: str) -> Path:
+    (root / "cat" / "gone.png").symlink_to(target)
+    return root
+
+
+def _renamed(root: Path) -> Path:
+    (root / "dog" / "1.png").rename(os.fsdecode(bytes(root / "dog") + b"/\xff.png"))
     return root
 
 
@@ -274,7 +282,17 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "no-label": ("parquet", a_parquet(image=IMAGES, x=LABELS), "no label .*column found.* columns: image, x"),
     "no-file": ("parquet", lambda at: at / "gone.parquet", r"there is no file .*gone\.parquet"),
     "no-images": ("imagefolder", _bare, "no image in the 1 folders"),
-    "dangling": ("imagefolder", lambda at: _dangling(folder(at / "pets")), "gone.png is a link to nothing"),
+    "loop": ("imagefolder", lambda at: _linked(folder(at / "pets"), "../cat"), "Too many levels of symbolic"),
+    "no-utf8": (
+        "imagefolder",
+        lambda at: _renamed(folder(at / "pets")),
+        r"the name 'dog/\\udcff.png' is no UTF-8",
+    ),
+    "dangling": (
+        "imagefolder",
+        lambda at: _linked(folder(at / "pets"), "nowhere"),
+        "gone.png is a link to nothing",
+    ),
     "ragged": ("csv", lambda at: _with_line(a_csv(*WORDS)(at), "a.png,cat,more"), "line 8 has 3 columns"),
     "latin": ("csv", lambda at: _with_line(a_csv(*WORDS)(at), "a.png,ca\xe9"), "read as csv: 'utf-8'"),
 }
@@ -336,6 +354,18 @@ def test_texts_of_a_csv_and_splits_inside_one_argument(tmp_path: Path) -> None:
     assert len(open_task(f"imagefolder:{images.parent},test=val,validation=val").train.keys) == 12
     with pytest.raises(UserError, match=r"no folder .*pets/test"):
         open_task(f"imagefolder:{images.parent}")
+
+
+def test_images_of_a_large_table_are_each_found_in_their_row(tmp_path: Path) -> None:
+    images = [str(number).encode() for number in range(9000)]
+    path = parquet(tmp_path / "x.parquet", image=images, label=[number % 2 for number in range(9000)])
+    split = read_split("parquet", str(path), {})
+    assert [StoredImages(split.places)[row] for row in (0, 4095, 4096, 8999)] == [
+        b"0",
+        b"4095",
+        b"4096",
+        b"8999",
+    ]
 
 
 def test_captions_are_no_task(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nml.errors import UserError
+from nml.errors import UserError, import_extra
 from probes.encoders.encoder import EncoderInfo
 from probes.samples import Content
 
@@ -77,12 +77,7 @@ class ApiEncoder:
     def __init__(
         self, info: EncoderInfo, endpoint: Endpoint, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise UserError(
-                "--encoder api: httpx is not installed", mend="pip install 'noisy-model-learning[api]'"
-            ) from error
+        httpx = import_extra("httpx", "api", "--encoder api")
         self.info = info
         self.batch_size = endpoint.batch
         self.tokens = 0

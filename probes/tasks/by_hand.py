@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nml.errors import UserError
+from nml.delimited import Line, read_lines
+from nml.errors import UserError, import_extra
 
 Row = Mapping[str, Any]
 
@@ -40,13 +41,7 @@ def read_tables(folder: Path) -> Iterator[Row]:
 
 
 def _saved(folder: Path) -> Iterator[Row]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            f"{folder}: the library datasets is not installed",
-            mend="pip install 'noisy-model-learning[huggingface]'",
-        ) from error
+    datasets = import_extra("datasets", "huggingface", str(folder))
     try:
         data = datasets.load_from_disk(str(folder))
     # Arrow, JSON and the library's own errors.
@@ -57,37 +52,22 @@ def _saved(folder: Path) -> Iterator[Row]:
         yield from split
 
 
-class _Tabs(csv.excel_tab):
-    quoting = csv.QUOTE_NONE
+def _table(path: Path, kind: str, names: Sequence[str] = ()) -> Iterator[Row]:
+    # Some of these files are older than the habit of UTF-8; a wrong letter is no reason to lose a row.
+    lines = read_lines(path, kind, errors="replace")
+    header = names or next(lines, Line(0, [])).values
+    for number, values in lines:
+        # PIT-2015 ends its lines with a tab, or not.
+        if len(values) < len(header) and not names:
+            raise UserError(
+                f"{path}: line {number} has no {header[len(values)]}", mend="fetch the file again"
+            )
+        yield dict(zip(header, values, strict=False))
 
 
-def _tabs(path: Path) -> Iterator[Row]:
-    return _table(path, _Tabs)
-
-
-def _commas(path: Path) -> Iterator[Row]:
-    return _table(path, csv.excel)
-
-
-def _pit(path: Path) -> Iterator[Row]:
-    return _table(path, _Tabs, PIT_COLUMNS)
-
-
-def _table(path: Path, dialect: type[csv.Dialect], names: tuple[str, ...] | None = None) -> Iterator[Row]:
-    try:
-        # Some of these files are older than the habit of UTF-8; a wrong letter is no reason to lose a row.
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader: csv.DictReader[str] = csv.DictReader(file, names, dialect=dialect)
-            for row in reader:
-                short = [name for name, value in row.items() if value is None]
-                # PIT-2015 ends its lines with a tab, or not.
-                if short and names is None:
-                    raise UserError(
-                        f"{path}: line {reader.line_num} has no {short[0]}", mend="fetch the file again"
-                    )
-                yield row
-    except (OSError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}", mend="fetch the file again") from error
-
-
-_READERS = {".tsv": _tabs, ".txt": _tabs, ".csv": _commas, ".data": _pit}
+_READERS: Mapping[str, Callable[[Path], Iterator[Row]]] = {
+    ".tsv": partial(_table, kind="tsv"),
+    ".txt": partial(_table, kind="tsv"),
+    ".csv": partial(_table, kind="csv"),
+    ".data": partial(_table, kind="tsv", names=PIT_COLUMNS),
+}

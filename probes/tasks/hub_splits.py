@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.cli import is_interactive
-from nml.errors import UserError
+from nml.errors import UserError, import_extra
 from probes.hub import unreachable
 
 MAIN = "main"
@@ -59,13 +59,7 @@ class HubSplits:
         Raises:
             UserError: If the library is missing or the data cannot be had.
         """
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(
-                "the library datasets is not installed",
-                mend="pip install 'noisy-model-learning[huggingface]'",
-            ) from error
+        datasets = import_extra("datasets", "huggingface", self.repository)
         if not is_interactive():
             datasets.disable_progress_bars()
         if not Path(self.repository).is_dir():

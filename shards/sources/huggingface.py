@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nml.errors import UserError
+from nml.errors import UserError, import_extra
 from nml.sources import Example, Kind, SourceSpec
 from shards.sources.columns import find_columns
-from shards.sources.splits import looks_held_out
+from shards.sources.files import looks_held_out
 
 
 class HuggingFaceSource:
@@ -62,13 +62,7 @@ class HuggingFaceSource:
 
 
 def _load(spec: SourceSpec, split: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            f"{spec.shown}: needs the datasets package",
-            mend="pip install 'noisy-model-learning[huggingface]'",
-        ) from error
+    datasets = import_extra("datasets", "huggingface", spec.shown)
     name = spec.require_argument("data set", "huggingface:cifar10")
     try:
         if Path(name).is_dir() and (Path(name) / "dataset_info.json").exists():

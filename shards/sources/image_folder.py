@@ -12,7 +12,7 @@ from typing import ClassVar
 from nml.errors import UserError
 from nml.images import SUFFIXES
 from nml.sources import ByteRange, Example, Kind, SourceSpec
-from shards.sources.splits import looks_held_out
+from shards.sources.files import looks_held_out
 
 
 class ImageFolderSource:
@@ -49,9 +49,20 @@ class ImageFolderSource:
         others: Counter[str] = Counter()
         found = False
         for name in self.classes or ():
-            for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
-                found = True
-                yield Example(relative, name, ByteRange(path, 0, size))
+            try:
+                for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
+                    found = True
+                    relative.encode()
+                    yield Example(relative, name, ByteRange(path, 0, size))
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{self._shown}: the name {error.object!r} is no UTF-8", mend="rename the file or folder"
+                ) from error
+            except OSError as error:
+                raise UserError(
+                    f"{self._shown}: {error.filename} cannot be read: {error.strerror}",
+                    mend="mend it or remove it; a link to a folder above itself never ends",
+                ) from error
         if not found:
             raise UserError(
                 f"{self._shown}: no image in the {len(self.classes or ())} folders of {self._root}",

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from nml.errors import UserError, unknown_name
 from nml.sources import Example, Kind, SourceSpec, whole_file
-from shards.sources.splits import looks_held_out
+from shards.sources.files import looks_held_out
 
 DEFAULT_ROOT = "data/torchvision"
 

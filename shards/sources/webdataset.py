@@ -8,7 +8,6 @@ folder too; its own noise is known, and noising it again must be asked for.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
@@ -21,11 +20,10 @@ from nml.set_file import SET_FILE
 from nml.sources import ByteRange, Example, Kind, SourceSpec
 from shards.setfile import SetInfo, parse_set_info
 from shards.sources.columns import LABEL
-from shards.sources.splits import Chosen, choose_split
+from shards.sources.files import files_of
 from shards.tarsamples import TarSample, tar_samples
 from shards.tarwalk import Member, walk
 
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 # Captions and metadata; a larger member is no supervision.
 _MAX_TEXT = 1 << 20
@@ -37,7 +35,7 @@ class WebDatasetSource:
     def __init__(self, spec: SourceSpec) -> None:
         spec.refuse_columns("label", "caption")
         self._spec = spec
-        self.tars, held_out_by_name = tar_files(spec)
+        self.tars, held_out_by_name = files_of(spec, "*.tar")
         self._field = spec.label_column or spec.caption_column
         self.kind: Kind = self._find_kind()
         own = _own_set(self.tars)
@@ -150,36 +148,6 @@ def read_text(descriptor: int, member: Member, tar: Path) -> str:
     if member.size > _MAX_TEXT:
         raise UserError(f"{tar}: {member.name} has {member.size:,} bytes, too many for a class or a caption")
     return os.pread(descriptor, member.size, member.offset).decode("utf-8", "replace")
-
-
-def tar_files(spec: SourceSpec) -> Chosen:
-    """Return the tars of one split that a source's argument names, sorted within each pattern."""
-    argument = str(Path(spec.require_argument("tars", "webdataset:/data/cc3m-{0000..0331}.tar")).expanduser())
-    if Path(argument).is_dir():
-        found = sorted(Path(argument).glob("*.tar"))
-    else:
-        patterns = expand(argument)
-        found = [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern)) or [pattern]]  # noqa: PTH207
-    missing = [path for path in found if not path.is_file()]
-    if missing or not found:
-        raise UserError(
-            f"{spec.shown}: there is no tar {missing[0] if missing else f'in {argument}'}",
-            mend="check the path",
-        )
-    return choose_split(spec, found)
-
-
-def expand(pattern: str) -> list[str]:
-    """Expand ranges: ``x-{00..02}.tar`` gives three names."""
-    match = _RANGE.search(pattern)
-    if not match:
-        return [pattern]
-    first, last = match.groups()
-    names = [
-        pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :]
-        for number in range(int(first), int(last) + 1)
-    ]
-    return [name for partly in names for name in expand(partly)]
 
 
 def _own_set(tars: list[Path]) -> SetInfo | None:

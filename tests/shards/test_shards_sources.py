@@ -17,7 +17,7 @@ from shards import index, write
 from shards.keys import MAX_LENGTH, key_of
 from shards.shardset import ShardSet
 from shards.sources import SOURCES, open_source
-from shards.sources.webdataset import expand
+from shards.sources.files import expand
 from shards.verify import verify
 from tests.shards.small_sources import IMAGES, LABELS, NAMES, check, make_tar, run
 

@@ -13,7 +13,7 @@ import pytest
 from nml.errors import UserError
 from shards import index
 from shards.sources import open_source
-from shards.sources.splits import looks_held_out
+from shards.sources.files import looks_held_out
 
 
 @pytest.mark.parametrize(

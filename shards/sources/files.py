@@ -1,4 +1,4 @@
-"""Splits: which files of a source belong together, by the words of their names.
+"""The files that a source names, and which of them belong together, by the words of their names.
 
 Hugging Face's ``train-00000-of-00001.parquet``, timm's ``imagenet1k-validation-07.tar`` and
 ``imagenet/val/0.tar`` all say what they are; read as one set, a test split would leak into training.
@@ -6,6 +6,7 @@ Hugging Face's ``train-00000-of-00001.parquet``, timm's ``imagenet1k-validation-
 
 from __future__ import annotations
 
+import glob
 import re
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ _SPLITS = {
     "eval": "eval",
 }
 _TRAIN = "train"
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 # A folder's longer name is a title, such as test_of_the_new_loader, where the last word alone counts.
 _MOST_WORDS = 3
 
@@ -66,7 +68,46 @@ def split_of(path: str | PurePath, folders: int = 1) -> str:
     return ""
 
 
-def choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = None) -> Chosen:
+def files_of(spec: SourceSpec, below: str) -> Chosen:
+    """Return the files of one split that a source's argument names, sorted within each pattern.
+
+    Args:
+        spec: Names a file, a folder, a pattern with ``*``, or a range such as ``cc12m-{0000..0099}.tar``.
+        below: Pattern of the files of a folder.
+
+    Raises:
+        UserError: If there is none, one of a range is missing, or the split is not clear.
+    """
+    ending = PurePath(below).suffix
+    argument = str(Path(spec.require_argument("file", f"{spec.name}:/data/train{ending}")).expanduser())
+    root = Path(argument) if Path(argument).is_dir() else None
+    if root:
+        found = sorted(root.glob(below))
+    else:
+        patterns = [(pattern, sorted(glob.glob(pattern, recursive=True))) for pattern in expand(argument)]  # noqa: PTH207 - absolute patterns
+        found = [Path(name) for pattern, names in patterns for name in names or [pattern]]
+    missing = next((str(path) for path in found if not path.is_file()), None if found else argument)
+    if missing:
+        raise UserError(
+            f"{spec.shown}: there is no file {missing}, and no {below} in it", mend="check the path"
+        )
+    return _choose_split(spec, found, root)
+
+
+def expand(pattern: str) -> list[str]:
+    """Expand ranges: ``x-{00..02}.tar`` gives three names."""
+    match = _RANGE.search(pattern)
+    if not match:
+        return [pattern]
+    first, last = match.groups()
+    names = [
+        pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :]
+        for number in range(int(first), int(last) + 1)
+    ]
+    return [name for partly in names for name in expand(partly)]
+
+
+def _choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = None) -> Chosen:
     """Return the files of one split: the one asked for, else the usual one; all if no name tells of any.
 
     Args:
