@@ -7,6 +7,7 @@ format is always told by the first bytes, and only the formats below are ever ha
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,12 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", 
 SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
 # Above the largest image of ImageNet (61 million pixels), far below what exhausts memory.
 MAX_PIXELS = 100_000_000
+
+_BEGINNING = re.compile(
+    rb"(?P<jpg>\xff\xd8\xff)|(?P<png>\x89PNG\r\n\x1a\n)|(?P<webp>RIFF....WEBP)|(?P<gif>GIF8[79]a)"
+    rb"|(?P<bmp>BM)|(?P<tiff>II\*\0|MM\0\*)|(?P<ppm>P[1-6]\s)",
+    re.DOTALL,
+)
 
 
 class BadImage(Exception):
@@ -69,19 +76,5 @@ def image_extension(head: bytes | memoryview) -> str | None:
     Args:
         head: The image's first 16 bytes, or more.
     """
-    head = bytes(head[:16])
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return "webp"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "gif"
-    if head.startswith(b"BM"):
-        return "bmp"
-    if head.startswith((b"II*\0", b"MM\0*")):
-        return "tiff"
-    if head[:2] in (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6") and head[2:3].isspace():
-        return "ppm"
-    return None
+    match = _BEGINNING.match(head[:16])
+    return match.lastgroup if match else None

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import IO, Literal, NamedTuple, Protocol, get_args
 
 from nml.errors import UserError, unknown_name
+from nml.labels import caption_value, class_value
 from nml.registry import Plugin, Registry
 
 Kind = Literal["class", "caption"]
@@ -67,6 +68,31 @@ class Example(NamedTuple):
     supervision: int | str
     image: bytes | Place
     texts: tuple[str, ...] = ()
+
+    def checked(self, kind: Kind, where: Literal["--source", "--task"]) -> int | str:
+        """Return the class, as a number or a name, or the caption.
+
+        Raises:
+            UserError: If what the source gave is none.
+        """
+        try:
+            return class_value(self.supervision) if kind == "class" else caption_value(self.supervision)
+        except ValueError as error:
+            what = "number or a name" if kind == "class" else "text"
+            column = f"--{'label' if kind == 'class' else kind}-column" if where == "--source" else "label="
+            raise UserError(
+                f"{where}: sample {self.name!r} has {error}",
+                mend=f"store a {what} a sample, or name another column with {column}",
+            ) from error
+
+    def place(self, spool: IO[bytes]) -> Place:
+        """Return where the image lies, writing it to the spool first if it came as bytes."""
+        if not isinstance(self.image, bytes):
+            return self.image
+        offset = spool.tell()
+        spool.write(self.image)
+        # The spool's own path is not told: a resumed write may name its folder differently.
+        return ByteRange("", offset, len(self.image))
 
 
 @dataclass(frozen=True, kw_only=True)

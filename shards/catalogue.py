@@ -8,10 +8,10 @@ byte range and shards can be packed in any order by any process.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.labels import caption_value, class_value
-from nml.sources import ByteRange, Cell, Example, Place, Source
+from nml.sources import ByteRange, Example, Source
 from shards.columns import BATCH, KeyColumn, hash_column
 from shards.hashing import Hashes, hash_keys
 from shards.keys import key_of, with_hash
@@ -114,57 +113,30 @@ def _schema(kind: Kind) -> pa.Schema:
 def _record_batch(
     batch: list[Example], schema: pa.Schema, spool: IO[bytes], source: Source, names: dict[str, int]
 ) -> pa.RecordBatch:
-    ranges = [_located(example.image, spool) for example in batch]
-    supervision: list[int] | list[str]
+    # A source that is read from start to end gives bytes or ranges of them, no cells.
+    places = cast("list[ByteRange]", [example.place(spool) for example in batch])
+    supervision: Sequence[int | str]
     if source.kind == "class":
         known = {name: number for number, name in enumerate(source.classes or ())}
         supervision = [_class_index(example, source, known, names) for example in batch]
     else:
-        supervision = [_caption(example) for example in batch]
+        supervision = [example.checked("caption", "--source") for example in batch]
     return pa.record_batch(
         [
             pa.array([key_of(example.name) for example in batch]),
             pa.array([example.name for example in batch]),
-            pa.array([located.path for located in ranges]),
-            pa.array([located.offset for located in ranges], pa.int64()),
-            pa.array([located.size for located in ranges], pa.int64()),
+            pa.array([place.path for place in places]),
+            pa.array([place.offset for place in places], pa.int64()),
+            pa.array([place.size for place in places], pa.int64()),
             pa.array(supervision, schema.field(5).type),
         ],
         schema=schema,
     )
 
 
-def _located(image: bytes | Place, spool: IO[bytes]) -> ByteRange:
-    """Return where an image lies, spooling it first if it came as bytes."""
-    if isinstance(image, ByteRange):
-        return image
-    if isinstance(image, Cell):
-        raise TypeError("a source that is read from start to end gives an image's bytes, or a range of them")
-    offset = spool.tell()
-    spool.write(image)
-    # The spool's own path is not stored: a resumed write may name its folder differently.
-    return ByteRange("", offset, len(image))
-
-
-def _caption(example: Example) -> str:
-    try:
-        return caption_value(example.supervision)
-    except ValueError as error:
-        raise UserError(
-            f"--source: sample {example.name!r} has {error}",
-            mend="store one text a sample, or name another column with --caption-column",
-        ) from error
-
-
 def _class_index(example: Example, source: Source, known: dict[str, int], names: dict[str, int]) -> int:
     """Return the class as an index; names that are not known are numbered as they come, downwards from -1."""
-    try:
-        value = class_value(example.supervision)
-    except ValueError as error:
-        raise UserError(
-            f"--source: sample {example.name!r} has {error}",
-            mend="store a number or a name a sample, or name another column with --label-column",
-        ) from error
+    value = example.checked("class", "--source")
     if isinstance(value, str):
         return known[value] if value in known else names.setdefault(value, -1 - len(names))
     if source.classes is not None and value >= len(source.classes):

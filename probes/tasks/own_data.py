@@ -9,28 +9,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from nml.errors import UserError
-from nml.labels import class_value
-from nml.sources import SOURCES, ByteRange, Example, Place, Source, SourceSpec
+from nml.sources import SOURCES, Place, Source, SourceSpec
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
 from probes.tasks.task import Task, TaskRecord
 
 COLUMNS = ("image", "text", "pair", "label", "key")
 SPLITS = ("train", "test")
-_NOTES = {
-    "parquet": "images (bytes, a struct with bytes, or paths) or texts, a file, a folder or a pattern each",
-    "csv": "paths of images, or texts; header=yes or no says what the first line is where that is not plain",
-    "tsv": "paths of images, or texts; header=yes or no says what the first line is where that is not plain; "
-    "without a header the last column is the label",
-    "imagefolder": "a folder a class in each",
-    "webdataset": "tars or folders of them; label=FIELD reads the label from that field of the json member",
-    "wds": "another name of webdataset",
-    "huggingface": "data sets of the hub or saved folders; train=SPLIT and test=SPLIT name splits",
-    "torchvision": "classification sets, NAME or NAME:FOLDER; train=SPLIT and test=SPLIT name splits",
-}
 
 
 class OwnDataTask:
@@ -49,7 +36,7 @@ class OwnDataTask:
             source=f"your own data: {name}:TRAIN,TEST[,OOD]; {'=, '.join(COLUMNS)}= name columns",
             revision="hash of the content",
             licence="yours",
-            note=_NOTES.get(name, ""),
+            note=(SOURCES.load(name).__doc__ or "").partition("\n")[0],
         )
 
     def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
@@ -113,11 +100,11 @@ def read_split(
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - the split's samples are read from it
     for example in source:
         keys.append(example.name)
-        labels.append(_label(example, spec))
+        labels.append(example.checked("class", "--task"))
         if example.texts:
             texts.append(example.texts)
         else:
-            places.append(_place(example.image, spool))
+            places.append(example.place(spool))
     spool.flush()
     if not keys:
         raise UserError(f"{spec.shown}: no samples in {argument}", mend="check the path and the split")
@@ -132,25 +119,6 @@ def read_split(
     return RawSplit(keys, labels, names, places, texts, spool)
 
 
-def _label(example: Example, spec: SourceSpec) -> int | str:
-    try:
-        return class_value(example.supervision)
-    except ValueError as error:
-        raise UserError(
-            f"{spec.shown}: sample {example.name!r} has {error}",
-            mend="remove it, or name another column: label=COLUMN",
-        ) from error
-
-
 def _named(label: int | str, classes: tuple[str, ...] | None) -> str:
     """Return a class as a name: numbers among names are names, too."""
     return classes[label] if classes and isinstance(label, int) else str(label)
-
-
-def _place(image: bytes | Place, spool: IO[bytes]) -> Place:
-    """Return where an image lies, spooling it first if it came as bytes."""
-    if not isinstance(image, bytes):
-        return image
-    offset = spool.tell()
-    spool.write(image)
-    return ByteRange("", offset, len(image))

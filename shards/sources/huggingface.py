@@ -13,7 +13,7 @@ from shards.sources.files import looks_held_out
 
 
 class HuggingFaceSource:
-    """One split, ``train`` unless ``--split`` says otherwise; encoded images are taken as they are."""
+    """A data set of the Hugging Face hub, or a folder that it saved; encoded images are taken as they are."""
 
     parent: dict[str, str] | None = None
 

@@ -32,7 +32,7 @@ Row = Sequence[Any]
 
 
 class TableSource:
-    """Rows of one or more tables of one format, in the order of their file names."""
+    """Rows of parquet, csv or tsv files: images (bytes, paths, or structs of both) or texts, with a class."""
 
     parent: dict[str, str] | None = None
 

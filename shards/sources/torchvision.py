@@ -20,7 +20,7 @@ DEFAULT_ROOT = "data/torchvision"
 
 
 class TorchvisionSource:
-    """A classification data set of torchvision; downloaded where torchvision can and must."""
+    """A classification data set of torchvision, NAME or NAME:FOLDER; downloaded where it can and must be."""
 
     kind: ClassVar[Kind] = "class"
     parent: dict[str, str] | None = None

@@ -30,7 +30,7 @@ _MAX_TEXT = 1 << 20
 
 
 class WebDatasetSource:
-    """Samples of WebDataset tars, in order of the tars' names."""
+    """Samples of WebDataset tars, in order of the tars' names; their class is a .cls or a field of .json."""
 
     def __init__(self, spec: SourceSpec) -> None:
         spec.refuse_columns("label", "caption")
@@ -45,7 +45,7 @@ class WebDatasetSource:
 
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
-            with _opened(tar) as descriptor:
+            with tar.open("rb", buffering=0) as file:
                 for sample in tar_samples(walk(tar)):
                     image = sample.image()
                     if image is None:
@@ -53,7 +53,7 @@ class WebDatasetSource:
                             f"{tar}: sample {sample.base!r} has no image",
                             mend="leave the tar out, or pack it anew with each sample's files side by side",
                         )
-                    supervision = self.supervision(sample, descriptor, tar)
+                    supervision = self.supervision(sample, file.fileno(), tar)
                     # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
                     name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
                     yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
@@ -78,8 +78,8 @@ class WebDatasetSource:
             return "caption"
         fields: object = {}
         if "json" in members:
-            with _opened(self.tars[0]) as descriptor, contextlib.suppress(ValueError):
-                fields = json.loads(read_text(descriptor, members["json"], self.tars[0]))
+            with self.tars[0].open("rb", buffering=0) as file, contextlib.suppress(ValueError):
+                fields = json.loads(read_text(file.fileno(), members["json"], self.tars[0]))
         self._field = next((name for name in LABEL if isinstance(fields, dict) and name in fields), "")
         if self._field:
             return "class"
@@ -128,15 +128,6 @@ def _class_of(value: object) -> int | str:
         return class_value(value)
     text = value.strip()
     return class_value(int(text)) if _WHOLE.fullmatch(text) else class_of_text(text)
-
-
-@contextlib.contextmanager
-def _opened(tar: Path) -> Iterator[int]:
-    descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def read_text(descriptor: int, member: Member, tar: Path) -> str:

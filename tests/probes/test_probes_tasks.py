@@ -17,9 +17,11 @@ from own_files import png, write_folder, write_table
 from PIL import Image
 
 from nml.errors import UserError
+from nml.sources import SOURCES
 from probes.results import read_rows
 from probes.run import main
 from probes.tasks import TASKS, open_task, remembered
+from probes.tasks.registry import task_source
 from probes.tasks.shifts import SHIFTS, VERSION
 
 GOLDEN = {
@@ -199,8 +201,8 @@ def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
 
 
 def test_every_registered_task_has_a_complete_record() -> None:
-    for name in TASKS.names():
-        record = TASKS.load(name).record
+    for name in {*TASKS.names(), *SOURCES.names()}:
+        record = task_source(name).record
         assert record.name == name
         assert record.source
         assert record.revision
