@@ -90,7 +90,7 @@ def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
     named = bool(train.names) or not isinstance(train.labels[0], int)
 
     def codes(path: str, raw: RawSplit) -> npt.NDArray[np.int64]:
-        return _codes(_by_name(raw, classes, path) if named else raw.labels, classes, path)
+        return codes_of(_by_name(raw, classes, path) if named else raw.labels, classes, path)
 
     limit = parse_limit(spec)
     ood_limit = parse_limit(spec, "ood_limit") or limit
@@ -191,7 +191,12 @@ def _by_name(raw: RawSplit, classes: tuple[str, ...], path: str) -> Sequence[Any
     return names
 
 
-def _codes(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.NDArray[np.int64]:
+def codes_of(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.NDArray[np.int64]:
+    """Return the classes of labels, int64 [N]; names that are all numbers are numbers of classes.
+
+    Raises:
+        UserError: If one is no class of the training data.
+    """
     if not len(labels) or not isinstance(labels[0], str):
         return np.asarray(labels, dtype=np.int64)
     code = {name: number for number, name in enumerate(classes)}

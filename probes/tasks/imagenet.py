@@ -22,12 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from nml.errors import UserError
 from probes.spec import Spec, check_options
 from probes.tasks import imagenet_variants as variants
-from probes.tasks.assembling import content_revision, parse_limit
+from probes.tasks.assembling import codes_of, content_revision, parse_limit
 from probes.tasks.own_data import read_split
 from probes.tasks.samplesets import limited
 from probes.tasks.task import Evaluation, Task, TaskRecord
@@ -107,8 +105,7 @@ class ImageNetTask:
         place = Path(spec.arguments[0]) if spec.arguments else root / "imagenet"
         train = read_split("imagefolder", str(place / "train"), {})
         classes = tuple(sorted(set(train.labels)))
-        number = {name: code for code, name in enumerate(classes)}
-        samples = limited(train.build(np.array([number[label] for label in train.labels])), limit)
+        samples = limited(train.build(codes_of(train.labels, classes, str(place / "train"))), limit)
         tests = [variants.read_named("imagenet", place / "val", classes, limit)._replace(domain="id")]
         tests += [
             variant.read(variant.name, folder, classes, limit)

@@ -20,6 +20,7 @@ from nml.errors import UserError
 from nml.sources import whole_file
 from nml.stored_images import StoredImages
 from probes.hashing import rank_by_hash
+from probes.tasks.assembling import codes_of
 from probes.tasks.own_data import read_split
 from probes.tasks.samplesets import ImageBytes, Shifted, limited
 from probes.tasks.task import Evaluation, Perturbations
@@ -67,13 +68,7 @@ def read_numbered(name: str, folder: Path, classes: Classes, limit: int | None) 
     """
     _need_all(name, classes)
     raw = read_split("imagefolder", str(folder), {})
-    strange = sorted(
-        label for label in set(raw.labels) if not (label.isdecimal() and int(label) < NUM_CLASSES)
-    )
-    if strange:
-        raise UserError(f"{name}: folder {strange[0]} in {folder}", possible="0 to 999")
-    codes = np.array([int(label) for label in raw.labels], dtype=np.int64)
-    return Evaluation(name, "ood", limited(raw.build(codes), limit))
+    return Evaluation(name, "ood", limited(raw.build(codes_of(raw.labels, classes, str(folder))), limit))
 
 
 def read_objectnet(name: str, folder: Path, classes: Classes, limit: int | None) -> Evaluation:
