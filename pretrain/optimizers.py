@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -11,20 +12,40 @@ from torch import nn
 from nml.recipe import Optimizer, Recipe
 
 
+def recipe_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the groups of a network that a recipe trains.
+
+    timm's networks name parameters that they want spared, such as positions and relative position biases.
+    open_clip's training does not ask its towers for theirs, and neither is it done here.
+    """
+    spared = getattr(network, "no_weight_decay", set) if recipe.objective == "classify" else set
+    return parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay, spared=spared())
+
+
 def parameter_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+    parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float, *, spared: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Return two groups: matrices and kernels decay; biases, norms and scalars do not."""
+    """Return two groups: matrices and kernels decay; biases, norms, scalars and what is ``spared`` do not.
+
+    They are those of timm's ``param_groups_weight_decay``.
+
+    Args:
+        parameters: Names and parameters.
+        weight_decay: Of those that decay.
+        spared: Names, or patterns of them, as timm's ``no_weight_decay`` gives them.
+    """
     trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
-    decayed = [parameter for name, parameter in trained if _decays(name, parameter)]
-    free = [parameter for name, parameter in trained if not _decays(name, parameter)]
+    decayed = [parameter for name, parameter in trained if _decays(name, parameter, spared)]
+    free = [parameter for name, parameter in trained if not _decays(name, parameter, spared)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
+def _decays(name: str, parameter: nn.Parameter, spared: Collection[str]) -> bool:
     # logit_scale is [1] under fsdp, which refuses scalars; its name settles it everywhere.
-    return parameter.ndim > 1 and "logit_scale" not in name
+    if parameter.ndim <= 1 or name.endswith(".bias") or "logit_scale" in name:
+        return False
+    return not any(fnmatch(name, pattern) for pattern in spared)
 
 
 def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.engines.native import device_of_rank, tensors_of
-from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.optimizers import build_optimizer, recipe_groups
 from pretrain.tensorfiles import read_tensors, write_tensors
 from pretrain.world import from_main
 
@@ -49,9 +49,7 @@ class DeepSpeedEngine:
         self.network = network
         self._recipe = recipe
         self._accumulation = accumulation
-        optimizer = build_optimizer(
-            recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
-        )
+        optimizer = build_optimizer(recipe, recipe_groups(network, recipe))
         self._deepspeed = deepspeed
         config = deepspeed_config(recipe, accumulation=accumulation, world_size=dist.get_world_size())
         if recipe.engine.zero_stage == 0:

@@ -12,11 +12,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from nml.recipe import Recipe
 from nml.run_options import EngineName
+from pretrain.engines.fsdp_units import units
 from pretrain.engines.native import NativeEngine, device_of_rank
-
-# Blocks of residual networks and transformers: each becomes one group of parameters that is
-# gathered, used and freed together.
-_BLOCKS = ("BasicBlock", "Bottleneck", "ResidualAttentionBlock", "Block")
 
 
 class FsdpEngine(NativeEngine):
@@ -33,9 +30,8 @@ class FsdpEngine(NativeEngine):
         device = device_of_rank()
         network.to(device)
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        for module in network.modules():
-            if type(module).__name__ in _BLOCKS:
-                fully_shard(module, mesh=mesh)
+        for unit in units(network):
+            fully_shard(unit, mesh=mesh)
         fully_shard(network, mesh=mesh)
         if recipe.engine.compile:
             # Its blocks share code and differ in shape: as one dynamic graph they do not compile, and all

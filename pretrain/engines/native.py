@@ -18,10 +18,11 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 
+from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update, local
-from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.optimizers import build_optimizer, recipe_groups
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
@@ -45,9 +46,7 @@ class NativeEngine:
         self.wrapped = wrapped
         self.device = device
         self._recipe = recipe
-        self.optimizer = build_optimizer(
-            recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
-        )
+        self.optimizer = build_optimizer(recipe, recipe_groups(network, recipe))
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.engine.dtype == "fp16")
         # Background saves must not mix with the collectives of the training.
         self._save_group: Any = dist.new_group(backend="gloo")
@@ -130,7 +129,9 @@ class NativeEngine:
     def load(self, folder: Path, shared: Tensors, own: Tensors, *, world_size: int) -> None:  # noqa: ARG002
         """See :class:`pretrain.engines.Engine`. Shards are cut anew for any world size."""
         state = self._state(shared, own)
+        decays = _weight_decays(state)
         dcp.load(state, storage_reader=dcp.FileSystemReader(folder), process_group=self._save_group)
+        _check_weight_decays(folder, _weight_decays(state), decays)
         set_state_dict(
             self.network,
             self.optimizer,
@@ -175,6 +176,25 @@ def tensors_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Return the tensors of an optimizer's state: this rank's part where they are sharded."""
     values = (value for state in optimizer.state.values() for value in state.values())
     return [local(value) for value in values if isinstance(value, torch.Tensor)]
+
+
+def _weight_decays(state: dict[str, Any]) -> dict[str, float]:
+    names = [name for name in state["optimizer"] if name.endswith(".weight_decay")]
+    return {name.removeprefix("param_groups."): state["optimizer"][name] for name in names}
+
+
+def _check_weight_decays(folder: Path, before: dict[str, float], now: dict[str, float]) -> None:
+    """Refuse a checkpoint that was trained with other parameters decaying.
+
+    Raises:
+        UserError: Naming the first of them.
+    """
+    for name in now:
+        if before[name] != now[name]:
+            raise UserError(
+                f"{folder}: trained with {name} {before[name]}, and this version trains with {now[name]}",
+                mend="continue with the version that began the run, or name another --run-dir",
+            )
 
 
 def gather_on_main(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ OPTIMIZERS = {
 
 
 class Block(nn.Module):
-    """Named as the blocks that fsdp shards one by one."""
+    """One of the parts that fsdp shards one by one."""
 
     def __init__(self, strength: float = 1.0) -> None:
         super().__init__()
