@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nml.curves import metrics_lines
 from nml.files import write_bytes
-from pretrain.stragglers import Division, OwnTime, divide
+from pretrain.stragglers import Division, divide
 
 # Time that trains nothing, by cause. ``data_wait`` is that of the slowest rank of each step, ``waiting`` that
 # for a rank which stood still or computed longer than others, ``left_out`` steps that were not finite,
@@ -75,12 +77,12 @@ class Ledger:
         self.lost[cause] += seconds
         self._recent[cause] = self._recent.get(cause, 0.0) + seconds
 
-    def step(self, seconds: float, ranks: list[OwnTime], *, applied: bool = True) -> Division:
+    def step(self, seconds: float, ranks: np.ndarray, *, applied: bool = True) -> Division:
         """Book a step, waiting for its batch included, as the slowest rank divides it; return how.
 
         Args:
             seconds: How long it took on this rank.
-            ranks: What each rank did by itself since the step before.
+            ranks: Since the step before, a :class:`pretrain.stragglers.OwnTime` a row.
             applied: Whether the weights were updated; else it was of no use.
         """
         division = divide(seconds, ranks)

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 from nml import layout
 from nml.files import write_json
 from pretrain.metrics import Ledger, Metrics
-from pretrain.stragglers import OwnTime
 
 
 class Observer(Protocol):
@@ -37,7 +37,7 @@ class StepReport(NamedTuple):
         grad_norm: Before clipping; 0 where there is none.
         seconds: Spent in the step.
         waited: Spent waiting for the batch.
-        ranks: What each rank did by itself since the step before.
+        ranks: Since the step before, a :class:`pretrain.stragglers.OwnTime` a row.
         applied: Whether the weights were updated.
     """
 
@@ -46,7 +46,7 @@ class StepReport(NamedTuple):
     grad_norm: float
     seconds: float
     waited: float
-    ranks: list[OwnTime]
+    ranks: np.ndarray
     applied: bool
 
 

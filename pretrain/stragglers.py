@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -54,11 +56,17 @@ class Division(NamedTuple):
     late: float
 
 
-def divide(seconds: float, ranks: list[OwnTime]) -> Division:
-    """Divide a step of ``seconds`` by what the slowest of the ranks did; the parts add up to it."""
-    rank = max(range(len(ranks)), key=lambda number: sum(ranks[number]))
-    slowest = ranks[rank]
-    typical = sorted(own.computing for own in ranks)[(len(ranks) - 1) // 2]
+def divide(seconds: float, ranks: np.ndarray) -> Division:
+    """Divide a step of ``seconds`` by what the slowest of the ranks did; the parts add up to it.
+
+    Args:
+        seconds: How long the step took.
+        ranks: An :class:`OwnTime` a row, [world, 3].
+    """
+    rank = int(ranks.sum(1).argmax())
+    slowest = OwnTime(*ranks[rank].tolist())
+    # The lower median: of two ranks, the faster one.
+    typical = float(np.partition(ranks[:, 2], middle := (len(ranks) - 1) // 2)[middle])
     excess = max(0.0, slowest.computing - typical)
     data_wait = min(slowest.reading, seconds)
     frozen = min(slowest.frozen, seconds - data_wait)

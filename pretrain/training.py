@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -24,7 +25,7 @@ from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
 from pretrain.stopping import STOPPED_STATUS, StopRequest
-from pretrain.stragglers import OwnTime, Stopwatch
+from pretrain.stragglers import Stopwatch
 from pretrain.transforms import normalised
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World, decided_by_main
@@ -42,14 +43,14 @@ class _Word(NamedTuple):
         overflowed: Whether running statistics of one are not finite.
         stopped: Whether one was asked to stop.
         failed: Whether the save of one failed.
-        ranks: What each did by itself.
+        ranks: A :class:`pretrain.stragglers.OwnTime` of each a row.
     """
 
     loss: float
     overflowed: bool
     stopped: bool
     failed: bool
-    ranks: list[OwnTime]
+    ranks: np.ndarray
 
 
 class Trainer:
@@ -175,17 +176,20 @@ class Trainer:
     def _agree(self, loss: torch.Tensor) -> _Word:
         """Learn how the step went on all ranks. Collective."""
         stopped, failed = self.stop.signal is not None, self.state.saver.failed
+        own = torch.tensor([0.0, 0.0, float(stopped), float(failed), *self.stopwatch.tell()])
+        # The first four are sums; of the times each rank has a place of its own.
+        each = len(own) - 4
+        word = torch.zeros(4 + each * self.world.size)
+        word[:4], word[4 + each * self.world.rank :][:each] = own[:4], own[4:]
         # On the device of the loss: the one wait for it is that for the answer.
-        size, each = self.world.size, len(OwnTime._fields)
-        own = [0.0] * (each * size)
-        own[each * self.world.rank : each * (self.world.rank + 1)] = self.stopwatch.tell()
-        word = torch.tensor([0.0, 0.0, float(stopped), float(failed), *own], device=self.engine.device)
+        word = word.to(self.engine.device)
         word[0] = loss.detach()
         word[1] = self.state.statistics.look().logical_not()
         dist.all_reduce(word)
-        total, overflowed, stops, failures, *told = word.tolist()
-        ranks = [OwnTime(*told[at : at + each]) for at in range(0, len(told), each)]
-        return _Word(total / size, bool(overflowed), bool(stops), bool(failures), ranks)
+        told = word.cpu().numpy()
+        total, overflowed, stops, failures = told[:4].tolist()
+        ranks = told[4:].reshape(-1, each)
+        return _Word(total / self.world.size, bool(overflowed), bool(stops), bool(failures), ranks)
 
     def _update(self, batch: Batch, word: _Word, lr: float) -> Update:
         """Update the weights, unless something is not finite; then the step leaves nothing behind."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pretrain import liveness
@@ -27,30 +28,34 @@ def own(reading: float = 0.0, frozen: float = 0.0, computing: float = 0.0) -> Ow
     return OwnTime(reading, frozen, computing)
 
 
+def ranks(*times: OwnTime) -> np.ndarray:
+    return np.array(times)
+
+
 @pytest.mark.parametrize(
-    ("ranks", "useful", "data_wait", "waiting", "rank", "why"),
+    ("told", "useful", "data_wait", "waiting", "rank", "why"),
     [
-        ([own(computing=1.0), own(computing=1.0)], 4.0, 0.0, 0.0, 0, "computing"),
+        (ranks(own(computing=1.0), own(computing=1.0)), 4.0, 0.0, 0.0, 0, "computing"),
         (
-            [own(reading=0.5, computing=1.0), own(reading=2.5, computing=1.0)],
+            ranks(own(reading=0.5, computing=1.0), own(reading=2.5, computing=1.0)),
             1.5,
             2.5,
             0.0,
             1,
             "reading data",
         ),
-        ([own(computing=1.0), own(computing=1.0, frozen=3.0)], 1.0, 0.0, 3.0, 1, "frozen"),
-        ([own(computing=1.0), own(computing=4.0), own(computing=1.5)], 1.5, 0.0, 2.5, 1, "computing"),
+        (ranks(own(computing=1.0), own(computing=1.0, frozen=3.0)), 1.0, 0.0, 3.0, 1, "frozen"),
+        (ranks(own(computing=1.0), own(computing=4.0), own(computing=1.5)), 1.5, 0.0, 2.5, 1, "computing"),
         # A rank that reads while another computes for longer costs nothing.
-        ([own(reading=1.0, computing=1.0), own(computing=4.0)], 1.0, 0.0, 3.0, 1, "computing"),
+        (ranks(own(reading=1.0, computing=1.0), own(computing=4.0)), 1.0, 0.0, 3.0, 1, "computing"),
         # More than the step lasted cannot be lost in it.
-        ([own(reading=3.0, frozen=9.0)], 0.0, 3.0, 1.0, 0, "frozen"),
+        (ranks(own(reading=3.0, frozen=9.0)), 0.0, 3.0, 1.0, 0, "frozen"),
     ],
 )
 def test_a_step_is_divided_by_what_its_slowest_rank_did(
-    ranks: list[OwnTime], useful: float, data_wait: float, waiting: float, rank: int, why: str
+    told: np.ndarray, useful: float, data_wait: float, waiting: float, rank: int, why: str
 ) -> None:
-    found = divide(4.0, ranks)
+    found = divide(4.0, told)
     assert (found.useful, found.data_wait, found.waiting) == pytest.approx((useful, data_wait, waiting))
     assert (found.rank, found.why) == (rank, why)
 
@@ -64,10 +69,10 @@ def aged(seconds: float) -> Ledger:
 
 def test_a_standstill_found_late_is_taken_back_from_what_it_was_booked_as() -> None:
     ledger = aged(40.0)
-    ledger.step(10.0, [own(), own()])
+    ledger.step(10.0, ranks(own(), own()))
     ledger.lost["validation"] += 20.0
     ledger._recent["validation"] = 20.0
-    ledger.step(1.0, [own(), own(frozen=18.0)])
+    ledger.step(1.0, ranks(own(), own(frozen=18.0)))
     assert ledger.useful == pytest.approx(10.0)
     assert ledger.lost["validation"] == pytest.approx(3.0)
     assert ledger.lost["waiting"] == pytest.approx(18.0)
@@ -77,18 +82,18 @@ def test_a_standstill_found_late_is_taken_back_from_what_it_was_booked_as() -> N
 
 def test_the_closing_words_name_the_ranks_that_cost_most() -> None:
     ledger = aged(30.0)
-    ledger.step(20.0, [own(), own(frozen=15.0)])
-    ledger.step(9.0, [own(), own(reading=9.0)])
+    ledger.step(20.0, ranks(own(), own(frozen=15.0)))
+    ledger.step(9.0, ranks(own(), own(reading=9.0)))
     assert "waiting for rank 1 on node07 15.0 s, data wait of rank 1 on node07 9.0 s" in ledger.in_words()
 
 
 def test_a_resumed_run_keeps_whom_it_waited_for(tmp_path: Path) -> None:
     path, ledger = tmp_path / "metrics.jsonl", aged(40.0)
     metrics = Metrics(path, 0, ledger)
-    ledger.step(10.0, [own(), own()])
+    ledger.step(10.0, ranks(own(), own()))
     metrics.write("step", 1, {})
     # Of what the line above calls useful, this takes something back.
-    ledger.step(1.0, [own(), own(frozen=8.0)])
+    ledger.step(1.0, ranks(own(), own(frozen=8.0)))
     metrics.write("step", 2, {})
     metrics.close()
 
@@ -107,7 +112,7 @@ def test_metrics_of_runs_that_named_no_rank_are_resumed(tmp_path: Path) -> None:
     path.write_text(json.dumps(line) + "\n")
     ledger = Ledger(time.perf_counter())
     Metrics(path, 1, ledger).close()
-    ledger.step(1.0, [own(frozen=0.5)])
+    ledger.step(1.0, ranks(own(frozen=0.5)))
     assert ledger.useful == pytest.approx(5.5)
     assert ledger.lost["waiting"] == pytest.approx(0.5)
 
