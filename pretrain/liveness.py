@@ -197,9 +197,7 @@ class Liveness:
             self._store.set(str(self._world.rank), told)
 
     def _patience(self) -> float:
-        if self._phase in (VALIDATING, SAVING) or not self._step_times:
-            return LONG_PATIENCE
-        usual = _PATIENT_STEPS * statistics.median(self._step_times)
+        usual = _PATIENT_STEPS * statistics.median(self._step_times or [0.0])
         # A rank must have had the time to be silent for long enough.
         return max(PATIENCE, usual, self._silence + self._interval if self._store else 0.0)
 
@@ -209,9 +207,12 @@ class Liveness:
         waited = time.perf_counter() - since - (self.pulse.frozen - self._frozen_before)
         if waited < self._patience() or self._told == since:
             return
+        beats, stall = self._beats(), time.perf_counter() - self._stepped
+        expected = self._phase in (VALIDATING, SAVING) or not self._step_times
+        if expected and waited < LONG_PATIENCE and not silent(stall, self._steps, beats, self._silence):
+            return
         self._told = since
-        stall = time.perf_counter() - self._stepped
-        reason = awaited(stall, self._steps, self._beats(), self.hosts, self._silence)
+        reason = awaited(stall, self._steps, beats, self.hosts, self._silence)
         # Not through sys.stderr: a daemon that holds its lock would keep the interpreter from ending.
         os.write(2, f"no step for {stall:.0f} s: {reason}\n".encode())
 
@@ -227,6 +228,12 @@ class Liveness:
         return beats
 
 
+def silent(stall: float, step: int, beats: list[Beat | None], silence: float) -> dict[int, float]:
+    """Return the ranks but rank 0 that stand still, with the seconds since their last sign of life."""
+    found = [stall if beat is None or beat.step < step else stall - beat.since for beat in beats]
+    return {rank: seconds for rank, seconds in enumerate(found) if rank and seconds > silence}
+
+
 def awaited(stall: float, step: int, beats: list[Beat | None], hosts: list[str], silence: float) -> str:
     """Say what a run that stands still waits for.
 
@@ -240,12 +247,10 @@ def awaited(stall: float, step: int, beats: list[Beat | None], hosts: list[str],
     own = beats[0]
     assert own is not None
     doing = own.phase if own.phase in (VALIDATING, SAVING) else ""
-    silent = [stall if beat is None or beat.step < step else stall - beat.since for beat in beats]
-    frozen = [rank for rank, seconds in enumerate(silent) if rank and seconds > silence]
+    frozen = silent(stall, step, beats, silence)
     if frozen:
-        longest = max(silent[rank] for rank in frozen)
-        why = f"frozen: no sign of life for {longest:.0f} s"
-        return f"{doing}, "[: 2 * len(doing)] + f"waiting for {_names(frozen, hosts)} ({why})"
+        why = f"frozen: no sign of life for {max(frozen.values()):.0f} s"
+        return f"{doing}{doing and ', '}waiting for {_names(list(frozen), hosts)} ({why})"
     if doing:
         return doing
     if len(beats) == 1:

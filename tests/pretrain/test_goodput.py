@@ -148,7 +148,8 @@ def test_a_loader_that_gives_nothing_is_told_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(liveness, "_BEAT", 0.05)
-    monkeypatch.setattr(liveness, "LONG_PATIENCE", 0.1)
+    monkeypatch.setattr(liveness, "PATIENCE", 0.1)
+    monkeypatch.setattr(liveness, "LONG_PATIENCE", 0.2)
     alone, said = Liveness(World()), ""
     alone.start()
     with alone.phase(liveness.READING):
@@ -237,8 +238,8 @@ def test_a_rank_that_is_always_slow_bears_what_it_costs(
 ) -> None:
     recipe = make_recipe("slow", epochs=2, checkpoints={"every_epochs": 0})
     commands = []
-    for doing in ("reading", "computing"):
-        command = words(recipe, image_set, work / f"slow-{doing}", "--engine", "fsdp")
+    for doing, engine in (("reading", "ddp"), ("computing", "fsdp")):
+        command = words(recipe, image_set, work / f"slow-{doing}", "--engine", engine)
         commands += [["slow", "1", doing, "0.1"], command]
     out = run_ranks(2, *commands, cwd=work)
     # 20 steps of a tenth of a second.
