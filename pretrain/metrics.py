@@ -80,13 +80,15 @@ class Ledger:
     def step(self, seconds: float, ranks: np.ndarray, *, applied: bool = True) -> Division:
         """Book a step, waiting for its batch included, as the slowest rank divides it; return how.
 
+        What a rank stood still before the step is part of the waiting that is returned.
+
         Args:
             seconds: How long it took on this rank.
             ranks: Since the step before, a :class:`pretrain.stragglers.OwnTime` a row.
             applied: Whether the weights were updated; else it was of no use.
         """
         division = divide(seconds, ranks)
-        self._take_back(division, seconds)
+        late = self._take_back(division, seconds)
         self._recent = {}
         if applied:
             self.useful += division.useful
@@ -96,14 +98,15 @@ class Ledger:
         self._wait_for(division.rank, "data_wait", division.data_wait)
         self._wait_for(division.rank, "waiting", division.waiting)
         self._stepped = time.perf_counter()
-        return division
+        return division._replace(waiting=division.waiting + late)
 
-    def _take_back(self, division: Division, seconds: float) -> None:
+    def _take_back(self, division: Division, seconds: float) -> float:
         """Book as waiting what a rank stood still before the step, which was booked as something else."""
         causes = ("useful", "left_out", "validation", "checkpoint")
         recent = {cause: self._recent.get(cause, 0.0) for cause in causes}
         since = time.perf_counter() - self._stepped - seconds
-        recent["other"] = since - recent["validation"] - recent["checkpoint"]
+        claimed = sum(self._recent.get(cause, 0.0) for cause in ("startup", "validation", "checkpoint"))
+        recent["other"] = since - claimed
         late = division.late
         for cause, booked in sorted(recent.items(), key=lambda item: -item[1]):
             moved = max(0.0, min(late, booked))
@@ -113,6 +116,7 @@ class Ledger:
             elif cause != "other":
                 self.lost[cause] -= moved
             self._wait_for(division.rank, "waiting", moved)
+        return division.late - late
 
     def _wait_for(self, rank: int, cause: str, seconds: float) -> None:
         if seconds:
