@@ -10,8 +10,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from ranks import Ranks
+from struck import STRUCK
 from torch import nn
 
 from nml.errors import UserError
@@ -25,6 +28,69 @@ from pretrain.training import Trainer
 from pretrain.world import World
 
 OnRanks = Callable[..., list[Any]]
+
+STEPS = 6
+ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
+CASES = {
+    **{engine: [] for engine in ENGINES},
+    "ddp, synchronised": ["--recipe.model.batch_norm", "sync"],
+    **{f"{engine}, in parts": ["--recipe.engine.micro_batch", "8"] for engine in ("fsdp", "deepspeed-2")},
+}
+# On several ranks sums are taken in whatever order messages come.
+BOUND = {1: 0.0, 2: 1e-12}
+
+
+@pytest.fixture(scope="module")
+def struck(
+    work: Path, image_set: Path, make_recipe: Callable[..., Path], start_ranks: Callable[..., Ranks]
+) -> Path:
+    """Runs with steps that are not finite, and runs without these steps; see struck.py."""
+    recipe = make_recipe(
+        "struck",
+        model={"name": "resnet18", "kwargs": {"channels": [8, 8, 8, 8]}},
+        optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "clip": 1.0},
+        global_batch=48,
+        epochs=1,
+    )
+    started: list[Ranks] = []
+    for world in BOUND:
+        for way in ("struck", "absent"):
+            commands = [["strike", way]]
+            for case, more in CASES.items():
+                name, _, stage = case.partition(",")[0].partition("-")
+                run = work / "not-finite" / f"{case}-{world}-{way}"
+                words = ["--recipe", str(recipe), "--shards", str(image_set), "--noise", "0", *more]
+                words += ["--engine", name, *(["--recipe.engine.zero_stage", stage] if stage else [])]
+                words += ["--recipe.ema", "0" if stage == "3" else "0.9", "--run-dir", str(run)]
+                commands.append(words)
+            started.append(start_ranks(world, *commands, cwd=work, double=world > 1))
+    for ranks in started:
+        status, out = ranks.end()
+        assert status == 0, out
+    return work / "not-finite"
+
+
+@pytest.mark.parametrize("world", BOUND)
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_that_is_not_finite_leaves_nothing_behind(
+    struck: Path, case: str, world: int, weights: Callable[..., Any]
+) -> None:
+    one, other = (struck / f"{case}-{world}-{way}" for way in ("struck", "absent"))
+    told = {line["step"]: line for line in read_metrics(one / "metrics.jsonl")}
+    expected = {line["step"]: line for line in read_metrics(other / "metrics.jsonl")}
+    assert sorted(told) == [*range(1, STEPS + 1)]
+    assert set(told) - set(expected) == {step + 1 for step in STRUCK}
+    for step, line in expected.items():
+        assert told[step]["loss"] == pytest.approx(line["loss"], rel=BOUND[world], abs=0)
+    # Only the first of them shows in the loss.
+    assert [told[step + 1]["loss"] is None for step in STRUCK] == [True, False, False]
+    assert told[STEPS]["lost_s"]["left_out"] > 0
+    found, exported = weights(one), weights(other)
+    for name in exported:
+        assert np.isfinite(exported[name]).all()
+        np.testing.assert_allclose(
+            found[name], exported[name], rtol=BOUND[world], atol=BOUND[world], err_msg=name
+        )
 
 
 class Scripted:

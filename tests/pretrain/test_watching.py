@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ranks import Ranks
 
 STEPS = 3
 SAMPLES = 16
@@ -42,16 +43,17 @@ def watched(
     work: Path,
     sets: dict[str, Path],
     make_recipe: Callable[..., Path],
-    run_ranks: Callable[..., str],
+    start_ranks: Callable[..., Ranks],
     tiny_clip: dict[str, Any],
 ) -> Path:
-    """A step is an epoch: every engine, with and without an average, watched and unwatched; and resumed."""
+    """A step is an epoch: every engine, with and without an average, watched and unwatched, and resumed."""
     model = {"name": "resnet18", "kwargs": {"channels": [8, 8, 8, 8], "drop_path_rate": 0.2}}
     over: dict[str, dict[str, object]] = {
         "classify": {"model": model, "loss": {"name": "bce", "mixup": 0.2, "cutmix": 1.0}},
         "clip": {"objective": "clip", "model": tiny_clip, "loss": {"name": "infonce"}},
     }
     looks = ["--validation", str(sets["classify"]), "--tensorboard", "--profile", "1", *WATCHED]
+    started: list[Ranks] = []
     for world in BOUND:
         commands = []
         for objective, cases in CASES.items():
@@ -62,10 +64,18 @@ def watched(
                 words = (recipe, sets[objective], *case)
                 commands.append(command(*words, run / "watched", *looks))
                 commands.append(command(*words, run / "unwatched", *UNWATCHED))
-                commands.append(["rewind", str(run / "watched"), str(run / "resumed"), "2"])
-                commands.append(command(*words, run / "resumed", *looks))
-        run_ranks(world, *commands, cwd=work, double=world > 1)
+                if is_resumed(world, objective):
+                    commands.append(["rewind", str(run / "watched"), str(run / "resumed"), "2"])
+                    commands.append(command(*words, run / "resumed", *looks))
+        started.append(start_ranks(world, *commands, cwd=work, double=world > 1))
+    for ranks in started:
+        status, out = ranks.end()
+        assert status == 0, out
     return work
+
+
+def is_resumed(world: int, objective: str) -> bool:
+    return world == 1 and objective == "classify"
 
 
 def folder_of(work: Path, world: int, objective: str, engine: str, average: str) -> Path:
@@ -91,7 +101,7 @@ def test_a_run_that_is_watched_at_every_step_is_the_one_that_nobody_watches(
     expected, exported = losses(run / "unwatched"), weights(run / "unwatched")
     assert len(expected) == STEPS
     bound = BOUND[world]
-    for other in ("watched", "resumed"):
+    for other in ["watched", *(["resumed"] if is_resumed(world, objective) else [])]:
         np.testing.assert_allclose(losses(run / other), expected, rtol=bound, atol=0)
         found = weights(run / other)
         assert found.keys() == exported.keys()
