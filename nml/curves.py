@@ -16,6 +16,11 @@ from nml import layout
 from nml.errors import UserError
 from nml.levels import decimal_text
 
+# What the ledger of a run calls time that no cause claims.
+_UNCLAIMED = "other"
+# Shares of a run's time: a cause below the first is not named, and nothing below the second is.
+_SMALL, _NOTHING = 0.01, 0.0005
+
 
 class Value(NamedTuple):
     """One value of a curve.
@@ -156,6 +161,22 @@ def _about(run: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return stored if isinstance(stored, dict) else {}
+
+
+def time_shares(runs: Sequence[Curves]) -> dict[str, list[float]]:
+    """Return what share of each run's time went where: training first, then the largest causes of loss.
+
+    Causes that are small in every run, and time that none claims, are the last entry, ``all else``.
+    """
+    causes = dict.fromkeys(cause for run in runs for cause in run.lost_s if cause != _UNCLAIMED)
+    lost = {
+        cause.replace("_", " "): [run.lost_s.get(cause, 0.0) / (run.wall_s or 1.0) for run in runs]
+        for cause in sorted(causes, key=lambda cause: -sum(run.lost_s.get(cause, 0.0) for run in runs))
+    }
+    found = {"training": [run.goodput for run in runs]}
+    found |= {cause: shares for cause, shares in lost.items() if max(shares) >= _SMALL}
+    rest = [max(0.0, 1 - sum(shares)) for shares in zip(*found.values(), strict=True)]
+    return found | {"all else": rest} if max(rest) >= _NOTHING else found
 
 
 def thinned(values: Sequence[Value], most: int) -> list[Value]:

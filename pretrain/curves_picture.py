@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from nml.curves import Curves, Value, thinned
+from nml.curves import Curves, Value, thinned, time_shares
 from nml.palette import CATEGORIES, LEVELS, MARKERS, ROLES, SETTINGS, level_role
 
 WIDTH, HEIGHT = 11.0, 6.8  # inches
@@ -28,8 +28,6 @@ _LOG_RATIO = 10.0
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 _USEFUL = "training"
 _CAUSES_BESIDE = 3
-# What is less than this share of every run's time is put together.
-_SMALL = 0.01
 _MUTED, _INK, _SURFACE = (ROLES[role].light for role in ("muted", "ink", "surface"))
 
 
@@ -211,24 +209,10 @@ def _draw_throughput(axes: Axes, runs: Sequence[Curves], looks: Sequence[Look]) 
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
-def _shares(runs: Sequence[Curves]) -> dict[str, list[float]]:
-    """Return what share of each run's time went where: training first, then the largest causes."""
-    causes = dict.fromkeys(cause for run in runs for cause in run.lost_s)
-    found = {
-        cause.replace("_", " "): [run.lost_s.get(cause, 0.0) / (run.wall_s or 1.0) for run in runs]
-        for cause in sorted(causes, key=lambda cause: -sum(run.lost_s.get(cause, 0.0) for run in runs))
-    }
-    large = {cause: shares for cause, shares in found.items() if max(shares) >= _SMALL}
-    rest = [sum(shares) for shares in zip(*(found[cause] for cause in found.keys() - large), strict=True)]
-    if any(share >= 0.001 for share in rest):
-        large["all else"] = rest
-    return {_USEFUL: [run.goodput for run in runs], **large}
-
-
 def _draw_time_of_one(axes: Axes, runs: Sequence[Curves], looks: Sequence[Look]) -> None:
     """Draw a bar a cause, each with its seconds and its share."""
     (run,), (look,) = runs, looks
-    shares = _shares(runs)
+    shares = time_shares(runs)
     axes.set_title(f"Where {_duration(run.wall_s)} went")
     for place, (cause, (share,)) in enumerate(shares.items()):
         axes.barh(place, share, color=look.colour if cause == _USEFUL else _MUTED, height=0.62)
@@ -246,7 +230,7 @@ def _draw_time_of_one(axes: Axes, runs: Sequence[Curves], looks: Sequence[Look])
 def _draw_time_of_several(axes: Axes, runs: Sequence[Curves], looks: Sequence[Look]) -> None:
     """Draw a bar a run, divided by cause."""
     axes.set_title("Where the time went (%)")
-    shares = _shares(runs)
+    shares = time_shares(runs)
     ends = [0.0] * len(runs)
     for number, (cause, parts) in enumerate(shares.items()):
         colour = ROLES["grid"].light if cause == _USEFUL else ROLES[f"c{number % CATEGORIES}"].light
@@ -285,7 +269,7 @@ def _say(axes: Axes, text: str, x: float, y: float, *, ha: str = "right") -> Non
 
 
 def _cause_rows(runs: Sequence[Curves]) -> int:
-    return 0 if len(runs) == 1 else -(-len(_shares(runs)) // _CAUSES_BESIDE)
+    return 0 if len(runs) == 1 else -(-len(time_shares(runs)) // _CAUSES_BESIDE)
 
 
 def _legend_rows(runs: Sequence[Curves]) -> int:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nml.curves import Curves, Value, read_curves, thinned
+from nml.curves import Curves, Value, read_curves, thinned, time_shares
 from nml.errors import UserError
 from probes.reporting.averages import percentage
 from probes.reporting.records import Figure, Panel, Point, Section, Series, Table, cells
@@ -18,8 +18,6 @@ from probes.reporting.wording import NONE, count, several, unique
 _POINTS = 150
 # A loss that falls by more than this is drawn on a logarithmic axis.
 _LOG_RATIO = 10.0
-# A cause of lost time that is less than this share of every run's is counted with the rest.
-_SMALL = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +76,10 @@ def _figure(runs: Sequence[Run], family: str, name: str) -> Figure:
     shown = count(len(runs), "run")
     panels = [
         _panel("Training loss", "Loss", runs, levels, lambda curves: curves.loss),
-        _panel("Validation", "Top-1 accuracy (%)", runs, levels, lambda curves: _percent(curves.top1)),
-        _panel("Learning rate", "Learning rate", runs, levels, lambda curves: curves.lr),
+        _panel("Validation", "Top-1 accuracy (%)", runs, levels, lambda curves: _times(100, curves.top1)),
+        _panel(
+            "Learning rate", "Learning rate (1/1000)", runs, levels, lambda curves: _times(1000, curves.lr)
+        ),
         _panel("Throughput", "Samples a second", runs, levels, _throughput),
     ]
     return Figure(
@@ -136,22 +136,15 @@ def _throughput(curves: Curves) -> Sequence[Value]:
     return thinned(curves.samples_per_s, _POINTS // 5)
 
 
-def _percent(values: Sequence[Value]) -> list[Value]:
-    return [Value(value.epoch, 100 * value.value) for value in values]
+def _times(factor: float, values: Sequence[Value]) -> list[Value]:
+    return [Value(value.epoch, factor * value.value) for value in values]
 
 
 def _time_table(runs: Sequence[Run]) -> Table:
-    causes = dict.fromkeys(cause for run in runs for cause in run.curves.lost_s)
-    large = [
-        cause
-        for cause in causes
-        if any(run.curves.lost_s.get(cause, 0.0) > _SMALL * run.curves.wall_s for run in runs)
-    ]
+    shares = time_shares([run.curves for run in runs])
     rows = []
-    for run in runs:
+    for number, run in enumerate(runs):
         curves = run.curves
-        lost = [curves.lost_s.get(cause, 0.0) / (curves.wall_s or 1.0) for cause in large]
-        rest = max(0.0, 1 - curves.goodput - sum(lost))
         pace = [value.value for value in curves.samples_per_s]
         rows.append(
             cells(
@@ -162,7 +155,7 @@ def _time_table(runs: Sequence[Run]) -> Table:
                     f"{curves.wall_s:,.0f}",
                     f"{statistics.median(pace):,.0f}" if pace else NONE,
                     f"{100 * curves.top1[-1].value:.1f}" if curves.top1 else NONE,
-                    *(f"{100 * share:.1f}" for share in (curves.goodput, *lost, rest)),
+                    *(f"{100 * of_runs[number]:.1f}" for of_runs in shares.values()),
                 ]
             )
         )
@@ -174,9 +167,8 @@ def _time_table(runs: Sequence[Run]) -> Table:
             "with the time between attempts. Samples a second: the median step; top-1: the last validation."
         ),
         header=(
-            *("Run", "Noise", "Steps", "Time (s)", "Samples a second", "Top-1 (%)", "Goodput"),
-            *(cause.replace("_", " ").capitalize() for cause in large),
-            "All else",
+            *("Run", "Noise", "Steps", "Time (s)", "Samples a second", "Top-1 (%)"),
+            *(cause.capitalize() for cause in shares),
         ),
         rows=tuple(rows),
     )
