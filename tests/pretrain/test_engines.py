@@ -51,6 +51,18 @@ def test_what_is_saved_is_all_that_counts(engine: str, optimizer: str, tmp_path:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_a_save_before_the_first_update_is_none(engine: str, optimizer: str, tmp_path: Path) -> None:
+    expected = train(make(engine, optimizer=optimizer), range(2))
+    first, second = make(engine, optimizer=optimizer), make(engine, optimizer=optimizer)
+    written = first.save(tmp_path / "state", {}, {})
+    assert written is not None
+    written.result()
+    second.load(tmp_path / "state", {}, {}, world_size=1)
+    assert train(first, range(2)) == train(second, range(2)) == expected
+
+
 def test_alone_ddp_takes_the_steps_of_a_bare_loop_and_copies_no_gradient() -> None:
     engine = make("ddp", optimizer="adamw")
     torch.manual_seed(0)

@@ -211,3 +211,25 @@ def test_weights_that_are_not_finite_are_not_saved(on_ranks: OnRanks, tmp_path: 
     (said,) = on_ranks(1, refused, tmp_path / "store")
     assert "are not saved" in said
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_nothing_else_that_is_not_finite_is_saved(on_ranks: OnRanks, tmp_path: Path) -> None:
+    def refused(rank: int, size: int) -> str:
+        network = nn.BatchNorm2d(2)
+        network.register_buffer("mask", torch.full((2,), -math.inf))
+        recipe = Recipe(ema=0.9)
+        engine = DdpEngine(network, recipe)
+        state = RunState(recipe, tmp_path, World(size), engine=engine, sampler=Any, meta={})  # type: ignore[arg-type]
+        network(torch.ones(2, 2, 1, 1)).sum().backward()
+        engine.step(0.1)
+        # Those of one rank are enough.
+        if rank == 1:
+            network.running_var[0] = math.inf
+            state.average.statistics["running_mean"][0] = math.nan  # type: ignore[union-attr]
+            next(iter(engine.moments()))[0] = math.nan
+        with pytest.raises(UserError) as error:
+            state.save()
+        return str(error.value)
+
+    for said in on_ranks(2, refused, tmp_path / "store"):
+        assert "running statistics and averaged weights and the optimizer's state are infinite or NaN" in said
