@@ -177,6 +177,10 @@ def test_the_average_is_evaluated_and_what_trains_is_put_back(name: str) -> None
     after = tensors(engine.network)
     assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
     assert all(module.training for module in engine.network.modules())
+    # What fsdp had gathered for it would hide what becomes of the shards.
+    calm = make(name)
+    train(calm, range(5))
+    assert train(engine, range(5, 7)) == train(calm, range(5, 7))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
