@@ -214,3 +214,16 @@ def test_a_run_that_was_not_to_be_there_yet_is_resumed(project) -> None:
     said = project.launch("resume", str(run)).splitlines()
     assert said[0] == "python slurm/launch.py pretrain --cluster local"
     assert said[-1] == f"run: {run}"
+
+
+def test_the_sweep_of_an_earlier_version_is_still_told(tmp_path: Path) -> None:
+    stored = {"noise": ["0", "0.2"], "recipes": ["quickstart"], "plugins": ["lp"], "tasks": ["digits"]}
+    stored |= {"seeds": [0], "engine": "fsdp", "shards": None, "epochs": 3, "overrides": []}
+    stored |= {"name": "sweep", "results": "results", "probe_options": [], "base": str(tmp_path)}
+    (tmp_path / "sweep.json").write_text(json.dumps(stored))
+    request = sweep.load_request(tmp_path)
+    assert [run.path.name for run in request.runs()] == [
+        "quickstart-n00-seed0-fsdp",
+        "quickstart-n20-seed0-fsdp",
+    ]
+    assert request.options.epochs == 3
