@@ -99,8 +99,8 @@ def _one_line(message: str, flags: list[str]) -> str:
     """Rewrite a message of jsonargparse as field, value found, values possible."""
     if message.startswith("unrecognized arguments:"):
         found = message.split(":", 1)[1].split()
-        near = difflib.get_close_matches(found[0].split("=")[0], flags, n=1, cutoff=0.6) if found else []
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = _near(found[0].partition("=")[0], flags) if found else []
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         return f"unknown option {' '.join(found)}{hint}"
     match = _TYPE_MESSAGE.search(message)
     if not match:
@@ -117,6 +117,27 @@ def _one_line(message: str, flags: list[str]) -> str:
     literal = _LITERAL.search(expected)
     possible = literal["values"].replace("'", "") if literal else _CLASS.sub(r"\g<name>", expected)
     return f"{flag} {value.strip()}: not a possible value; possible: {possible}"
+
+
+def _near(word: str, flags: list[str]) -> list[str]:
+    """Return the flags that a word may have meant: those that end as it does, or the one most like it.
+
+    Dashes in front are left out of account: they alone make a short word like any other.
+    """
+    names = {_bare(flag): flag for flag in flags}
+    last = _bare(word).rpartition(".")[2]
+    same = [flag for name, flag in names.items() if name.rpartition(".")[2] == last]
+    if same and _bare(word) not in names:
+        return same[:3]
+    close = difflib.get_close_matches(_bare(word), names, n=1, cutoff=0.6)
+    if not close:
+        ends = {name.rpartition(".")[2]: name for name in names}
+        close = [ends[end] for end in difflib.get_close_matches(last, ends, n=1, cutoff=0.8)]
+    return [names[name] for name in close]
+
+
+def _bare(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def fail(message: str) -> NoReturn:

@@ -6,10 +6,15 @@ other values for the one that is asked for: both have to mean the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
+from nml.errors import UserError
 from nml.levels import level_name
 from nml.recipe import MAY_DIFFER, Recipe
 
@@ -26,6 +31,54 @@ class Difference(NamedTuple):
     name: str
     before: Any
     now: Any
+
+
+def read_command(path: Path, *, mend: str) -> dict[str, Any] | None:
+    """Return the resolved command of a run, or None where there is none.
+
+    Args:
+        path: ``config.yaml`` of a run folder.
+        mend: What its user can do about a broken one.
+
+    Raises:
+        UserError: If it does not read, or is no command.
+    """
+    command = _read(path, yaml.safe_load, yaml.YAMLError, mend)
+    if command is not None and not (isinstance(command, dict) and isinstance(command.get("recipe"), dict)):
+        raise UserError(f"{path.parent}: {path.name} holds no command of a run", mend=mend)
+    return command
+
+
+def read_record(path: Path, *names: str, mend: str) -> dict[str, Any] | None:
+    """Return a JSON record of a run, or None where there is none.
+
+    Args:
+        path: A file of a run folder.
+        names: What it has to hold.
+        mend: What its user can do about a broken one.
+
+    Raises:
+        UserError: If it does not read, or lacks one of ``names``.
+    """
+    record = _read(path, json.loads, ValueError, mend)
+    missing = [name for name in names if not isinstance(record, dict) or name not in record]
+    if record is not None and missing:
+        raise UserError(f"{path.parent}: {path.name} holds no {', '.join(missing)}", mend=mend)
+    return record
+
+
+def _read(path: Path, parse: Callable[[str], Any], broken: type[Exception], mend: str) -> Any:
+    try:
+        text = path.read_text()
+        value = parse(text)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError, broken) as error:
+        reason = "it is empty" if isinstance(error, broken) and not text.strip() else error
+        raise UserError(f"{path.parent}: {path.name} does not read: {reason}", mend=mend) from error
+    if value is None:
+        raise UserError(f"{path.parent}: {path.name} does not read: it is empty", mend=mend)
+    return value
 
 
 def first_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference | None:

@@ -122,8 +122,8 @@ class RunOptions:
             raise UserError(f"--seed {self.seed}: is negative", possible="0 and more")
         if self.profile < 0:
             raise UserError(f"--profile {self.profile}: is negative", possible="0 (no trace) and more")
-        if self.run_dir is not None and Path(self.run_dir).exists() and not Path(self.run_dir).is_dir():
-            raise UserError(f"--run-dir {self.run_dir}: is a file, not a folder", mend="name another folder")
+        if self.run_dir is not None:
+            _check_run_dir(Path(self.run_dir))
 
     @property
     def level(self) -> str:
@@ -231,6 +231,16 @@ def check_files(options: RunOptions) -> None:
         if words and value is not None and value not in words and not Path(value).is_file():
             possible = f"a text file, or {', '.join(words)}"
             raise UserError(f"{flag_of(option.name)} {value}: no such file", possible=possible)
+
+
+def _check_run_dir(folder: Path) -> None:
+    try:
+        file = folder.exists() and not folder.is_dir()
+    except OSError as error:
+        # A name that is too long, for example.
+        raise UserError(f"--run-dir {folder}: {error.strerror}", mend="name another folder") from error
+    if file:
+        raise UserError(f"--run-dir {folder}: is a file, not a folder", mend="name another folder")
 
 
 def check_resume(run: Path, resume: Resume) -> None:

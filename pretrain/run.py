@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,13 @@ from nml.run_options import check_extras, check_resume
 from pretrain import ending
 from pretrain.curves import draw_at_end
 from pretrain.options import Options, parse_options
-from pretrain.same_run import check_same_data, check_same_run, describe_data
+from pretrain.same_run import (
+    check_can_be_written,
+    check_same_data,
+    check_same_run,
+    describe_data,
+    read_done,
+)
 from pretrain.world import World, decided_by_main, join, leave, world_from_environment
 
 if TYPE_CHECKING:
@@ -35,10 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     check_extras(options)
     check_same_run(options.run_dir, text)
     check_resume(options.run_dir, options.resume)
-    if (options.run_dir / layout.DONE).exists():
+    done = read_done(options.run_dir)
+    if done is not None:
         _check_done_on_same_data(options)
         if world.is_main:
-            done = json.loads((options.run_dir / layout.DONE).read_text())
             print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
             _say_where(options)
         return 0
@@ -87,6 +92,7 @@ def train(options: Options, text: str, world: World, started: float, closing: co
     """
     from pretrain.assembly import assemble
 
+    decided_by_main(world, lambda: check_can_be_written(options.run_dir))
     if world.is_main and options.shards is None:
         print(digits.NOTICE, flush=True)
     # Rank 0 may have to write the set; the others open what it wrote.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ import yaml
 
 from nml import layout
 from nml.errors import UserError
-from nml.run_config import first_difference
+from nml.run_config import first_difference, read_command, read_record
 
 if TYPE_CHECKING:
     from shards.shardset import ShardSet
+
+_OTHER = "name another --run-dir, or remove that one"
+_BROKEN = "put it back as it was, or name another --run-dir"
 
 
 def check_same_run(run: Path, text: str) -> None:
@@ -26,15 +30,10 @@ def check_same_run(run: Path, text: str) -> None:
     Raises:
         UserError: Naming the first value that differs.
     """
-    path = run / layout.CONFIG
-    if not path.exists():
-        return
-    other = first_difference(yaml.safe_load(path.read_text()), yaml.safe_load(text))
+    before = read_command(run / layout.CONFIG, mend=_BROKEN)
+    other = first_difference(before, yaml.safe_load(text)) if before is not None else None
     if other:
-        raise UserError(
-            f"{other.name} {other.now}: {run} holds a run with {other.before}",
-            mend="name another --run-dir, or remove that one",
-        )
+        raise UserError(f"{other.name} {other.now}: {run} holds a run with {other.before}", mend=_OTHER)
 
 
 def describe_data(shard_set: ShardSet, level: str) -> dict[str, Any]:
@@ -51,18 +50,52 @@ def check_same_data(run: Path, shard_set: ShardSet, level: str) -> None:
     Raises:
         UserError: Naming what differs.
     """
-    path = run / layout.DATA
-    if not path.exists():
+    before = read_record(run / layout.DATA, "set_fingerprint", "level", mend=_BROKEN)
+    if before is None:
         return
-    before, now = json.loads(path.read_text()), describe_data(shard_set, level)
-    mend = "name another --run-dir, or remove that one"
+    now = describe_data(shard_set, level)
     if before["set_fingerprint"] != now["set_fingerprint"]:
-        raise UserError(f"--shards {shard_set.path}: {run} holds a run on another set", mend=mend)
+        raise UserError(f"--shards {shard_set.path}: {run} holds a run on another set", mend=_OTHER)
     old, new = before["level"], now["level"]
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise UserError(
                 f"--shards {shard_set.path}: {name} {new.get(name)} of its level {level}, but {run} holds a "
                 f"run on one with {old.get(name)}",
-                mend=mend,
+                mend=_OTHER,
             )
+
+
+def read_done(run: Path) -> dict[str, Any] | None:
+    """Return what a finished run says of itself, or None of one that is not finished.
+
+    Raises:
+        UserError: If it does not read.
+    """
+    mend = "remove it, and the same command continues from the newest checkpoint"
+    return read_record(run / layout.DONE, "step", "epochs", mend=mend)
+
+
+def check_can_be_written(run: Path) -> None:
+    """Refuse a run folder that cannot be made or written to, and leave everything as it was.
+
+    Raises:
+        UserError: With the reason.
+    """
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(run.parents), run):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=run):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"--run-dir {run}: cannot be written: {error.strerror}", mend="name a folder you may write to"
+        ) from error
+    finally:
+        for folder in reversed(made):
+            # Somebody else may have put something there by now.
+            with contextlib.suppress(OSError):
+                folder.rmdir()

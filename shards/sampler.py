@@ -33,6 +33,9 @@ class SampleRef(NamedTuple):
     view: int = 0
 
 
+_STREAMS_FLAG, _BATCH_FLAG = "--recipe.data.streams", "--recipe.global_batch"
+
+
 class ElasticBatchSampler:
     """Yields this rank's part of each global batch; pass it to a DataLoader as ``batch_sampler``.
 
@@ -178,23 +181,27 @@ def _check(num_samples: int, global_batch: int, rank: int, world: int, streams: 
             f"batch sampler: global_batch {global_batch}, rank {rank} of world {world}, streams {streams}",
             possible="positive numbers, and rank below world",
         )
-    for name, value in (("streams", streams), ("global batch", global_batch)):
+    for name, value, flag in (
+        ("number of streams", streams, _STREAMS_FLAG),
+        ("global batch", global_batch, _BATCH_FLAG),
+    ):
         if value % world:
             near = [number for number in range(1, value + 1) if value % number == 0 and streams % number == 0]
             raise UserError(
                 f"world size {world}: does not divide the {name} of {value}",
                 possible="worlds of " + ", ".join(map(str, near)),
-                mend=f"choose another number of processes, or another {name}",
+                mend=f"choose another number of processes, or another {name} ({flag} in pre-training)",
             )
     if tail not in ("drop", "repeat"):
         raise UserError(f"tail {tail!r}: not a way to end an epoch", possible="drop, repeat")
     if num_samples < streams:
         raise UserError(
             f"streams {streams}: more than the {num_samples} samples",
-            mend=f"use at most {num_samples} streams",
+            mend=f"use at most {num_samples} streams ({_STREAMS_FLAG} in pre-training)",
         )
     if tail == "drop" and num_samples // streams * streams < global_batch:
         raise UserError(
             f"global batch {global_batch}: the set has only {num_samples} samples",
-            mend=f"use a global batch of at most {num_samples // streams * streams}, or tail='repeat'",
+            mend=f"use a global batch of at most {num_samples // streams * streams} "
+            f"({_BATCH_FLAG} in pre-training)",
         )

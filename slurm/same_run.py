@@ -15,7 +15,7 @@ import yaml
 from nml import layout
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL
-from nml.run_config import Difference, first_difference
+from nml.run_config import Difference, first_difference, read_command
 from nml.run_options import absolute
 from nml.set_file import local_folder, read_set_record
 from slurm import states
@@ -38,12 +38,9 @@ def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None
     Raises:
         UserError: Naming the run, the first value that differs, and what it is there.
     """
-    try:
-        before = yaml.safe_load((request.path / layout.CONFIG).read_text())
-    except FileNotFoundError:
+    before = read_command(request.path / "config.yaml", mend=mend)
+    if before is None:
         return
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{request.path}: {layout.CONFIG} does not read: {error}", mend=mend) from error
     now = yaml.safe_load(command)
     asked = request.options
     now |= {"noise": asked.noise, "seed": asked.seed, "engine": asked.engine}
