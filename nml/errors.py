@@ -65,7 +65,7 @@ def unknown_name(what: str, found: str, known: Iterable[str], *, mend: str = "")
         known: Every name that would have been accepted.
         mend: Where to look further, for example ``see: python -m plugins list``.
     """
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(found, names, n=3, cutoff=0.6)
     possible = ", ".join(names[:MOST_NAMES]) if names else "none"
     if len(names) > MOST_NAMES:
