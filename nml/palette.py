@@ -78,6 +78,8 @@ SETTINGS: dict[Any, Any] = {
     "ytick.minor.left": False,
     # Text stays text: it can be searched and read aloud, and takes the reader's font.
     "svg.fonttype": "none",
+    # Publishers refuse the fonts that PDF would get otherwise.
+    "pdf.fonttype": 42,
     # Element ids are hashes of their content; without a fixed salt they differ from run to run.
     "svg.hashsalt": "nml-report",
 }

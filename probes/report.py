@@ -1,6 +1,7 @@
 """``python -m probes.report``: the paper's figures and tables from a results folder.
 
-The page is one self-contained file; Markdown and the figures as PNG and SVG lie beside it.
+The page is one self-contained file; Markdown, the figures as PNG and SVG, every number as CSV and the paper's
+claims as JSON lie beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
+from nml.errors import UserError
 from probes.results import read_rows
 
 EPILOG = """
@@ -17,6 +19,7 @@ examples:
   python -m probes.report                              # results/ -> results/report/report.html
   python -m probes.report results/ --out paper/report
   python -m probes.report results/ --svd row-centred
+  python -m probes.report results/ --latex             # booktabs tables and PDF figures beside the page
 """
 
 
@@ -24,7 +27,8 @@ def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser(
         "python -m probes.report",
-        "Report a results folder: report.html (self-contained), report.md and figures/ as PNG and SVG.\n"
+        "Report a results folder: report.html (self-contained), report.md, claims.json, figures/ as PNG and "
+        "SVG, tables/ as CSV.\n"
         "What the results cannot fill is named, with the command that would fill it.",
         epilog=EPILOG,
     )
@@ -38,25 +42,48 @@ def build_parser() -> Parser:
         type=str | None,
         help="spectra to report where results have several: raw, row-centred, column-centred (default: raw)",
     )
+    parser.add_argument(
+        "--margin",
+        default=0.5,
+        type=float,
+        help="percentage points of accuracy below which a difference counts as no effect, once shown by test",
+    )
+    parser.add_argument(
+        "--spectrum-margin", default=0.05, type=float, help="the same for SVE and LSVR, in nats"
+    )
+    parser.add_argument(
+        "--latex",
+        action="store_true",
+        help="also tables for LaTeX (booktabs), means with their intervals, and figures as PDF",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     """Write the report, print its first table and where it is."""
     arguments = build_parser().parse_args(argv)
+    for name, margin in (("margin", arguments.margin), ("spectrum-margin", arguments.spectrum_margin)):
+        if not margin > 0:
+            raise UserError(f"--{name} {margin:g}", possible="a number above 0")
     # matplotlib and scipy take a second to import: not before the arguments are known to be right.
     from probes.reporting.build import build
+    from probes.reporting.claims import Margins
     from probes.reporting.render import check_output, write_report
+    from probes.reporting.sections.summary import SUMMARY
     from probes.reporting.terminal import table_text
     from probes.summary import NOTE
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
     rows = read_rows(arguments.results)
     check_output(folder)
-    report = build(rows, convention=arguments.svd)
+    report = build(
+        rows,
+        convention=arguments.svd,
+        margins=Margins(points=arguments.margin, nats=arguments.spectrum_margin),
+    )
     figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())
-    page = write_report(report, folder, figures)
-    print(table_text(report.tables[0]))
+    page = write_report(report, folder, figures, latex=arguments.latex)
+    print(table_text(next(table for table in report.tables if table.name == SUMMARY)))
     print(f"\n{NOTE}")
     if report.gaps:
         print(

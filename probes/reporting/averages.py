@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from probes.reporting.families import repetition
@@ -210,6 +210,46 @@ def _deviation(values: Sequence[float]) -> float | None:
 def _pooled(deviations: Sequence[float | None]) -> float | None:
     known = [deviation for deviation in deviations if deviation is not None]
     return math.sqrt(statistics.fmean(deviation**2 for deviation in known)) if known else None
+
+
+class Case(NamedTuple):
+    """What a head was measured on, within an encoder and a seed."""
+
+    task: str
+    domain: str
+    fraction: float
+    downstream_noise: float
+
+
+def case_of(score: Score) -> Case:
+    """Return what a score was measured on."""
+    return Case(score.task, score.domain, score.fraction, score.downstream_noise)
+
+
+def per_run(found: Iterable[tuple[Score, float]]) -> dict[str, float]:
+    """Return one value for every pre-training run, by encoder hash.
+
+    All are over the same cases, those that most runs share; a run that lacks one of them is left out. A run's
+    value is its mean over tasks of its mean over cases and seeds.
+    """
+    runs: dict[str, dict[Case, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for score, value in found:
+        runs[score.encoder_hash][case_of(score)].append(value)
+    if not runs:
+        return {}
+    shared = most_shared([frozenset(cases) for cases in runs.values()])
+    return {
+        encoder: _over_tasks({case: statistics.fmean(cases[case]) for case in shared})
+        for encoder, cases in runs.items()
+        if shared <= cases.keys()
+    }
+
+
+def _over_tasks(values: Mapping[Case, float]) -> float:
+    tasks: dict[str, list[float]] = defaultdict(list)
+    for case, value in values.items():
+        tasks[case.task].append(value)
+    return statistics.fmean(map(statistics.fmean, tasks.values()))
 
 
 def noise_key(score: Score) -> float:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
+from probes.reporting import claims
 from probes.reporting.averages import noise_key
 from probes.reporting.cautions import cautions
+from probes.reporting.claims import Margins
 from probes.reporting.records import Report
 from probes.reporting.sections import (
     ablations,
     datasets,
     downstream,
+    effects,
     heads,
     method,
     noise,
     pretraining,
     provenance,
+    ranking,
     runtime,
     spectra,
     spectrum_accuracy,
     summary,
 )
+from probes.reporting.sections import claims as claims_section
 from probes.reporting.selection import select
 from probes.reporting.study import Study
 from probes.reporting.wording import count, several, unique
@@ -29,7 +35,9 @@ from probes.results import Row
 SECTIONS = (
     summary.section,
     noise.section,
+    effects.section,
     heads.section,
+    ranking.section,
     spectrum_accuracy.section,
     datasets.section,
     spectra.section,
@@ -40,19 +48,27 @@ SECTIONS = (
 )
 
 
-def build(rows: Sequence[Row], *, convention: str | None = None) -> Report:
+def build(rows: Sequence[Row], *, convention: str | None = None, margins: Margins | None = None) -> Report:
     """Return the report of ``rows``.
+
+    Args:
+        rows: All rows of a results folder.
+        convention: SVD convention of the spectra; None for the usual one.
+        margins: Differences too small to matter; None for the documented ones.
 
     Raises:
         UserError: If no row has the SVD ``convention`` asked for.
     """
     study = Study(select(rows, convention))
-    found = [section(study) for section in SECTIONS]
+    margins = margins or Margins()
+    judged = claims.claims(study, margins)
+    found = [claims_section.section(study, judged, margins), *(section(study) for section in SECTIONS)]
     return Report(
         title="Noisy model learning: report",
         lead=_lead(study),
         cautions=cautions(study),
         sections=(*found, method.section(study, found), provenance.section(study)),
+        documents=(("claims.json", json.dumps(claims.document(judged, margins), indent=2) + "\n"),),
     )
 
 

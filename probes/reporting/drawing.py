@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -18,16 +20,19 @@ from nml.files import write_bytes
 from nml.palette import ROLES, SETTINGS
 from probes.reporting.end_labels import spread_labels
 from probes.reporting.point_labels import label_points
+from probes.reporting.rank_diagram import draw_ranks
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
 from probes.reporting.theme import colour, marker
+
+FileKind = Literal["png", "svg", "pdf"]
 
 WIDTH, HEIGHT = 4.6, 3.3  # inches a panel
 LEFT, RIGHT, TOP, BOTTOM = 0.82, 0.12, 0.4, 0.6  # margins in inches a panel, the same in all
 DPI = 160
 
 
-def save_figure(figure: Figure, folder: Path) -> None:
-    """Write ``figure`` to ``folder`` as NAME.png and NAME.svg, all panels on one light canvas."""
+def save_figure(figure: Figure, folder: Path, kinds: Sequence[FileKind] = ("png", "svg")) -> None:
+    """Write ``figure`` to ``folder`` as NAME.png and the like, all panels on one light canvas."""
     columns = min(figure.columns, len(figure.panels))
     rows = math.ceil(len(figure.panels) / columns)
     with mpl.rc_context(SETTINGS):
@@ -39,8 +44,8 @@ def save_figure(figure: Figure, folder: Path) -> None:
             _draw(axes, figure, panel)
         for axes, panel in zip(grid.flat, figure.panels, strict=False):
             _label_ends(axes, panel)
-        write_bytes(folder / f"{figure.name}.png", _bytes(canvas, "png"))
-        write_bytes(folder / f"{figure.name}.svg", _bytes(canvas, "svg"))
+        for kind in kinds:
+            write_bytes(folder / f"{figure.name}.{kind}", _bytes(canvas, kind))
 
 
 def panel_svg(figure: Figure, panel: Panel) -> str:
@@ -97,11 +102,14 @@ def _canvas(columns: int, rows: int) -> Canvas:
     return canvas
 
 
-def _bytes(canvas: Canvas, kind: Literal["png", "svg"]) -> bytes:
+def _bytes(canvas: Canvas, kind: FileKind) -> bytes:
     buffer = io.BytesIO()
     # A date or a version in the file would make equal figures differ. Canvas.savefig would draw twice.
     if kind == "svg":
         FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    elif kind == "pdf":
+        bare = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        FigureCanvasPdf(canvas).print_pdf(buffer, metadata=bare)
     else:
         FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
@@ -109,6 +117,9 @@ def _bytes(canvas: Canvas, kind: Literal["png", "svg"]) -> bytes:
 
 def _draw(axes: Axes, figure: Figure, panel: Panel) -> None:
     axes.set_title(panel.title, pad=10)
+    if panel.kind == "ranks":
+        draw_ranks(axes, panel)
+        return
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.grid(visible=False, axis="x")
@@ -185,7 +196,8 @@ def _label_ends(axes: Axes, panel: Panel) -> None:
     # Limits are worked out when asked for; the transformations below do not ask.
     axes.get_xlim(), axes.get_ylim()
     named = [series for series in panel.series if series.points and series.label]
-    if named:
+    # The diagram of ranks names its heads itself.
+    if named and panel.kind != "ranks":
         spread_labels(axes, named, kind=panel.kind)
     # Only now: where marks lie depends on the width that is left.
     label_points(axes, panel)

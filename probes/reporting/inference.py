@@ -33,6 +33,7 @@ class Estimate(NamedTuple):
         values: One value a run (or a ladder).
         against: One value a run of the group that ``values`` were compared with; empty where each value is
             a difference already.
+        t: The t statistic; None where there is no interval.
     """
 
     mean: float
@@ -41,6 +42,7 @@ class Estimate(NamedTuple):
     p: float | None
     values: tuple[float, ...]
     against: tuple[float, ...] = ()
+    t: float | None = None
 
     @property
     def n(self) -> int:
@@ -59,7 +61,9 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(statistics.fmean(found), None, None, None, found)
     test = stats.ttest_1samp(found, 0.0)
     low, high = test.confidence_interval(CONFIDENCE)
-    return Estimate(statistics.fmean(found), float(low), float(high), float(test.pvalue), found)
+    return Estimate(
+        statistics.fmean(found), float(low), float(high), float(test.pvalue), found, (), float(test.statistic)
+    )
 
 
 def contrast(first: Sequence[float], second: Sequence[float]) -> Estimate:
@@ -70,7 +74,7 @@ def contrast(first: Sequence[float], second: Sequence[float]) -> Estimate:
         return Estimate(mean, None, None, None, one, other)
     test = stats.ttest_ind(one, other, equal_var=False)
     low, high = test.confidence_interval(CONFIDENCE)
-    return Estimate(mean, float(low), float(high), float(test.pvalue), one, other)
+    return Estimate(mean, float(low), float(high), float(test.pvalue), one, other, float(test.statistic))
 
 
 def _constant(values: Sequence[float]) -> bool:

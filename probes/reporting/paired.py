@@ -9,12 +9,11 @@ encoders and were not drawn from anything: what holds, holds of these tasks.
 
 from __future__ import annotations
 
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from probes.reporting.averages import Score, most_shared, noise_key
+from probes.reporting.averages import Case, Score, case_of, noise_key, per_run
 from probes.reporting.inference import Estimate, Judged, estimate, judge
 
 BASELINE = "lp"
@@ -52,47 +51,13 @@ def difference(found: Iterable[Score], head: str, baseline: str = BASELINE) -> E
 
 
 def differences(found: Iterable[Score], head: str, baseline: str = BASELINE) -> dict[str, float]:
-    """Return the mean difference of every pre-training run, by encoder hash.
-
-    All are over the same cases (task, fraction, downstream noise), those that most runs share; a run that
-    lacks one of them is left out. A run's value is its mean over tasks of its mean over cases and seeds.
-    """
-    pairs: dict[tuple[str, Case, int], dict[str, float]] = defaultdict(dict)
+    """Return the mean difference of every pre-training run, by encoder hash, all over the same cases."""
+    pairs: dict[tuple[str, Case, int], dict[str, Score]] = defaultdict(dict)
     for score in found:
         if score.head in (head, baseline):
-            pairs[score.encoder_hash, _case(score), score.seed][score.head] = score.metric
-    runs: dict[str, dict[Case, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for (encoder, case, _), pair in pairs.items():
-        if len(pair) == 2:
-            runs[encoder][case].append(pair[head] - pair[baseline])
-    if not runs:
-        return {}
-    shared = most_shared([frozenset(cases) for cases in runs.values()])
-    return {
-        encoder: _over_tasks({case: statistics.fmean(cases[case]) for case in shared})
-        for encoder, cases in runs.items()
-        if shared <= cases.keys()
-    }
-
-
-class Case(NamedTuple):
-    """What heads are compared on, within an encoder and a seed."""
-
-    task: str
-    domain: str
-    fraction: float
-    downstream_noise: float
-
-
-def _case(score: Score) -> Case:
-    return Case(score.task, score.domain, score.fraction, score.downstream_noise)
-
-
-def _over_tasks(values: dict[Case, float]) -> float:
-    tasks: dict[str, list[float]] = defaultdict(list)
-    for case, value in values.items():
-        tasks[case.task].append(value)
-    return statistics.fmean(map(statistics.fmean, tasks.values()))
+            pairs[score.encoder_hash, case_of(score), score.seed][score.head] = score
+    whole = (pair for pair in pairs.values() if len(pair) == 2)
+    return per_run((pair[head], pair[head].metric - pair[baseline].metric) for pair in whole)
 
 
 def compare(asked: Sequence[Asked]) -> list[Judged | None]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 Scale = Literal["category", "ordered"]
-Kind = Literal["line", "path", "curve"]
+Kind = Literal["line", "path", "curve", "ranks"]
 
 SD_RUNS = "SD over runs"
 SD_SEEDS = "SD over seeds"
@@ -67,10 +67,12 @@ class Panel:
         y_label: Quantity and unit.
         series: What is drawn.
         kind: ``line`` joins and marks points along the horizontal axis, ``path`` wherever they lie,
-            ``curve`` joins many points without marks.
+            ``curve`` joins many points without marks, ``ranks`` is a critical-difference diagram: a series a
+            head, its one point at its mean rank.
         x_ticks: Positions to label; empty to let the axis choose.
         log_y: Whether the vertical axis is logarithmic.
         differences: Whether heights are differences: a line marks zero, and series stand side by side.
+        p_values: Of ``ranks``: the p value of every pair of series, [S, S]; pairs above 5 % are joined.
         group: Panels of one group share their vertical range.
         alt: What is seen, for a reader who cannot see it.
     """
@@ -83,6 +85,7 @@ class Panel:
     x_ticks: tuple[float, ...] = ()
     log_y: bool = False
     differences: bool = False
+    p_values: tuple[tuple[float, ...], ...] = ()
     group: str = ""
     alt: str = ""
 
@@ -289,12 +292,14 @@ class Report:
         lead: What was measured, in a sentence or two.
         cautions: What to know before reading any number.
         sections: The parts, in reading order.
+        documents: Names and texts of files to write beside the page.
     """
 
     title: str
     lead: str
     cautions: tuple[Caution, ...]
     sections: tuple[Section, ...]
+    documents: tuple[tuple[str, str], ...] = ()
 
     @property
     def figures(self) -> list[Figure]:

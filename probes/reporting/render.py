@@ -1,4 +1,4 @@
-"""The report as files: one self-contained page, Markdown, and the figures as PNG and SVG."""
+"""The report as files: one self-contained page, Markdown, figures, and tables for programs and papers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from markupsafe import Markup
 
 from nml.errors import UserError
 from nml.files import write_bytes
-from probes.reporting.drawing import panel_svg, save_figure
+from probes.reporting.drawing import FileKind, panel_svg, save_figure
 from probes.reporting.inline_svg import inline
+from probes.reporting.papers import all_tables, csv_text, latex_text
 from probes.reporting.records import Figure, Gap, Report, Table
 from probes.reporting.theme import css_variables
 
 PAGE = "report.html"
 TEXT = "report.md"
 FIGURES = "figures"
+TABLES = "tables"
+LATEX = "latex"
+SUFFIXES = (".png", ".svg", ".pdf", ".csv", ".tex")
 
 
 def check_output(folder: Path) -> None:
@@ -36,7 +40,9 @@ def check_output(folder: Path) -> None:
         )
 
 
-def write_report(report: Report, folder: Path, figures: Iterable[Figure] | None = None) -> Path:
+def write_report(
+    report: Report, folder: Path, figures: Iterable[Figure] | None = None, *, latex: bool = False
+) -> Path:
     """Write the report to ``folder``, which becomes exactly this report, and return its page.
 
     Equal reports give equal bytes. The page is written last: where it is, all else is.
@@ -45,17 +51,32 @@ def write_report(report: Report, folder: Path, figures: Iterable[Figure] | None 
         report: What to write.
         folder: Where to; an earlier report there is replaced.
         figures: The report's figures, if the caller wants to see them pass (for progress).
+        latex: Whether to write tables for LaTeX and figures as PDF, too.
     """
+    kinds: tuple[FileKind, ...] = ("png", "svg", "pdf") if latex else ("png", "svg")
     for figure in figures or report.figures:
-        save_figure(figure, folder / FIGURES)
-    names = {figure.name for figure in report.figures}
-    for file in (folder / FIGURES).glob("*.*"):
-        if file.suffix in (".png", ".svg") and file.stem not in names:
-            file.unlink()
+        save_figure(figure, folder / FIGURES, kinds)
+    _clear(folder / FIGURES, {f"{figure.name}.{kind}" for figure in report.figures for kind in kinds})
+    tables = all_tables(report)
+    for table in tables:
+        write_bytes(folder / TABLES / f"{table.name}.csv", csv_text(table).encode())
+    _clear(folder / TABLES, {f"{table.name}.csv" for table in tables})
+    for table in report.tables if latex else ():
+        write_bytes(folder / LATEX / f"{table.name}.tex", latex_text(table).encode())
+    _clear(folder / LATEX, {f"{table.name}.tex" for table in report.tables} if latex else set())
+    for name, text in report.documents:
+        write_bytes(folder / name, text.encode())
     write_bytes(folder / TEXT, render("report.md.j2", report).encode())
     page = folder / PAGE
     write_bytes(page, render("report.html.j2", report).encode())
     return page
+
+
+def _clear(folder: Path, names: set[str]) -> None:
+    """Remove what an earlier report left in its folder."""
+    for file in folder.glob("*.*"):
+        if file.suffix in SUFFIXES and file.name not in names:
+            file.unlink()
 
 
 def render(template: str, report: Report) -> str:

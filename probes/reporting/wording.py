@@ -36,6 +36,13 @@ def number(mean: Mean | None) -> Cell:
     return Cell(f"{mean.value:.2f}", numbers=_numbers(mean, 1))
 
 
+def number_cell(value: float | None, digits: int) -> Cell:
+    """Return a number with so many decimals."""
+    if value is None:
+        return Cell(NONE)
+    return Cell(f"{value:.{digits}f}".replace("-", "−"), numbers=(("", value),))
+
+
 def _numbers(mean: Mean, scale: float) -> tuple[tuple[str, float | None], ...]:
     # A mean that carries no deviation is over levels or shares, and has no interval of runs either.
     low, high = estimate(mean.runs)[1:3] if mean.sd is not None else (None, None)
@@ -68,29 +75,34 @@ def signed(judged: Judged | None, scale: float, digits: int) -> Cell:
     """
     if judged is None:
         return Cell(NONE)
-    found = judged.found
-
-    def shown(value: float) -> str:
-        # Adding zero turns the minus zero that rounding may leave into zero.
-        return f"{round(scale * value, digits) + 0.0:+.{digits}f}".replace("-", "−")
-
-    text, strong = shown(found.mean), False
+    found, strong = judged.found, False
     if found.low is not None and found.high is not None:
-        text += f" [{shown(found.low)}, {shown(found.high)}]"
         # What is printed decides: an end that rounds to zero does not leave zero out.
         strong = judged.marked and round(scale * min(abs(found.low), abs(found.high)), digits) > 0
-    values = {"": found.mean, "low": found.low, "high": found.high}
+    mean, low, high = (end if end is None else scale * end for end in found[:3])
     return Cell(
-        text,
+        with_interval(scale * found.mean, low, high, digits),
         strong=strong,
         numbers=(
-            *((name, None if value is None else scale * value) for name, value in values.items()),
+            ("", mean),
+            ("low", low),
+            ("high", high),
             ("p", found.p),
             ("p, Holm", judged.p_holm),
             ("runs", found.n),
             *((f"run {place}", scale * value) for place, value in enumerate(found.values, 1)),
         ),
     )
+
+
+def with_interval(mean: float, low: float | None, high: float | None, digits: int) -> str:
+    """Return ``+1.2 [+0.3, +2.1]``, with a true minus sign."""
+
+    def shown(value: float) -> str:
+        # Adding zero turns the minus zero that rounding may leave into zero.
+        return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+    return shown(mean) if low is None or high is None else f"{shown(mean)} [{shown(low)}, {shown(high)}]"
 
 
 def probability(p: float | None) -> Cell:

@@ -144,12 +144,14 @@ def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 def as_latex(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return a ``tabular`` for the booktabs package."""
-    body = [" & ".join(_escape(_short(getattr(row, column))) for column in columns) + r" \\" for row in rows]
+    body = [
+        " & ".join(escape_latex(_short(getattr(row, column))) for column in columns) + r" \\" for row in rows
+    ]
     return "\n".join(
         [
             rf"\begin{{tabular}}{{{'l' * len(columns)}}}",
             r"\toprule",
-            " & ".join(map(_escape, columns)) + r" \\",
+            " & ".join(map(escape_latex, columns)) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -166,7 +168,8 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _escape(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX shows as it is, as far as it is ASCII."""
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 

@@ -90,7 +90,7 @@ def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table 
             f"{runs_behind(by['id'].values())}. Only what every run and head here has."
             f"{_left_out(found, labels, compared)} {METHOD} {marks(counted(judged))}"
         ),
-        header=("Head", f"ID {metric}", f"minus {BASELINE}", f"OOD {metric}", f"minus {BASELINE}"),
+        header=("Head", f"ID {metric}", f"ID minus {BASELINE}", f"OOD {metric}", f"OOD minus {BASELINE}"),
         rows=tuple(rows),
     )
 

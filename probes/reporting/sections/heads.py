@@ -108,7 +108,7 @@ def _table(study: Study) -> Table:
         caption=(
             f"{study.metric.capitalize()} in percent: mean over tasks ± standard deviation over pre-training "
             f"runs, of one run (standard deviation over seeds of the head); differences in percentage "
-            f"points. {METHOD} {marks(counted(judged))} N counts pre-training runs. Out of domain, a pair's "
+            f"points. {METHOD} {marks(counted(judged))} Out of domain, a pair's "
             f"value is its mean over the test sets of its task. Lines over several levels or shares of the "
             f"training data carry no deviation, are over the tasks and shares that every encoder and seed "
             f"has, and leave out heads that lack a case of {BASELINE}'s." + _left_out(study, lines)
@@ -116,12 +116,11 @@ def _table(study: Study) -> Table:
         header=(
             "Encoders",
             "Head",
-            f"ID {study.metric}",
-            f"minus {BASELINE}",
-            "N",
-            f"OOD {study.metric}",
-            f"minus {BASELINE}",
-            "N",
+            *(
+                name
+                for domain in ("ID", "OOD")
+                for name in (f"{domain} {study.metric}", f"{domain} minus {BASELINE}", f"{domain} runs")
+            ),
         ),
         rows=tuple(rows),
         text_columns=2,

@@ -8,6 +8,7 @@ from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent, runs_behind, several, tasks_behind, unique
 from probes.summary import NOTE
 
+SUMMARY = "summary-table"
 SPECTRAL = ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")
 
 
@@ -47,7 +48,7 @@ def summary_table(study: Study) -> Table:
                 )
     metric = study.metric
     return Table(
-        name="summary-table",
+        name=SUMMARY,
         title=f"{metric.capitalize()} and spectra by pre-training noise and head",
         caption=(
             f"{metric.capitalize()} in percent: mean over {_tasks(averaged)} ± standard deviation over "

@@ -130,6 +130,12 @@ def rows_of_the_quick_start() -> list[Row]:
 
 
 @pytest.fixture(scope="session")
+def digits_of_two() -> list[Row]:
+    """2 noise levels x 2 pre-training runs x 2 heads x 2 seeds, in domain and out."""
+    return digits_rows(heads=("lp", "nmtune"), repetitions=(0, 1), seeds=(0, 1))
+
+
+@pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory, rows_of_the_quick_start: list[Row]) -> Path:
     """A results folder with the rows of the quick start; reports go elsewhere."""
     folder = tmp_path_factory.mktemp("study") / "results"
