@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     from probes.reporting.render import check_output, write_report
     from probes.reporting.sections.summary import SUMMARY
     from probes.reporting.terminal import table_text
-    from probes.summary import NOTE
+    from probes.results.spectra_note import spectra_note
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
     rows = read_rows(arguments.results)
@@ -84,7 +84,9 @@ def main(argv: list[str] | None = None) -> None:
     figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())
     page = write_report(report, folder, figures, latex=arguments.latex)
     print(table_text(next(table for table in report.tables if table.name == SUMMARY)))
-    print(f"\n{NOTE}")
+    shifted = {row.encoder_hash: False for row in rows}
+    shifted |= {row.encoder_hash: True for row in rows if row.domain == "ood"}
+    print(f"\n{spectra_note(shifted.values())}")
     if report.gaps:
         print(
             f"{len(report.gaps)} of the paper's figures and tables are missing; the report says what to run"

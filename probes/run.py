@@ -107,8 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.matching import check_files, check_match
     from probes.plan import Plan
     from probes.results import read_rows
+    from probes.results.spectra_note import spectra_note
     from probes.study import Probe, probes_of
-    from probes.summary import NOTE, summary_table
+    from probes.summary import summary_table
     from probes.tasks import open_task
 
     choose_heads(arguments.plugin, arguments.hyper, "image")
@@ -164,7 +165,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         write_json(Path(arguments.receipt), ids_of)
     print(summary_table(rows))
-    print(f"\n{NOTE}")
+    shifted = {row.encoder_hash + row.task: False for row in rows}
+    shifted |= {row.encoder_hash + row.task: True for row in rows if row.domain == "ood"}
+    print(f"\n{spectra_note(shifted.values())}")
     if arguments.save_heads:
         print(f"heads: {arguments.save_heads}")
     print(f"results: {results}")

@@ -20,11 +20,6 @@ HEADER = (
     "encoder LSVR",
     "head LSVR",
 )
-# Under every table that shows the four, in the terminal and in the report.
-NOTE = (
-    "SVE of in-domain test features, LSVR of out-of-domain ones; "
-    "encoder: as pre-trained, head: as its classifier sees them."
-)
 
 
 def summary_table(rows: Sequence[Row]) -> str:

@@ -44,6 +44,19 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
         assert not foreign, f"{file.relative_to(ROOT)} imports {sorted(foreign)}"
 
 
+def test_the_report_is_made_of_result_rows_and_of_nothing_else_of_probes() -> None:
+    files = sorted((ROOT / "probes" / "reporting").rglob("*.py"))
+    assert files
+    for file in files:
+        names = {
+            node.module
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("probes")
+        }
+        foreign = {name for name in names if name.split(".")[1:2] not in (["reporting"], ["results"])}
+        assert not foreign, f"{file.relative_to(ROOT)} imports {sorted(foreign)}"
+
+
 def test_every_folder_of_code_is_a_room() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert packages == ALLOWED.keys()

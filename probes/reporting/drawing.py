@@ -18,10 +18,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from nml.files import write_bytes
 from nml.palette import ROLES, SETTINGS
-from probes.reporting.end_labels import spread_labels
 from probes.reporting.point_labels import label_points
 from probes.reporting.rank_diagram import draw_ranks
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
+from probes.reporting.series_labels import label_series
 from probes.reporting.theme import colour, marker
 
 FileKind = Literal["png", "svg", "pdf"]
@@ -43,7 +43,7 @@ def save_figure(figure: Figure, folder: Path, kinds: Sequence[FileKind] = ("png"
         for panel, axes in zip(figure.panels, grid.flat, strict=False):
             _draw(axes, figure, panel)
         for axes, panel in zip(grid.flat, figure.panels, strict=False):
-            _label_ends(axes, panel)
+            _label(axes, figure, panel)
         for kind in kinds:
             write_bytes(folder / f"{figure.name}.{kind}", _bytes(canvas, kind))
 
@@ -54,7 +54,7 @@ def panel_svg(figure: Figure, panel: Panel) -> str:
         canvas = _canvas(1, 1)
         axes = canvas.subplots()
         _draw(axes, figure, panel)
-        _label_ends(axes, panel)
+        _label(axes, figure, panel)
         return _bytes(canvas, "svg").decode()
 
 
@@ -191,13 +191,13 @@ def _draw_series(axes: Axes, figure: Figure, panel: Panel, series: Series, aside
         )
 
 
-def _label_ends(axes: Axes, panel: Panel) -> None:
-    """Name every series beside its last point, on room made at the right, clear of each other."""
-    # Limits are worked out when asked for; the transformations below do not ask.
-    axes.get_xlim(), axes.get_ylim()
+def _label(axes: Axes, figure: Figure, panel: Panel) -> None:
+    """Name every series on room made at the right, then the marks that have names."""
     named = [series for series in panel.series if series.points and series.label]
     # The diagram of ranks names its heads itself.
     if named and panel.kind != "ranks":
-        spread_labels(axes, named, kind=panel.kind)
-    # Only now: where marks lie depends on the width that is left.
-    label_points(axes, panel)
+        label_series(axes, named, kind=panel.kind)
+    # Only now: where marks lie depends on the width that is left. Limits are worked out when asked for; the
+    # transformations do not ask.
+    axes.get_xlim(), axes.get_ylim()
+    label_points(axes, panel, figure.bar)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -43,14 +44,48 @@ class Box(NamedTuple):
         )
 
 
-def label_points(axes: Axes, panel: Panel) -> None:
+class Line(NamedTuple):
+    """A straight line on the canvas from one mark to the next, in points."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def meets(self, box: Box) -> bool:
+        """Whether a part of the line lies in the box (Liang and Barsky's clipping)."""
+        first, last = 0.0, 1.0
+        for step, room in (
+            (self.x0 - self.x1, self.x0 - box.left),
+            (self.x1 - self.x0, box.right - self.x0),
+            (self.y0 - self.y1, self.y0 - box.bottom),
+            (self.y1 - self.y0, box.top - self.y0),
+        ):
+            if step == 0:
+                if room < 0:
+                    return False
+            elif step < 0:
+                first = max(first, room / step)
+            else:
+                last = min(last, room / step)
+        return first <= last
+
+
+def label_points(axes: Axes, panel: Panel, bars: Callable[[Point], float | None] = lambda _: None) -> None:
     """Write the labels of marks beside them, within the axes.
 
-    A label that would lie on a mark, another label or the numbers of an axis is left out.
-    Of one series all marks are labelled; of several the ends only, which tell the direction.
+    A label that would lie on a mark, a line, an error bar, another label or the numbers of an axis is left
+    out. Of one series all marks are labelled; of several the ends only, which tell the direction.
+
+    Args:
+        axes: Where the marks are.
+        panel: What was drawn.
+        bars: Half the length of a mark's error bar.
     """
-    marks = [_place(axes, point) for series in panel.series for point in series.points]
-    taken = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in marks] if _labelled(panel) else []
+    if not _labelled(panel):
+        return
+    taken: list[Box | Line] = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in _places(axes, panel)]
+    taken += _lines(axes, panel, bars)
     frame = _frame(axes)
     for series in panel.series:
         for point in series.points:
@@ -58,9 +93,9 @@ def label_points(axes: Axes, panel: Panel) -> None:
                 len(panel.series) > 1 and point not in (series.points[0], series.points[-1])
             ):
                 continue
-            x, y = _place(axes, point)
+            x, y = _place(axes, point.x, point.y)
             for box in _around(x, y, point.label):
-                if frame.holds(box) and not any(box.meets(other) for other in taken):
+                if frame.holds(box) and not any(other.meets(box) for other in taken):
                     taken.append(box)
                     axes.annotate(
                         point.label,
@@ -71,6 +106,23 @@ def label_points(axes: Axes, panel: Panel) -> None:
                         color=ROLES["muted"].light,
                     )
                     break
+
+
+def _places(axes: Axes, panel: Panel) -> list[tuple[float, float]]:
+    return [_place(axes, point.x, point.y) for series in panel.series for point in series.points]
+
+
+def _lines(axes: Axes, panel: Panel, bars: Callable[[Point], float | None]) -> Iterator[Line]:
+    """Yield what is drawn beside the marks: the lines that join them, and their error bars."""
+    for series in panel.series:
+        places = [_place(axes, point.x, point.y) for point in series.points]
+        for start, end in itertools.pairwise(places):
+            yield Line(*start, *end)
+        for point in series.points:
+            bar = bars(point)
+            if bar:
+                ends = (_place(axes, point.x, point.y + sign * bar) for sign in (-1, 1))
+                yield Line(*next(ends), *next(ends))
 
 
 def _labelled(panel: Panel) -> bool:
@@ -86,18 +138,22 @@ def _frame(axes: Axes) -> Box:
     return Box(float(left), float(bottom), float(right), float(top))
 
 
-def _place(axes: Axes, point: Point) -> tuple[float, float]:
-    """Return where a mark lies on the canvas, in points."""
+def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
+    """Return where a position of the data lies on the canvas, in points."""
     canvas = axes.get_figure(root=True)
     if canvas is None:
         raise ValueError("axes without a figure have no size to lay labels out in")
-    x, y = axes.transData.transform((point.x, point.y))
-    return 72 * float(x) / canvas.dpi, 72 * float(y) / canvas.dpi
+    across, up = axes.transData.transform((x, y))
+    return 72 * float(across) / canvas.dpi, 72 * float(up) / canvas.dpi
 
 
 def _around(x: float, y: float, text: str) -> Iterator[Box]:
     """Yield the boxes that a text may take beside a mark, the usual one first."""
     width = len(text) * CHARACTER_WIDTH * SIZE
-    for left in (x + GAP, x - GAP - width):
-        for bottom in (y - GAP - 0.5 * SIZE, y + 0.5 * SIZE, y - 0.4 * SIZE):
-            yield Box(left, bottom, left + width, bottom + SIZE)
+    # Further away where the near places are taken, but never so far that it could be of another mark.
+    for gap in (GAP, 1.6 * GAP, 2.4 * GAP):
+        for left in (x + gap, x - gap - width):
+            for bottom in (y - gap - 0.5 * SIZE, y + gap - 0.5 * SIZE, y - 0.4 * SIZE):
+                yield Box(left, bottom, left + width, bottom + SIZE)
+        for bottom in (y - gap - SIZE, y + gap):
+            yield Box(x - width / 2, bottom, x + width / 2, bottom + SIZE)

@@ -6,7 +6,7 @@ from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent, runs_behind, several, tasks_behind, unique
-from probes.summary import NOTE
+from probes.results.spectra_note import spectra_note
 
 SUMMARY = "summary-table"
 SPECTRAL = ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")
@@ -24,6 +24,7 @@ def summary_table(study: Study) -> Table:
     rows = []
     behind: list[Mean] = []
     averaged: dict[str, str] = {}
+    shifted = {family: bool(in_domain(of_family(study.main, family), "ood")) for family in families}
     for family in families:
         found = of_family(study.main, family)
         columns = _columns(found)
@@ -41,7 +42,7 @@ def summary_table(study: Study) -> Table:
                             NONE if noise is None else f"{noise:g} %",
                             head,
                             percent(columns["id"].get(key)),
-                            percent(columns["ood"].get(key)),
+                            *([percent(columns["ood"].get(key))] if any(shifted.values()) else []),
                             *(number(columns[name].get(key)) for name in SPECTRAL),
                         ]
                     )
@@ -53,16 +54,16 @@ def summary_table(study: Study) -> Table:
         caption=(
             f"{metric.capitalize()} in percent: mean over {_tasks(averaged)} ± standard deviation over "
             f"pre-training runs, of one run (standard deviation over seeds of the head); "
-            f"{runs_behind(behind)}. {NOTE} Higher SVE: a flatter spectrum. Higher LSVR: a smaller share of "
-            f"the largest singular value. A dash: not measured. Compare either only where N and dimension "
-            "agree."
+            f"{runs_behind(behind)}. {spectra_note(shifted.values())} Higher SVE: a flatter spectrum. Higher "
+            f"LSVR: a smaller share of the largest singular value. A dash: not measured. Compare either only "
+            "where N and dimension agree."
         ),
         header=(
             *(["Encoders"] if named else []),
             "Noise",
             "Head",
             f"ID {metric}",
-            f"OOD {metric}",
+            *([f"OOD {metric}"] if any(shifted.values()) else []),
             *SPECTRAL,
         ),
         rows=tuple(rows),

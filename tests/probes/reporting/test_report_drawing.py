@@ -6,6 +6,7 @@ import itertools
 import re
 import xml.etree.ElementTree as ET
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +15,10 @@ from matplotlib.transforms import Bbox
 
 from nml.palette import LEVELS, ROLES
 from probes.reporting.drawing import panel_svg
-from probes.reporting.end_labels import apart
 from probes.reporting.inline_svg import inline
 from probes.reporting.point_labels import label_points
-from probes.reporting.records import Figure, Panel, Point, Series
+from probes.reporting.records import Figure, Kind, Panel, Point, Series
+from probes.reporting.series_labels import label_series
 from probes.reporting.theme import colour_role, marker
 
 
@@ -61,17 +62,27 @@ def test_ordered_levels_spread_over_the_ramp() -> None:
     assert all(len(set(roles(count))) == count for count in range(1, LEVELS + 1))
 
 
-@given(st.lists(st.floats(0, 200), min_size=1, max_size=14))
-def test_labels_stay_apart_and_inside_and_move_only_if_they_must(wanted: list[float]) -> None:
-    placed = apart(wanted, 12, 200)
-    assert all(abs(one - other) >= 12 - 1e-6 for one, other in itertools.combinations(placed, 2))
-    assert all(-1e-6 <= position <= 200 + 1e-6 for position in placed)
-    if all(abs(one - other) >= 12 for one, other in itertools.combinations(wanted, 2)):
-        assert placed == pytest.approx(wanted)
+@pytest.mark.parametrize("kind", ["line", "path", "curve"])
+def test_names_of_series_stand_in_their_order_in_every_figure(kind: Kind) -> None:
+    ends = {"lp": 1.0, "mlp": 3.0, "nmtune": 2.0}
+    series = tuple(
+        Series(label=head, points=(Point(x=0, y=0), Point(x=1, y=end)), slot=slot)
+        for slot, (head, end) in enumerate(ends.items())
+    )
+    panel = Panel(title="t", x_label="x", y_label="y", series=series, kind=kind, alt="a.")
+    drawn = panel_svg(Figure(name="f", title="t", caption="c", panels=(panel,)), panel)
+    texts = [element.text for element in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")]
+    assert [text for text in texts if text in ends] == list(ends)
 
 
-def test_labels_that_want_one_place_keep_their_order_from_top_to_bottom() -> None:
-    assert apart([50, 50, 50], 10, 100) == pytest.approx([60, 50, 40])
+def test_many_names_of_series_stay_beside_the_axes() -> None:
+    axes = Canvas(figsize=(4, 3), dpi=72).subplots()
+    label_series(
+        axes, [Series(label=f"head {slot}", points=(), slot=slot) for slot in range(30)], kind="line"
+    )
+    heights = [text.get_position()[1] for text in axes.texts]
+    assert heights == sorted(heights, reverse=True)
+    assert min(heights) >= -1e-9
 
 
 @settings(max_examples=25)
@@ -94,6 +105,11 @@ def test_labels_of_marks_lie_on_no_mark_and_on_no_other_label(places: list[tuple
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     marks = [axes.transData.transform((point.x, point.y)) for one in series for point in one.points]
     assert not any(box.contains(*mark) for box in boxes for mark in marks)
+    # Nor on a line: not one of its points lies in a label.
+    for one in series:
+        start, end = (axes.transData.transform((point.x, point.y)) for point in one.points)
+        along = [start + share * (end - start) for share in np.linspace(0, 1, 200)]
+        assert not any(box.contains(*place) for box in boxes for place in along)
 
 
 @pytest.fixture(scope="module")

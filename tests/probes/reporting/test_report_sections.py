@@ -272,6 +272,17 @@ def test_encoder_and_head_spectra_are_named_apart_in_the_summary(digits: MakeRow
     assert lp[2] == lp[3] == nmtune[2] != nmtune[3]
 
 
+def test_a_table_without_shifted_results_does_not_speak_of_them(row: MakeRow) -> None:
+    inside = [row(noise=noise, seed=seed) for noise in (0.0, 0.2) for seed in (0, 1)]
+    found = table(build(inside), "summary-table")
+    assert "OOD accuracy" not in found.header
+    assert "SVE and LSVR of in-domain test features" in found.caption
+    assert "out-of-domain" not in found.caption
+    public = {"encoder": "timm:resnet50", "encoder_hash": "t", "noise_ratio": None, "run_path": None}
+    mixed = table(build([*inside, row(dataset="digits-thick", **public), row(**public)]), "summary-table")
+    assert "or of in-domain ones where there are no others" in mixed.caption
+
+
 def test_spectra_of_a_head_that_were_not_measured_are_not_made_up(digits: MakeRows) -> None:
     rows = [*digits(heads=("lp",)), *digits(heads=("nmtune",), head_sve=None, head_lsvr=None)]
     report = build(rows)
