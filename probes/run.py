@@ -60,6 +60,11 @@ def build_parser() -> Parser:
     add("--features", type=str, default="features", help="folder of the feature store")
     add("--save-heads", type=str, default=None, help="folder to save the fitted heads in, for probes.predict")
     add("--receipt", type=str, default=None, help="JSON file to list the ids of the rows asked for in")
+    add(
+        "--allow-overlap",
+        action="store_true",
+        help="probe on your own data although training and test data share samples",
+    )
     add("--tasks-root", type=str, default="data/tasks", help="folder of prepared tasks")
     add("--seeds", type=int, default=1, help="number of seeds")
     add("--fractions", type=float, nargs="+", default=[1.0], help="shares of the training data, above 0 to 1")
@@ -100,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.earlier_code import earlier_code
     from probes.encoders import Settings, open_checkpoint, open_encoder
     from probes.encoders.endpoint import print_costs
+    from probes.encoders.feature_files import FileEncoder
     from probes.encoders.registry import newest_run
     from probes.features import FeatureStore
     from probes.fitting import check_device
@@ -111,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from probes.study import Probe, probes_of
     from probes.summary import summary_table
     from probes.tasks import open_task
+    from probes.tasks.overlap import check_overlap
+    from probes.tasks.registry import task_source
 
     choose_heads(arguments.plugin, arguments.hyper, "image")
     settings = Settings(device=arguments.device, batch_size=arguments.batch_size)
@@ -125,6 +133,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     encoders += [open_encoder(text, settings) for text in arguments.encoder]
     for encoder, task in itertools.product(encoders, tasks):
         check_match(encoder, task, views=arguments.views)
+    # Ready features are not computed from the samples, which may be stand-ins then.
+    if not all(isinstance(encoder, FileEncoder) for encoder in encoders):
+        for text, task in zip(arguments.task, tasks, strict=True):
+            published = task_source(split_spec(text).kind).record.num_classes > 0
+            shared = check_overlap(task, published=published, allowed=arguments.allow_overlap)
+            if shared:
+                print(shared)
     for line in [line for encoder in encoders for line in check_files(encoder, tasks)]:
         print(line)
     if arguments.task == ["digits"] and not _given(argv, "--task"):

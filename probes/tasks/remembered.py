@@ -40,7 +40,7 @@ def remembered_hash(files: Iterable[Path], layout: str, compute: Callable[[], st
     before = _state(files, layout)
     if before.size < WORTH_REMEMBERING or time.time_ns() - before.newest < SETTLED_SECONDS * 1e9:
         return compute()
-    place = _folder() / before.digest
+    place = cache_folder() / before.digest
     with contextlib.suppress(OSError):
         found = place.read_text()
         if len(found) == 64:
@@ -78,6 +78,7 @@ def _state(files: Iterable[Path], layout: str) -> _State:
     return _State(digest.hexdigest(), size, newest)
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """Return the folder of what is remembered, in the user's cache; it may not exist yet."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "noisy-model-learning" / "hashes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,15 @@ from probes.tasks.remembered import remembered_hash
 
 # Images in memory at once while they are hashed.
 HASH_BATCH = 256
+
+
+@runtime_checkable
+class Hashed(Protocol):
+    """Samples that tell the hash of the bytes each of them is made of, without decoding it."""
+
+    def content_hash(self, index: int) -> bytes:
+        """Return the SHA-256 of one sample's bytes. Safe to call from threads."""
+        ...
 
 
 class ImageBytes:
@@ -49,6 +58,10 @@ class ImageBytes:
                 f"image {self._data.name(index)} cannot be decoded: {error}",
                 mend="repair it, or leave it out of the task",
             ) from error
+
+    def content_hash(self, index: int) -> bytes:
+        """Return the SHA-256 of the encoded image."""
+        return hashlib.sha256(self._data[index]).digest()
 
     def _hash(self) -> str:
         digest = hashlib.sha256()
@@ -97,6 +110,10 @@ class Texts:
 class Selected:
     """Some of other samples.
 
+    Attributes:
+        base: The samples to choose from.
+        rows: Their positions, int64.
+
     Args:
         base: The samples to choose from.
         rows: Positions to keep, int64.
@@ -106,16 +123,19 @@ class Selected:
         self.keys = [base.keys[row] for row in rows]
         self.labels = base.labels[rows]
         self.fingerprint = hash_value([base.fingerprint, "selected", rows.tolist()])
-        self._base = base
-        self._rows = rows
+        self.base = base
+        self.rows = rows
 
     def read(self, index: int) -> Content:
         """Return the sample of the base."""
-        return self._base.read(int(self._rows[index]))
+        return self.base.read(int(self.rows[index]))
 
 
 class Shifted:
     """Other samples, each changed by a pure function of (sample, key).
+
+    Attributes:
+        base: The samples as they are.
 
     Args:
         base: The samples as they are.
@@ -128,12 +148,12 @@ class Shifted:
         self.keys = base.keys
         self.labels = base.labels
         self.fingerprint = hash_value([base.fingerprint, "shifted", name, version])
-        self._base = base
+        self.base = base
         self._shift = shift
 
     def read(self, index: int) -> Content:
         """Return the shifted sample."""
-        shifted: Content = self._shift(self._base.read(index), self.keys[index])
+        shifted: Content = self._shift(self.base.read(index), self.keys[index])
         return shifted
 
 
