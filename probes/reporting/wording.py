@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from probes.reporting.averages import Mean
 from probes.reporting.inference import Judged, estimate
-from probes.reporting.records import Cell
+from probes.reporting.records import Cell, Panel
 from probes.results import Row
 
 NONE = "–"
@@ -165,6 +165,18 @@ def runs_behind(means: Iterable[Mean]) -> str:
         f"N = {_range(runs, 'pre-training run')}{' each' if min(runs) == max(runs) else ''}, "
         f"{_range(seeds, 'seed')} of the head a run"
     )
+
+
+def behind(panels: Iterable[Panel], noun: str) -> str:
+    """Return the range of N over marks whose values are drawn beside them: ``N = 2 to 3 ladders each``."""
+    counts = [
+        len(point.runs)
+        for panel in panels
+        for series in panel.series
+        for point in series.points
+        if point.runs
+    ]
+    return f"N = {_range(counts, noun)} each" if counts else f"N = 0 {noun}s"
 
 
 def _range(counts: Sequence[int], noun: str) -> str:

@@ -21,7 +21,7 @@ from probes.reporting.paired import BASELINE
 from probes.reporting.records import INTERVAL, Cell, Figure, Gap, Panel, Point, Section, Series, Table, cells
 from probes.reporting.sections.noise import NOISE_AXIS, NOISE_COMMAND
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
-from probes.reporting.wording import NONE, count, number_cell, probability, signed, with_interval
+from probes.reporting.wording import NONE, behind, count, number_cell, probability, signed, with_interval
 from probes.results.row import Domain
 
 
@@ -136,7 +136,8 @@ def _figure(study: Study, family: str, levels: Sequence[float], found: Sequence[
         caption=(
             "Small marks: one ladder each. Large mark and bar: their mean with its 95 % Student t interval; "
             "a bar that ends at the edge goes on beyond it, and one ladder has none. Without ladders, the "
-            "difference of the means of two groups of runs with Welch's interval."
+            "difference of the means of two groups of runs with Welch's interval. "
+            f"{behind(panels, 'ladder')}."
         ),
         panels=tuple(panels),
         bars=INTERVAL,

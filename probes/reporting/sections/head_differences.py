@@ -7,7 +7,7 @@ from probes.reporting.paired import BASELINE, difference, differences
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
 from probes.reporting.sections.noise import NOISE_AXIS
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
-from probes.reporting.wording import count, unique
+from probes.reporting.wording import behind, count, unique
 
 
 def by_run(study: Study) -> Figure:
@@ -41,8 +41,6 @@ def by_run(study: Study) -> Figure:
                         + ".",
                     )
                 )
-    runs = unique(len(point.runs) for panel in panels for one in panel.series for point in one.points)
-    n = " to ".join(f"{end:g}" for end in dict.fromkeys((runs[0], runs[-1]))) if runs else "0"
     return Figure(
         name="heads-differences",
         title=f"Difference from {BASELINE}, run by run",
@@ -50,7 +48,7 @@ def by_run(study: Study) -> Figure:
         caption=(
             "Small marks: one pre-training run each, its mean over tasks and seeds of the head. Large mark "
             "and bar: their mean with its 95 % Student t interval; a bar that ends at the edge goes on "
-            f"beyond it, and one run has none. N = {n} pre-training run{'' if n == '1' else 's'} each."
+            f"beyond it, and one run has none. {behind(panels, 'pre-training run')}."
         ),
         panels=tuple(panels),
         bars=INTERVAL,
