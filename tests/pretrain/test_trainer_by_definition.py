@@ -12,8 +12,10 @@ import json
 import math
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from nml.recipe import Data, Optimizer, Recipe, Schedule
 from pretrain import assembly
 from pretrain.classify import Classify
 from pretrain.ema import Average
+from pretrain.engines import Update
+from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
 from pretrain.options import parse_options
 from pretrain.schedule import learning_rate
@@ -113,14 +117,11 @@ class Counter(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
 
-class Noting:
-    """An engine whose weight is the number of updates, and that notes all that is asked of it."""
+class Noting(DdpEngine):
+    """An engine whose weight is the number of updates, and that notes what is asked of it."""
 
-    name = "ddp"
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.network = Counter()
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(Counter(), recipe)
         self.events: list[tuple[Any, ...]] = []
 
     @property
@@ -142,22 +143,26 @@ class Noting:
     def backward(self, loss: torch.Tensor) -> None:
         self.events.append(("backward", loss.item()))
 
-    def step(self, lr: float) -> float:
+    def step(self, lr: float) -> Update:
         with torch.no_grad():
             self.network.weight += 1
         self.events.append(("step", lr))
-        return 0.0
+        return Update(0.0, applied=True)
 
-    def discard(self) -> None:
-        self.events.append(("discard",))
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        return {"weight": self.network.weight.detach().clone()}
-
-    def save(self, folder: Path, shared: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    def save(
+        self, folder: Path, shared: dict[str, torch.Tensor], own: dict[str, torch.Tensor]
+    ) -> Future[None]:
         folder.mkdir(parents=True)
         (folder / "weight").write_text(str(self.weight))
-        self.events.append(("save", int(folder.parent.name.removeprefix("step-")), self.weight))
+        step, weight, future = int(folder.parent.name.removeprefix("step-")), self.weight, Future[None]()
+
+        def written() -> None:
+            self.events.append(("save", step, weight, (folder.parents[2] / "DONE.json").exists()))
+            future.set_result(None)
+
+        # As the real ones do, in the background; the run may have gone on, but cannot be done.
+        threading.Timer(0.02, written).start()
+        return future
 
     def of(self, kind: str) -> list[Any]:
         return [event[1:] for event in self.events if event[0] == kind]
@@ -222,7 +227,7 @@ def ended(
         "run-dir": tmp_path / "run",
     }
     options, _ = parse_options([part for name, value in words.items() for part in (f"--{name}", str(value))])
-    engine = Noting()
+    engine = Noting(options.recipe)
     monkeypatch.setattr(assembly, "build_engine", lambda *_, **__: engine)
     trainer, batches = assembly.assemble(options, World(), shard_set, time.perf_counter())
     (tmp_path / "run" / "logs").mkdir(parents=True)
@@ -280,7 +285,9 @@ def test_a_run_does_at_every_step_what_it_is_defined_to_do(
     carried = sorted({weight for (weight,) in engine.of("validate")})
     assert carried == pytest.approx([weights[2 * STEPS - 1], weights[-1]], rel=1e-5)
     saved = sorted({*range(5, total + 1, 5), 2 * STEPS, total})
-    assert engine.of("save") == [(step, float(step)) for step in saved]
+    assert engine.of("save") == [(step, float(step), False) for step in saved]
+    assert f'"step": {total}' in (run / "export" / "meta.json").read_text()
+    assert json.loads((run / "DONE.json").read_text())["step"] == total
     for step in saved:
         exported = load_file(run / "checkpoints" / f"step-{step:08d}" / "export" / "model.safetensors")
         assert exported["weight"].item() == pytest.approx(weights[step - 1], rel=1e-5), (
@@ -299,14 +306,14 @@ def draws(seed: int, step: int, rank: int, micro: int) -> tuple[float, float, fl
     return random.Random(value).random(), float(numbers.rand()), float(torch.rand((), generator=generator))
 
 
-def test_each_rank_and_micro_batch_has_a_seed_of_its_own() -> None:
+def test_each_rank_and_micro_batch_has_a_seed_of_its_own(process_group: None) -> None:
     recipe = Recipe(global_batch=BATCH)
-    engine = Noting()
+    engine = Noting(recipe)
     engine.network.train()
     objective = Classify(recipe, rank=3, seed=7, micro_batches=2, num_classes=CLASSES)
     batch = Batch(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), torch.arange(4))
     for step in (0, 9):
-        objective.backward(engine, batch, step)  # type: ignore[arg-type]
+        objective.backward(engine, batch, step)
     drawn = [numbers for _, numbers in engine.of("forward")]
     assert drawn == [draws(7, step, 3, micro) for step in (0, 9) for micro in (0, 1)]
     assert len(set(drawn)) == 4

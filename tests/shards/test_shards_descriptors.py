@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -31,8 +32,10 @@ def descriptors() -> Iterator[Callable[[int], None]]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def allow(more: int) -> None:
-        highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(highest + more, before[1]), before[1]))
+        taken = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
+        # The limit is on numbers; the lowest free one is given out, and a parent may have left high ones.
+        limit = next(n for n in itertools.count(more) if n - sum(number < n for number in taken) == more)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
 
     yield allow
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
