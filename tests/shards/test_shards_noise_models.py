@@ -63,13 +63,6 @@ def test_labels_of_a_file_with_very_few_flips_are_a_level_of_their_own(tmp_path:
     assert [(level.level.name, level.level.flipped) for level in planned] == [("n00p002", 1)]
 
 
-def test_pair_flip_goes_to_the_next_class() -> None:
-    people = population()
-    for ratio, flips in zip(RATIOS, PairFlip().plan(people, RATIOS, 0), strict=True):
-        assert len(flips.rows) == ratio * 5000
-        assert np.array_equal(flips.values, (people.labels[flips.rows] + 1) % 10)
-
-
 def test_pair_flip_follows_a_map_and_leaves_other_classes_alone(tmp_path: Path) -> None:
     (tmp_path / "map.csv").write_text("from,to\n9,1\n2,0\n")
     people = population()
@@ -114,13 +107,6 @@ def test_a_matrix_gives_the_pattern_and_the_ratio_the_amount(tmp_path: Path, suf
         assert np.abs(found - expected).max() < 2.5
 
 
-def test_matrix_levels_are_nested(tmp_path: Path) -> None:
-    np.save(tmp_path / "m.npy", matrix_of())
-    low, high = TransitionMatrix(str(tmp_path / "m.npy")).plan(population(), RATIOS, 3)
-    assert np.array_equal(low.rows, high.rows[: len(low.rows)])
-    assert np.array_equal(low.values, high.values[: len(low.rows)])
-
-
 @pytest.mark.parametrize(
     ("matrix", "message"),
     [
@@ -141,20 +127,6 @@ def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "m.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(UserError, match="cannot be read"):
         TransitionMatrix(str(tmp_path / "m.npy"))
-
-
-def test_instance_dependent_noise_is_exact_nested_and_follows_the_features(tmp_path: Path) -> None:
-    people = population()
-    features = np.random.default_rng(2).normal(size=(5000, 16))
-    np.save(tmp_path / "f.npy", features)
-    low, high = InstanceDependent(str(tmp_path / "f.npy")).plan(people, RATIOS, 0)
-    assert (len(low.rows), len(high.rows)) == (250, 1000)
-    assert np.array_equal(low.rows, high.rows[:250])
-    assert np.array_equal(low.values, high.values[:250])
-    assert not np.any(high.values == people.labels[high.rows])
-    np.save(tmp_path / "g.npy", -features)
-    other = InstanceDependent(str(tmp_path / "g.npy")).plan(people, RATIOS, 0)[1]
-    assert len(np.intersect1d(high.rows, other.rows)) < 900
 
 
 def test_features_by_key_equal_features_by_order(tmp_path: Path) -> None:

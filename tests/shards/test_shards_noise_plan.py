@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from fractions import Fraction
 from itertools import pairwise
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from nml.errors import UserError
-from shards.hashing import hash_keys, mix
+from shards.hashing import mix
 from shards.noise import Flips, Population
 from shards.noise.caption_swap import CaptionSwap
 from shards.noise.paper_released import PaperReleased
@@ -118,13 +117,6 @@ def test_wrong_labels_are_uniform_over_the_other_classes(num_classes: int) -> No
     # Two-sided: too even would be as suspect as too uneven.
     assert chi2.sf(statistic, max(num_classes - 2, 1)) > 1e-4 or num_classes == 2
     assert num_classes < 10 or chi2.cdf(statistic, num_classes - 2) > 1e-4
-
-
-def test_another_seed_flips_other_samples() -> None:
-    population = class_population(np.arange(10_000) % 10, 10)
-    first, second = (Symmetric().plan(population, [Fraction(1, 10)], seed)[0] for seed in (0, 1))
-    common = len(np.intersect1d(first.rows, second.rows))
-    assert 50 < common < 160
 
 
 def test_one_class_cannot_be_flipped() -> None:
@@ -240,11 +232,3 @@ def test_the_released_swap_misses_its_ratio_as_it_does_in_the_paper_s_code() -> 
     ratios = [Fraction(text) for text in ("0.05", "0.1", "0.2", "0.3")]
     realised = [len(flips.rows) / 100_000 for flips in PaperReleased().plan(population, ratios, 0)]
     assert realised == pytest.approx([0.049, 0.095, 0.181, 0.259], abs=0.002)
-
-
-def test_key_hashes_are_the_documented_ones() -> None:
-    # Changing these changes every plan ever made: VERSION would have to change with them.
-    assert hash_keys(["digit-0000"]).tolist() == [
-        int.from_bytes(hashlib.blake2b(b"digit-0000", digest_size=8).digest(), "little")
-    ]
-    assert mix(np.array([1], np.uint64), 0, "select").tolist() == [16330483836998094097]

@@ -56,19 +56,6 @@ def test_an_added_level_keeps_the_state_of_a_run(copied: Path) -> None:
     ElasticBatchSampler(ShardSet.open(copied), global_batch=32).load_state_dict(state)
 
 
-def test_an_interrupted_relabel_reads_as_before_and_is_mended_by_the_same_command(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(relabel, "write_json", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            relabel.main([str(copied), "--noise", "0.15"])
-    assert "n15" not in ShardSet.open(copied).levels
-    assert ShardDataset(ShardSet.open(copied), "n30")[0].target in range(10)
-    relabel.main([str(copied), "--noise", "0.15"])
-    assert verify.main([str(copied)]) == 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
