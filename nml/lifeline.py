@@ -27,7 +27,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.S
 _POLL_SECONDS = 0.1
 _RELEASE_SECONDS = 5.0
 # Finding what a process has started means reading a file for each of its threads.
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
 # A look that comes later than this was kept from it: the warden was stopped too, as by `scontrol suspend`.
 _GAP_SECONDS = 5.0
 _SILENT_END = "ended without a word: killed (kill -9, or by the kernel for want of memory) or crashed"
@@ -62,11 +62,15 @@ class Warden:
         seconds: How long the leaders of the groups may take to end by themselves, once this process is gone.
         name: What this process is called when the warden has to tell of its end, on this process's standard
             error; empty: it tells nothing, and what this process started beyond the groups is let alone.
-        stopped: How long this process may be stopped (SIGSTOP) before it is killed; None: for ever.
+        stopped: How long this process, and in a going one what it has started, may be stopped (SIGSTOP)
+            before it is killed; None: for ever.
+        alone: Whether this process itself may be stopped for ever.
     """
 
-    def __init__(self, seconds: float, *, name: str = "", stopped: float | None = None) -> None:
-        words = [str(os.getpid()), str(seconds), str(stopped or 0), name]
+    def __init__(
+        self, seconds: float, *, name: str = "", stopped: float | None = None, alone: bool = False
+    ) -> None:
+        words = [str(os.getpid()), str(seconds), str(stopped or 0), str(int(alone)), name]
         # A stop signal to all processes of a job must not find it before it ignores them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
         try:
@@ -111,9 +115,11 @@ class Warden:
 
 
 @contextlib.contextmanager
-def warden(seconds: float, *, name: str = "", stopped: float | None = None) -> Iterator[Warden]:
+def warden(
+    seconds: float, *, name: str = "", stopped: float | None = None, alone: bool = False
+) -> Iterator[Warden]:
     """Have a warden for as long as the block runs."""
-    own = Warden(seconds, name=name, stopped=stopped)
+    own = Warden(seconds, name=name, stopped=stopped, alone=alone)
     try:
         yield own
     finally:
@@ -155,13 +161,14 @@ class _Watched:
         process: Its number.
         name: See :class:`Warden`.
         stopped: Likewise, 0 for ever.
+        alone: Likewise.
     """
 
-    def __init__(self, process: int, name: str, stopped: float) -> None:
-        self._process, self._name, self._longest = process, name, stopped
+    def __init__(self, process: int, name: str, stopped: float, *, alone: bool) -> None:
+        self._process, self._name, self._longest, self._alone = process, name, stopped, alone
         self._started: dict[int, str] = {}
         self._groups: list[int] = []
-        self._stopped_since: float | None = None
+        self._stopped_since: dict[int, float] = {}
         self._deadline: tuple[float, float] | None = None
         self._looked = 0.0
         self._seen = time.monotonic()
@@ -183,18 +190,26 @@ class _Watched:
             if self._name and self._deadline is None:
                 self._tell(_SILENT_END)
             return False
+        if gap > _GAP_SECONDS:
+            self._stopped_since.clear()
         if self._name and now - self._looked >= _LOOK_SECONDS:
             self._looked = now
-            self._started |= descendants(self._process)
-        if not is_stopped(self._process) or gap > _GAP_SECONDS:
-            self._stopped_since = None
-        elif self._stopped_since is None:
-            self._stopped_since = now
-        if self._longest and self._stopped_since and now - self._stopped_since > self._longest:
-            self._kill(f"was stopped (SIGSTOP) for {self._longest:.0f} s")
-        elif self._deadline and now > self._deadline[0]:
-            self._kill(f"failed, and had not ended {self._deadline[1]:.0f} s later")
+            self._look_at_stopped(now)
+        if self._deadline and now > self._deadline[0]:
+            self._kill(self._process, f"failed, and had not ended {self._deadline[1]:.0f} s later")
         return True
+
+    def _look_at_stopped(self, now: float) -> None:
+        """Kill what has been stopped for too long: what it has started, and if it goes on itself, or it."""
+        started = descendants(self._process)
+        self._started |= started
+        # Stopped together, as in a terminal, they go on together.
+        looked_at = {self._process} if is_stopped(self._process) else started.keys()
+        before = self._stopped_since
+        self._stopped_since = {one: before.get(one, now) for one in looked_at if is_stopped(one)}
+        for one, since in self._stopped_since.items():
+            if self._longest and now - since > self._longest and not (self._alone and one == self._process):
+                self._kill(one, f"was stopped (SIGSTOP) for {self._longest:.0f} s")
 
     def end_the_rest(self, seconds: float) -> None:
         """End what it has left behind."""
@@ -209,24 +224,25 @@ class _Watched:
                         os.killpg(group, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
 
-    def _kill(self, why: str) -> None:
-        self._tell(f"{why}; it is killed")
-        self._started |= descendants(self._process)
-        # Once is enough: from here on its end is known.
-        self._longest, self._deadline = 0.0, (float("inf"), 0.0)
+    def _kill(self, process: int, why: str) -> None:
+        self._tell(f"{why}; it is killed", process)
+        if process == self._process:
+            self._started |= descendants(process)
+            # Once is enough: from here on its end is known.
+            self._longest, self._deadline = 0.0, (float("inf"), 0.0)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
 
-    def _tell(self, what: str) -> None:
+    def _tell(self, what: str, process: int | None = None) -> None:
         with contextlib.suppress(OSError):
-            print(f"{self._name}: process {self._process} {what}", file=sys.stderr, flush=True)
+            print(f"{self._name}: process {process or self._process} {what}", file=sys.stderr, flush=True)
 
 
-def _keep_watch(process: int, seconds: float, stopped: float, name: str) -> None:
+def _keep_watch(process: int, seconds: float, stopped: float, *, alone: bool, name: str) -> None:
     """Watch a process until it lets go or is gone; then end what it has left behind."""
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)
-    watched = _Watched(process, name, stopped)
+    watched = _Watched(process, name, stopped, alone=alone)
     pipes, rest = [sys.stdin.fileno()], b""
     while watched.look():
         if not select.select(pipes, [], [], _POLL_SECONDS)[0]:
@@ -274,4 +290,10 @@ def _fields(process: int) -> list[str] | None:
 
 
 if __name__ == "__main__":
-    _keep_watch(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]), sys.argv[4])
+    _keep_watch(
+        int(sys.argv[1]),
+        float(sys.argv[2]),
+        float(sys.argv[3]),
+        alone=sys.argv[4] == "1",
+        name=sys.argv[5],
+    )

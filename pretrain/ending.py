@@ -9,6 +9,7 @@ is given a few seconds, and then the process ends its children and leaves withou
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import socket
 import sys
@@ -27,18 +28,26 @@ CLOSING_SECONDS = 10.0
 # Before the others give up a rank that is stopped, so that it is the one that is named.
 _SOONER = 0.9
 _WORKER_KILLED = "is killed by signal: Killed"
-_OTHER_RANK = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out", "NCCL")
+# Words of torch's that do not say what to do, and what that is.
+_HINTS = {
+    _WORKER_KILLED: "kill -9, or by the kernel for want of memory: try fewer --recipe.data.workers",
+    "DataLoader timed out": "a worker is stopped, or the storage that it reads does not answer",
+    **dict.fromkeys(
+        ("closed by peer", "reset by peer", "broken pipe", "timed out", "nccl"),
+        "another rank is gone or does not answer: its log says why",
+    ),
+}
 
 
 @contextlib.contextmanager
 def watched(world: World) -> Iterator[Warden]:
     """Have a warden for this rank as long as the block runs.
 
-    It ends what a killed rank has started, and a rank that is stopped for as long as the others would wait
-    for it. Nobody waits for a process alone: that may be stopped in its terminal overnight.
+    It ends what a killed rank has started, and a rank or a loader worker that is stopped for as long as the
+    others would wait for it. Nobody waits for a process alone: that may be stopped in its terminal overnight.
     """
-    stopped = world.timeout.total_seconds() * _SOONER if world.size > 1 else None
-    with warden(0.0, name=_name(world), stopped=stopped) as own:
+    stopped = world.timeout.total_seconds() * _SOONER
+    with warden(0.0, name=_name(world), stopped=stopped, alone=world.size == 1) as own:
         yield own
 
 
@@ -75,6 +84,15 @@ def run(main: Callable[[], Any]) -> NoReturn:
         _leave(FAILED_STATUS)
 
 
+def leave_stuck(world: World) -> NoReturn:
+    """End this process from another thread than the one that does not end, and show what that does."""
+    told = f"{_name(world)} failed: the other ranks are gone, and this one does not end. What it does:\n"
+    os.write(2, told.encode())
+    faulthandler.dump_traceback(all_threads=True)
+    kill(descendants(os.getpid()))
+    os._exit(FAILED_STATUS)
+
+
 def _leave(status: int) -> NoReturn:
     kill(descendants(os.getpid()))
     for stream in (sys.stdout, sys.stderr):
@@ -98,8 +116,5 @@ def _cause(error: BaseException) -> str:
     if error.__cause__ is not None and _WORKER_KILLED in str(error.__cause__):
         # Heard of while it waited for a batch, where torch catches it to say less.
         return _cause(error.__cause__)
-    if _WORKER_KILLED in line:
-        return f"{line} (kill -9, or by the kernel for want of memory: try fewer --recipe.data.workers)"
-    if any(words in line for words in _OTHER_RANK):
-        return f"{line} (another rank is gone or does not answer: its log says why)"
-    return line
+    hint = next((hint for words, hint in _HINTS.items() if words.lower() in line.lower()), "")
+    return f"{line} ({hint})" if hint else line

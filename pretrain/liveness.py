@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pretrain import ending
 from pretrain.world import World
 
 # Seconds without a step before rank 0 says so: at least, in steps, and where one is not expected soon.
@@ -178,15 +179,23 @@ class Liveness:
             self.pulse.tick()
 
     def _tell(self) -> None:
+        from torch.distributed import DistError
+
         try:
             self._beat()
-            while not self._ended.wait(self._interval):
+            while not self._ended.wait(self._interval) and not self._others_are_gone():
                 self._beat()
                 if self._world.is_main:
                     self._watch()
-        except Exception:
+        except DistError:
             # The store is gone, and with it rank 0: there is nobody to tell.
+            pass
+        except Exception:
+            # Whatever keeps it from talking is no reason to end a run that may go on.
             return
+        # A rank that waits for the others finds out by itself; one that does not would never end.
+        if not self._ended.wait(ending.CLOSING_SECONDS):
+            ending.leave_stuck(self._world)
 
     def _beat(self) -> None:
         now, worked = time.perf_counter(), self.pulse.work()
@@ -215,6 +224,13 @@ class Liveness:
         reason = awaited(stall, self._steps, beats, self.hosts, self._silence)
         # Not through sys.stderr: a daemon that holds its lock would keep the interpreter from ending.
         os.write(2, f"no step for {stall:.0f} s: {reason}\n".encode())
+
+    def _others_are_gone(self) -> bool:
+        """Whether a rank has given no sign of life for so long that those that wait for it have given up."""
+        limit, stall = self._world.timeout.total_seconds(), time.perf_counter() - self._stepped
+        return (
+            self._world.is_main and stall > limit and bool(silent(stall, self._steps, self._beats(), limit))
+        )
 
     def _beats(self) -> list[Beat | None]:
         now = time.perf_counter()

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, default_collate
 from nml.errors import UserError
 from nml.lifeline import end_with
 from nml.recipe import Recipe
-from pretrain.world import World
+from pretrain.world import TIMEOUT, World
 from shards.dataset import Sample, ShardDataset
 from shards.order import StreamOrder
 from shards.sampler import ElasticBatchSampler, SampleRef
@@ -108,7 +108,12 @@ class StepSampler:
 
 
 def training_loader(
-    dataset: ShardDataset, sampler: StepSampler, *, workers: int, timeout: timedelta, pin_memory: bool
+    dataset: ShardDataset,
+    sampler: StepSampler,
+    *,
+    workers: int,
+    pin_memory: bool,
+    timeout: timedelta = TIMEOUT,
 ) -> DataLoader[Batch]:
     """Return the loader of a run."""
     return DataLoader(

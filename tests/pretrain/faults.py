@@ -37,16 +37,21 @@ def _fail_forward(here: bool, strike: Callable[[], bool] = STRIKE.exists) -> Non
         assembly.build_network = built
 
 
-def _fail_loading(here: bool) -> None:
+def _fail_loading(here: bool, fault: Callable[[], Any] = lambda: fail("loading")) -> None:
     from shards.dataset import ShardDataset
 
     load = ShardDataset._load
 
     def load_or_fail(self: Any, ref: Any) -> Any:
-        return fail("loading") if STRIKE.exists() else load(self, ref)
+        return fault() if STRIKE.exists() else load(self, ref)
 
     if here:
         ShardDataset._load = load_or_fail  # type: ignore[method-assign]
+
+
+def _be_stuck(here: bool) -> None:
+    """Let the rank wait for storage that does not answer."""
+    _fail_loading(here, lambda: wait_for(Path("never")))
 
 
 def _hold_validation(here: bool) -> None:
@@ -110,6 +115,7 @@ def fail(where: str) -> NoReturn:
 FAULTS: dict[str, Callable[[bool], None]] = {
     "forward": _fail_forward,
     "loading": _fail_loading,
+    "stuck": _be_stuck,
     "validation": _hold_validation,
     "saving": _fail_while_saving,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pretrain.engines import Engine, local
 from pretrain.evaluation import evaluated
 from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.world import World, wait_no_longer
 
 NAMES = ("ddp", "fsdp", "deepspeed")
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -27,6 +29,18 @@ pytestmark = pytest.mark.usefixtures("process_group")
 
 def supported(engine: str, optimizer: str) -> bool:
     return optimizer != "lamb" or engine[-1] not in "123"
+
+
+@pytest.mark.parametrize("engine", NAMES)
+def test_no_process_group_of_an_engine_waits_for_longer_than_the_run(engine: str) -> None:
+    make(engine)
+    limit = timedelta(seconds=77)
+    wait_no_longer(World(timeout=limit))
+    groups = dist.distributed_c10d._world.pg_map
+    waits = {group._get_backend(torch.device("cpu")).options._timeout for group in groups}
+    wait_no_longer(World())
+    assert len(groups) > 1
+    assert waits == {limit}
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,14 @@ TIMEOUT = 20.0
 ENGINES = ["ddp", "fsdp", "deepspeed"]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_workers = pytest.mark.parametrize("workers", [0, 2])
-# Ranks, workers and wardens; none of what a run started, wherever it is, may be missed.
-Processes = list[psutil.Process]
+# Starts two ranks as the launcher does where there is no Slurm.
+LAUNCHER = """
+import sys
+from pathlib import Path
+from slurm.standin import run_ranks
+command = [sys.executable, "-m", "pretrain.run", *sys.argv[1:]]
+sys.exit(run_ranks(command, nodes=1, tasks=2, logs=Path("logs")))
+"""
 
 
 class Run:
@@ -43,8 +51,11 @@ class Run:
         """Let the fault in the struck rank happen."""
         (self.folder / "strike").touch()
 
+    def log(self, rank: int) -> str:
+        return (self.folder / f"rank-{rank}.log").read_text()
+
     def last_lines(self, rank: int) -> str:
-        return "\n".join((self.folder / f"rank-{rank}.log").read_text().splitlines()[-3:])
+        return "\n".join(self.log(rank).splitlines()[-3:])
 
     def wait(self, seconds: float) -> None:
         """Wait until every process is gone, and note how long that took."""
@@ -118,11 +129,11 @@ def start(
 ) -> Callable[..., Run]:
     """Start a run, and return it once it is where the fault will find it."""
 
-    def begin(engine: str, workers: int, fault: str = "none") -> Run:
+    def begin(engine: str, workers: int, fault: str = "none", rank: int | None = None) -> Run:
         folder = tmp_path_factory.mktemp(f"{engine}-{workers}-{fault}")
         command = words(engine, workers, saves=fault == "saving", validates=fault == "validation")
         # Both ranks have their turn: rank 0 has the store, the saves and the records.
-        rank = (ENGINES.index(engine) + workers // 2) % 2
+        rank = (ENGINES.index(engine) + workers // 2) % 2 if rank is None else rank
         ranks = start_ranks(2, ["whole", f"{fault}:{rank}", *command], cwd=folder)
         waits = fault in ("saving", "validation")
         ready = (folder / "ready").exists if waits else lambda: steps(folder / "run" / "metrics.jsonl") > 2
@@ -134,16 +145,46 @@ def start(
 
 @pytest.fixture(scope="module", autouse=True)
 def frozen(start: Callable[..., Run]) -> dict[tuple[str, int], tuple[Run, threading.Thread]]:
-    """Runs of which one rank is stopped for good; they wait while the other tests run."""
+    """Runs of which one rank is stopped for good, by engine and workers; they wait while other tests run.
+
+    And one, ("worker", 2), of which a loader worker is, and two, ("stuck", RANK), of which a rank is stuck.
+    """
     found = {}
-    for engine in ENGINES:
-        for workers in (0, 2):
-            run = start(engine, workers)
-            run.struck.suspend()
-            watching = threading.Thread(target=run.wait, args=[2 * TIMEOUT])
-            watching.start()
-            found[engine, workers] = run, watching
+
+    def watch(name: str, number: int, run: Run) -> None:
+        watching = threading.Thread(target=run.wait, args=[4 * TIMEOUT])
+        watching.start()
+        found[name, number] = run, watching
+
+    for rank in (0, 1):
+        run = start("ddp", 0, "stuck", rank)
+        run.fail()
+        watch("stuck", rank, run)
+    for engine, workers in itertools.product(ENGINES, (0, 2)):
+        run = start(engine, workers)
+        run.struck.suspend()
+        watch(engine, workers, run)
+    run = start("ddp", 2)
+    run.workers[0].suspend()
+    watch("worker", 2, run)
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def launched(
+    tmp_path_factory: pytest.TempPathFactory, words: Callable[..., list[str]]
+) -> Iterator[tuple[psutil.Popen, list[psutil.Process], Path]]:
+    """The stand-in of the launcher with a rank that is stopped for good, all it started, what it says."""
+    folder = tmp_path_factory.mktemp("launched")
+    with (folder / "said").open("wb") as said:
+        command = [sys.executable, "-c", LAUNCHER, *words("ddp", 2)]
+        launcher = psutil.Popen(command, cwd=folder, stdout=said, stderr=said)
+    wait_for(lambda: steps(folder / "run" / "metrics.jsonl") > 2 or launcher.poll() is not None)
+    family = launcher.children(recursive=True)
+    [rank] = [one for one in launcher.children() if one.environ().get("RANK") == "1"]
+    rank.suspend()
+    yield launcher, family, folder / "said"
+    launcher.wait(TIMEOUT + SECONDS)
 
 
 @each_engine
@@ -208,3 +249,37 @@ def test_a_rank_that_is_stopped_for_good_ends_the_run_within_the_timeout(
     assert -signal.SIGKILL in run.check_all_ended(TIMEOUT)
     assert f"process {run.struck.pid} was stopped (SIGSTOP) for 18 s" in run.last_lines(run.rank)
     assert "another rank is gone" in run.last_lines(1 - run.rank)
+
+
+def test_a_loader_worker_that_is_stopped_for_good_ends_the_run(
+    frozen: dict[tuple[str, int], tuple[Run, threading.Thread]],
+) -> None:
+    run, watching = frozen["worker", 2]
+    watching.join()
+    run.check_all_ended(TIMEOUT + SECONDS)
+    worker = run.workers[0].pid
+    assert f"DataLoader worker (pid {worker}) is killed by signal" in run.last_lines(run.rank)
+    assert f"process {worker} was stopped (SIGSTOP) for 18 s" in run.log(run.rank)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_stuck_ends_once_the_others_have_given_it_up(
+    rank: int, frozen: dict[tuple[str, int], tuple[Run, threading.Thread]]
+) -> None:
+    run, watching = frozen["stuck", rank]
+    watching.join()
+    run.check_all_ended(2 * TIMEOUT + SECONDS)
+    said = run.log(rank)
+    assert f"rank {rank} of 2 on " in said
+    assert "failed: the other ranks are gone, and this one does not end. What it does:" in said
+    assert "faults.py" in said
+
+
+def test_the_stand_in_of_the_launcher_ends_all_and_names_the_rank_that_is_stopped(
+    launched: tuple[psutil.Popen, list[psutil.Process], Path],
+) -> None:
+    launcher, family, said = launched
+    assert launcher.wait(TIMEOUT + SECONDS) == 128 + signal.SIGKILL
+    wait_for(lambda: not any(alive(process) for process in family))
+    assert "rank 1 of the run ended with signal SIGKILL; the other ranks were stopped" in said.read_text()
+    assert "was stopped (SIGSTOP) for 18 s" in said.read_text()
