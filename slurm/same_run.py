@@ -38,7 +38,7 @@ def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None
     Raises:
         UserError: Naming the run, the first value that differs, and what it is there.
     """
-    before = read_command(request.path / "config.yaml", mend=mend)
+    before = read_command(request.path / layout.CONFIG, mend=mend)
     if before is None:
         return
     now = yaml.safe_load(command)
