@@ -134,7 +134,7 @@ class SourceSpec:
     def flag(self, role: Role | Literal["split"]) -> str:
         """Return how a user names the column of a role, or a split, up to the name itself."""
         if self.end == "task":
-            return f"{role}="
+            return f"{self.usual_split if role == 'split' else role}="
         return "--split " if role == "split" else f"--{role}-column "
 
     def column(self, role: Role) -> str:

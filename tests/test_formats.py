@@ -164,6 +164,18 @@ READ: dict[str, tuple[str, Make]] = {
 }
 
 
+# What the classes of a case are called, where that is a matter of meaning.
+CLASSES = {
+    "parquet-bytes": NUMBERS,
+    "csv-zeros": ["007", "7", "007", "7", "10", "NA"],
+    "csv-whole-floats": NUMBERS,
+    "csv-truth": ["true", "false"] * 3,
+    "tars-alias": NUMBERS,
+    "tars-names": [f"n{number}" for number in NUMBERS],
+    "huggingface": WORDS,
+}
+
+
 @pytest.fixture
 def in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Install a distribution that registers a source of its own."""
@@ -220,7 +232,7 @@ def test_both_ends_read_the_same_samples(tmp_path: Path, case: str) -> None:
     keys, labels, fingerprint = as_task(source)
     # What has no name is called by its row, which published keys of sets and of tasks write in two ways.
     assert [f"{int(name[4:]):08d}" if name.startswith("row-") else name for name in names] == keys
-    assert classes == labels
+    assert classes == labels == CLASSES.get(case, labels)
     assert images == fingerprint
     assert len(keys) == {"folder": 12, "parquet-gap": 5, "tars-input": 2}.get(case, 6)
 
@@ -280,6 +292,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         "no image .*found.* picture, label",
     ),
     "no-label": ("parquet", a_parquet(image=IMAGES, x=LABELS), "no label .*column found.* columns: image, x"),
+    "no-tar": ("wds", _bare, r"there is no \*\.tar in .*/a; check"),
     "no-file": ("parquet", lambda at: at / "gone.parquet", r"there is no file .*gone\.parquet"),
     "no-images": ("imagefolder", _bare, "no image in the 1 folders"),
     "loop": ("imagefolder", lambda at: _linked(folder(at / "pets"), "../cat"), "Too many levels of symbolic"),
@@ -354,6 +367,8 @@ def test_texts_of_a_csv_and_splits_inside_one_argument(tmp_path: Path) -> None:
     assert len(open_task(f"imagefolder:{images.parent},test=val,validation=val").train.keys) == 12
     with pytest.raises(UserError, match=r"no folder .*pets/test"):
         open_task(f"imagefolder:{images.parent}")
+    with pytest.raises(UserError, match=r"test=new: no file of --task csv:.*; possible: test, train; choose"):
+        open_task(f"csv:{tmp_path},test=new")
 
 
 def test_images_of_a_large_table_are_each_found_in_their_row(tmp_path: Path) -> None:

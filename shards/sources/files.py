@@ -86,11 +86,10 @@ def files_of(spec: SourceSpec, below: str) -> Chosen:
     else:
         patterns = [(pattern, sorted(glob.glob(pattern, recursive=True))) for pattern in expand(argument)]  # noqa: PTH207 - absolute patterns
         found = [Path(name) for pattern, names in patterns for name in names or [pattern]]
-    missing = next((str(path) for path in found if not path.is_file()), None if found else argument)
-    if missing:
-        raise UserError(
-            f"{spec.shown}: there is no file {missing}, and no {below} in it", mend="check the path"
-        )
+    missing = [f"file {path}" for path in found if not path.is_file()]
+    if missing or not found:
+        what = missing[0] if missing else f"{below} in {argument}"
+        raise UserError(f"{spec.shown}: there is no {what}", mend="check the path")
     return _choose_split(spec, found, root)
 
 

@@ -259,7 +259,7 @@ def test_a_full_disk_is_one_line_and_can_be_continued(
     [
         (["--source", "imagefolder:/nonexistent"], "there is no folder /nonexistent"),
         (["--source", "imagefolder"], "names no folder"),
-        (["--source", "parquet:/nonexistent.parquet"], "there is no such file"),
+        (["--source", "parquet:/nonexistent.parquet"], "there is no file /nonexistent.parquet; check"),
         (["--source", "digit"], "did you mean digits"),
         (["--noise", "1.2"], "not a noise ratio"),
         (["--noise", "0.1", "0.10"], "asked for twice"),
