@@ -170,13 +170,13 @@ class Noting(DdpEngine):
 
 @pytest.fixture(scope="module")
 def shard_set(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """Images of a colour each, in shards of 7; a quarter of the labels is wrong."""
+    """Images of a colour each, in 25 shards, so that streams have several blocks; 12 labels are wrong."""
     folder = tmp_path_factory.mktemp("trainer")
     for number in range(SAMPLES):
         path = folder / "images" / f"class{number % CLASSES}" / f"{number:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (16, 16), (100 + number, 0, 0)).save(path)
-    request = make_request(f"imagefolder:{folder / 'images'}", "0", "0.25", limits=ShardLimits(10**9, 7))
+    request = make_request(f"imagefolder:{folder / 'images'}", "0", "0.25", limits=ShardLimits(10**9, 2))
     return write(folder / "set", request)
 
 
