@@ -184,10 +184,12 @@ def _draw_series(axes: Axes, figure: Figure, panel: Panel, series: Series, aside
             *zip(*runs, strict=True),
             color=colour(series),
             marker=marker(series),
-            markersize=3.2,
-            markeredgewidth=0,
+            markersize=4,
+            # Apart from the bar that they lie on.
+            markeredgecolor=ROLES["surface"].light,
+            markeredgewidth=0.6,
             linestyle="none",
-            alpha=0.55,
+            zorder=2.5,
         )
 
 

@@ -76,6 +76,11 @@ def _number(value: float | None) -> str:
     return "" if value is None else repr(value)
 
 
+def has_numbers(table: Table) -> bool:
+    """Whether a table is of measurements: definitions and provenance are for the page."""
+    return any(cell.numbers for row in table.rows for cell in row)
+
+
 def latex_text(table: Table) -> str:
     """Return a table for LaTeX's booktabs package, means with their intervals where they have one."""
     columns = "".join("l" if place < table.text_columns else "r" for place in range(len(table.header)))

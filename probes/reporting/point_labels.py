@@ -151,7 +151,7 @@ def _around(x: float, y: float, text: str) -> Iterator[Box]:
     """Yield the boxes that a text may take beside a mark, the usual one first."""
     width = len(text) * CHARACTER_WIDTH * SIZE
     # Further away where the near places are taken, but never so far that it could be of another mark.
-    for gap in (GAP, 1.6 * GAP, 2.4 * GAP):
+    for gap in (GAP, 1.6 * GAP):
         for left in (x + gap, x - gap - width):
             for bottom in (y - gap - 0.5 * SIZE, y + gap - 0.5 * SIZE, y - 0.4 * SIZE):
                 yield Box(left, bottom, left + width, bottom + SIZE)

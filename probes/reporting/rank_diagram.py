@@ -35,4 +35,5 @@ def draw_ranks(axes: Axes, panel: Panel) -> None:
     # Room for the names on both sides.
     span = (max(ranks) - min(ranks)) or 1.0
     axes.set_xlim(min(ranks) - 0.7 * span, max(ranks) + 0.7 * span)
+    axes.set_xticks(range(1, len(ranks) + 1))
     axes.tick_params(labelsize=SIZE)

@@ -13,7 +13,7 @@ from nml.errors import UserError
 from nml.files import write_bytes
 from probes.reporting.drawing import FileKind, panel_svg, save_figure
 from probes.reporting.inline_svg import inline
-from probes.reporting.papers import all_tables, csv_text, latex_text
+from probes.reporting.papers import all_tables, csv_text, has_numbers, latex_text
 from probes.reporting.records import Figure, Gap, Report, Table
 from probes.reporting.theme import css_variables
 
@@ -61,9 +61,10 @@ def write_report(
     for table in tables:
         write_bytes(folder / TABLES / f"{table.name}.csv", csv_text(table).encode())
     _clear(folder / TABLES, {f"{table.name}.csv" for table in tables})
-    for table in report.tables if latex else ():
+    for_papers = [table for table in report.tables if latex and has_numbers(table)]
+    for table in for_papers:
         write_bytes(folder / LATEX / f"{table.name}.tex", latex_text(table).encode())
-    _clear(folder / LATEX, {f"{table.name}.tex" for table in report.tables} if latex else set())
+    _clear(folder / LATEX, {f"{table.name}.tex" for table in for_papers})
     for name, text in report.documents:
         write_bytes(folder / name, text.encode())
     write_bytes(folder / TEXT, render("report.md.j2", report).encode())

@@ -137,11 +137,12 @@ def unique(values: Iterable[float]) -> list[float]:
     return sorted(set(values))
 
 
-def error_bars(means: Iterable[Mean]) -> str:
+def error_bars(means: Iterable[Mean], *, shows_runs: bool = True) -> str:
     """Return what the error bars of a figure are, what its small marks are, and the N behind its means."""
     found = list(means)
     if any(mean.sd is not None for mean in found):
-        bars = "Error bars: standard deviation over pre-training runs, each of which is a small mark"
+        bars = "Error bars: standard deviation over pre-training runs"
+        bars += ", each of which is a small mark" if shows_runs else ""
     elif any(mean.seed_sd is not None for mean in found):
         bars = "Error bars: standard deviation over seeds of the head on one encoder"
     else:

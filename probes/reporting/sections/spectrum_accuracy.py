@@ -60,7 +60,8 @@ def _of_encoders(study: Study) -> Figure | Gap:
         paper="Fig. 3",
         caption=(
             f"One mark a noise level, labelled with it; SVE and LSVR of the features as pre-trained, "
-            f"accuracy of {BASELINE}. {error_bars(behind)}. A handful of encoders makes no trend."
+            f"accuracy of {BASELINE}. {error_bars(behind, shows_runs=False)}. A handful of encoders makes no "
+            "trend."
         ),
         panels=tuple(panels),
     )
@@ -79,7 +80,7 @@ def _of_heads(study: Study) -> Figure | Gap:
         caption=(
             f"One mark a head and noise level, joined in the order of the levels, the first and the last "
             f"labelled where there is room; SVE and LSVR of the features as the head's classifier sees them, "
-            f"which lp leaves as pre-trained. {error_bars(behind)}."
+            f"which lp leaves as pre-trained. {error_bars(behind, shows_runs=False)}."
         ),
         panels=tuple(panels),
     )
