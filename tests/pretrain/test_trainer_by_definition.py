@@ -27,9 +27,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from nml.recipe import Data, Optimizer, Recipe, Schedule
+from nml.recipe import Data, Loss, Model, Optimizer, Recipe, Schedule
 from pretrain import assembly
 from pretrain.classify import Classify
+from pretrain.clip import Clip
 from pretrain.ema import Average
 from pretrain.engines import Update
 from pretrain.engines.ddp import DdpEngine
@@ -317,3 +318,26 @@ def test_each_rank_and_micro_batch_has_a_seed_of_its_own(process_group: None) ->
     drawn = [numbers for _, numbers in engine.of("forward")]
     assert drawn == [draws(7, step, 3, micro) for step in (0, 9) for micro in (0, 1)]
     assert len(set(drawn)) == 4
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_both_passes_over_a_pair_of_image_and_caption_draw_the_same(parts: int, process_group: None) -> None:
+    class Towers(Noting):
+        def forward(self, images: torch.Tensor, texts: torch.Tensor) -> dict[str, torch.Tensor]:
+            super().forward(images)
+            features = nn.functional.normalize(images.mean((2, 3)) + self.network.weight, dim=1)
+            return {"image_features": features, "text_features": features, "logit_scale": torch.ones(())}
+
+    recipe = Recipe(objective="clip", global_batch=BATCH, model=Model(name="RN50"), loss=Loss(name="infonce"))
+    engine = Towers(recipe)
+    engine.network.train()
+    objective = Clip(recipe, rank=3, world_size=1, seed=7, micro_batches=parts, prompts=None)
+    batch = Batch(torch.randn(4, 3, 2, 2), torch.zeros(4, 8, dtype=torch.int64), torch.arange(4))
+    for step in (0, 9):
+        objective.backward(engine, batch, step)
+    drawn = [numbers for _, numbers in engine.of("forward")]
+    # Features first, for the loss over all of them; then once more with gradients.
+    passes = 1 if parts == 1 else 2
+    assert drawn == [
+        draws(7, step, 3, micro) for step in (0, 9) for _ in range(passes) for micro in range(parts)
+    ]
