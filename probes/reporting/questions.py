@@ -50,12 +50,16 @@ class Question(NamedTuple):
 def questions(main: Sequence[Score], noisy: Sequence[Score], heads: Sequence[str]) -> list[Question]:
     """Return the paper's claims on the encoders of these scores.
 
+    Noise levels are compared if all encoders are of one family: those of others differ in more than the
+    noise.
+
     Args:
         main: Scores of the heads' main settings on clean downstream labels.
         noisy: The same on noisy downstream labels.
         heads: Heads in their main setting, lp first where it is there.
     """
-    return [*_of_noise(main, heads), *_of_heads(main, noisy)]
+    ladder = main if len({score.family for score in main}) == 1 else []
+    return [*_of_noise(ladder, heads), *_of_heads(main, noisy, ladder)]
 
 
 def _of_noise(main: Sequence[Score], heads: Sequence[str]) -> list[Question]:
@@ -125,7 +129,7 @@ def _noise_question(
     estimate = change(runs.values(), levels, 0.0) if levels else None
     lacking = ""
     if not runs:
-        lacking = f"no results: {quantity}"
+        lacking = f"no encoders that differ in noise alone have results: {quantity}"
     elif estimate is None:
         lacking = f"no runs of both 0 % and {what}"
     else:
@@ -134,7 +138,7 @@ def _noise_question(
     return Question(name, text, compared, unit, sign, estimate, lacking)
 
 
-def _of_heads(clean: Sequence[Score], noisy: Sequence[Score]) -> list[Question]:
+def _of_heads(clean: Sequence[Score], noisy: Sequence[Score], ladder: Sequence[Score]) -> list[Question]:
     """Return the claims on heads."""
     found = [
         _head_question(
@@ -147,7 +151,7 @@ def _of_heads(clean: Sequence[Score], noisy: Sequence[Score]) -> list[Question]:
         for head, base in (("nmtune", "mlp"), ("mlp", "lp"))
         for domain, name in NAMES.items()
     ]
-    found += [_clean_best(in_domain(clean, domain), domain, name) for domain, name in NAMES.items()]
+    found += [_clean_best(in_domain(ladder, domain), domain, name) for domain, name in NAMES.items()]
     return found + [
         _head_question(
             f"nmtune-over-lp-downstream-noise-{domain}",
@@ -185,7 +189,11 @@ def _clean_best(found: Sequence[Score], domain: Domain, name: str) -> Question:
     rivals = {level: one for level in levels if (one := change(runs.values(), [level], 0.0))}
     about = (f"nmtune-makes-clean-best-{domain}", f"With nmtune the clean encoder is the best {name}")
     if not rivals:
-        lacking = "no results of nmtune" if not runs else "no runs of both 0 % and a noise level above 0 %"
+        lacking = (
+            "no results of nmtune by noise level"
+            if not runs
+            else "no runs of both 0 % and a noise level above 0 %"
+        )
         return Question(*about, f"nmtune, {name}: 0 % minus the best other level", "points", 1, None, lacking)
     level, strongest = max(rivals.items(), key=lambda item: item[1].mean)
     turned = _turned(strongest)

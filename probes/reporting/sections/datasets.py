@@ -108,7 +108,7 @@ def _table(study: Study, found: list[Score], domain: Domain, title: str) -> Tabl
                 else f"No results of {BASELINE} to compare with."
             )
         ),
-        header=("Test set", "Encoders", *heads, *(f"{head} minus {BASELINE}" for head in others), "N"),
+        header=("Test set", "Encoders", *heads, *(f"{head} minus {BASELINE}" for head in others), "Runs"),
         rows=tuple(rows),
         text_columns=2,
         grouped=True,

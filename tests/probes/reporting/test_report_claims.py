@@ -155,3 +155,19 @@ def test_encoders_without_a_ladder_are_judged_together_on_heads_only(row: MakeRo
     found = claims(Study(select(rows)), Margins())
     assert {claim.encoders for claim in found} == {"all encoders"}
     assert {claim.verdict for claim in found} == {"too few runs"}
+
+
+def test_encoders_that_differ_in_more_than_noise_are_not_compared_by_noise(row: MakeRow) -> None:
+    rows = [
+        row(
+            noise=noise,
+            encoder=f"{recipe}-n{100 * noise:02.0f}-seed{run}",
+            encoder_hash=f"{recipe} {run}",
+            dim=dim,
+        )
+        for recipe, noise, dim in (("small", 0.0, 64), ("large", 0.2, 2048))
+        for run in (0, 1)
+    ]
+    found = {claim.name: claim for claim in claims(Study(select(rows)), Margins())}
+    assert found["slight-noise-helps-id"].estimate is found["noise-raises-sve"].estimate is None
+    assert found["noise-raises-sve"].reason.startswith("no encoders that differ in noise alone")
