@@ -337,7 +337,13 @@ def test_a_model_that_changed_its_width_since_is_told_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("t.tsv").write_text("".join(f"text {n}\t{n % 2}\n" for n in range(8)))
-    encoder = ["--encoder", f"api:tiny,url={server.url},key_env=PROBE_KEY", "--plugin", "lp"]
+    encoder = [
+        "--encoder",
+        f"api:tiny,url={server.url},key_env=PROBE_KEY",
+        "--plugin",
+        "lp",
+        "--allow-overlap",
+    ]
     main([*encoder, "--task", "tsv:t.tsv,t.tsv,shifts=none", "--hyper", "epochs=1"])
     server.faults = ["all wrong length"] * 9
     with pytest.raises(
