@@ -3,9 +3,11 @@ from __future__ import annotations
 import itertools
 import json
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,10 +16,10 @@ from hypothesis import strategies as st
 from nml.errors import UserError
 from plugins.head import Head
 from plugins.registry import HEADS
-from probes.fitting import Point, TrainingData, fit_points, study_of
+from probes.fitting import Point, TrainingData, check_device, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.scoring import evaluate
-from probes.splits import carve, flip_labels, subset
+from probes.splits import carve, flip_labels, store_split, subset
 from probes.tasks.samplesets import Texts
 from probes.tasks.task import Evaluation
 
@@ -113,3 +115,59 @@ def test_masked_classes_never_win() -> None:
     samples = Texts(["a", "b"], np.array([2, 1]), ["a", "b"])
     assert evaluate(logits, Evaluation("x", "ood", samples, (1, 2)), "accuracy").accuracy == 1
     assert evaluate(logits, Evaluation("x", "ood", samples), "accuracy").accuracy == 0
+
+
+def test_the_samples_set_aside_are_written_once_under_a_name_of_their_own(tmp_path: Path) -> None:
+    labels = np.arange(40) % 2
+    carving = carve(keys(labels), labels, published=False)
+    path = store_split(tmp_path, "train-hash", keys(labels), carving)
+    rows = pq.read_table(path).to_pydict()
+    held = set(carving.validation.tolist())
+    assert rows["key"] == keys(labels)
+    assert rows["split"] == ["validation" if number in held else "train" for number in range(40)]
+    written = path.stat().st_mtime_ns
+    assert store_split(tmp_path, "train-hash", keys(labels), carving) == path
+    assert path.stat().st_mtime_ns == written
+    # Other training data, or other samples set aside, are another split.
+    other = carve(keys(labels), np.arange(40) // 20, published=False)
+    assert other.validation.tolist() != carving.validation.tolist()
+    paths = {path, store_split(tmp_path, "b", keys(labels), carving)}
+    assert len({*paths, store_split(tmp_path, "train-hash", keys(labels), other)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("members", "held"), [(1, 0), (2, 1), (4, 1), (5, 1), (14, 1), (16, 2), (25, 2), (26, 3)]
+)
+def test_a_tenth_of_a_class_is_one_at_least_where_one_is_left(members: int, held: int) -> None:
+    labels = np.array([0] * members + [1] * 10)
+    carving = carve(keys(labels), labels, published=False)
+    assert (labels[carving.validation] == 0).sum() == held
+    assert (np.diff(carving.validation) > 0).all()
+    assert carving.fit.tolist() == [row for row in range(len(labels)) if row not in carving.validation]
+
+
+def test_published_validation_data_leaves_all_samples_to_train_on() -> None:
+    carving = carve(["a", "b"], np.array([0, 1]), published=True)
+    assert (carving.fit.tolist(), carving.validation.tolist()) == ([0, 1], [])
+
+
+def test_a_study_is_what_is_decided_before_any_fit() -> None:
+    carving = carve(keys(np.zeros(20, np.int64)), np.zeros(20, np.int64), published=False)
+    choice = HeadChoice(HEADS.find("lp"), cast(type[Head], Witness), None, ({"lr": 0.1}, {"lr": 1}))
+    expected = {
+        "candidates": [{"lr": 0.1}, {"lr": 1}],
+        "rule": "best validation metric, the first of equals",
+        "validation_carved": 2,
+        "views": 3,
+    }
+    found = study_of(choice, carving, 3, Fraction(0))
+    # Its letters name results: the order of the names stays.
+    assert found == json.dumps(expected, sort_keys=True)
+    noisy = {**expected, "flips": "exact in each fraction and in the validation data"}
+    assert json.loads(study_of(choice, carving, 3, Fraction("0.1"))) == noisy
+
+
+def test_a_device_that_there_is_not_is_named() -> None:
+    check_device("cpu")
+    with pytest.raises(UserError, match="--device nonsense: "):
+        check_device("nonsense")

@@ -180,6 +180,49 @@ def test_a_state_of_another_set_is_refused(digits_set: ShardSet) -> None:
         samplers(digits_set, 1)[0].load_state_dict(state)
 
 
+def test_a_state_says_all_that_the_order_depends_on(digits_set: ShardSet) -> None:
+    # Runs were saved with these words and these defaults: others would not resume, or resume otherwise.
+    expected = {
+        "order": "streams-blocks/1",
+        "hashing": "blake2b-splitmix64/1",
+        "epoch": 0,
+        "step": 0,
+        "seed": 0,
+        "streams": 64,
+        "global_batch": 8,
+        "num_samples": 1000,
+        "fingerprint": "",
+        "tail": "drop",
+        "shuffle": True,
+    }
+    assert ElasticBatchSampler(1000, global_batch=8).state_dict() == expected
+    of_set = {"num_samples": 1259, "fingerprint": digits_set.fingerprint}
+    other = {"seed": 3, "streams": 16, "tail": "repeat", "shuffle": False}
+    sampler = ElasticBatchSampler(digits_set, global_batch=8, world=2, rank=1, views=2, **other)
+    assert sampler.state_dict(epoch=3, step=7) == {**expected, **of_set, **other, "epoch": 3, "step": 7}
+
+
+def test_a_state_at_the_end_of_its_epoch_is_the_last_that_is_taken() -> None:
+    sampler = ElasticBatchSampler(1000, global_batch=8)
+    steps = len(sampler)
+    assert steps == 960 // 8
+    sampler.load_state_dict(sampler.state_dict(step=steps))
+    assert list(sampler) == []
+    assert (sampler.epoch, sampler.step) == (1, 0)
+    for step in (-1, steps + 1):
+        with pytest.raises(UserError, match=f"step {step}"):
+            sampler.load_state_dict(sampler.state_dict(step=step))
+    with pytest.raises(UserError, match="tail 'keep'"):
+        ElasticBatchSampler(1000, global_batch=8, tail="keep")  # type: ignore[arg-type]
+
+
+def test_the_step_of_a_batch_counts_before_it_is_handed_out() -> None:
+    sampler = ElasticBatchSampler(100, global_batch=50, streams=10)
+    seen = [(sampler.epoch, sampler.step) for _ in range(2) for _ in sampler]
+    assert seen == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert (sampler.epoch, sampler.step) == (2, 0)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
