@@ -13,7 +13,7 @@ unexport PYTHONPATH PYTHONHOME
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test mutants lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -38,6 +38,11 @@ demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards
 test: $(VENV)/installed lint ## lint, types and the whole test suite
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
+mutants: $(VENV)/installed ## change the code in many small ways and count what tests notice (docs/testing.md)
+	python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	rm -rf mutants
+	python -m tests.mutants
+
 lint: $(VENV)/installed
 	ruff check .
 	ruff format --check .
@@ -48,4 +53,4 @@ format: $(VENV)/installed ## let ruff lay out the code
 	ruff format .
 
 clean: ## remove the environment and caches; data/, runs/ and results/ stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
