@@ -62,7 +62,7 @@ def compute(folder: str, log: str, die_at: str = "") -> None:
 
 
 def start(*arguments: str) -> multiprocessing.process.BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=compute, args=arguments)
+    process = multiprocessing.get_context("fork").Process(target=compute, args=arguments)
     process.start()
     return process
 
@@ -135,7 +135,7 @@ def test_old_entries_are_collected_and_those_in_use_are_not(
             os.utime(file, (1, 1))
     # One is read again, one is under way in another process.
     feature_pass(store, encoder, texts(4), dataset="t4")
-    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(str(folders[5]),))
+    holder = multiprocessing.get_context("fork").Process(target=hold, args=(str(folders[5]),))
     holder.start()
     while not (folders[5] / "held").exists():
         assert holder.is_alive()

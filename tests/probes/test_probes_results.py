@@ -3,8 +3,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,7 +41,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_rows_of_eight_concurrent_writers_are_all_there(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write_batch, args=(str(tmp_path), number)) for number in range(8)]
     for writer in writers:
         writer.start()
@@ -139,7 +137,9 @@ def test_exports_keep_every_digit_and_escape_latex() -> None:
     assert r"a\_b\&c & 0.3333 \\" in as_latex(rows, ["encoder", "accuracy"])
 
 
-def test_a_row_is_traced_to_the_samples_that_were_flipped(tmp_path: Path) -> None:
+def test_a_row_is_traced_to_the_samples_that_were_flipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     shards, run = tmp_path / "set", tmp_path / "runs" / "a"
     shards.mkdir()
     (run / "export").mkdir(parents=True)
@@ -154,8 +154,9 @@ def test_a_row_is_traced_to_the_samples_that_were_flipped(tmp_path: Path) -> Non
         manifest_sha256=sha256_file(manifest), set_fingerprint="f", set_path=str(shards),
     )  # fmt: skip
     write_rows(tmp_path / "results", [traced])
-    command = [sys.executable, "-m", "probes.results", "trace", traced.row_id[:6]]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "k1: dog -> owl" in done.stdout
-    assert "the very file" in done.stdout
-    assert "recipe quickstart, engine ddp, world size 8" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    main(["trace", traced.row_id[:6]])
+    printed = capsys.readouterr().out
+    assert "k1: dog -> owl" in printed
+    assert "the very file" in printed
+    assert "recipe quickstart, engine ddp, world size 8" in printed

@@ -30,16 +30,11 @@ from probes.run import build_parser, main
 from probes.study import probes_of
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
+from tests.commands import Command, run_command
 
 
-def run(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "probes.run", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environment,
-    )
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_command("probes.run", *arguments, cwd=folder)
 
 
 def measure(
@@ -137,7 +132,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 
 def test_a_mistake_on_the_command_line_shows_no_traceback(tmp_path: Path) -> None:
-    done = run(tmp_path, "--plugin", "nmtun")
+    command = [sys.executable, "-m", "probes.run", "--plugin", "nmtun"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: --plugin: unknown name 'nmtun'")
@@ -225,13 +221,11 @@ def test_head_spectra_that_were_left_out_are_computed_when_asked_for(
 
 def test_two_commands_at_once_share_the_work(tmp_path: Path, make_export: Callable[..., Path]) -> None:
     make_export(tmp_path / "runs" / "a")
-    command = [sys.executable, "-m", "probes.run", "--plugin", "lp,mlp", "--hyper", "epochs=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) for _ in range(2)
-    ]
-    tables = [process.communicate()[0] for process in both]
-    assert tables[0] == tables[1]
+    words = ("probes.run", "--plugin", "lp,mlp", "--hyper", "epochs=2")
+    both = [Command(*words, cwd=tmp_path) for _ in range(2)]
+    ends = [command.end() for command in both]
+    assert [done.returncode for done in ends] == [0, 0]
+    assert ends[0].stdout == ends[1].stdout
     import pyarrow.parquet as pq
 
     from probes.results.rowfiles import row_files
@@ -253,22 +247,21 @@ def test_what_another_process_works_on_is_passed_over_until_all_else_is_done(
     first = open_checkpoint(paths[0]).info.hash
     work = f"{first} digits lp 0"
     arguments = (str(tmp_path / "results"), work, str(tmp_path / "held"))
-    holder = multiprocessing.get_context("spawn").Process(target=hold, args=arguments)
+    holder = multiprocessing.get_context("fork").Process(target=hold, args=arguments)
     holder.start()
     while not (tmp_path / "held").exists():
         assert holder.is_alive()
         time.sleep(0.01)
-    command = [sys.executable, "-m", "probes.run", "--plugin", "lp,mlp", "--hyper", "epochs=1"]
-    command += ["--checkpoint", *map(str, paths)]
-    running = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    words = ("probes.run", "--plugin", "lp,mlp", "--hyper", "epochs=1", "--checkpoint", *map(str, paths))
+    command = Command(*words, cwd=tmp_path)
     while len(read_ids(tmp_path / "results")) < 15:
-        assert running.poll() is None
+        assert command.running()
         time.sleep(0.05)
     found = {(row.encoder, row.head) for row in read_rows(tmp_path / "results")}
     assert found == {("a", "mlp"), ("b", "lp"), ("b", "mlp")}
     holder.kill()
     holder.join()
-    assert running.wait() == 0
+    assert command.end().returncode == 0
     assert len(read_rows(tmp_path / "results")) == 20
 
 
