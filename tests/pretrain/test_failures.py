@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import sys
 import threading
@@ -16,9 +15,9 @@ import pytest
 
 SECONDS = 15.0
 TIMEOUT = 20.0
-ENGINES = ["ddp", "fsdp", "deepspeed"]
-each_engine = pytest.mark.parametrize("engine", ENGINES)
-each_workers = pytest.mark.parametrize("workers", [0, 2])
+# Each fault meets each engine, loader workers and none of them, and either rank.
+ALONE_AND_WORKED = [("ddp", 0), ("fsdp", 2), ("deepspeed", 0)]
+WORKED_AND_ALONE = [("ddp", 2), ("fsdp", 0), ("deepspeed", 2)]
 # Starts two ranks as the launcher does where there is no Slurm.
 LAUNCHER = """
 import sys
@@ -133,7 +132,7 @@ def start(
         folder = tmp_path_factory.mktemp(f"{engine}-{workers}-{fault}")
         command = words(engine, workers, saves=fault == "saving", validates=fault == "validation")
         # Both ranks have their turn: rank 0 has the store, the saves and the records.
-        rank = (ENGINES.index(engine) + workers // 2) % 2 if rank is None else rank
+        rank = workers // 2 if rank is None else rank
         ranks = start_ranks(2, ["whole", f"{fault}:{rank}", *command], cwd=folder)
         waits = fault in ("saving", "validation")
         ready = (folder / "ready").exists if waits else lambda: steps(folder / "run" / "metrics.jsonl") > 2
@@ -160,7 +159,7 @@ def frozen(start: Callable[..., Run]) -> dict[tuple[str, int], tuple[Run, thread
         run = start("ddp", 0, "stuck", rank)
         run.fail()
         watch("stuck", rank, run)
-    for engine, workers in itertools.product(ENGINES, (0, 2)):
+    for engine, workers in WORKED_AND_ALONE:
         run = start(engine, workers)
         run.struck.suspend()
         watch(engine, workers, run)
@@ -187,9 +186,11 @@ def launched(
     launcher.wait(TIMEOUT + SECONDS)
 
 
-@each_engine
-@each_workers
-@pytest.mark.parametrize("fault", ["forward", "loading", "validation"])
+@pytest.mark.parametrize(
+    ("fault", "engine", "workers"),
+    [("forward", *case) for case in ALONE_AND_WORKED]
+    + [(fault, *case) for fault in ("loading", "validation") for case in WORKED_AND_ALONE],
+)
 def test_an_exception_ends_the_run_and_is_the_last_word_of_its_rank(
     fault: str, engine: str, workers: int, start: Callable[..., Run]
 ) -> None:
@@ -204,8 +205,7 @@ def test_an_exception_ends_the_run_and_is_the_last_word_of_its_rank(
     assert "another rank is gone" in run.last_lines(1 - run.rank)
 
 
-@each_engine
-@each_workers
+@pytest.mark.parametrize(("engine", "workers"), ALONE_AND_WORKED)
 def test_an_exception_during_a_save_ends_the_run(
     engine: str, workers: int, start: Callable[..., Run]
 ) -> None:
@@ -216,10 +216,13 @@ def test_an_exception_during_a_save_ends_the_run(
     assert not list(run.folder.glob("run/checkpoints/*/COMPLETE.json"))
 
 
-@each_engine
-@pytest.mark.parametrize("fault", ["none", "validation"])
-def test_a_killed_loader_worker_ends_the_run(fault: str, engine: str, start: Callable[..., Run]) -> None:
-    run = start(engine, 2, fault)
+@pytest.mark.parametrize(
+    ("fault", "engine", "rank"), [("none", "ddp", 0), ("none", "fsdp", 1), ("validation", "deepspeed", 0)]
+)
+def test_a_killed_loader_worker_ends_the_run(
+    fault: str, engine: str, rank: int, start: Callable[..., Run]
+) -> None:
+    run = start(engine, 2, fault, rank)
     run.workers[-1].kill()
     run.check_all_ended()
     said = run.last_lines(run.rank)
@@ -227,8 +230,10 @@ def test_a_killed_loader_worker_ends_the_run(fault: str, engine: str, start: Cal
     assert "--recipe.data.workers" in said
 
 
-@each_engine
-@pytest.mark.parametrize(("fault", "workers"), [("none", 0), ("none", 2), ("validation", 2)])
+@pytest.mark.parametrize(
+    ("fault", "engine", "workers"),
+    [("none", *case) for case in WORKED_AND_ALONE] + [("validation", "ddp", 2)],
+)
 def test_a_killed_rank_takes_its_workers_and_the_run_with_it(
     fault: str, workers: int, engine: str, start: Callable[..., Run]
 ) -> None:
@@ -239,8 +244,7 @@ def test_a_killed_rank_takes_its_workers_and_the_run_with_it(
     assert "another rank is gone" in run.last_lines(1 - run.rank)
 
 
-@each_engine
-@each_workers
+@pytest.mark.parametrize(("engine", "workers"), WORKED_AND_ALONE)
 def test_a_rank_that_is_stopped_for_good_ends_the_run_within_the_timeout(
     engine: str, workers: int, frozen: dict[tuple[str, int], tuple[Run, threading.Thread]]
 ) -> None:
