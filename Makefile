@@ -13,7 +13,7 @@ unexport PYTHONPATH PYTHONHOME
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test mutants lint format clean
+.PHONY: help install demo test quick mutants lint format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -35,8 +35,12 @@ demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards
 	python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/quickstart-n20-seed0
 	python -m probes.report results/
 
+# One worker more than the cores that this is meant for: tests on Slurm mostly wait.
 test: $(VENV)/installed lint ## lint, types and the whole test suite
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+quick: $(VENV)/installed ## the tests of functions and files: no Slurm, no training on several ranks
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not slurm'
 
 mutants: $(VENV)/installed ## change the code in many small ways and count what tests notice (docs/testing.md)
 	python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'

@@ -22,25 +22,36 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 HERE = Path(__file__).parent
-# All others take less than half a minute.
+# Those that wait come first: others compute meanwhile. `make quick` leaves all of them out.
 LONGEST_FIRST = (
     "slurm/test_slurm_training.py",
+    "pretrain/test_failures.py",
     "pretrain/test_engine_parity.py",
-    "pretrain/test_exact_resume.py",
-    "test_readme.py",
     "slurm/test_slurm_sweep.py",
+    "pretrain/test_exact_resume.py",
+    "slurm/test_slurm_pretrain.py",
+    "test_readme.py",
+    "slurm/test_slurm_faults.py",
+    "pretrain/test_stop_and_damage.py",
+    "pretrain/test_not_finite.py",
+    "pretrain/test_watching.py",
+    "pretrain/test_goodput.py",
     "probes/test_probes_run.py",
     "pretrain/test_recipe_features.py",
+    "pretrain/test_backbones.py",
     "plugins/test_heads_builtin.py",
-    "pretrain/test_stop_and_damage.py",
     "probes/test_cifar10_study.py",
-    "slurm/test_slurm_pretrain.py",
-    "slurm/test_slurm_faults.py",
+    "probes/test_third_party_head.py",
     "plugins/test_broken_plugins.py",
     "shards/test_shards_write.py",
+    "shards/test_shards_destination.py",
+    "shards/test_shards_compatibility.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {HERE / name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+    for item in items:
+        if item.path in places:
+            item.add_marker("long")
