@@ -50,3 +50,19 @@ def randomness_kept() -> Iterator[None]:
         random.setstate(before.python)
         np.random.set_state(before.numpy)
         torch.set_rng_state(before.torch)
+
+
+def equal_states(before: RandomStates, after: RandomStates) -> bool:
+    """Whether no generator was drawn from between the two."""
+    import torch
+
+    numpy = [state.numpy[1].tolist() + list(state.numpy[2:]) for state in (before, after)]
+    return torch.equal(before.torch, after.torch) and numpy[0] == numpy[1] and before.python == after.python
+
+
+@contextmanager
+def scrambled_randomness() -> Iterator[None]:
+    """Set the generators to some other state, and back to what it was afterwards."""
+    with randomness_kept():
+        seed_randomness(123)
+        yield

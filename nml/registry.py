@@ -122,6 +122,20 @@ class Registry:
                     lines.append(str(error))
         return lines
 
+    def show(self, *, load: bool = False) -> None:
+        """Print one line a registered plugin, then what is wrong with the registrations, if anything.
+
+        Args:
+            load: Also import every plugin, which finds those that raise or are none.
+        """
+        plugins = self.discover()
+        name = max((len(plugin.name) for plugin in plugins), default=0)
+        owner = max((len(plugin.owner) for plugin in plugins), default=0)
+        for plugin in plugins:
+            print(f"{plugin.name:{name}}  {plugin.owner:{owner}}  {plugin.value}")
+        for fault in self.faults(load=load):
+            print(f"warning: {fault}")
+
     def names(self) -> list[str]:
         """Return the registered names, sorted, each once."""
         return sorted({plugin.name for plugin in self.discover()})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from nml.cli import Parser, run
+from nml.conformance import show
 from nml.errors import UserError
 from plugins.registry import HEADS
 
@@ -30,21 +29,6 @@ def build_parser() -> Parser:
     return parser
 
 
-def show_list(*, load: bool) -> None:
-    """Print one line a registered head, then what is wrong with the registrations, if anything.
-
-    Args:
-        load: Also import every head, which finds those that raise or lack a method.
-    """
-    plugins = HEADS.discover()
-    name = max((len(plugin.name) for plugin in plugins), default=0)
-    owner = max((len(plugin.owner) for plugin in plugins), default=0)
-    for plugin in plugins:
-        print(f"{plugin.name:{name}}  {plugin.owner:{owner}}  {plugin.value}")
-    for fault in HEADS.faults(load=load):
-        print(f"warning: {fault}")
-
-
 def check(name: str, device: str) -> int:
     """Print one line a check; return 1 if any failed."""
     head = HEADS.load(name)
@@ -54,23 +38,14 @@ def check(name: str, device: str) -> int:
 
     # The problems are tiny: threads would cost more than they bring.
     torch.set_num_threads(1)
-    failed = passed = 0
-    for outcome in run_checks(head, device=device):
-        print(f"{outcome.status:4}  {outcome.name}")
-        if outcome.message:
-            print(textwrap.indent(textwrap.fill(outcome.message, 100), "      "))
-        failed += outcome.status == "FAIL"
-        passed += outcome.status == "ok"
-    owner = HEADS.find(name).owner
-    print(f"{name} of {owner}: {passed} checks passed, {failed} failed")
-    return int(failed > 0)
+    return show(run_checks(head, device=device), f"{name} of {HEADS.find(name).owner}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the subcommand that was named."""
     arguments = build_parser().parse_args(argv)
     if arguments.command == "list":
-        show_list(load=arguments.list.load)
+        HEADS.show(load=arguments.list.load)
         return 0
     if arguments.command == "check":
         return check(arguments.check.name, arguments.check.device)

@@ -2,13 +2,12 @@
 
 ::
 
-    subject.py          the problem that a head is checked on, and what a check may say
+    subject.py          the problem that a head is checked on, and what its answers must be
     declaration.py      the class and its hyper-parameters, before anything is learnt
     answers.py          what a fitted head returns
     data.py             training data of unusual kinds
     reproducibility.py  seeds, global state, saved state
     validation.py       validation data
-    randomness.py       the global random generators
 
 A check makes its own heads from the class's defaults, on a small problem that any classifier solves.
 One that fails says what was promised and what was seen. A head with one fault fails the one check
@@ -17,13 +16,17 @@ that names it, as far as the fault lets the others run.
 
 from __future__ import annotations
 
+import functools
+import unittest
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 
+import nml.conformance
+from nml.conformance import CheckFailed, Outcome
 from plugins.conformance import answers, data, declaration, reproducibility, validation
-from plugins.conformance.subject import CheckFailed, Subject, separable
+from plugins.conformance.subject import Subject, separable
 
 __all__ = ["CHECKS", "CheckFailed", "Outcome", "Subject", "reason_to_skip", "run_checks", "separable"]
 
@@ -62,25 +65,10 @@ CHECKS: dict[str, Check] = {
 }
 
 
-class Outcome(NamedTuple):
-    """How one check went.
-
-    Attributes:
-        name: The check.
-        status: ``ok``, ``FAIL``, ``xfail`` for a failure that was announced, ``skip`` where it does not
-            apply.
-        message: What was promised and what was seen, or why it does not apply; empty when ok.
-    """
-
-    name: str
-    status: Literal["ok", "FAIL", "xfail", "skip"]
-    message: str
-
-
 def run_checks(
     head: type[Any], *, device: str = "cpu", expected_failures: Mapping[str, str] | None = None
 ) -> Iterator[Outcome]:
-    """Yield the outcome of every check, in order.
+    """Return the outcome of every check, in order, as it ends.
 
     Args:
         head: The class to check.
@@ -88,20 +76,15 @@ def run_checks(
         expected_failures: Names of checks that may fail, each with the reason.
     """
     subject = Subject(head, device)
-    expected = expected_failures or {}
-    for name, function in CHECKS.items():
-        reason = reason_to_skip(name, subject)
-        if reason:
-            yield Outcome(name, "skip", reason)
-            continue
-        try:
-            function(subject)
-        # A head is foreign code: whatever it raises is the finding.
-        except Exception as error:
-            found = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
-            yield Outcome(name, "xfail" if name in expected else "FAIL", expected.get(name, found))
-        else:
-            yield Outcome(name, "ok", "")
+    checks = {name: functools.partial(_unless_skipped, name, function) for name, function in CHECKS.items()}
+    return nml.conformance.outcomes(checks, subject, expected_failures=expected_failures)
+
+
+def _unless_skipped(name: str, function: Check, subject: Subject) -> None:
+    reason = reason_to_skip(name, subject)
+    if reason:
+        raise unittest.SkipTest(reason)
+    function(subject)
 
 
 def reason_to_skip(name: str, subject: Subject) -> str | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nml.conformance import CheckFailed, promise
 from plugins.conformance.subject import (
     CLASSES,
     TEST,
     TOLERANCE,
-    CheckFailed,
     Subject,
-    promise,
     promise_finite_rows,
     promise_scores,
     same,

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import torch
 
+from nml.conformance import CheckFailed, promise
 from plugins.conformance.subject import (
     CLASSES,
     TEST,
     TOLERANCE,
     TRAIN,
     WIDTH,
-    CheckFailed,
     Subject,
-    promise,
     promise_scores,
     same,
     separable,

@@ -7,9 +7,8 @@ import json
 import torch
 from torch import Tensor
 
-from nml.randomness import random_states
-from plugins.conformance.randomness import equal_states
-from plugins.conformance.subject import CheckFailed, Subject, promise
+from nml.conformance import CheckFailed, promise, untouched_randomness
+from plugins.conformance.subject import Subject
 from plugins.head import hyper_parameters
 
 
@@ -20,9 +19,8 @@ def has_every_method(subject: Subject) -> None:
 
 def init_does_no_work(subject: Subject) -> None:
     """``__init__`` keeps its arguments under their names, unchanged, and draws no random number."""
-    before = random_states()
-    head = subject.head()
-    promise(equal_states(before, random_states()), "__init__ drew from a global random generator")
+    with untouched_randomness("__init__"):
+        head = subject.head()
     learnt = [name for name, value in vars(head).items() if isinstance(value, (Tensor, torch.nn.Module))]
     promise(not learnt, f"__init__ built {', '.join(learnt)}; nothing is known of the data before fit")
     other = subject.head(**hyper_parameters(head))

@@ -1,4 +1,4 @@
-"""The head class under check, the small problem it is given, and what a check may say."""
+"""The head class under check, the small problem it is given, and what its answers must be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nml.conformance import promise
 from plugins.head import Labelled
 from plugins.registry import contract_fault
 
@@ -19,10 +20,6 @@ TRAIN = 120
 TEST = 72
 # The same features in another batch go through other kernels; that is all that may differ.
 TOLERANCE = 1e-4
-
-
-class CheckFailed(Exception):
-    """A head broke a promise; the message says which and how."""
 
 
 class Subject:
@@ -75,12 +72,6 @@ def separable(samples: int, *, seed: int, classes: int = CLASSES, width: int = W
     centres = 12 * torch.eye(classes, width)
     labels = torch.arange(samples) % classes
     return Labelled(centres[labels] + 0.5 * torch.randn(samples, width, generator=generator), labels)
-
-
-def promise(held: bool, text: str) -> None:
-    """Fail the running check with ``text`` unless ``held``."""
-    if not held:
-        raise CheckFailed(text)
 
 
 def promise_scores(scores: Tensor, rows: int, columns: int) -> None:

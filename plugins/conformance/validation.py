@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from plugins.conformance.subject import CLASSES, Subject, promise, same
+from nml.conformance import promise
+from plugins.conformance.subject import CLASSES, Subject, same
 from plugins.head import Labelled
 
 

@@ -1,4 +1,4 @@
-"""``python -m probes.tasks``: the tasks there are, and preparing one for machines without network."""
+"""``python -m probes.tasks``: list tasks, prepare one for machines without network, check one."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nml.cli import Parser, run
+from nml.conformance import show
 from nml.errors import UserError
-from nml.sources import SOURCES
+from nml.sources import SOURCES, find_task
 from probes.spec import split_spec
+from probes.tasks.conformance import run_checks
 from probes.tasks.prepared import PreparedTask
 from probes.tasks.registry import DEFAULT_ROOT, TASKS, open_task, task_source
 from probes.tasks.task import Task, TaskRecord, TaskSource
@@ -24,6 +26,8 @@ examples:
       fetch from the Hugging Face hub into data/tasks; stopped, the same command goes on
   python -m probes.tasks prepare cifar10 --torchvision /data/torchvision
       read what torchvision has downloaded there; what it has not, it downloads
+  python -m probes.tasks check parquet:train.parquet,test.parquet
+      hold a task to its contract, check by check
 """
 GROUPS = ("ready", "your own data", "placed by hand", "to prepare")
 
@@ -32,13 +36,13 @@ def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser(
         "python -m probes.tasks",
-        "List tasks, show what is known of one, or fetch its data.",
+        "List tasks, show what is known of one, fetch its data, or check it.",
         epilog=EXAMPLES,
         config=False,
     )
     add = parser.add_argument
-    add("command", type=str, choices=["list", "show", "prepare"], help="what to do")
-    add("names", type=str, nargs="*", default=[], help="tasks to show or prepare")
+    add("command", type=str, choices=["list", "show", "prepare", "check"], help="what to do")
+    add("names", type=str, nargs="*", default=[], help="tasks to show, prepare or check")
     add("--root", type=str, default=str(DEFAULT_ROOT), help="folder of prepared tasks")
     add(
         "--torchvision",
@@ -49,22 +53,29 @@ def build_parser() -> Parser:
     return parser
 
 
-def main() -> None:
-    """Run one of the commands."""
+def main() -> int:
+    """Run one of the commands; return 1 if a check failed."""
     arguments = build_parser().parse_args()
     root = Path(arguments.root)
     if arguments.command == "list":
         _list(root)
-        return
+        return 0
     if not arguments.names:
         raise UserError(f"{arguments.command}: no task named", mend="see: python -m probes.tasks list")
     # All names first: a misspelt last one is told before the first is fetched.
     sources = {name: task_source(split_spec(name).kind) for name in arguments.names}
+    failed = 0
     for name, source in sources.items():
         if arguments.command == "show":
             _show(source, root)
+        elif arguments.command == "check":
+            # What is missing is the user's to mend, not a promise broken.
+            source.open(split_spec(name), root)
+            owner = find_task(TASKS, split_spec(name).kind).owner
+            failed |= show(run_checks(source, name, root), f"{name} of {owner}")
         else:
             _prepare(name, source, root, arguments.torchvision)
+    return failed
 
 
 def _list(root: Path) -> None:

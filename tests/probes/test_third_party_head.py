@@ -1,4 +1,4 @@
-"""A head in a package of its own is found by its entry point and used like a built-in one."""
+"""Parts in packages of their own are found by their entry points and used like built-in ones."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "third_party_head"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Install the example into a folder of its own, and put that on the path."""
+    """Install the examples into a folder of their own, and put that on the path."""
     # A copy: building leaves traces beside the sources.
-    source = shutil.copytree(EXAMPLE, tmp_path_factory.mktemp("example") / "source")
+    source = shutil.copytree(EXAMPLES, tmp_path_factory.mktemp("example") / "source")
+    sources = sorted(map(str, source.iterdir()))
     target = tmp_path_factory.mktemp("site")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*install, "--target", str(target), str(source)], check=True, capture_output=True)
+    subprocess.run([*install, "--target", str(target), *sources], check=True, capture_output=True)
     return os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
 
 
@@ -86,8 +87,10 @@ def test_a_head_whose_code_was_changed_is_measured_anew(
     assert measure() == (both, [])
 
 
-def test_the_head_keeps_the_contract_by_the_kit(tmp_path: Path, environment: dict[str, str]) -> None:
-    tests = shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+def test_every_example_keeps_its_contract_by_the_kits(tmp_path: Path, environment: dict[str, str]) -> None:
+    tests = tmp_path / "tests"
+    for example in EXAMPLES.iterdir():
+        shutil.copytree(example / "tests", tests, dirs_exist_ok=True)
     printed = call(
         "pytest", "-q", "-p", "no:cacheprovider", str(tests), cwd=tmp_path, environment=environment
     )
