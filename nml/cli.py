@@ -23,11 +23,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 
 from nml.errors import UserError
+from nml.files import is_full
 from nml.front import ignore_namesakes, spelled
 
 # Before a command imports what may be hidden: this module is the first that each of them imports.
@@ -149,9 +151,10 @@ def fail(message: str) -> NoReturn:
 def run(main: Callable[[], Any]) -> NoReturn:
     """Call ``main`` and turn a user's mistake into one line, an interrupt into silence.
 
-    Exit statuses: what ``main`` returns (None is 0), 2 for a user's mistake, 130 after Ctrl-C,
-    141 when the reader of a pipe went away. Anything else is a bug and keeps its traceback.
+    Exit statuses: what ``main`` returns (None is 0), 2 for a user's mistake or a disk without room, 130
+    after Ctrl-C, 141 when the reader of a pipe went away. Anything else is a bug and keeps its traceback.
     """
+    _open_closed_streams()
     try:
         status = main()
         sys.stdout.flush()
@@ -164,7 +167,19 @@ def run(main: Callable[[], Any]) -> NoReturn:
         # The interpreter would flush standard output once more on exit and complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if not is_full(error):
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        fail(f"{place}{error.strerror}; make room and run the same command again")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    # Started without them (`>&-`), as by some daemons; libraries write to them all the same.
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lives
 
 
 def is_interactive() -> bool:

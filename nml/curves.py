@@ -93,15 +93,23 @@ class Curves:
 
 
 def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a metrics file; one that was cut short by a crash, and all after it, is left out."""
+    """Yield the lines of a metrics file; one that was cut short by a crash, and all after it, is left out.
+
+    Raises:
+        UserError: At a line that reads and is no record.
+    """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
-        for text in file:
+    with path.open("rb") as file:
+        for number, text in enumerate(file, 1):
             try:
-                line: dict[str, Any] = json.loads(text)
+                line = json.loads(text)
             except ValueError:
                 return
+            if not isinstance(line, dict):
+                raise UserError(
+                    f"{path}: line {number} is no record: {str(line)[:60]}", mend="remove that line"
+                )
             yield line
 
 
@@ -133,7 +141,7 @@ def read_curves(run: Path) -> Curves:
             if last["lost_s"].get("down", 0.0) > down:
                 restarts.append(epoch)
                 down = last["lost_s"]["down"]
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise UserError(
             f"{run / layout.METRICS}: does not read: {type(error).__name__}: {error}",
             possible="a file that pretrain.run wrote",

@@ -7,6 +7,7 @@ a ``kill -9`` or a power cut in the middle.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 TEMPORARY_SUFFIX = ".tmp"
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk, or its user's share of it, has no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -30,7 +30,10 @@ _RELEASE_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 # A look that comes later than this was kept from it: the warden was stopped too, as by `scontrol suspend`.
 _GAP_SECONDS = 5.0
-_SILENT_END = "ended without a word: killed (kill -9, or by the kernel for want of memory) or crashed"
+_SILENT_END = (
+    "ended without a word: killed (kill -9, by the kernel for want of memory, or told to stop before it was "
+    "ready to) or crashed"
+)
 _WATCH, _END, _RELEASE = "watch", "end", "release"
 
 

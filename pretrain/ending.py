@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from nml import cli
 from nml.errors import UserError
+from nml.files import is_full
 from nml.lifeline import Warden, descendants, kill, warden
 from pretrain.world import World
 
@@ -56,8 +57,8 @@ def failing(world: World, own: Warden) -> Iterator[None]:
     """Tell of what fails inside the block, and have this process end soon after.
 
     Raises:
-        SystemExit: In place of an exception that is neither the user's mistake nor an interrupt; it has
-            been told with its traceback then, and once more as the last line.
+        SystemExit: In place of an exception that is none of those of which :func:`nml.cli.run` makes one
+            line; it has been told with its traceback then, and once more as the last line.
     """
     try:
         yield
@@ -66,6 +67,9 @@ def failing(world: World, own: Warden) -> Iterator[None]:
         raise
     except BaseException as error:
         own.expect_end(CLOSING_SECONDS)
+        if is_full(error) or isinstance(error, BrokenPipeError):
+            # A full disk, or whoever read what this run says is gone: neither is a fault of the program.
+            raise
         traceback.print_exc()
         print(f"{_name(world)} failed: {_cause(error)}", file=sys.stderr, flush=True)
         raise SystemExit(FAILED_STATUS) from error
@@ -80,7 +84,9 @@ def run(main: Callable[[], Any]) -> NoReturn:
     except SystemExit as end:
         _leave(end.code if isinstance(end.code, int) else FAILED_STATUS)
     except BaseException:
-        traceback.print_exc()
+        # Where nothing can be written, the end is still one.
+        with contextlib.suppress(Exception):
+            traceback.print_exc()
         _leave(FAILED_STATUS)
 
 
@@ -94,11 +100,13 @@ def leave_stuck(world: World) -> NoReturn:
 
 
 def _leave(status: int) -> NoReturn:
-    kill(descendants(os.getpid()))
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    os._exit(status)
+    try:
+        kill(descendants(os.getpid()))
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    finally:
+        os._exit(status)
 
 
 def _name(world: World) -> str:

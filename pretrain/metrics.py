@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nml.curves import metrics_lines
+from nml.errors import UserError
 from nml.files import write_bytes
 from pretrain.stragglers import Division, divide
 
@@ -206,13 +207,24 @@ class Metrics:
         path: The file.
         step: Steps done in the checkpoint that the run resumes from, 0 at the beginning.
         ledger: Filled with the times of earlier attempts.
+
+    Raises:
+        UserError: If there is a file, and lines of it are none that a run writes.
     """
 
     def __init__(self, path: Path, step: int, ledger: Ledger) -> None:
         lines = read_metrics(path)
-        kept = [line for line in lines if line["step"] <= step]
+        try:
+            kept = [line for line in lines if line["step"] <= step]
+            if lines:
+                ledger.resume(kept[-1] if kept else None, lines[-1])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: does not read: {type(error).__name__}: {error}",
+                possible="lines that pretrain.run wrote",
+                mend="remove the others, or the file: the run goes on without what it said",
+            ) from error
         if lines:
-            ledger.resume(kept[-1] if kept else None, lines[-1])
             write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
         self._ledger = ledger

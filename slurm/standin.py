@@ -35,6 +35,7 @@ FAILURE_SECONDS = 5.0
 # The peers of a failed rank fail with it; with all their last words at hand the cause can be told.
 ECHO_SECONDS = 0.3
 TAIL_LINES = 15
+_STOPPED_STATUS = os.EX_TEMPFAIL
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Lines that a rank writes because another one died: the cause is to be found elsewhere.
 _ECHO = re.compile(rb"Connection (closed|reset|refused)|gloo|NCCL|c10d|TCPStore|SIGTERM", re.IGNORECASE)
@@ -229,6 +230,9 @@ def _report_failure(failed: Sequence[Rank], stopped: Sequence[Rank]) -> int:
         # The room has said in one line what is wrong; where rank 0 did, it is on the terminal.
         if first.log is not None and not any(rank.log is None for rank in failed):
             print(*tail(first.log, 1), file=sys.stderr)
+        return status
+    if all(rank.process.returncode == _STOPPED_STATUS for rank in failed):
+        # Told to stop, saved and said so: no failure, but the run is not complete either.
         return status
     how = f"exit status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
     print(f"rank {first.rank} of the run ended with {how}; the other ranks were stopped", file=sys.stderr)

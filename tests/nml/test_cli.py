@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,21 @@ def test_a_mistake_is_one_line_and_status_2(command: Path, arguments: list[str],
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("streams", "status", "said"),
+    [
+        (">/dev/full", 2, "error: No space left on device; make room and run the same command again\n"),
+        (">/dev/full 2>&1", 1, ""),
+        (">&-", 0, ""),
+        (">&- 2>&-", 0, ""),
+    ],
+)
+def test_a_command_ends_where_it_cannot_write(command: Path, streams: str, status: int, said: str) -> None:
+    line = f"{shlex.quote(sys.executable)} {shlex.quote(str(command))} {streams}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, said)
 
 
 def test_a_bug_keeps_its_traceback(command: Path) -> None:

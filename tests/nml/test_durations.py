@@ -19,3 +19,9 @@ def test_a_duration_is_read_as_it_is_written(text: str, seconds: int) -> None:
 def test_what_is_no_duration_is_refused_with_one_that_is(text: str) -> None:
     with pytest.raises(UserError, match=r"--timeout .*: not a duration; possible: .* 1h30m"):
         duration("--timeout", text)
+
+
+@pytest.mark.parametrize("text", ["1000h", "100000000000h"])
+def test_a_duration_that_libraries_cannot_wait_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=r"--timeout \d+h: .*possible: up to 20d"):
+        duration("--timeout", text)

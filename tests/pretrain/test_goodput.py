@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nml.curves import read_curves
+from nml.errors import UserError
 from pretrain import liveness
 from pretrain.liveness import Beat, Liveness, Pulse, awaited
 from pretrain.metrics import Ledger, Metrics, read_metrics
@@ -115,6 +117,30 @@ def test_metrics_of_runs_that_named_no_rank_are_resumed(tmp_path: Path) -> None:
     ledger.step(1.0, ranks(own(frozen=0.5)))
     assert ledger.useful == pytest.approx(5.5)
     assert ledger.lost["waiting"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["3", "null", "[1]", '{"a": 1}', '{"step": 1}', '{"step": 1, "useful_s": "x", "lost_s": {}, "time": 0}'],
+)
+def test_a_line_that_no_run_wrote_is_one_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path, 0, aged(1.0))
+    metrics.write("step", 1, {})
+    metrics.close()
+    path.write_text(path.read_text() + line + "\n")
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        Metrics(path, 1, Ledger(time.perf_counter()))
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        read_curves(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_bytes_that_are_no_text_count_as_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n')
+    assert read_metrics(path) == [{"step": 1}]
 
 
 BUSY, IDLE = Beat(7, 19.5, True, "computing"), Beat(7, 19.5, False, "computing")

@@ -120,6 +120,14 @@ def test_a_users_mistake_that_every_rank_finds_is_told_once(
     assert capfd.readouterr().err == "error: --x 1: no\n"
 
 
+def test_ranks_that_were_told_to_stop_are_no_failure(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "import os, sys; sys.exit(75)"
+    assert run_ranks(python(text), nodes=2, tasks=1, logs=tmp_path / "logs") == 75
+    assert capfd.readouterr().err == ""
+
+
 def test_a_rank_killed_by_a_signal_is_a_failure(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     assert run_ranks(python(text), nodes=1, tasks=1, logs=tmp_path / "logs") == 128 + signal.SIGKILL
