@@ -1,4 +1,4 @@
-"""What all tests share: the order of the files, and how many examples hypothesis draws.
+"""What all tests share: the order of the files, how many examples hypothesis draws, the time of each room.
 
 Workers take whole files. One of many minutes that starts last keeps one worker busy and the others idle, so
 those that take longest start first.
@@ -7,6 +7,7 @@ those that take longest start first.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import hypothesis
@@ -55,3 +56,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path in places:
             item.add_marker("long")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how long the tests of each room took, all workers together."""
+    seconds: Counter[str] = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if isinstance(report, pytest.TestReport):
+            path = Path(report.nodeid.partition("::")[0])
+            seconds[path.parts[1] if len(path.parts) > 2 else "all rooms"] += report.duration
+    shown = ", ".join(f"{room} {spent:.0f} s" for room, spent in sorted(seconds.items()))
+    terminalreporter.write_line(f"time by room: {shown}")
