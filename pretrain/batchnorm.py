@@ -72,9 +72,11 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
 
         world = dist.get_world_size()
         count = input.numel() // input.shape[1] * world
+        # Under autocast too, statistics are those of the parameters' type.
+        values = input.to(self.weight.dtype)
         # Deviations from the common mean: E[x^2] - E[x]^2 would lose half of the digits.
-        mean = all_reduce(input.mean((0, 2, 3))) / world
-        centred = input - mean[:, None, None]
+        mean = all_reduce(values.mean((0, 2, 3))) / world
+        centred = values - mean[:, None, None]
         variance = all_reduce(centred.square().mean((0, 2, 3))) / world
         with torch.no_grad():
             if self.running_mean is not None and self.running_var is not None:
@@ -84,7 +86,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centred * scale[:, None, None] + self.bias[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
 def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
