@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from fractions import Fraction
 from typing import Any, ClassVar, cast
 
@@ -21,6 +19,8 @@ from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving, carve, flip_labels, subset
 from probes.tasks.task import Metric
+from tests.probes import by_definition
+from tests.probes.by_definition import metric_of
 
 # Six classes of unlike size, one of a single sample.
 LABELS = np.repeat(np.arange(6), (40, 23, 10, 4, 2, 1))[np.random.default_rng(0).permutation(80)]
@@ -28,96 +28,26 @@ KEYS = [f"sample-{number}" for number in range(80)]
 SEEDS = (0, 1, 7)
 
 
-def in_turn(salt: str) -> list[int]:
-    """Return the samples by the salted hash of their keys, the smallest first."""
-    return sorted(
-        range(len(KEYS)),
-        key=lambda row: hashlib.blake2b(KEYS[row].encode(), digest_size=16, key=salt.encode()).digest(),
-    )
-
-
 def test_a_tenth_of_every_class_is_set_aside_by_the_hash_of_the_keys() -> None:
     carving = carve(KEYS, LABELS, published=False)
-    expected: list[int] = []
-    for label in range(6):
-        members = [row for row in in_turn("nml-validation/1") if LABELS[row] == label]
-        # A tenth, but one where there are two or more, and never all.
-        expected += members[: min(max(round(len(members) / 10), 1), len(members) - 1)]
-    assert carving.validation.tolist() == sorted(expected)
+    expected = by_definition.carved(KEYS, LABELS.tolist())
+    assert carving.validation.tolist() == expected
     assert carving.fit.tolist() == sorted(set(range(80)) - set(expected))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("fraction", ["0.1", "0.5", "1"])
 def test_a_fraction_of_every_class_is_drawn_by_the_seed(fraction: str, seed: int) -> None:
-    expected: list[int] = []
-    for label in range(6):
-        members = [row for row in in_turn(f"nml-fraction/1 {seed}") if LABELS[row] == label]
-        expected += members[: max(1, round(Fraction(fraction) * len(members)))]
-    assert subset(KEYS, LABELS, Fraction(fraction), seed).tolist() == sorted(expected)
+    expected = by_definition.fraction_of(KEYS, LABELS.tolist(), fraction, seed)
+    assert subset(KEYS, LABELS, Fraction(fraction), seed).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_downstream_labels_are_flipped_by_the_seed(seed: int) -> None:
-    draws = np.random.Generator(np.random.Philox(key=seed)).integers(0, 5, size=80).tolist()
-    order = in_turn(f"nml-downstream/1 {seed}")
-    wrong = {}
-    for row, draw in zip(order, draws, strict=True):
-        others = [label for label in range(6) if label != LABELS[row]]
-        wrong[row] = others[draw]
     parts = [list(range(0, 80, 2)), list(range(1, 20, 2))]
-    expected = LABELS.tolist()
-    for part in parts:
-        for row in [row for row in order if row in part][: round(Fraction("0.3") * len(part))]:
-            expected[row] = wrong[row]
+    expected = by_definition.flipped(KEYS, LABELS.tolist(), "0.3", 6, seed, parts)
     found = flip_labels(KEYS, LABELS, Fraction("0.3"), 6, seed, [np.array(part) for part in parts])
     assert found.tolist() == expected
-
-
-def f1(predicted: list[int], labels: list[int], of: int) -> float:
-    pairs = list(zip(predicted, labels, strict=True))
-    hits = sum(p == of and y == of for p, y in pairs)
-    misses = sum((p == of) != (y == of) for p, y in pairs)
-    return 2 * hits / (2 * hits + misses)
-
-
-def correlation(first: list[float], second: list[float]) -> float:
-    a, b = (np.array(values) - sum(values) / len(values) for values in (first, second))
-    return float(a @ b / math.sqrt((a @ a) * (b @ b)))
-
-
-def matthews(predicted: list[int], labels: list[int]) -> float:
-    """Correlate the indicators of prediction and label, over all classes (Gorodkin 2004)."""
-    p, y = np.eye(4)[predicted], np.eye(4)[labels]
-    p, y = p - p.mean(axis=0), y - y.mean(axis=0)
-    spread = math.sqrt((p * p).sum() * (y * y).sum())
-    return float((p * y).sum() / spread) if spread else 0.0
-
-
-def by_definition(metric: Metric, logits: np.ndarray, labels: list[int]) -> float:
-    predicted = [max(range(len(row)), key=row.__getitem__) for row in logits.tolist()]
-    if metric == "accuracy":
-        return sum(p == y for p, y in zip(predicted, labels, strict=True)) / len(labels)
-    if metric == "macro_f1":
-        # Every class that occurs counts alike, also one that is only predicted.
-        there = set(predicted) | set(labels)
-        return sum(f1(predicted, labels, label) for label in there) / len(there)
-    if metric == "mean_per_class":
-        there = set(labels)
-        recalls = [
-            sum(p == y == label for p, y in zip(predicted, labels, strict=True)) / labels.count(label)
-            for label in there
-        ]
-        return sum(recalls) / len(there)
-    if metric == "f1":
-        return f1(predicted, labels, 1)
-    if metric == "matthews":
-        return matthews(predicted, labels)
-    expected = []
-    for row in logits.tolist():
-        weights = [math.exp(value) for value in row]
-        expected.append(sum(step * weight for step, weight in enumerate(weights)) / sum(weights))
-    return correlation(expected, labels)
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "macro_f1", "mean_per_class", "matthews", "f1", "pearson"])
@@ -129,9 +59,9 @@ def test_a_metric_is_what_its_definition_gives(metric: Metric) -> None:
     logits = generator.normal(size=(200, classes)) + 1.5 * np.eye(classes)[labels]
     found = score(logits.astype(np.float32), labels, metric)
     assert found.metric_name == metric
-    assert found.metric == pytest.approx(by_definition(metric, logits, labels.tolist()), abs=1e-6)
-    assert found.accuracy == pytest.approx(by_definition("accuracy", logits, labels.tolist()))
-    assert found.macro_f1 == pytest.approx(by_definition("macro_f1", logits, labels.tolist()))
+    assert found.metric == pytest.approx(metric_of(metric, logits, labels.tolist()), abs=1e-6)
+    assert found.accuracy == pytest.approx(metric_of("accuracy", logits, labels.tolist()))
+    assert found.macro_f1 == pytest.approx(metric_of("macro_f1", logits, labels.tolist()))
 
 
 BIASES = (6.0, 2.0, 1.0, 0.5, 0.0, -1.0, -2.0)
@@ -189,7 +119,7 @@ def test_the_head_is_chosen_by_the_metric_of_the_task_on_validation_data(
     data, biases = data_of(), BIASES
     held = data.carving.validation
     expected = [
-        by_definition(metric, data.features[held][:, 2:] + [bias, 0, 0], data.labels[held].tolist())
+        metric_of(metric, data.features[held][:, 2:] + [bias, 0, 0], data.labels[held].tolist())
         for bias in biases
     ]
     choice = choice_of(Biased, *[{"bias": bias} for bias in biases])
@@ -209,7 +139,7 @@ def test_metrics_choose_different_heads() -> None:
     best = {}
     for metric in ("accuracy", "macro_f1", "mean_per_class"):
         values = [
-            by_definition(metric, data.features[held][:, 2:] + [bias, 0, 0], data.labels[held].tolist())
+            metric_of(metric, data.features[held][:, 2:] + [bias, 0, 0], data.labels[held].tolist())
             for bias in biases
         ]
         best[metric] = values.index(max(values))
