@@ -52,9 +52,9 @@ def change_of(diff: str) -> Change:
 def equivalent_changes() -> dict[tuple[str, Change], str]:
     """Return the changes that nothing can notice, with the reason of each."""
     return {
-        (entry["file"], Change(*change)): entry["reason"]
+        (entry["file"], Change(entry["was"], becomes)): entry["reason"]
         for entry in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
-        for change in entry["changes"]
+        for becomes in entry["becomes"]
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nml.errors import UserError
 from plugins.conformance import separable
 from plugins.gradient_head import GradientHead
 from plugins.knn import NearestNeighbours
@@ -46,6 +47,40 @@ def test_neighbours_vote_as_the_definition_says(k: int, temperature: float) -> N
         for query in queries.numpy()
     ]
     np.testing.assert_allclose(head.predict_logits(queries), expected, atol=1e-5)
+
+
+def test_neighbours_are_kept_as_they_were_and_change_nothing_but_their_type() -> None:
+    train = separable(30, seed=0)
+    head = NearestNeighbours(k=3).fit(train.features.double(), train.labels, num_classes=5)
+    state = head.state_dict()
+    assert state["votes"].tolist() == functional.one_hot(train.labels, 5).float().tolist()
+    assert torch.linalg.vector_norm(state["samples"], dim=1).tolist() == pytest.approx([1] * 30)
+    other = NearestNeighbours(k=3)
+    other.load_state_dict(state)
+    expected = head.predict_logits(train.features)
+    for value in state.values():
+        value.zero_()
+    # Neither head shares its memory with what was handed over.
+    assert torch.equal(other.predict_logits(train.features), expected)
+    assert torch.equal(head.predict_logits(train.features), expected)
+    passed = head.transform(train.features.double().requires_grad_())
+    assert (passed.dtype, passed.requires_grad) == (torch.float32, False)
+    assert torch.equal(passed, train.features.float())
+    with pytest.raises(UserError, match="is not fitted"):
+        NearestNeighbours().transform(train.features)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("k", 0), ("temperature", 0.0), ("k", "3"), ("temperature", -1.0)]
+)
+def test_numbers_that_no_vote_can_have_are_refused(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=name):
+        NearestNeighbours(**{name: value})
+
+
+def test_one_direction_has_no_entropy_not_even_a_negative_zero() -> None:
+    for number in (sve([2.0]), lsvr([2.0]), sve([2.0, 0.0]), lsvr([2.0, 0.0])):
+        assert (number, math.copysign(1, number)) == (0, 1)
 
 
 def prepared(features: np.ndarray, convention: Convention) -> np.ndarray:

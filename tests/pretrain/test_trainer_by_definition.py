@@ -86,6 +86,14 @@ def test_the_rate_of_every_step_is_that_of_the_definition(
     assert found[60] == pytest.approx(0.4 if end is None else end)
 
 
+def test_a_run_of_one_step_after_its_warm_up_ends_like_any_other() -> None:
+    schedule = Schedule(name="cosine", warmup_epochs=0.0, warmup_steps=2, min_lr=0.1)
+    recipe = Recipe(optimizer=Optimizer(lr=0.4), schedule=schedule)
+    for total, expected in ((3, [0.2, 0.4, 0.4, 0.1]), (2, [0.2, 0.4, 0.4])):
+        found = [learning_rate(recipe, s, steps_per_epoch=9, total_steps=total) for s in range(total + 1)]
+        assert found == pytest.approx(expected)
+
+
 def averages(values: list[float], first: float, decay: float) -> list[float]:
     """Return the moving average after each update, its decay warming up."""
     found, average = [], first

@@ -14,7 +14,7 @@ from torch import Tensor
 from plugins.head import Head
 from plugins.lp import LinearProbe
 from plugins.registry import HEADS
-from probes.fitting import Point, TrainingData, fit_points
+from probes.fitting import Point, TrainingData, fit_points, transform
 from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving, carve, flip_labels, subset
@@ -210,3 +210,27 @@ def test_noisy_published_validation_labels_are_flipped_by_the_seed_too(fits: lis
     fit_points(choice_of(Biased, {}), data, [Point(Fraction(1), 5, Fraction("0.2"))], "accuracy", "cpu")
     expected = flip_labels(names, held[1], Fraction("0.2"), 3, 5)
     assert fits[0]["validation"][1].tolist() == expected.tolist()
+
+
+class Telling(Biased):
+    """A head that says what it chose by itself, if anything."""
+
+    outcome: ClassVar[dict[str, Any]] = {}
+
+    def transform(self, features: Tensor) -> Tensor:
+        return features * 2
+
+
+def test_what_a_head_chose_by_itself_is_told_and_nothing_where_it_chose_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    point = Point(Fraction(1), 0, Fraction(0))
+    [silent] = fit_points(choice_of(Telling, {}), data_of(), [point], "accuracy", "cpu")
+    assert json.loads(silent.selection).keys() == {"chosen", "metric", "validation"}
+    monkeypatch.setattr(Telling, "outcome", {"k": 3})
+    [telling] = fit_points(choice_of(Telling, {}), data_of(), [point], "accuracy", "cpu")
+    assert json.loads(telling.selection)["outcome"] == {"k": 3}
+    assert (telling.n_train, telling.n_validation) == (45, 45)
+    assert telling.seconds >= 0
+    features = np.ones((2, 3), np.float32)
+    assert transform(telling.head, features).tolist() == (features * 2).tolist()

@@ -153,9 +153,11 @@ def test_published_validation_data_leaves_all_samples_to_train_on() -> None:
 
 def test_a_study_is_what_is_decided_before_any_fit() -> None:
     carving = carve(keys(np.zeros(20, np.int64)), np.zeros(20, np.int64), published=False)
-    choice = HeadChoice(HEADS.find("lp"), cast(type[Head], Witness), None, ({"lr": 0.1}, {"lr": 1}))
+    choice = HeadChoice(
+        HEADS.find("lp"), cast(type[Head], Witness), None, ({"lr": 0.1, "epochs": 3}, {"lr": Fraction(1, 2)})
+    )
     expected = {
-        "candidates": [{"lr": 0.1}, {"lr": 1}],
+        "candidates": [{"lr": 0.1, "epochs": 3}, {"lr": "1/2"}],
         "rule": "best validation metric, the first of equals",
         "validation_carved": 2,
         "views": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from nml.errors import UserError
 from shards.hashing import hash_keys
 from shards.ladder import plan_ladder
 from shards.noise import NOISE_MODELS, Flips, Population
+from shards.noise.caption_swap import CaptionSwap
 from shards.noise.from_file import FromFile
 from shards.noise.instance_dependent import InstanceDependent
 from shards.noise.pair_flip import PairFlip
+from shards.noise.paper_released import PaperReleased
+from shards.noise.symmetric import Symmetric
 from shards.noise.transition_matrix import TransitionMatrix
 
 RATIOS = [Fraction(5, 100), Fraction(2, 10)]
@@ -74,10 +78,19 @@ def test_pair_flip_follows_a_map_and_leaves_other_classes_alone(tmp_path: Path) 
     }
 
 
-@pytest.mark.parametrize("text", ["1,1\n", "", "1,2\n1,3\n", "one,two\n"])
-def test_a_map_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,1\n", "maps 1 to itself"),
+        ("", "maps no class"),
+        ("1,2\n1,3\n", "maps a class twice"),
+        ("one,two\n", "maps no class"),
+        ("1\n", "not a map of classes"),
+    ],
+)
+def test_a_map_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "map.csv").write_text(text)
-    with pytest.raises(UserError, match="--model-file"):
+    with pytest.raises(UserError, match=message):
         PairFlip(str(tmp_path / "map.csv"))
 
 
@@ -209,3 +222,85 @@ def test_a_model_that_breaks_its_contract_is_stopped() -> None:
 
     with pytest.raises(RuntimeError, match="flips a label to itself"):
         plan_ladder(Wrong(), "wrong", population(), [Fraction(1, 5)], 0)
+
+
+def test_no_ratio_is_no_level(tmp_path: Path) -> None:
+    people = population(60)
+    np.save(tmp_path / "m.npy", np.eye(10))
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    models = Symmetric(), PairFlip(), TransitionMatrix(str(tmp_path / "m.npy"))
+    for model in (*models, InstanceDependent(str(tmp_path / "f.npy"))):
+        assert model.plan(people, [], 0) == []
+    captions = replace(people, kind="caption", texts=people.hashes)
+    assert CaptionSwap().plan(captions, [], 0) == PaperReleased().plan(captions, [], 0) == []
+    nobody = replace(captions, hashes=people.hashes[:0], texts=people.hashes[:0])
+    assert [flips.rows.tolist() for flips in CaptionSwap().plan(nobody, [Fraction(0)], 0)] == [[]]
+    # Level zero is a level, of no flips.
+    for model in models:
+        [flips] = model.plan(people, [Fraction(0)], 0)
+        assert (len(flips.rows), len(flips.values)) == (0, 0)
+
+
+@pytest.mark.parametrize("classes", [0, 1])
+def test_a_flip_needs_two_classes(tmp_path: Path, classes: int) -> None:
+    people = replace(population(20), labels=np.zeros(20, np.int64), num_classes=classes)
+    np.save(tmp_path / "f.npy", np.random.default_rng(0).normal(size=(20, 3)))
+    for model in (Symmetric(), PairFlip(), InstanceDependent(str(tmp_path / "f.npy"))):
+        with pytest.raises(UserError, match=r"class(es)?"):
+            model.plan(people, [Fraction(1, 2)], 0)
+    two = replace(people, num_classes=2)
+    for model in (Symmetric(), PairFlip(), InstanceDependent(str(tmp_path / "f.npy"))):
+        [flips] = model.plan(two, [Fraction(1, 2)], 0)
+        assert (len(flips.rows), set(flips.values.tolist())) == (10, {1})
+
+
+@pytest.mark.parametrize("text", ["10,1\n", "1,10\n"])
+def test_a_map_of_classes_that_there_are_not_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "map.csv").write_text(text)
+    with pytest.raises(UserError, match=r"maps class 10? to 10?; possible: 0 to 9"):
+        PairFlip(str(tmp_path / "map.csv")).plan(population(100), [Fraction(0)], 0)
+
+
+def test_every_sample_of_the_mapped_classes_may_flip(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("\n0,9\n")
+    people = replace(population(100), labels=np.arange(100) % 10)
+    [flips] = PairFlip(str(tmp_path / "map.csv")).plan(people, [Fraction(1, 10)], 0)
+    assert sorted(flips.rows.tolist()) == list(range(0, 100, 10))
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_a_label_that_is_no_class_is_refused(tmp_path: Path, wrong: int) -> None:
+    people = population(100)
+    np.save(tmp_path / "l.npy", np.append(people.labels[:-1], wrong))
+    with pytest.raises(UserError, match=f"class {wrong}; possible: 0 to 9"):
+        FromFile(str(tmp_path / "l.npy")).plan(people, [], 0)
+
+
+def test_labels_that_are_not_of_these_samples_are_refused(tmp_path: Path) -> None:
+    people = population(3)
+    np.save(tmp_path / "l.npy", np.zeros(4, np.int64))
+    (tmp_path / "l.csv").write_text("sample-0,1\nsample-1,2\n\nalone\n")
+    (tmp_path / "m.csv").write_text("sample-0,1\nsample-1,x\nsample-2,1\n")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "l.pt")
+    for name, message in (
+        ("l.npy", "holds 4 labels; possible: 3, one a sample"),
+        ("l.csv", "has no label of sample 'sample-2'"),
+        ("m.csv", "labels cannot be read"),
+        ("none.csv", "labels cannot be read"),
+        ("l.pt:b", "no such labels; possible: .*l.pt:a"),
+    ):
+        with pytest.raises(UserError, match=message):
+            FromFile(str(tmp_path / name)).plan(people, [], 0)
+
+
+def test_a_ratio_near_the_file_s_own_is_taken_for_it(tmp_path: Path) -> None:
+    people = population(1000)
+    np.save(tmp_path / "l.npy", np.where(np.arange(1000) < 200, (people.labels + 1) % 10, people.labels))
+    model = FromFile(str(tmp_path / "l.npy"))
+    for ratio in ("0.195", "0.2", "0.205"):
+        [flips] = model.plan(people, [Fraction(ratio)], 0)
+        assert flips.rows.tolist() == list(range(200))
+        assert flips.values.tolist() == ((people.labels[:200] + 1) % 10).tolist()
+    for ratios in (["0.194"], ["0.206"], ["0.2", "0.2"]):
+        with pytest.raises(UserError, match=r"0\.2000 are not the clean"):
+            model.plan(people, list(map(Fraction, ratios)), 0)

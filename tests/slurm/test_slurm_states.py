@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.controller import jobs_by_token
+from slurm import states
+from slurm.controller import NoAnswer, jobs_by_token
 from slurm.states import JobState, is_active, job_states
 
 QUEUE = """#!{python}
@@ -104,3 +105,23 @@ def test_a_job_is_active_in_every_state_from_which_it_may_still_run(queue) -> No
     assert {job["T"] for job in jobs if found[job["F"]].active} == set(ACTIVE)
     assert is_active("1")
     assert not is_active(str(len(ACTIVE)))
+
+
+def test_the_queue_is_asked_for_every_element_in_every_state_and_as_often_as_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "squeue").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit 1\n')
+    (tmp_path / "squeue").chmod(0o755)
+    with pytest.raises(NoAnswer):
+        job_states(["1"], tries=1)
+    [asked] = (tmp_path / "asked").read_text().splitlines()
+    assert {"--states=all", "--array", "--format=%F|%K|%T|%r|%N|%A"} <= set(asked.split())
+
+
+def test_accounting_that_does_not_answer_in_time_knows_nothing(
+    tmp_path: Path, answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(states, "_ANSWER_SECONDS", 0.1)
+    (tmp_path / "sacct").write_text("#!/bin/sh\nsleep 3\necho '7|COMPLETED|n1'\n")
+    assert job_states(["7"]) == {"7": JobState("UNKNOWN")}
