@@ -77,6 +77,20 @@ def make_export() -> Callable[..., Path]:
     return write_export
 
 
+@pytest.fixture
+def tiny_clip(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name under which open_clip knows two towers of a few thousand weights."""
+    import open_clip
+
+    towers = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
+        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+    }
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-towers", towers)
+    return "tiny-towers"
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of real data sets; the test is skipped where there is none."""
