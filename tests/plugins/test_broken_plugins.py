@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import run_command
+
 NAMES = ("exiting", "gone", "lacking", "raising", "twin")
 # What a message about each must name: the distributions, and what is wrong.
 BLAMED = {
@@ -50,12 +49,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(site: Path, tmp_path: Path) -> Run:
-    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-
-    def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, words)], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
+    def call(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return run_command(module, *words, cwd=tmp_path, PYTHONPATH=str(site))
 
     return call
 
@@ -66,7 +61,7 @@ def warned(lines: Sequence[str], name: str) -> bool:
 
 @pytest.mark.parametrize("load", [False, True], ids=["", "--load"])
 def test_list_shows_all_and_warns_of_the_broken_ones(run: Run, load: bool) -> None:
-    done = run("-m", "plugins", "list", *(["--load"] if load else []))
+    done = run("plugins", "list", *(["--load"] if load else []))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert {"lp", "nmtune", *NAMES} <= {line.split()[0] for line in lines}
@@ -75,7 +70,7 @@ def test_list_shows_all_and_warns_of_the_broken_ones(run: Run, load: bool) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_asking_for_a_broken_one_is_one_line_that_names_its_owner(run: Run, name: str) -> None:
-    done = run("-m", "plugins", "check", name)
+    done = run("plugins", "check", name)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
@@ -83,7 +78,7 @@ def test_asking_for_a_broken_one_is_one_line_that_names_its_owner(run: Run, name
 
 
 def test_the_others_are_checked(run: Run) -> None:
-    done = run("-m", "plugins", "check", "knn")
+    done = run("plugins", "check", "knn")
     assert done.returncode == 0, done.stderr
     assert "0 failed" in done.stdout
 
@@ -101,15 +96,15 @@ def test_probes_run_with_the_others_and_refuse_the_broken_ones(run: Run, tmp_pat
         "--task",
         "tsv:train.tsv,test.tsv,shifts=none",
     )
-    done = run("-m", "probes.run", "--plugin", "lp,knn", *study)
+    done = run("probes.run", "--plugin", "lp,knn", *study)
     assert done.returncode == 0, done.stderr
-    done = run("-m", "probes.run", "--plugin", "lp,raising", *study)
+    done = run("probes.run", "--plugin", "lp,raising", *study)
     assert done.returncode == 2
     assert all(part in done.stderr.splitlines()[-1] for part in BLAMED["raising"])
 
 
 def test_a_sweep_is_planned_with_the_others_and_refuses_what_it_can_see(run: Run) -> None:
-    launch = (ROOT / "slurm" / "launch.py", "sweep", "--noise", "0", "--dry-run", "--cluster", "local")
+    launch = ("slurm.launch", "sweep", "--noise", "0", "--dry-run", "--cluster", "local")
     done = run(*launch, "--plugins", "lp", "mlp")
     assert done.returncode == 0, done.stderr
     done = run(*launch, "--plugins", "lp", "twin")

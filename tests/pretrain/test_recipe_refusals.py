@@ -6,8 +6,6 @@ import contextlib
 import itertools
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.options import parse_options
 from pretrain.schedule import learning_rate
 from pretrain.transforms import training_transform
+from tests.commands import run_command
 
 GOLDEN = Path(__file__).with_name("golden_recipes.json")
 
@@ -179,9 +178,7 @@ def test_a_loss_of_the_other_objective_is_refused() -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path: Path, words: list[str], named: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pretrain.run", *words], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = run_command("pretrain.run", *words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     errors = [line for line in done.stderr.splitlines() if line]
     assert len(errors) == 1, done.stderr

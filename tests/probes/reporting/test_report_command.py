@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,16 +12,11 @@ import pytest
 from nml.errors import UserError
 from probes import report
 from probes.results import Row, write_rows
+from tests.commands import run_command
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "probes.report", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    return run_command("probes.report", *arguments, cwd=cwd)
 
 
 def test_the_command_prints_the_table_and_the_path(results: Path) -> None:
