@@ -23,7 +23,6 @@ STEPS = 20
 ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
 ACCUMULATING = ["ddp", "fsdp", "deepspeed-2"]
 GENTLE_SGD = {"name": "sgd", "lr": 0.01, "clip": 1.0}
-GENTLE_ADAMW = {"name": "adamw", "lr": 1e-4, "weight_decay": 0.1, "eps": 1e-4, "clip": 1.0}
 ADAMW = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "eps": 1e-8, "clip": 1.0}
 HARSH = {
     "sgd": {"optimizer": {"name": "sgd", "lr": 0.05, "clip": 1.0}},
@@ -91,37 +90,40 @@ def test_without_rounding_engines_agree_in_all_digits(
 
 @pytest.fixture(scope="module")
 def trained(
-    work: Path,
-    image_set: Path,
-    caption_set: Path,
-    make_recipe: Callable[..., Path],
-    run_ranks: Callable[..., str],
-    tiny_clip: dict[str, Any],
+    work: Path, image_set: Path, make_recipe: Callable[..., Path], run_ranks: Callable[..., str]
 ) -> Path:
-    """20 steps in fp32 of a narrow ResNet-18 and a small CLIP of the RN50 type on 4 ranks, every engine."""
+    """20 steps in fp32 of a narrow ResNet-18 on 4 ranks, every engine, and deepspeed by an own file.
+
+    The file has small buckets, and leaves the rest to the recipe.
+    """
+    own = {
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": False},
+        "zero_optimization": {"stage": 2, "allgather_bucket_size": 5000, "reduce_bucket_size": 5000},
+    }
+    path = work / "own.json"
+    path.write_text(json.dumps(own))
     folder = work / "parity"
-    classify = make_recipe("parity", optimizer=GENTLE_SGD)
-    clip = make_recipe(
-        "parity-clip",
-        objective="clip",
-        epochs=5,
-        model=tiny_clip,
-        loss={"name": "infonce"},
-        optimizer=GENTLE_ADAMW,
-    )
-    runs = [command(classify, image_set, folder / f"classify-{engine}", engine) for engine in ENGINES]
-    runs += [command(clip, caption_set, folder / f"clip-{engine}", engine) for engine in ENGINES]
+    recipe = make_recipe("parity", optimizer=GENTLE_SGD)
+    runs = [command(recipe, image_set, folder / engine, engine) for engine in ENGINES]
+    more = ["--recipe.engine.deepspeed_config", str(path)]
+    runs.append(command(recipe, image_set, folder / "own-file", "deepspeed-2", *more))
     run_ranks(4, *runs, cwd=work)
     return folder
 
 
-@pytest.mark.parametrize("objective", ["classify", "clip"])
 @pytest.mark.parametrize("engine", ENGINES[1:])
 def test_engines_match_ddp(
-    trained: Path, objective: str, engine: str, losses: Callable[..., Any], weights: Callable[..., Any]
+    trained: Path, engine: str, losses: Callable[..., Any], weights: Callable[..., Any]
 ) -> None:
-    reference = trained / f"{objective}-ddp"
-    check_equal(trained / f"{objective}-{engine}", reference, losses, weights, BOUND)
+    check_equal(trained / engine, trained / "ddp", losses, weights, BOUND)
+
+
+def test_an_own_deepspeed_file_trains_the_recipe(
+    trained: Path, losses: Callable[..., Any], weights: Callable[..., Any]
+) -> None:
+    check_equal(trained / "own-file", trained / "deepspeed-2", losses, weights, BOUND)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +174,7 @@ def worlds(
     run_ranks: Callable[..., str],
     tiny_clip: dict[str, Any],
 ) -> Path:
-    """The same global batches on 1, 2 and 4 ranks of ddp, in float64.
+    """The same global batches on 1 and 4 ranks of ddp, in float64.
 
     Statistics of a rank's own batch differ by definition: synchronised ones leave the rest to compare.
     """
@@ -181,48 +183,18 @@ def worlds(
     clip = make_recipe(
         "worlds-clip", objective="clip", epochs=5, model=tiny_clip | SYNCHRONISED, loss={"name": "infonce"}
     )
-    for size in (1, 2, 4):
+    for size in (1, 4):
         runs = [
             command(classify, image_set, work / "worlds" / f"classify-{size}", "ddp"),
             command(clip, caption_set, work / "worlds" / f"clip-{size}", "ddp"),
         ]
-        run_ranks(size, *runs, cwd=work, double=True)
+        out = run_ranks(size, *runs, cwd=work, double=True)
+        assert ("recipe.model.batch_norm sync: no effect in one process" in out) == (size == 1)
     return work / "worlds"
 
 
 @pytest.mark.parametrize("objective", ["classify", "clip"])
-@pytest.mark.parametrize("size", [2, 4])
 def test_more_ranks_take_the_same_steps(
-    worlds: Path, objective: str, size: int, losses: Callable[..., Any], weights: Callable[..., Any]
+    worlds: Path, objective: str, losses: Callable[..., Any], weights: Callable[..., Any]
 ) -> None:
-    run, reference = worlds / f"{objective}-{size}", worlds / f"{objective}-1"
-    check_equal(run, reference, losses, weights, DOUBLE_BOUND)
-
-
-@pytest.fixture(scope="module")
-def own_file(
-    work: Path, image_set: Path, make_recipe: Callable[..., Path], run_ranks: Callable[..., str]
-) -> tuple[Path, Path]:
-    """The same recipe with the generated JSON, and with one that has small buckets and leaves it the rest."""
-    own = {
-        "train_batch_size": "auto",
-        "gradient_clipping": "auto",
-        "bf16": {"enabled": False},
-        "zero_optimization": {"stage": 2, "allgather_bucket_size": 5000, "reduce_bucket_size": 5000},
-    }
-    path = work / "own.json"
-    path.write_text(json.dumps(own))
-    recipe = make_recipe("own", optimizer=GENTLE_SGD)
-    more = ["--recipe.engine.deepspeed_config", str(path)]
-    runs = [
-        command(recipe, image_set, work / "generated-json", "deepspeed-2"),
-        command(recipe, image_set, work / "own-json", "deepspeed-2", *more),
-    ]
-    run_ranks(2, *runs, cwd=work)
-    return work / "own-json", work / "generated-json"
-
-
-def test_an_own_deepspeed_file_trains_the_recipe(
-    own_file: tuple[Path, Path], losses: Callable[..., Any], weights: Callable[..., Any]
-) -> None:
-    check_equal(*own_file, losses, weights, BOUND)
+    check_equal(worlds / f"{objective}-4", worlds / f"{objective}-1", losses, weights, DOUBLE_BOUND)

@@ -236,32 +236,3 @@ def test_losses_that_stay_infinite_stop_the_run_and_name_the_samples(
     note = json.loads((work / "diverging" / "logs" / "not-finite.json").read_text())
     assert note["step"] == len(lines)
     assert len(set(note["samples"])) == 32
-
-
-def test_one_two_and_four_ranks_take_the_same_steps(
-    work: Path,
-    image_set: Path,
-    make_recipe: Callable[..., Path],
-    run_ranks: Callable[..., str],
-    losses: Callable[..., Any],
-    weights: Callable[..., Any],
-) -> None:
-    # Statistics of a rank's own batch differ by definition: synchronised ones leave the rest to compare.
-    model = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}, "batch_norm": "sync"}
-    recipe = make_recipe("worlds", model=model, optimizer={"name": "sgd", "lr": 0.01})
-    for size in (1, 2, 4):
-        words = [
-            "--recipe",
-            str(recipe),
-            "--shards",
-            str(image_set),
-            "--run-dir",
-            str(work / f"world-{size}"),
-        ]
-        out = run_ranks(size, words, cwd=work)
-        assert ("recipe.model.batch_norm sync: no effect in one process" in out) == (size == 1)
-    for size in (2, 4):
-        np.testing.assert_allclose(losses(work / f"world-{size}"), losses(work / "world-1"), rtol=1e-4)
-        one, other = weights(work / f"world-{size}"), weights(work / "world-1")
-        for name in other:
-            np.testing.assert_allclose(one[name], other[name], rtol=1e-4, atol=1e-4, err_msg=name)
