@@ -15,7 +15,8 @@ import pytest
 from pretrain.checkpoints import verify
 
 STEPS = 20
-# All ranks are killed at a random step of each third of a run: before the first checkpoint, and later.
+# All ranks of ddp are killed at a random step of each third of a run, before the first checkpoint and later;
+# those of the others, whose checkpoints alone differ, in the second.
 THIRDS = ((1, 3), (5, 11), (12, 17))
 ELASTIC_STEPS = 10
 ELASTIC = ["ddp", "fsdp", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
@@ -70,7 +71,7 @@ def kill_after(start_ranks: Callable[..., Any], size: int, words: list[str], run
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_killed_three_times_ends_bit_identical(
+def test_killed_at_random_steps_ends_bit_identical(
     engine: str,
     work: Path,
     image_set: Path,
@@ -85,7 +86,7 @@ def test_killed_three_times_ends_bit_identical(
     run_ranks(size, command(recipe, image_set, calm, *ENGINES[engine]), cwd=work)
     words = command(recipe, image_set, struck, *ENGINES[engine])
     draws = random.Random(engine)
-    for first, last in THIRDS:
+    for first, last in THIRDS if engine == "ddp" else THIRDS[1:2]:
         kill_after(start_ranks, size, words, struck, draws.randint(first, last))
     out = run_ranks(size, words, cwd=work)
     assert "resuming at step" in out

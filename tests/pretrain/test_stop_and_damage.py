@@ -41,11 +41,11 @@ def wait_for_steps(run: Path, number: int, ranks: Any) -> None:
 
 @pytest.fixture(scope="module")
 def long_recipe(make_recipe: Callable[..., Path], tiny_data: dict[str, Any]) -> Path:
-    """Far more steps than a test waits for, with four loader workers on each rank."""
+    """Far more steps than a test waits for, with loader workers on each rank."""
     return make_recipe(
         "long",
         epochs=200,
-        data={**tiny_data, "workers": 4},
+        data={**tiny_data, "workers": 2},
         checkpoints={"every_epochs": 0, "every_steps": 7},
     )
 
