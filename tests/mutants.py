@@ -122,7 +122,7 @@ def main() -> int:
     parser.add_argument(
         "modules", nargs="*", type=Path, help="files of [tool.mutmut] only_mutate; default: all"
     )
-    parser.add_argument("--sample", type=int, default=30, help="mutants a module, 0 for all (default: 30)")
+    parser.add_argument("--sample", type=int, default=12, help="mutants a module, 0 for all (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: 0)")
     parser.add_argument("--processes", type=int, default=2, help="mutants tried at once (default: 2)")
     asked = parser.parse_args()

@@ -83,6 +83,16 @@ def test_one_direction_has_no_entropy_not_even_a_negative_zero() -> None:
         assert (number, math.copysign(1, number)) == (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.inf), ("weight_decay", -1e-9)],
+)
+def test_a_schedule_that_trains_nothing_is_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=name):
+        Schedule(**{name: value})
+    Schedule(epochs=1, batch_size=1, lr=1e-9, weight_decay=0.0)
+
+
 def prepared(features: np.ndarray, convention: Convention) -> np.ndarray:
     if convention == "row-centred":
         rows = [row / math.sqrt(row @ row) for row in features]
