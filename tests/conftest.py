@@ -65,5 +65,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if isinstance(report, pytest.TestReport):
             path = Path(report.nodeid.partition("::")[0])
             seconds[path.parts[1] if len(path.parts) > 2 else "all rooms"] += report.duration
+    if not seconds:
+        return
     shown = ", ".join(f"{room} {spent:.0f} s" for room, spent in sorted(seconds.items()))
     terminalreporter.write_line(f"time by room: {shown}")

@@ -20,10 +20,7 @@ import yaml
 from PIL import Image
 from safetensors.numpy import load_file
 
-# What several files of tests share.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from ranks import Ranks, Zygote
+from tests.pretrain.ranks import Ranks, Zygote
 
 RESNET = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}}
 TINY_CLIP = {

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_engines import batch, make, train
 from torch import nn
 
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.engines import Engine
+from tests.pretrain.small_engines import batch, make, train
 
 pytestmark = pytest.mark.usefixtures("process_group")
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from small_engines import ENGINES, OPTIMIZERS, Network, batch, make, train
 from torch import nn
 
 from nml.errors import UserError
@@ -22,6 +21,7 @@ from pretrain.evaluation import evaluated
 from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.world import World, wait_no_longer
+from tests.pretrain.small_engines import ENGINES, OPTIMIZERS, Network, batch, make, train
 
 NAMES = ("ddp", "fsdp", "deepspeed")
 pytestmark = pytest.mark.usefixtures("process_group")

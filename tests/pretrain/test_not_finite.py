@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ranks import Ranks
-from struck import STRUCK
 from torch import nn
 
 from nml.errors import UserError
@@ -26,6 +24,8 @@ from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.world import World
+from tests.pretrain.ranks import Ranks
+from tests.pretrain.struck import STRUCK
 
 OnRanks = Callable[..., list[Any]]
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_engines import Network, batch
 from torch import nn
 
 from nml.errors import UserError
@@ -31,6 +30,7 @@ from pretrain.run_effects import idle_in_run
 from pretrain.schedule import learning_rate
 from pretrain.seeding import seed_step
 from pretrain.world import World
+from tests.pretrain.small_engines import Network, batch
 
 # They say where values come from, fit the run to the machine, or decide what is kept of it.
 NOT_TRAINED = re.compile(

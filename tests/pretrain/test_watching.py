@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ranks import Ranks
+
+from tests.pretrain.ranks import Ranks
 
 STEPS = 3
 SAMPLES = 16

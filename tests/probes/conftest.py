@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nml.files import sha256_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from chromium import CHROMIUM, Browser
+from tests.probes.chromium import CHROMIUM, Browser
 
 ARCHITECTURE = "test_resnet"
 ROOT = Path(__file__).resolve().parents[2]

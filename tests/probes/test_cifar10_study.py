@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from chromium import Browser, check_everything_is_shown
 
 from probes.reporting.build import build
 from probes.results import read_rows
+from tests.probes.chromium import Browser, check_everything_is_shown
 
 Command = Callable[..., str]
 TRAIN, TEST = 600, 150

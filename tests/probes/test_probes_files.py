@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 import pytest
-from own_files import png, write_folder, write_tar
 
 from nml.errors import UserError
 from probes.tasks import open_task
 from probes.tasks.checks import check_task
+from tests.probes.own_files import png, write_folder, write_tar
 
 
 def test_folders_and_further_folders_as_ood(tmp_path: Path) -> None:

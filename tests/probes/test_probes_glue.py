@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from published_sets import from_clones, opened, place, texts, write_repository
 
 from probes.spec import split_spec
 from probes.tasks import glue
+from tests.probes.published_sets import from_clones, opened, place, texts, write_repository
 
 pytest.importorskip("datasets")
 

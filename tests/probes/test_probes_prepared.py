@@ -13,11 +13,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from published_sets import from_clones, image_bytes, opened, write_cifar
 
 from nml.errors import UserError
 from probes.tasks import vision
 from probes.tasks.prepared import PreparedTask
+from tests.probes.published_sets import from_clones, image_bytes, opened, write_cifar
 
 pytest.importorskip("datasets")
 

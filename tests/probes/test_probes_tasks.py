@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from own_files import png, write_folder, write_table
 from PIL import Image
 
 from nml.errors import UserError
@@ -23,6 +22,7 @@ from probes.run import main
 from probes.tasks import TASKS, open_task, remembered
 from probes.tasks.registry import task_source
 from probes.tasks.shifts import SHIFTS, VERSION
+from tests.probes.own_files import png, write_folder, write_table
 
 GOLDEN = {
     "version": 2,

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from published_sets import image_bytes, opened, write_cifar
 
 from nml.errors import UserError
 from probes.tasks import vision
 from probes.tasks.prepared import Part, PreparedTask
 from probes.tasks.registry import TASKS
+from tests.probes.published_sets import image_bytes, opened, write_cifar
 
 pytest.importorskip("datasets")
 

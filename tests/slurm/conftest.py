@@ -13,12 +13,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "slurm_cluster"))
-
-from slurm_daemons import SlurmCluster, missing, running_cluster
-
 from nml import cli
 from slurm.entry import main
+from tests.slurm_cluster.slurm_daemons import SlurmCluster, missing, running_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TOYS = Path(__file__).parent / "toy_rooms"

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_daemons import missing
-from slurm_processes import processes_of
 
-COMMAND = Path(__file__).parents[1] / "slurm_cluster"
+from tests.slurm_cluster.slurm_daemons import missing
+from tests.slurm_cluster.slurm_processes import processes_of
+
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slurm
 
 
@@ -23,7 +24,10 @@ def test_a_cluster_for_developers_stops_whole(waiting, number: signal.Signals) -
     if reason:
         pytest.skip(reason)
     command = subprocess.Popen(
-        [sys.executable, str(COMMAND), "--nodes", "2"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.slurm_cluster", "--nodes", "2"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert command.stdout is not None
     line = command.stdout.readline().strip()
@@ -43,7 +47,7 @@ def test_a_cluster_for_developers_stops_whole(waiting, number: signal.Signals) -
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slurm_daemons._PATH", "/nonexistent")
+    monkeypatch.setattr("tests.slurm_cluster.slurm_daemons._PATH", "/nonexistent")
     assert "slurmctld, slurmd, sbatch, srun, munged not installed (Debian: " in missing(accounting=False)
     assert "mariadbd" in missing(accounting=True)
 

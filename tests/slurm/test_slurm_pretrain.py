@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from slurm_daemons import SlurmCluster
+
+from tests.slurm_cluster.slurm_daemons import SlurmCluster
 
 pytestmark = pytest.mark.slurm
 HOLD = ("--recipe.steps", "12", "--recipe.hold", "6")

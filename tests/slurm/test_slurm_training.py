@@ -21,7 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from slurm_daemons import SlurmCluster
+
+from tests.slurm_cluster.slurm_daemons import SlurmCluster
 
 # Many ranks on few cores take their time.
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]

@@ -1,6 +1,6 @@
 """Start a real Slurm on this machine for as long as you need it.
 
-    python tests/slurm_cluster --nodes 8 --accounting
+    python -m tests.slurm_cluster --nodes 8 --accounting
 
 prints the line to export in another terminal; Ctrl-C stops the cluster whole.
 """
@@ -11,11 +11,11 @@ import argparse
 import signal
 import sys
 
-from slurm_daemons import missing, running_cluster
+from tests.slurm_cluster.slurm_daemons import missing, running_cluster
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python tests/slurm_cluster", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.slurm_cluster", description=__doc__)
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--accounting", action="store_true", help="with slurmdbd, so that sacct answers")
     options = parser.parse_args()

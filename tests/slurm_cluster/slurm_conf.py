@@ -6,7 +6,7 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from slurm_ports import free_port
+from tests.slurm_cluster.slurm_ports import free_port
 
 _SLURM_CONF = """\
 ClusterName=test

@@ -23,9 +23,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from slurm_conf import write_slurm_conf, write_slurmdbd_conf
-from slurm_ports import free_port, listens
-from slurm_processes import kill_processes
+from tests.slurm_cluster.slurm_conf import write_slurm_conf, write_slurmdbd_conf
+from tests.slurm_cluster.slurm_ports import free_port, listens
+from tests.slurm_cluster.slurm_processes import kill_processes
 
 START_SECONDS = 60
 _TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chromium import Browser, check_everything_is_shown
 
 from probes import report
 from probes.reporting.build import build
 from probes.results import Row, read_rows, write_rows
+from tests.probes.chromium import Browser, check_everything_is_shown
 
 
 @pytest.fixture(scope="module")

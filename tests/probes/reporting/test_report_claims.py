@@ -7,13 +7,13 @@ import json
 from collections.abc import Callable, Mapping
 
 import pytest
-from report_parts import table, text
 
 from probes.reporting.build import build
 from probes.reporting.claims import Claim, Margins, claims
 from probes.reporting.selection import select
 from probes.reporting.study import Study
 from probes.results import Row
+from tests.probes.report_parts import table, text
 
 MakeRow = Callable[..., Row]
 # Small luck of a run, the same for all its heads, and of a run with a head; both differ from run to run.

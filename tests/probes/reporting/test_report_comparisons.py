@@ -6,11 +6,10 @@ import dataclasses
 import statistics
 from collections.abc import Callable
 
-from report_parts import figure, table, text
-
 from probes.reporting.build import build
 from probes.reporting.records import Report
 from probes.results import Row
+from tests.probes.report_parts import figure, table, text
 
 MakeRow = Callable[..., Row]
 MakeRows = Callable[..., list[Row]]

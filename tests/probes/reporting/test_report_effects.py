@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from report_parts import figure, table, text
 
 from probes.reporting.build import build
 from probes.reporting.drawing import panel_svg
@@ -16,6 +15,7 @@ from probes.reporting.ranks import rank_heads
 from probes.reporting.selection import select
 from probes.reporting.study import Study
 from probes.results import Row
+from tests.probes.report_parts import figure, table, text
 
 MakeRow = Callable[..., Row]
 MakeRows = Callable[..., list[Row]]

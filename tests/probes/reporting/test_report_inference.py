@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_parts import table, text
 
 from probes.reporting.build import build
 from probes.reporting.inference import Judged, contrast, detectable, equivalence, estimate, holm, judge
 from probes.reporting.wording import points
 from probes.results import Row
+from tests.probes.report_parts import table, text
 
 MakeRows = Callable[..., list[Row]]
 SOME = [0.01, 0.02, 0.03, 0.04]

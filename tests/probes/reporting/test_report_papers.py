@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from report_parts import figure, table
 
 from probes import report
 from probes.reporting.build import build
 from probes.reporting.papers import csv_text, latex_text
 from probes.reporting.records import Cell, Table, cells
 from probes.results import Row, write_rows
+from tests.probes.report_parts import figure, table
 
 MakeRows = Callable[..., list[Row]]
 

@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from report_parts import figure, table, text
-
 from probes.reporting.build import build
 from probes.reporting.records import Report, Section
 from probes.results import Row
+from tests.probes.report_parts import figure, table, text
 
 MakeRow = Callable[..., Row]
 

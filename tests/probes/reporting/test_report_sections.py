@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Callable
 
 import pytest
-from report_parts import figure, table, text
 
 from probes.reporting.build import build
 from probes.reporting.records import INTERVAL
 from probes.results import Row
+from tests.probes.report_parts import figure, table, text
 
 MakeRow = Callable[..., Row]
 MakeRows = Callable[..., list[Row]]
