@@ -19,6 +19,7 @@ from importlib.machinery import ModuleSpec
 from typing import Any, NamedTuple
 
 from nml.errors import UserError, unknown_name
+from nml.text_table import in_columns
 
 UNKNOWN = "unknown"
 
@@ -128,11 +129,9 @@ class Registry:
         Args:
             load: Also import every plugin, which finds those that raise or are none.
         """
-        plugins = self.discover()
-        name = max((len(plugin.name) for plugin in plugins), default=0)
-        owner = max((len(plugin.owner) for plugin in plugins), default=0)
-        for plugin in plugins:
-            print(f"{plugin.name:{name}}  {plugin.owner:{owner}}  {plugin.value}")
+        lines = [(plugin.name, plugin.owner, plugin.value) for plugin in self.discover()]
+        for line in in_columns(lines):
+            print(line)
         for fault in self.faults(load=load):
             print(f"warning: {fault}")
 

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
+from nml.text_table import in_columns
 from probes.results.row import Row
 
 HEADER = (
@@ -36,15 +37,7 @@ def summary_table(rows: Sequence[Row]) -> str:
             pretraining = "-" if row.noise_ratio is None else f"{row.noise_ratio:.3g}"
             groups[row.encoder, pretraining, row.task, row.head].append(row)
     lines = [HEADER, *((*key, *_cells(group)) for key, group in groups.items())]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    # Names to the left, numbers to the right.
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < 4 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(in_columns(lines, text_columns=4))
 
 
 def _cells(rows: Sequence[Row]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from nml import layout
 from nml.errors import UserError
+from nml.text_table import in_columns
 from slurm import states
 from slurm.attempt import CLOSE, OPEN
 from slurm.controller import TRIES, NoAnswer
@@ -249,9 +250,4 @@ def aligned(rows: Iterable[Row]) -> str:
     """Return rows as aligned text under a heading; empty columns are left out."""
     table = [Row(*Row._fields), *rows]
     kept = [column for column in zip(*table, strict=True) if any(column[1:])]
-    widths = [max(len(cell) for cell in column) for column in kept]
-    lines = zip(*kept, strict=True)
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return "\n".join(in_columns(list(zip(*kept, strict=True))))

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from nml.errors import UserError, unknown_name
+from nml.text_table import in_columns
 from probes.results.row import Row, arrow_schema
 
 COLUMNS = (
@@ -122,11 +123,7 @@ def _number(text: str, wanted: str) -> float:
 def as_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return an aligned table."""
     lines = [list(columns), *([_short(getattr(row, column)) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return "\n".join(in_columns(lines))
 
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
