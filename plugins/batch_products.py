@@ -65,7 +65,10 @@ class BatchProducts(torch.autograd.Function):
         sigma, distances, none = (z.new_empty((*z.shape[:-2], 0)) for _ in range(3))
         vectors = f = both = shrink = none
         if spectrum:
-            squared, vectors = torch.linalg.eigh(matrix)
+            # Of one copy that diverged LAPACK would refuse the whole stack.
+            diverged = ~matrix.isfinite().all(dim=-1).all(dim=-1)
+            squared, vectors = torch.linalg.eigh(matrix.masked_fill(diverged[..., None, None], 0))
+            squared = squared.masked_fill(diverged.unsqueeze(-1), math.nan)
             sigma = squared.masked_fill(squared <= squared[..., -1:] * ZERO_SHARE**2, 0).sqrt_()
         if features is not None:
             f = features.double()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -45,6 +45,10 @@ class GradientHead(abc.ABC):
         lr: AdamW's first learning rate.
         weight_decay: AdamW's weight decay.
         batch_size: Samples a step.
+        rescale: Whether features are divided by one number fitted on the training features
+            (:mod:`plugins.scale`), so that their unit does not matter; it is kept with the weights. Of the
+            terms of Eq. 3 to 5 it changes L_COV alone, which is computed on the Z of the divided features.
+            The paper takes features as the encoder gives them: False.
     """
 
     modality: Modality = "vision"
@@ -52,6 +56,7 @@ class GradientHead(abc.ABC):
     lr: float | None = None
     weight_decay: float | None = None
     batch_size: int = 64
+    rescale: bool = True
 
     schedules: ClassVar[Mapping[str, Schedule]] = {"vision": VISION, "text": TEXT}
     # A module that draws random numbers as it trains (dropout) has to be trained alone.
@@ -69,6 +74,10 @@ class GradientHead(abc.ABC):
     @abc.abstractmethod
     def build_transform(self, in_features: int) -> nn.Module:
         """Return the untrained module that maps [M, ``in_features``] to Z [M, H]."""
+
+    def build_classifier(self, in_features: int, num_classes: int) -> nn.Module:
+        """Return the untrained module that maps Z [M, ``in_features``] to scores [M, ``num_classes``]."""
+        return nn.Linear(in_features, num_classes)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms whose sum is minimised, already weighted, by name; cross-entropy is the first.
@@ -97,7 +106,7 @@ class GradientHead(abc.ABC):
             transform = self.build_transform(in_features)
             with torch.no_grad():
                 width = transform.eval()(torch.zeros(1, in_features)).shape[1]
-            return HeadModule(transform, nn.Linear(width, num_classes), in_features)
+            return HeadModule(transform, self.build_classifier(width, num_classes), in_features)
 
     def fit(
         self,
@@ -119,21 +128,22 @@ class GradientHead(abc.ABC):
         self._module = module.eval().requires_grad_(False)
 
     def transform(self, features: Tensor) -> Tensor:
-        """Return Z, float32 [N, H] on the CPU."""
-        return self._forward(features, 0)
+        """Return Z, float32 [N, H] on the CPU, in the unit of the features."""
+        return self._forward(features, self._transformed)
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Return class scores, float32 [N, K] on the CPU."""
-        return self._forward(features, 1)
+        return self._forward(features, lambda module, rows: module(rows)[2])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the weights, and the number of features as ``in_features``."""
+        """Return the weights, the number of features as ``in_features``, and their ``scale``."""
         state = self._fitted().state_dict()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights of a head with the same hyper-parameters."""
-        state = dict(state)
+        # A head from before there was a scale has none.
+        state = {"scale": torch.tensor(1.0), **state}
         num_classes = state["classifier.weight"].shape[0]
         module = self.build(int(state["in_features"]), num_classes)
         module.load_state_dict(state)
@@ -144,9 +154,15 @@ class GradientHead(abc.ABC):
             raise UserError(f"{type(self).__name__} is not fitted", mend="call fit or load_state_dict first")
         return self._module
 
+    @staticmethod
+    def _transformed(module: HeadModule, rows: Tensor) -> Tensor:
+        scaled, transformed, _ = module(rows)
+        # Features that are left as they are come back to the last bit.
+        return rows if transformed is scaled else transformed * module.scale
+
     @torch.no_grad()
-    def _forward(self, features: Tensor, output: int) -> Tensor:
+    def _forward(self, features: Tensor, output: Callable[[HeadModule, Tensor], Tensor]) -> Tensor:
         module = self._fitted()
         device = module.in_features.device
         parts = features.split(PREDICT_ROWS)
-        return torch.cat([module(rows.to(device, torch.float32))[output].float().cpu() for rows in parts])
+        return torch.cat([output(module, rows.to(device, torch.float32)).float().cpu() for rows in parts])

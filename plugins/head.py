@@ -15,6 +15,9 @@ from torch import Tensor
 
 from nml.errors import UserError
 
+# Share of the training samples that chooses where no validation data are given.
+HELD_OUT = 0.2
+
 
 class Labelled(NamedTuple):
     """Features with their labels.
@@ -79,6 +82,16 @@ def hyper_parameters(head: Any) -> dict[str, Any]:
     return {name: getattr(head, name) for name in inspect.signature(type(head)).parameters}
 
 
+def hold_out(data: Labelled, seed: int) -> tuple[Labelled, Labelled]:
+    """Return what a head that chooses by validation data fits on and chooses by, where it is given none."""
+    order = torch.randperm(len(data.labels), generator=torch.Generator().manual_seed(seed))
+    order = order.to(data.features.device)
+    count = round(HELD_OUT * len(order))
+    # A set of one sample has nothing to hold out; it then judges its own fit.
+    held, kept = order[: max(1, count)], order[count:]
+    return Labelled(data.features[kept], data.labels[kept]), Labelled(data.features[held], data.labels[held])
+
+
 def check_data(
     features: Tensor,
     labels: Tensor,
@@ -98,6 +111,12 @@ def check_data(
         if rows.ndim != 2 or not rows.is_floating_point():
             raise UserError(
                 f"{name} features are {rows.dtype} {list(rows.shape)}", possible="floating point [N, D]"
+            )
+        if not rows.isfinite().all():
+            bad = (~rows.isfinite().all(dim=1)).nonzero()[:, 0]
+            raise UserError(
+                f"{name} features: row {int(bad[0])} is not finite ({len(bad)} of {len(rows)} rows)",
+                mend="repair the features, or leave these samples out",
             )
         if classes.shape != rows.shape[:1] or classes.dtype != torch.int64:
             raise UserError(

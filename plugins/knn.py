@@ -13,8 +13,8 @@ from nml.errors import UserError
 from plugins.head import check_data
 from plugins.hyper_parameters import at_least, check_types
 
-# Rows compared with all training samples at once.
-ROWS = 1024
+# Similarities that are held at once.
+AT_ONCE = 1 << 24
 
 
 @dataclass(kw_only=True, eq=False)
@@ -56,7 +56,8 @@ class NearestNeighbours:
         num_classes = check_data(features, labels, validation, num_classes)
         self._state = {
             "samples": functional.normalize(features.detach().to(device, torch.float32), dim=1),
-            "votes": functional.one_hot(labels.to(device), num_classes).float(),
+            "labels": labels.to(device, copy=True),
+            "num_classes": torch.tensor(num_classes),
         }
         return self
 
@@ -68,21 +69,28 @@ class NearestNeighbours:
     def predict_logits(self, features: Tensor) -> Tensor:
         """Return each class's share of the votes [N, K]."""
         state = self._fitted()
-        k = min(self.k, len(state["samples"]))
-        scores = []
-        for rows in features.detach().split(ROWS):
-            unit = functional.normalize(rows.to(state["samples"]), dim=1)
-            nearest = (unit @ state["samples"].T).topk(k, dim=1)
+        samples, labels = state["samples"], state["labels"]
+        k = min(self.k, len(samples))
+        shares = torch.zeros(len(features), int(state["num_classes"]))
+        parts = max(1, AT_ONCE // len(samples))
+        for rows, share in zip(features.detach().split(parts), shares.split(parts), strict=True):
+            unit = functional.normalize(rows.to(samples), dim=1)
+            nearest = (unit @ samples.T).topk(k, dim=1)
             weights = torch.softmax(nearest.values / self.temperature, dim=1)
-            scores.append((weights.unsqueeze(2) * state["votes"][nearest.indices]).sum(dim=1).cpu())
-        return torch.cat(scores)
+            # On the CPU, where the votes of a class are added in one order.
+            share.scatter_add_(1, labels[nearest.indices].cpu(), weights.cpu())
+        return shares
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the training samples, normalised, and their votes."""
+        """Return the training samples, normalised, and their labels."""
         return {name: value.cpu().clone() for name, value in self._fitted().items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take another head's training samples."""
+        state = dict(state)
+        # Heads saved earlier hold a row of votes a sample.
+        if (votes := state.pop("votes", None)) is not None:
+            state |= {"labels": votes.argmax(dim=1), "num_classes": torch.tensor(votes.shape[1])}
         self._state = {name: value.clone() for name, value in state.items()}
 
     def _fitted(self) -> dict[str, Tensor]:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.head import check_data
+from plugins.head import Labelled, check_data, hold_out
 from plugins.hyper_parameters import at_least, check_types
 
 # How far below every class that was seen a class without a training sample scores.
 UNSEEN_GAP = 10.0
+
+
+# Strengths that ``auto`` tries.
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -22,24 +27,31 @@ class LogisticRegression:
     """Multinomial logistic regression to convergence; convex, so no seed changes it.
 
     Attributes:
-        c: Inverse strength of the L2 penalty, as scikit-learn counts it.
+        c: Inverse strength of the L2 penalty, as scikit-learn counts it; ``auto`` tries ``grid`` and keeps
+            what validation data like best, of equals that of the lower cross-entropy. Without validation
+            data a fifth of the training samples, drawn by the seed, is held out to choose by, and then
+            fitted as well.
+        grid: The candidates of ``auto``.
         max_iter: Most iterations of L-BFGS.
         standardise: Whether each feature is brought to mean 0 and deviation 1 on the training samples.
             L-BFGS needs many more iterations without.
     """
 
-    c: float = 1.0
+    c: float | Literal["auto"] = "auto"
+    grid: tuple[float, ...] = STRENGTHS
     max_iter: int = 1000
     standardise: bool = True
 
-    uses_validation: ClassVar[bool] = False
+    uses_validation: ClassVar[bool] = True
 
     _state: dict[str, Tensor] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_types(self)
-        if not self.c > 0:
-            raise UserError(f"c {self.c}", possible="above 0")
+        if self.c != "auto" and not self.c > 0:
+            raise UserError(f"c {self.c}", possible="auto, or above 0")
+        if not self.grid or not min(self.grid) > 0:
+            raise UserError(f"grid {self.grid}", possible="one or more numbers, each above 0")
         at_least(self, 1, "max_iter")
 
     @property
@@ -48,9 +60,10 @@ class LogisticRegression:
         return bool(self._fitted()["converged"])
 
     @property
-    def outcome(self) -> dict[str, bool]:
-        """Whether the last fit converged."""
-        return {"converged": self.converged}
+    def outcome(self) -> dict[str, Any]:
+        """The c in force, and whether the last fit converged."""
+        chosen = self._fitted().get("c")
+        return {"converged": self.converged} | ({} if chosen is None else {"c": float(chosen)})
 
     def fit(
         self,
@@ -59,15 +72,35 @@ class LogisticRegression:
         *,
         validation: tuple[Tensor, Tensor] | None = None,
         num_classes: int | None = None,
-        seed: int = 0,  # noqa: ARG002 - the problem is convex
+        seed: int = 0,
         device: str = "cpu",  # noqa: ARG002 - scikit-learn computes on the CPU
     ) -> Self:
-        """Fit; see :meth:`plugins.head.Head.fit`."""
+        """Fit, once a candidate where c is ``auto``; see :meth:`plugins.head.Head.fit`."""
+        num_classes = check_data(features, labels, validation, num_classes)
+        rows, classes = features.detach().cpu().double(), labels.cpu()
+        if self.c != "auto":
+            self._state = self._solved(rows, classes, self.c, num_classes)
+            return self
+        train, held = Labelled(rows, classes), validation
+        if held is None:
+            train, held = hold_out(train, seed)
+        states: dict[float, dict[str, Tensor]] = {}
+        found: dict[float, tuple[int, float]] = {}
+        named = held[1].cpu()
+        for c in sorted(set(self.grid)):
+            self._state = states[c] = self._solved(*train, c, num_classes)
+            scores = self.predict_logits(held[0])
+            loss = float(functional.cross_entropy(scores, named))
+            found[c] = int((scores.argmax(dim=1) == named).sum()), -loss
+        best = max(found, key=lambda c: found[c])
+        self._state = states[best] if validation else self._solved(rows, classes, best, num_classes)
+        return self
+
+    def _solved(self, rows: Tensor, classes: Tensor, c: float, num_classes: int) -> dict[str, Tensor]:
+        """Return the state of a fit on rows, float64 [N, D], and classes [N]."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression as Solver
 
-        num_classes = check_data(features, labels, validation, num_classes)
-        rows, classes = features.detach().cpu().double(), labels.cpu()
         width = rows.shape[1]
         mean = rows.mean(dim=0) if self.standardise else torch.zeros(width, dtype=torch.double)
         deviation = rows.std(dim=0, correction=0) if self.standardise else torch.ones(width)
@@ -76,7 +109,7 @@ class LogisticRegression:
         seen = classes.unique()
         iterations = 0
         if len(seen) > 1:
-            solver = Solver(C=self.c, max_iter=self.max_iter)
+            solver = Solver(C=c, max_iter=self.max_iter)
             with warnings.catch_warnings():
                 # ``converged`` says it, without a line on the terminal for each fit of a sweep.
                 warnings.simplefilter("ignore", ConvergenceWarning)
@@ -88,15 +121,15 @@ class LogisticRegression:
             iterations = int(solver.n_iter_.max())
         unseen = torch.ones(num_classes, dtype=torch.bool)
         unseen[seen] = False
-        self._state = {
+        return {
             "weight": weight,
             "bias": bias,
             "mean": mean.float(),
             "scale": scale.float(),
             "unseen": unseen,
             "converged": torch.tensor(iterations < self.max_iter),
+            "c": torch.tensor(c, dtype=torch.double),
         }
-        return self
 
     def transform(self, features: Tensor) -> Tensor:
         """Return the features as they are, float32 on the CPU."""

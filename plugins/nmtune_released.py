@@ -1,12 +1,15 @@
-"""nmtune-released: the setting of the code that the authors released, which differs from the paper.
+"""nmtune-released and lp-released: the setting of the code that the authors released, not the paper's.
 
-Source: github.com/Hhhhhhao/Noisy-Model-Learning, src/args.py, src/models/modeling.py and nml_tune.py at
-e9c5fb1. It trains on two augmented views a sample; a head that sees features has one.
+Source: github.com/Hhhhhhao/Noisy-Model-Learning: the commands of README.md at 7547d66, and src/args.py,
+src/models/modeling.py, nml_tune.py and finetune.py at e9c5fb1. nml_tune.py trains on two augmented views a
+sample; a head that sees features has one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +17,34 @@ from torch import Tensor, nn
 from plugins.gradient_head import GradientHead
 from plugins.hyper_parameters import at_least
 from plugins.losses import consistency, covariance, dominant_share, products
+from plugins.lp import LinearProbe
+from plugins.schedule import Schedule
 from plugins.trainable import Batch
+
+# Both linear probes of the README: lr 0.01, weight decay 0.0001, 30 epochs. It names none for text.
+_LINEAR: Mapping[str, Schedule] = {
+    "vision": Schedule(lr=0.01),
+    "text": Schedule(epochs=10, lr=0.01, decay="linear"),
+}
+
+
+def released_classifier(in_features: int, num_classes: int) -> nn.Linear:
+    """Return a classifier with the authors' first weights: Kaiming's uniform ones and biases of 0."""
+    classifier = nn.Linear(in_features, num_classes)
+    nn.init.kaiming_uniform_(classifier.weight)
+    nn.init.zeros_(classifier.bias)
+    return classifier
+
+
+@dataclass(kw_only=True, eq=False)
+class LinearProbeReleased(LinearProbe):
+    """Linear probing with the authors' command: AdamW, lr 0.01, weight decay 0.0001."""
+
+    schedules: ClassVar[Mapping[str, Schedule]] = _LINEAR
+
+    def build_classifier(self, in_features: int, num_classes: int) -> nn.Module:
+        """Return it with the authors' first weights."""
+        return released_classifier(in_features, num_classes)
 
 
 class ScaledResidual(nn.Module):
@@ -47,7 +77,7 @@ class NMTuneReleased(GradientHead):
 
     hidden_ratio: int = 4
     residual: bool = True
-    residual_scale: float = 0.5
+    residual_scale: float = 1.0
     mse_weight: float = 1.0
     cov_weight: float = 0.04
     svd_weight: float = 0.001
@@ -65,6 +95,10 @@ class NMTuneReleased(GradientHead):
             nn.Linear(in_features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, in_features)
         )
         return ScaledResidual(body, in_features, self.residual_scale) if self.residual else body
+
+    def build_classifier(self, in_features: int, num_classes: int) -> nn.Module:
+        """Return it with the authors' first weights."""
+        return released_classifier(in_features, num_classes)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return cross-entropy and the three weighted terms."""

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from nml.errors import UserError
-from plugins.head import check_data
+from plugins.head import Labelled, check_data, hold_out
 from plugins.hyper_parameters import at_least
 from plugins.losses import Products, top_share
 from plugins.nmtune import NMTune
-
-# Of the training samples, where no validation data are given.
-HELD_OUT = 0.2
 
 
 @dataclass(kw_only=True, eq=False)
@@ -91,12 +88,7 @@ class NMTuneTopK(NMTune):
         device: str,
     ) -> None:
         if validation is None:
-            order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-            order = order.to(features.device)
-            # A set of one sample has nothing to hold out; it then judges its own fit.
-            held, kept = order[: max(1, round(HELD_OUT * len(order)))], order[round(HELD_OUT * len(order)) :]
-            validation = features[held], labels[held]
-            features, labels = features[kept], labels[kept]
+            (features, labels), validation = hold_out(Labelled(features, labels), seed)
         right: dict[int, int] = {}
         for k in sorted(set(self.grid)):
             candidate = copy.copy(self)

@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """What a loss term may look at.
 
     Attributes:
-        features: F, float32 [M, D].
+        features: F, float32 [M, D], divided by the head's scale.
         transformed: Z, [M, H].
         logits: Class scores, [M, K].
         labels: int64 [M].
@@ -27,9 +27,10 @@ class Batch(NamedTuple):
 
 
 class HeadModule(nn.Module):
-    """Features F [M, D] -> transformed features Z [M, H] -> class scores [M, K]."""
+    """Features F [M, D] -> F / scale -> transformed features Z [M, H] -> class scores [M, K]."""
 
     in_features: Tensor
+    scale: Tensor
 
     def __init__(self, transform: nn.Module, classifier: nn.Module, in_features: int) -> None:
         super().__init__()
@@ -37,11 +38,14 @@ class HeadModule(nn.Module):
         self.classifier = classifier
         # In the state, so that a saved head says what it was trained on.
         self.register_buffer("in_features", torch.tensor(in_features))
+        # What features are divided by, see ``plugins.scale``; 1 leaves every bit of them as it is.
+        self.register_buffer("scale", torch.tensor(1.0))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Z and the class scores."""
-        transformed = self.transform(features)
-        return transformed, self.classifier(transformed)
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return F / scale, Z and the class scores."""
+        scaled = features / self.scale
+        transformed = self.transform(scaled)
+        return scaled, transformed, self.classifier(transformed)
 
 
 class Trainable(Protocol):
@@ -50,6 +54,10 @@ class Trainable(Protocol):
     @property
     def stackable(self) -> bool:
         """Whether copies may be trained in one pass."""
+
+    @property
+    def rescale(self) -> bool:
+        """Whether features are divided by a scale fitted on them."""
 
     def schedule(self) -> Schedule:
         """Return the schedule in force."""

@@ -24,6 +24,7 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from plugins.head import check_data, hyper_parameters
 from plugins.sample_order import Batches, SampleOrder
+from plugins.scale import feature_scales
 from plugins.schedule import Schedule
 from plugins.stacked_linear import stack_linear_layers
 from plugins.trainable import Batch, HeadModule, Trainable
@@ -112,6 +113,10 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
         lane.copy.head.build(features.shape[1], num_classes, seed=lane.copy.seed).to(device).train()
         for lane in lanes
     ]
+    if lanes[0].copy.head.rescale:
+        scales = feature_scales(features, [lane.copy.rows for lane in lanes])
+        for module, scale in zip(modules, scales, strict=True):
+            module.scale.fill_(scale)
     stack = _Stack(modules, lanes)
     features, labels = features.to(device), labels.to(device)
     batches = Batches([lane.order for lane in lanes], lanes[0].schedule.batch(lanes[0].order.samples))
@@ -159,8 +164,8 @@ class _Stack:
     def _loss(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], features: Tensor, labels: Tensor
     ) -> Tensor:
-        transformed, logits = functional_call(self.module, (parameters, buffers), (features,))
-        terms = self.head.terms(Batch(features, transformed, logits, labels))
+        scaled, transformed, logits = functional_call(self.module, (parameters, buffers), (features,))
+        terms = self.head.terms(Batch(scaled, transformed, logits, labels))
         return torch.stack([term.float() for term in terms.values()]).sum()
 
     def step(self, step: int, features: Tensor, labels: Tensor) -> None:

@@ -17,6 +17,7 @@ that names it, as far as the fault lets the others run.
 from __future__ import annotations
 
 import functools
+import inspect
 import unittest
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -52,6 +53,7 @@ CHECKS: dict[str, Check] = {
         data.missing_classes,
         data.imbalanced_classes,
         data.half_precision_features,
+        data.unit_of_features,
         data.strided_features,
         data.constant_features,
         reproducibility.inputs_unchanged,
@@ -94,6 +96,8 @@ def reason_to_skip(name: str, subject: Subject) -> str | None:
         return "the class is no head"
     if name == "device_moves" and torch.device(subject.device).type == "cpu":
         return "needs a second device: --device cuda:0"
+    if name == "unit_of_features" and "rescale" not in inspect.signature(subject.head).parameters:
+        return "the class has no rescale"
     chooses = bool(getattr(subject.head, "uses_validation", False))
     if name == "validation_is_not_peeked_at" and chooses:
         return "the class says uses_validation = True"

@@ -21,6 +21,7 @@ from plugins.head import Labelled
 # Share of the test samples whose class must come out as from the plain training data.
 AGREEMENT = 0.8
 RARE = 15
+UNIT = 1_000
 
 
 def refuses_labels_of_another_length(subject: Subject) -> None:
@@ -60,6 +61,14 @@ def half_precision_features(subject: Subject) -> None:
     scores = head.predict_logits(subject.test.features.half())
     promise_scores(scores, TEST, CLASSES)
     _agrees(subject, scores.argmax(dim=1), "on float16 features")
+
+
+def unit_of_features(subject: Subject) -> None:
+    """Features that are 1,000 times larger get the same classes, where the head has a ``rescale``."""
+    head = subject.fit(Labelled(subject.train.features * UNIT, subject.train.labels))
+    scores = head.predict_logits(subject.test.features * UNIT)
+    promise_scores(scores, TEST, CLASSES)
+    _agrees(subject, scores.argmax(dim=1), f"on features {UNIT:,} times larger")
 
 
 def strided_features(subject: Subject) -> None:

@@ -153,6 +153,7 @@ FAULTS: dict[str, type[Any]] = {
         fit=_refuses(lambda features, labels: bool((labels == 2).float().mean() < 0.2))
     ),
     "half_precision_features": head(fit=_refuses(lambda features, labels: features.dtype == torch.half)),
+    "unit_of_features": head(fit=_refuses(lambda features, labels: bool(features.abs().max() > 1000))),
     "strided_features": head(fit=_refuses(lambda features, labels: not features.is_contiguous())),
     "constant_features": head(
         fit=replaced(features=lambda given: given["features"] / given["features"].std(dim=0))

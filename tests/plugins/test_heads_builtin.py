@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -65,6 +66,8 @@ def test_depth_counts_the_linear_layers_before_the_classifier(layers: int, linea
     [
         ("lp", "vision", 0.1, 0.0, 30, "cosine"),
         ("lp", "text", 0.01, 0.0, 10, "linear"),
+        ("lp-released", "vision", 0.01, 1e-4, 30, "cosine"),
+        ("nmtune-released", "vision", 1e-3, 1e-4, 30, "cosine"),
         ("nmtune", "vision", 1e-3, 1e-4, 30, "cosine"),
         ("nmtune", "text", 1e-3, 1e-4, 10, "linear"),
     ],
@@ -82,6 +85,15 @@ def test_schedules_are_the_papers(
     assert schedule.rate(0, 100) == pytest.approx(lr)
     assert schedule.rate(50, 100) == pytest.approx(lr / 2)
     assert schedule.rate(99, 100) < lr / 50
+
+
+@pytest.mark.parametrize("name", ["lp-released", "nmtune-released"])
+def test_released_heads_begin_with_the_weights_of_the_authors_code(name: str) -> None:
+    module = HEADS.load(name)().build(150, 100)
+    bound = math.sqrt(6 / 150)
+    assert bound * 0.99 < float(module.classifier.weight.detach().abs().max()) <= bound
+    assert not module.classifier.bias.any()
+    assert name == "lp-released" or bool((module.transform.scale == 1).all())
 
 
 @pytest.mark.parametrize(

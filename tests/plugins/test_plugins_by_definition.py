@@ -15,10 +15,12 @@ from torch.nn import functional
 from nml.errors import UserError
 from plugins.conformance import separable
 from plugins.gradient_head import GradientHead
+from plugins.head import HELD_OUT
 from plugins.knn import NearestNeighbours
+from plugins.logreg import LogisticRegression
 from plugins.lp import LinearProbe
 from plugins.mlp import MLP
-from plugins.nmtune_topk import HELD_OUT, NMTuneTopK
+from plugins.nmtune_topk import NMTuneTopK
 from plugins.schedule import TEXT, TEXT_LINEAR, VISION, VISION_LINEAR, Schedule
 from plugins.spectra import CONVENTIONS, Convention, effective_rank, lsvr, rankme, singular_values, sve
 
@@ -53,7 +55,8 @@ def test_neighbours_are_kept_as_they_were_and_change_nothing_but_their_type() ->
     train = separable(30, seed=0)
     head = NearestNeighbours(k=3).fit(train.features.double(), train.labels, num_classes=5)
     state = head.state_dict()
-    assert state["votes"].tolist() == functional.one_hot(train.labels, 5).float().tolist()
+    assert state["labels"].tolist() == train.labels.tolist()
+    assert int(state["num_classes"]) == 5
     assert torch.linalg.vector_norm(state["samples"], dim=1).tolist() == pytest.approx([1] * 30)
     other = NearestNeighbours(k=3)
     other.load_state_dict(state)
@@ -91,6 +94,44 @@ def test_a_schedule_that_trains_nothing_is_refused(name: str, value: float) -> N
     with pytest.raises(UserError, match=name):
         Schedule(**{name: value})
     Schedule(epochs=1, batch_size=1, lr=1e-9, weight_decay=0.0)
+
+
+def test_votes_of_many_classes_take_no_memory_and_those_saved_earlier_still_count() -> None:
+    train, test = separable(60, seed=0), separable(25, seed=1)
+    head = NearestNeighbours().fit(*train, num_classes=50_000)
+    assert sum(value.nbytes for value in head.state_dict().values()) < 100_000
+    few = NearestNeighbours().fit(*train)
+    earlier = few.state_dict()
+    earlier["votes"] = functional.one_hot(earlier.pop("labels"), int(earlier.pop("num_classes"))).float()
+    loaded = NearestNeighbours()
+    loaded.load_state_dict(earlier)
+    assert torch.equal(loaded.predict_logits(test.features), few.predict_logits(test.features))
+
+
+def test_logistic_regression_takes_the_c_that_validation_likes_best() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(60, 30, generator=generator)
+    labels = (features[:, 0] + torch.randn(60, generator=generator) > 0).long()
+    train, held = (features[:30], labels[:30]), (features[30:], labels[30:])
+    right = {}
+    for c in (0.001, 0.1, 10.0):
+        fixed = LogisticRegression(c=c).fit(*train)
+        scores = fixed.predict_logits(held[0])
+        right[c] = (
+            int((scores.argmax(dim=1) == held[1]).sum()),
+            -float(functional.cross_entropy(scores, held[1])),
+        )
+    best = max(right, key=lambda c: right[c])
+    assert len({count for count, _ in right.values()}) > 1
+    chosen = LogisticRegression(grid=(10.0, 0.1, 0.001)).fit(*train, validation=held)
+    assert chosen.outcome == {"converged": True, "c": best}
+    assert torch.equal(
+        chosen.predict_logits(features), LogisticRegression(c=best).fit(*train).predict_logits(features)
+    )
+    # Without validation data all samples are fitted in the end.
+    alone = LogisticRegression().fit(*train, seed=1)
+    again = LogisticRegression(c=alone.outcome["c"]).fit(*train)
+    assert torch.equal(alone.predict_logits(features), again.predict_logits(features))
 
 
 def prepared(features: np.ndarray, convention: Convention) -> np.ndarray:
@@ -144,6 +185,7 @@ def trained_plainly(
 ) -> nn.Module:
     """Train what a head builds by the loop of a textbook: AdamW, one batch after another."""
     module = head.build(features.shape[1], classes, seed=seed)
+    module.scale.fill_(features.var(dim=0, correction=0).mean().sqrt())
     schedule = head.schedule()
     samples, size = len(features), min(schedule.batch_size, len(features))
     steps = math.ceil(schedule.epochs * samples / size)
@@ -155,7 +197,7 @@ def trained_plainly(
         share = (1 + math.cos(math.pi * part)) / 2 if schedule.decay == "cosine" else 1 - part
         optimizer.param_groups[0]["lr"] = schedule.lr * share
         optimizer.zero_grad()
-        functional.cross_entropy(module(features[rows])[1], labels[rows]).backward()
+        functional.cross_entropy(module(features[rows])[2], labels[rows]).backward()
         optimizer.step()
     return module
 
