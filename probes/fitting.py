@@ -6,6 +6,7 @@ Nothing in this file sees a test feature or a test label.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from nml.errors import UserError
 from plugins.head import Head
+from probes.answers import HeadFault, asked, predict
 from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving, flip_labels, fraction_order, subset_of
@@ -100,6 +102,18 @@ class Fitted(NamedTuple):
     seconds: float
 
 
+class Failed(NamedTuple):
+    """A point that no candidate gave a head for.
+
+    Attributes:
+        point: What was asked for.
+        reason: What is wrong with the head, in one line.
+    """
+
+    point: Point
+    reason: str
+
+
 class _Fit(NamedTuple):
     point: Point
     candidate: int
@@ -125,8 +139,11 @@ def check_device(device: str) -> None:
 
 def fit_points(
     choice: HeadChoice, data: TrainingData, points: Sequence[Point], metric: Metric, device: str
-) -> list[Fitted]:
+) -> list[Fitted | Failed]:
     """Fit a head for every point and candidate, and choose a candidate for each point on validation data.
+
+    A candidate that raises, diverges or gives back something malformed is not chosen, and its validation
+    score is None.
 
     Args:
         choice: The head and its candidates.
@@ -144,7 +161,7 @@ def fit_points(
 
 def _fit_group(
     choice: HeadChoice, data: TrainingData, points: Sequence[Point], metric: Metric, device: str
-) -> list[Fitted]:
+) -> list[Fitted | Failed]:
     """Fit points that share their labels, and choose among each point's candidates."""
     labels = noisy_labels(data, points[0])
     validation = _validation(data, labels, points[0])
@@ -155,13 +172,19 @@ def _fit_group(
         for candidate in range(len(choice.candidates))
     ]
     seconds = _fit_all(fits, data, labels, validation, device)
-    chosen = []
+    found = [
+        _validated(fit, spent, validation, metric, data.num_classes)
+        for fit, spent in zip(fits, seconds, strict=True)
+    ]
+    chosen: list[Fitted | Failed] = []
     for point in points:
         mine = [number for number, fit in enumerate(fits) if fit.point == point]
-        scores = [
-            score(predict(fits[number].head, validation[0]), validation[1], metric).metric for number in mine
-        ]
-        best = int(np.argmax(scores))
+        scores = [score if isinstance(score := found[number], float) else None for number in mine]
+        able = [place for place, value in enumerate(scores) if value is not None]
+        if not able:
+            chosen.append(Failed(point, str(found[mine[0]])))
+            continue
+        best = max(able, key=lambda place: (cast(float, scores[place]), -place))
         fit = fits[mine[best]]
         chosen.append(
             Fitted(
@@ -173,10 +196,27 @@ def _fit_group(
                 ),
                 n_train=len(fit.rows),
                 n_validation=len(validation[1]),
-                seconds=seconds[mine[best]],
+                seconds=cast(float, seconds[mine[best]]),
             )
         )
     return chosen
+
+
+def _validated(
+    fit: _Fit,
+    spent: float | HeadFault,
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
+    metric: Metric,
+    num_classes: int,
+) -> float | HeadFault:
+    """Return the validation score of a fit, or what is wrong with its head."""
+    if isinstance(spent, HeadFault):
+        return spent
+    try:
+        logits = predict(fit.head, validation[0], num_classes)
+    except HeadFault as fault:
+        return fault
+    return score(logits, validation[1], metric).metric
 
 
 def _outcome(head: Head) -> dict[str, Any]:
@@ -209,8 +249,8 @@ def _fit_all(
     labels: npt.NDArray[np.int64],
     validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
     device: str,
-) -> list[float]:
-    """Fit every head in place and return the seconds of each."""
+) -> list[float | HeadFault]:
+    """Fit every head in place and return the seconds of each, or what went wrong."""
     import torch
 
     from plugins.gradient_head import GradientHead
@@ -229,15 +269,22 @@ def _fit_all(
             Copy(cast(GradientHead, fit.head), seed=fit.point.seed, rows=part)
             for fit, part in zip(fits, rows, strict=True)
         ]
-        fit_many(copies, features, all_labels, num_classes=data.num_classes, device=device)
+        try:
+            asked(
+                "fit",
+                lambda: fit_many(copies, features, all_labels, num_classes=data.num_classes, device=device),
+            )
+        except HeadFault as fault:
+            return [fault] * len(fits)
         # A copy costs in proportion to the samples it sees.
         total = sum(len(part) for part in rows)
         return [(time.perf_counter() - begun) * len(part) / total for part in rows]
     held = (torch.from_numpy(validation[0]), torch.from_numpy(validation[1]))
-    seconds = []
+    seconds: list[float | HeadFault] = []
     for fit, part in zip(fits, rows, strict=True):
         begun = time.perf_counter()
-        fit.head.fit(
+        learn = functools.partial(
+            fit.head.fit,
             features[part],
             all_labels[part],
             validation=held,
@@ -245,22 +292,13 @@ def _fit_all(
             seed=fit.point.seed,
             device=device,
         )
-        seconds.append(time.perf_counter() - begun)
+        try:
+            asked("fit", learn)
+        except HeadFault as fault:
+            seconds.append(fault)
+        else:
+            seconds.append(time.perf_counter() - begun)
     return seconds
-
-
-def predict(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return the logits [N, K] of features [N, D]."""
-    import torch
-
-    return head.predict_logits(torch.from_numpy(features)).numpy()
-
-
-def transform(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return features [N, D] as the head's classifier sees them, [N, H]."""
-    import torch
-
-    return head.transform(torch.from_numpy(features)).numpy()
 
 
 def study_of(choice: HeadChoice, carving: Carving, views: int, noise: Fraction) -> str:

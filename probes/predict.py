@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if out.exists():
         raise UserError(f"--out {out}: exists already", mend="name another file, or remove it")
     from plugins.saved import load_head
+    from probes.answers import HeadFault, predict
     from probes.encoders.feature_files import read_features
-    from probes.fitting import predict
 
     saved = load_head(arguments.head)
     features = read_features(Path(arguments.features), "--features")
@@ -61,7 +61,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--features {arguments.features}: {features.shape[1]} columns",
             possible=f"{saved.dim}, as {saved.about.get('encoder', 'the encoder of this head')} gives",
         )
-    parts = [predict(saved.head, features[start : start + ROWS]) for start in range(0, len(features), ROWS)]
+    starts = range(0, len(features), ROWS)
+    try:
+        parts = [predict(saved.head, features[row : row + ROWS], len(saved.classes)) for row in starts]
+    except HeadFault as fault:
+        raise UserError(f"{arguments.head}: {fault}", mend="save the head again") from fault
     logits = np.concatenate(parts) if parts else np.empty((0, len(saved.classes)), np.float32)
     if out.suffix == ".npy":
         with atomic_writer(out) as file:

@@ -91,8 +91,8 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the study that the command line or a config file names."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study that the command line or a config file names; return 1 if a head gave no result."""
     arguments = build_parser().parse_args(argv)
     _check(arguments)
     # Names first: a misspelt one is told before torch is even imported.
@@ -179,13 +179,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             for head in {row.head for row in rows}
         }
         write_json(Path(arguments.receipt), ids_of)
-    print(summary_table(rows))
-    shifted = {row.encoder_hash + row.task: False for row in rows}
-    shifted |= {row.encoder_hash + row.task: True for row in rows if row.domain == "ood"}
-    print(f"\n{spectra_note(shifted.values())}")
+    if rows:
+        print(summary_table(rows))
+        shifted = {row.encoder_hash + row.task: False for row in rows}
+        shifted |= {row.encoder_hash + row.task: True for row in rows if row.domain == "ood"}
+        print(f"\n{spectra_note(shifted.values())}")
     if arguments.save_heads:
         print(f"heads: {arguments.save_heads}")
     print(f"results: {results}")
+    failed = sorted({name for probe in measurements for name, _ in probe.failed})
+    if failed:
+        print(f"error: no result of some fits of {', '.join(failed)}, see above", file=sys.stderr)
+    return int(bool(failed))
 
 
 def _given(argv: Sequence[str] | None, flag: str) -> bool:

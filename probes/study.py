@@ -8,7 +8,9 @@ import functools
 import itertools
 import json
 import platform
+import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from importlib import metadata
@@ -16,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from nml.cli import is_interactive, log
 from nml.errors import UserError
 from plugins.saved import is_saved, save_head
+from probes.answers import HeadFault, asked, predict, transform
 from probes.encoders.encoder import Encoder
 from probes.features import Features, feature_pass
-from probes.fitting import Fitted, Point, TrainingData, fit_points, predict, study_of, transform
+from probes.fitting import Failed, Fitted, Point, TrainingData, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.matching import evaluations_of
 from probes.plan import Plan
@@ -61,6 +65,8 @@ class Probe:
         self.carving = carving
         self.evaluations = evaluations_of(encoder, task)
         self._spectra: dict[int, Spectrum] = {}
+        # Heads that failed, by name and point; they are not tried again.
+        self.failed: dict[tuple[str, Point], str] = {}
 
     @functools.cached_property
     def ids(self) -> frozenset[str]:
@@ -122,6 +128,7 @@ class Probe:
             point
             for point in self.plan.points()
             if point.noise == noise
+            and (choice.plugin.name, point) not in self.failed
             and (
                 not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
                 or self._unsaved(choice, point)
@@ -129,16 +136,42 @@ class Probe:
         ]
         if missing:
             begun = time.perf_counter()
-            fitted = fit_points(choice, data, missing, self.task.metric, self.plan.device)
-            # First: a result that is there is not computed again, and its head would be missing for good.
-            for fit in fitted:
-                self._save(choice, fit, data.features.shape[1])
-            rows = [row for fit in fitted for row in self._rows(choice, fit, tests, train_key)]
+            rows: list[Row] = []
+            for fit in fit_points(choice, data, missing, self.task.metric, self.plan.device):
+                try:
+                    if isinstance(fit, Failed):
+                        raise HeadFault(fit.reason)
+                    measured = list(self._rows(choice, fit, tests, train_key))
+                    # First: a result that is there is not computed again, and its head would be missing
+                    # for good.
+                    self._save(choice, fit, data.features.shape[1])
+                except HeadFault as fault:
+                    self.failed[choice.plugin.name, fit.point] = str(fault)
+                else:
+                    rows += measured
+            self._tell_failed(choice, missing)
             write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
             log(
                 f"{choice.plugin.name} on {self.encoder.info.name}, {self.task.name}"
                 + (f", {100 * float(noise):g} % downstream noise" if noise else "")
                 + f": {len(missing)} fit(s) in {time.perf_counter() - begun:.0f} s"
+            )
+
+    def _tell_failed(self, choice: HeadChoice, points: Sequence[Point]) -> None:
+        """Print a line on each kind of failure among the fits of these points."""
+        reasons: dict[str, list[Point]] = defaultdict(list)
+        for point in points:
+            if (reason := self.failed.get((choice.plugin.name, point))) is not None:
+                reasons[reason].append(point)
+        for reason, those in reasons.items():
+            first = those[0]
+            where = f"fraction {float(first.fraction):g}, seed {first.seed}"
+            if first.noise:
+                where += f", {100 * float(first.noise):g} % downstream noise"
+            tqdm.write(
+                f"warning: {choice.plugin.name} on {self.encoder.info.name}, {self.task.name}: {reason}; "
+                f"no result of {len(those)} of {len(points)} fit(s), the first with {where}",
+                file=sys.stderr,
             )
 
     def _done(self) -> set[str]:
@@ -168,6 +201,9 @@ class Probe:
                 "n_train": fit.n_train,
                 "selection": json.loads(fit.selection),
             }
+            state = asked("state_dict", fit.head.state_dict)
+            if not all(isinstance(value, torch.Tensor) for value in dict(state).values()):
+                raise HeadFault("state_dict returned values that are no tensors")
             save_head(folder, fit.head, choice.plugin, dim=dim, classes=self.task.classes, about=about)
 
     def _features(self, evaluation: Evaluation) -> Features:
@@ -204,7 +240,7 @@ class Probe:
     ) -> Iterator[Row]:
         for number, (evaluation, features) in enumerate(tests):
             begun = time.perf_counter()
-            logits = predict(fit.head, features.array)
+            logits = predict(fit.head, features.array, len(self.task.classes))
             predict_seconds = time.perf_counter() - begun
             scores = evaluate(logits, evaluation, self.task.metric)
             own = self._spectrum(number, features)
