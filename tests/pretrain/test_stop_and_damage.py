@@ -132,7 +132,7 @@ def test_a_finished_run_is_no_answer_for_other_data(
         main(arguments)
     (run / "data.json").write_text(json.dumps(data))
     shutil.rmtree(shards)
-    source = ["--source", f"imagefolder:{work / 'images'}", "--noise", "0.25", "--out", str(shards)]
+    source = ["--source", f"imagefolder:{work / 'image-set-images'}", "--noise", "0.25", "--out", str(shards)]
     write_shards([*source, "--workers", "1", "--seed", "1"])
     with pytest.raises(UserError, match=re.escape(f"--shards {shards}: {run} holds a run on another set")):
         main(arguments)
