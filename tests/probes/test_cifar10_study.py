@@ -5,9 +5,6 @@ docs/probes.md shows the same commands at full size.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +13,7 @@ import pytest
 
 from probes.reporting.build import build
 from probes.results import read_rows
+from tests.commands import run_command
 from tests.probes.chromium import Browser, check_everything_is_shown
 
 Command = Callable[..., str]
@@ -33,13 +31,7 @@ def command(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Comman
         pq.write_table(table.slice(0, count), folder / f"cifar10_{split}.parquet")
 
     def call(line: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", *line.split()],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
+        done = run_command(*line.split(), cwd=folder)
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
