@@ -36,6 +36,7 @@ LONGEST_FIRST = (
     "pretrain/test_stop_and_damage.py",
     "pretrain/test_not_finite.py",
     "pretrain/test_watching.py",
+    "pretrain/test_crossings_training.py",
     "pretrain/test_goodput.py",
     "probes/test_probes_run.py",
     "pretrain/test_recipe_features.py",

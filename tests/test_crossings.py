@@ -8,7 +8,7 @@ import pytest
 
 from tests.crossings import Crossings, cover, pairs_of
 
-SECTIONS = ["data", "probing"]
+SECTIONS = ["training", "data", "probing"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
