@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from nml import cli
-from probes.fitting import Fitted, Point, TrainingData, fit_points, predict
+from probes.answers import predict
+from probes.fitting import Fitted, Point, TrainingData, fit_points
 from probes.heads import HeadChoice, choose_heads
 from probes.matching import check_match
 from probes.scoring import score
@@ -138,7 +139,7 @@ def test_a_head_is_the_one_that_is_fitted_alone_and_chosen_by_definition(row: Ro
         told = json.loads(fitted.selection)
         assert told["validation"] == pytest.approx(scores, abs=bound)
         assert told["chosen"] == scores.index(max(scores))
-        logits = predict(fitted.head, unseen.features)
+        logits = predict(fitted.head, unseen.features, classes_of(row))
         alone = heads[told["chosen"]].predict_logits(torch.from_numpy(unseen.features)).numpy()
         np.testing.assert_allclose(logits, alone, rtol=bound, atol=bound)
         metric = cast(Any, row["metric"])

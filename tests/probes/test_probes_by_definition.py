@@ -14,7 +14,8 @@ from torch import Tensor
 from plugins.head import Head
 from plugins.lp import LinearProbe
 from plugins.registry import HEADS
-from probes.fitting import Point, TrainingData, fit_points, transform
+from probes.answers import transform
+from probes.fitting import Point, TrainingData, fit_points
 from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving, carve, flip_labels, subset
