@@ -15,7 +15,7 @@ import torch
 from nml.errors import UserError
 from shards.hashing import hash_keys
 from shards.ladder import plan_ladder
-from shards.noise import NOISE_MODELS, Flips, Population
+from shards.noise import NOISE_MODELS, Flips, NoiseModel, Population
 from shards.noise.caption_swap import CaptionSwap
 from shards.noise.from_file import FromFile
 from shards.noise.instance_dependent import InstanceDependent
@@ -304,3 +304,12 @@ def test_a_ratio_near_the_file_s_own_is_taken_for_it(tmp_path: Path) -> None:
     for ratios in (["0.194"], ["0.206"], ["0.2", "0.2"]):
         with pytest.raises(UserError, match=r"0\.2000 are not the clean"):
             model.plan(people, list(map(Fraction, ratios)), 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(Symmetric, "symmetric"), (CaptionSwap, "caption-swap"), (PaperReleased, "paper-released")],
+)
+def test_a_model_that_reads_no_file_refuses_one(model: type[NoiseModel], name: str) -> None:
+    with pytest.raises(UserError, match=f"x.csv: the {name} model takes no file"):
+        model("x.csv")
