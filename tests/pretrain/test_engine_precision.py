@@ -74,7 +74,9 @@ def test_fp16_that_never_finds_a_scale_says_that_no_weight_was_updated(engine: s
 def test_every_block_of_a_deep_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
-    compiled = make("fsdp", compile=True, more_blocks=10)
+    # A compilation takes seconds: fewer of them, past a lower limit.
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    compiled = make("fsdp", compile=True, more_blocks=3)
     train(compiled, range(1))
     compiled.network.eval()
     with torch.no_grad():
