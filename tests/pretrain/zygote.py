@@ -122,6 +122,10 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
+    import torch
+
+    # torch makes its pool of threads anew after a fork, and fails where two threads come to do so at once.
+    torch.set_num_threads(1)
     if commands[0][0] == "whole":
         whole_run(rank, commands[0][1], commands[0][2:])
     me = world.world_from_environment()
