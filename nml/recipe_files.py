@@ -36,4 +36,6 @@ def find_recipe(recipe: str, base: Path | None = None) -> Path:
         raise UserError(
             f"--recipe {recipe}: no such file", possible=f"a YAML file, or one of {', '.join(recipe_names())}"
         )
-    raise unknown_name("--recipe", recipe, recipe_names(), mend="or give the path of a YAML file")
+    raise unknown_name(
+        "--recipe", recipe, recipe_names(), mend=f"or give the path of a YAML file; recipes live in {FOLDER}"
+    )
