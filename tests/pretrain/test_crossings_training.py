@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from ranks import Ranks
 
 from tests.crossings import Crossings, Refusal, Row, label
+from tests.pretrain.ranks import Ranks
 
 STEPS = 3
 SAMPLES = 16
