@@ -71,13 +71,13 @@ def test_fp16_that_never_finds_a_scale_says_that_no_weight_was_updated(engine: s
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")
-def test_every_block_of_a_deep_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_block_of_a_deep_network_is_compiled() -> None:
     torch._dynamo.reset()
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
-    # A compilation takes seconds: fewer of them, past a lower limit.
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    compiled = make("fsdp", compile=True, more_blocks=3)
-    train(compiled, range(1))
-    compiled.network.eval()
-    with torch.no_grad():
-        compiled.forward(batch(0)[0])
+    # A compilation takes seconds: fewer of them, past a lower limit. Of the ways to set one, only torch's own
+    # leaves later tests with the setting.
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True, recompile_limit=2):
+        compiled = make("fsdp", compile=True, more_blocks=3)
+        train(compiled, range(1))
+        compiled.network.eval()
+        with torch.no_grad():
+            compiled.forward(batch(0)[0])
