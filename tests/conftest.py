@@ -42,6 +42,7 @@ LONGEST_FIRST = (
     "pretrain/test_recipe_features.py",
     "pretrain/test_backbones.py",
     "plugins/test_heads_builtin.py",
+    "probes/test_crossings_probing.py",
     "probes/test_cifar10_study.py",
     "probes/test_third_party_head.py",
     "plugins/test_broken_plugins.py",
