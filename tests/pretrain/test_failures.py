@@ -201,7 +201,8 @@ def test_an_exception_ends_the_run_and_is_the_last_word_of_its_rank(
     said = run.last_lines(run.rank)
     assert f"rank {run.rank} of 2 on " in said
     assert "failed: RuntimeError: a fault in the " in said
-    assert "another rank is gone" in run.last_lines(1 - run.rank)
+    # Where rank 0 is gone, torch may have a word on its store after that.
+    assert "another rank is gone" in run.log(1 - run.rank)
 
 
 @each_engine
@@ -236,7 +237,7 @@ def test_a_killed_rank_takes_its_workers_and_the_run_with_it(
     run.struck.kill()
     assert -signal.SIGKILL in run.check_all_ended()
     assert f"process {run.struck.pid} ended without a word" in run.last_lines(run.rank)
-    assert "another rank is gone" in run.last_lines(1 - run.rank)
+    assert "another rank is gone" in run.log(1 - run.rank)
 
 
 @each_engine
@@ -248,7 +249,7 @@ def test_a_rank_that_is_stopped_for_good_ends_the_run_within_the_timeout(
     watching.join()
     assert -signal.SIGKILL in run.check_all_ended(TIMEOUT)
     assert f"process {run.struck.pid} was stopped (SIGSTOP) for 18 s" in run.last_lines(run.rank)
-    assert "another rank is gone" in run.last_lines(1 - run.rank)
+    assert "another rank is gone" in run.log(1 - run.rank)
 
 
 def test_a_loader_worker_that_is_stopped_for_good_ends_the_run(
