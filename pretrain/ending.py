@@ -124,5 +124,8 @@ def _cause(error: BaseException) -> str:
     if error.__cause__ is not None and _WORKER_KILLED in str(error.__cause__):
         # Heard of while it waited for a batch, where torch catches it to say less.
         return _cause(error.__cause__)
+    if isinstance(error, ConnectionError | EOFError):
+        # Of the pipe through which a loader worker hands over a batch; torch has its own between ranks.
+        return f"{line} (a loader worker {_WORKER_KILLED}? {_HINTS[_WORKER_KILLED]})"
     hint = next((hint for words, hint in _HINTS.items() if words.lower() in line.lower()), "")
     return f"{line} ({hint})" if hint else line

@@ -224,7 +224,9 @@ def test_a_killed_loader_worker_ends_the_run(fault: str, engine: str, start: Cal
     run.workers[-1].kill()
     run.check_all_ended()
     said = run.last_lines(run.rank)
-    assert f"DataLoader worker (pid {run.workers[-1].pid}) is killed by signal: Killed" in said
+    # Without its number where it was handing a batch over.
+    assert "worker " in said
+    assert "is killed by signal: Killed" in said
     assert "--recipe.data.workers" in said
 
 
