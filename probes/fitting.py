@@ -5,7 +5,6 @@ Nothing in this file sees a test feature or a test label.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import time
@@ -21,63 +20,12 @@ from plugins.head import Head
 from probes.answers import HeadFault, asked, predict
 from probes.heads import HeadChoice
 from probes.scoring import score
-from probes.splits import Carving, flip_labels, fraction_order, subset_of
+from probes.splits import Carving
 from probes.tasks.task import Metric
+from probes.training_data import Point, TrainingData, noisy_labels, noisy_validation
 
 RULE = "best validation metric, the first of equals"
 FLIPS = "exact in each fraction and in the validation data"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class TrainingData:
-    """What heads may learn from.
-
-    Attributes:
-        keys: N training sample keys.
-        features: Features of views 0 to V, float32 [(V + 1) N, D], view by view.
-        labels: Clean training labels, int64 [N].
-        validation_keys: Keys of the published validation samples; None if carved from train.
-        validation_features: Their features, float32 [M, D].
-        validation_labels: Their labels, int64 [M].
-        carving: How the training samples are divided.
-        num_classes: K.
-    """
-
-    keys: Sequence[str]
-    features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    validation_keys: Sequence[str] | None
-    validation_features: npt.NDArray[np.float32] | None
-    validation_labels: npt.NDArray[np.int64] | None
-    carving: Carving
-    num_classes: int
-    _rows: dict[tuple[Fraction, int], npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
-    _orders: dict[int, npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
-
-    def rows(self, fraction: Fraction, seed: int) -> npt.NDArray[np.int64]:
-        """Return which training samples a fit sees, int64; worked out once for all heads."""
-        fit = self.carving.fit
-        if fraction == 1:
-            return fit
-        if (fraction, seed) not in self._rows:
-            if seed not in self._orders:
-                self._orders[seed] = fraction_order([self.keys[row] for row in fit], seed)
-            self._rows[fraction, seed] = fit[subset_of(self._orders[seed], self.labels[fit], fraction)]
-        return self._rows[fraction, seed]
-
-
-class Point(NamedTuple):
-    """What one fit is asked for besides its head.
-
-    Attributes:
-        fraction: Share of the training data.
-        seed: Seed of everything random.
-        noise: Downstream label noise.
-    """
-
-    fraction: Fraction
-    seed: int
-    noise: Fraction
 
 
 class Fitted(NamedTuple):
@@ -164,7 +112,7 @@ def _fit_group(
 ) -> list[Fitted | Failed]:
     """Fit points that share their labels, and choose among each point's candidates."""
     labels = noisy_labels(data, points[0])
-    validation = _validation(data, labels, points[0])
+    validation = noisy_validation(data, labels, points[0])
     fits = [
         _Fit(point, candidate, choice.build(candidate), rows)
         for point in points
@@ -222,25 +170,6 @@ def _validated(
 def _outcome(head: Head) -> dict[str, Any]:
     outcome = getattr(head, "outcome", None)
     return {"outcome": dict(outcome)} if outcome else {}
-
-
-def noisy_labels(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
-    """Return the training labels of a point, int64 [N]: flipped in what it is fitted and chosen on."""
-    parts = [data.rows(point.fraction, point.seed), data.carving.validation]
-    return flip_labels(data.keys, data.labels, point.noise, data.num_classes, point.seed, parts)
-
-
-def _validation(
-    data: TrainingData, labels: npt.NDArray[np.int64], point: Point
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return what selection sees. Whoever has noisy annotations has them in the validation data, too."""
-    if data.validation_features is None or data.validation_labels is None or data.validation_keys is None:
-        held = data.carving.validation
-        return data.features[held], labels[held]
-    flipped = flip_labels(
-        data.validation_keys, data.validation_labels, point.noise, data.num_classes, point.seed
-    )
-    return data.validation_features, flipped
 
 
 def _fit_all(

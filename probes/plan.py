@@ -10,8 +10,8 @@ from pathlib import Path
 
 from plugins.spectra import Convention
 from probes.features import FeatureStore
-from probes.fitting import Point
 from probes.heads import HeadChoice
+from probes.training_data import Point
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

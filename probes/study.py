@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
 import functools
 import itertools
 import json
-import platform
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +20,20 @@ from tqdm import tqdm
 from nml.cli import is_interactive, log
 from nml.errors import UserError
 from plugins.saved import is_saved, save_head
-from probes.answers import HeadFault, asked, predict, transform
+from probes.answers import HeadFault, asked
 from probes.encoders.encoder import Encoder
 from probes.features import Features, feature_pass
-from probes.fitting import Failed, Fitted, Point, TrainingData, fit_points, study_of
+from probes.fitting import Failed, Fitted, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.matching import evaluations_of
+from probes.measured import Measured
 from probes.plan import Plan
 from probes.results.claiming import claim
 from probes.results.row import Row, identify
 from probes.results.rowfiles import read_ids, write_rows
-from probes.scoring import Spectrum, evaluate, spectrum
 from probes.splits import Carving, carve, store_split
 from probes.tasks.task import Evaluation, Task
-
-# Rows that tell whether a head leaves features as they are.
-LOOK = 64
+from probes.training_data import Point, TrainingData
 
 
 def probes_of(encoders: Sequence[Encoder], task: Task, plan: Plan) -> list[Probe]:
@@ -64,7 +58,6 @@ class Probe:
         self.plan = plan
         self.carving = carving
         self.evaluations = evaluations_of(encoder, task)
-        self._spectra: dict[int, Spectrum] = {}
         # Heads that failed, by name and point; they are not tried again.
         self.failed: dict[tuple[str, Point], str] = {}
 
@@ -87,13 +80,21 @@ class Probe:
         data, train_key = self._training_data()
         tests = [(evaluation, self._features(evaluation)) for evaluation in self.evaluations]
         self._check_widths(data, tests)
+        measured = Measured(
+            self.encoder,
+            self.task,
+            tests,
+            train_key=train_key,
+            convention=self.plan.convention,
+            head_spectra=self.plan.head_spectra,
+        )
         for choice, noise in tqdm(
             self._pieces(), desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
         ):
             work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {noise}"
             with claim(self.plan.results, work, wait=wait) as mine:
                 if mine:
-                    self._measure(choice, noise, data, train_key, tests)
+                    self._measure(choice, noise, data, measured)
 
     def _check_widths(self, data: TrainingData, tests: Sequence[tuple[Evaluation, Features]]) -> None:
         """Refuse features of one encoder that differ in width: some were cached before it changed."""
@@ -119,8 +120,7 @@ class Probe:
         choice: HeadChoice,
         noise: Fraction,
         data: TrainingData,
-        train_key: str,
-        tests: Sequence[tuple[Evaluation, Features]],
+        measured: Measured,
     ) -> None:
         # Only now that the piece is ours: another process may just have finished it.
         done = self._done()
@@ -130,7 +130,7 @@ class Probe:
             if point.noise == noise
             and (choice.plugin.name, point) not in self.failed
             and (
-                not {self._id(choice, point, evaluation) for evaluation, _ in tests} <= done
+                not {self._id(choice, point, evaluation) for evaluation in self.evaluations} <= done
                 or self._unsaved(choice, point)
             )
         ]
@@ -141,14 +141,16 @@ class Probe:
                 try:
                     if isinstance(fit, Failed):
                         raise HeadFault(fit.reason)
-                    measured = list(self._rows(choice, fit, tests, train_key))
+                    found = list(
+                        measured.rows(choice, fit, functools.partial(self._identity, choice, fit.point))
+                    )
                     # First: a result that is there is not computed again, and its head would be missing
                     # for good.
                     self._save(choice, fit, data.features.shape[1])
                 except HeadFault as fault:
                     self.failed[choice.plugin.name, fit.point] = str(fault)
                 else:
-                    rows += measured
+                    rows += found
             self._tell_failed(choice, missing)
             write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
             log(
@@ -231,65 +233,6 @@ class Probe:
         )
         return data, views[0].key
 
-    def _rows(
-        self,
-        choice: HeadChoice,
-        fit: Fitted,
-        tests: Sequence[tuple[Evaluation, Features]],
-        train_key: str,
-    ) -> Iterator[Row]:
-        for number, (evaluation, features) in enumerate(tests):
-            begun = time.perf_counter()
-            logits = predict(fit.head, features.array, len(self.task.classes))
-            predict_seconds = time.perf_counter() - begun
-            scores = evaluate(logits, evaluation, self.task.metric)
-            own = self._spectrum(number, features)
-            reshaped = self._head_spectrum(fit, features, own)
-            yield Row(
-                **self._identity(choice, fit.point, evaluation),
-                encoder=self.encoder.info.name,
-                encoder_kind=self.encoder.info.kind,
-                **dataclasses.asdict(self.encoder.info.provenance),
-                hyper_parameters=fit.hyper_parameters,
-                selection=fit.selection,
-                n_train=fit.n_train,
-                n_validation=fit.n_validation,
-                n_test=len(evaluation.samples.keys),
-                dim=features.array.shape[1],
-                num_classes=len(self.task.classes),
-                accuracy=scores.accuracy,
-                macro_f1=scores.macro_f1,
-                metric_name=scores.metric_name,
-                metric=scores.metric,
-                sve=own.sve,
-                lsvr=own.lsvr,
-                head_sve=reshaped.sve if reshaped else None,
-                head_lsvr=reshaped.lsvr if reshaped else None,
-                singular_values=tuple(own.values.tolist()),
-                train_features=train_key,
-                features=features.key,
-                fit_seconds=fit.seconds,
-                predict_seconds=predict_seconds,
-                feature_seconds=features.seconds,
-                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
-                versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
-            )
-
-    def _spectrum(self, number: int, features: Features) -> Spectrum:
-        # By place: names are a task's to choose, and features of files all have their encoder's key.
-        if number not in self._spectra:
-            self._spectra[number] = spectrum(features.array, self.plan.convention)
-        return self._spectra[number]
-
-    def _head_spectrum(self, fit: Fitted, features: Features, own: Spectrum) -> Spectrum | None:
-        """Return the spectrum of what the head's classifier sees; None if that is not to be computed."""
-        first = features.array[:LOOK]
-        if np.array_equal(transform(fit.head, first), first):
-            return own
-        if not self.plan.head_spectra:
-            return None
-        return spectrum(transform(fit.head, features.array), self.plan.convention)
-
     def identities(self) -> Iterator[dict[str, Any]]:
         """Yield what identifies each row asked for."""
         for choice, point, evaluation in itertools.product(
@@ -318,13 +261,3 @@ class Probe:
 
     def _id(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> str:
         return identify(**self._identity(choice, point, evaluation))
-
-
-def _versions(encoder: Encoder, choice: HeadChoice) -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": metadata.version("torch"),
-        choice.plugin.distribution: choice.plugin.version,
-        **encoder.info.versions,
-    }

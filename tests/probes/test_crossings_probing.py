@@ -17,11 +17,12 @@ import torch
 
 from nml import cli
 from probes.answers import predict
-from probes.fitting import Fitted, Point, TrainingData, fit_points
+from probes.fitting import Fitted, fit_points
 from probes.heads import HeadChoice, choose_heads
 from probes.matching import check_match
 from probes.scoring import score
 from probes.splits import carve
+from probes.training_data import Point, TrainingData
 from tests.crossings import Crossings, Refusal, Row, label
 from tests.probes import by_definition
 

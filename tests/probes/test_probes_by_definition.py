@@ -15,11 +15,12 @@ from plugins.head import Head
 from plugins.lp import LinearProbe
 from plugins.registry import HEADS
 from probes.answers import transform
-from probes.fitting import Point, TrainingData, fit_points
+from probes.fitting import fit_points
 from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving, carve, flip_labels, subset
 from probes.tasks.task import Metric
+from probes.training_data import Point, TrainingData
 from tests.probes import by_definition
 from tests.probes.by_definition import metric_of
 

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from nml.errors import UserError
 from plugins.head import Head
 from plugins.registry import HEADS
-from probes.fitting import Point, TrainingData, check_device, fit_points, study_of
+from probes.fitting import check_device, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.scoring import evaluate
 from probes.splits import carve, flip_labels, store_split, subset
 from probes.tasks.samplesets import Texts
 from probes.tasks.task import Evaluation
+from probes.training_data import Point, TrainingData
 
 LABELS = st.lists(st.integers(0, 4), min_size=10, max_size=120).map(lambda values: np.array(values, np.int64))
 PROPERTY = settings(max_examples=30)

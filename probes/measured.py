@@ -1,0 +1,133 @@
+"""What fitted heads reach on the test sets of one (encoder, task), as result rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from plugins.spectra import Convention
+from probes.answers import predict, transform
+from probes.encoders.encoder import Encoder
+from probes.features import Features
+from probes.fitting import Fitted
+from probes.heads import HeadChoice
+from probes.results.row import Row
+from probes.scoring import Spectrum, evaluate, spectrum
+from probes.tasks.task import Evaluation, Task
+
+# Rows that tell whether a head leaves features as they are.
+LOOK = 64
+
+
+class Measured:
+    """What the heads of one (encoder, task) reach on its test sets; spectra are computed once for all heads.
+
+    Args:
+        encoder: The frozen model.
+        task: The data.
+        features: Each test set with its features.
+        train_key: Feature-store key of the training features.
+        convention: Singular value convention.
+        head_spectra: Whether to compute the spectrum of each head's transformed features, too.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task: Task,
+        features: Sequence[tuple[Evaluation, Features]],
+        *,
+        train_key: str,
+        convention: Convention,
+        head_spectra: bool,
+    ) -> None:
+        self.encoder = encoder
+        self.task = task
+        self.features = features
+        self.train_key = train_key
+        self.convention = convention
+        self.head_spectra = head_spectra
+        self._spectra: dict[int, Spectrum] = {}
+
+    def rows(
+        self, choice: HeadChoice, fit: Fitted, identity: Callable[[Evaluation], dict[str, Any]]
+    ) -> Iterator[Row]:
+        """Yield the row of each test set.
+
+        Args:
+            choice: What was fitted.
+            fit: The fitted head.
+            identity: What identifies the row of a test set.
+
+        Raises:
+            HeadFault: If the head diverged or gives back something malformed.
+        """
+        for number, (evaluation, features) in enumerate(self.features):
+            begun = time.perf_counter()
+            logits = predict(fit.head, features.array, len(self.task.classes))
+            predict_seconds = time.perf_counter() - begun
+            scores = evaluate(logits, evaluation, self.task.metric)
+            own = self._spectrum(number, features)
+            reshaped = self._head_spectrum(fit, features, own)
+            yield Row(
+                **identity(evaluation),
+                encoder=self.encoder.info.name,
+                encoder_kind=self.encoder.info.kind,
+                **dataclasses.asdict(self.encoder.info.provenance),
+                hyper_parameters=fit.hyper_parameters,
+                selection=fit.selection,
+                n_train=fit.n_train,
+                n_validation=fit.n_validation,
+                n_test=len(evaluation.samples.keys),
+                dim=features.array.shape[1],
+                num_classes=len(self.task.classes),
+                accuracy=scores.accuracy,
+                macro_f1=scores.macro_f1,
+                metric_name=scores.metric_name,
+                metric=scores.metric,
+                sve=own.sve,
+                lsvr=own.lsvr,
+                head_sve=reshaped.sve if reshaped else None,
+                head_lsvr=reshaped.lsvr if reshaped else None,
+                singular_values=tuple(own.values.tolist()),
+                train_features=self.train_key,
+                features=features.key,
+                fit_seconds=fit.seconds,
+                predict_seconds=predict_seconds,
+                feature_seconds=features.seconds,
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
+                versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
+            )
+
+    def _spectrum(self, number: int, features: Features) -> Spectrum:
+        # By place: names are a task's to choose, and features of files all have their encoder's key.
+        if number not in self._spectra:
+            self._spectra[number] = spectrum(features.array, self.convention)
+        return self._spectra[number]
+
+    def _head_spectrum(self, fit: Fitted, features: Features, own: Spectrum) -> Spectrum | None:
+        """Return the spectrum of what the head's classifier sees; None if that is not to be computed."""
+        first = features.array[:LOOK]
+        if np.array_equal(transform(fit.head, first), first):
+            return own
+        if not self.head_spectra:
+            return None
+        return spectrum(transform(fit.head, features.array), self.convention)
+
+
+def _versions(encoder: Encoder, choice: HeadChoice) -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": metadata.version("torch"),
+        choice.plugin.distribution: choice.plugin.version,
+        **encoder.info.versions,
+    }

@@ -1,0 +1,84 @@
+"""What the heads of one (encoder, task) learn from: features, labels, and which of them a fit sees."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from probes.splits import Carving, flip_labels, fraction_order, subset_of
+
+
+class Point(NamedTuple):
+    """What one fit is asked for besides its head.
+
+    Attributes:
+        fraction: Share of the training data.
+        seed: Seed of everything random.
+        noise: Downstream label noise.
+    """
+
+    fraction: Fraction
+    seed: int
+    noise: Fraction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
+    """What heads may learn from.
+
+    Attributes:
+        keys: N training sample keys.
+        features: Features of views 0 to V, float32 [(V + 1) N, D], view by view.
+        labels: Clean training labels, int64 [N].
+        validation_keys: Keys of the published validation samples; None if carved from train.
+        validation_features: Their features, float32 [M, D].
+        validation_labels: Their labels, int64 [M].
+        carving: How the training samples are divided.
+        num_classes: K.
+    """
+
+    keys: Sequence[str]
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    validation_keys: Sequence[str] | None
+    validation_features: npt.NDArray[np.float32] | None
+    validation_labels: npt.NDArray[np.int64] | None
+    carving: Carving
+    num_classes: int
+    _rows: dict[tuple[Fraction, int], npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+    _orders: dict[int, npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
+
+    def rows(self, fraction: Fraction, seed: int) -> npt.NDArray[np.int64]:
+        """Return which training samples a fit sees, int64; worked out once for all heads."""
+        fit = self.carving.fit
+        if fraction == 1:
+            return fit
+        if (fraction, seed) not in self._rows:
+            if seed not in self._orders:
+                self._orders[seed] = fraction_order([self.keys[row] for row in fit], seed)
+            self._rows[fraction, seed] = fit[subset_of(self._orders[seed], self.labels[fit], fraction)]
+        return self._rows[fraction, seed]
+
+
+def noisy_labels(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
+    """Return the training labels of a point, int64 [N]: flipped in what it is fitted and chosen on."""
+    parts = [data.rows(point.fraction, point.seed), data.carving.validation]
+    return flip_labels(data.keys, data.labels, point.noise, data.num_classes, point.seed, parts)
+
+
+def noisy_validation(
+    data: TrainingData, labels: npt.NDArray[np.int64], point: Point
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return what selection sees. Whoever has noisy annotations has them in the validation data, too."""
+    if data.validation_features is None or data.validation_labels is None or data.validation_keys is None:
+        held = data.carving.validation
+        return data.features[held], labels[held]
+    flipped = flip_labels(
+        data.validation_keys, data.validation_labels, point.noise, data.num_classes, point.seed
+    )
+    return data.validation_features, flipped
