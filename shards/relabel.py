@@ -39,7 +39,7 @@ from shards.manifest import (
     write_index,
     write_manifest,
 )
-from shards.noise import Population
+from shards.noise import NOISE_MODELS, Population
 from shards.planning import refuse_noise
 from shards.reader import ShardReader
 from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo
@@ -215,7 +215,8 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     arguments = build_parser().parse_args(argv)
     ratios = tuple(parse_ratio(text) for text in arguments.noise)
-    if not all(ratios) or (not ratios and arguments.model != "from-file"):
+    own_ratio = arguments.model and getattr(NOISE_MODELS.load(arguments.model), "own_ratio", False)
+    if not all(ratios) or not (ratios or own_ratio):
         raise UserError(
             "--noise: names no level to add",
             possible="ratios above 0; clean is always there",

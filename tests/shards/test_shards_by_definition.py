@@ -153,7 +153,8 @@ PUBLISHED = {
 def test_the_plan_of_a_model_and_a_seed_never_changes(name: str, models: dict[str, NoiseModel]) -> None:
     population = population_of(models[name])
     found = [models[name].plan(population, RATIOS, seed)[-1] for seed in SEEDS]
-    assert tuple(digest(pairs(name, flips)) for flips in found) == PUBLISHED[name]
+    digests = tuple(digest(pairs(name, flips)) for flips in found)
+    assert digests == PUBLISHED.get(name), f'PUBLISHED of a new model: "{name}": {digests},'
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -63,12 +63,34 @@ def test_a_sample_that_is_wrong_in_another_way_at_a_higher_level_is_found(copied
     ]
 
 
-def test_a_count_that_is_not_the_ratio_s_is_found_though_it_is_the_recorded_one(copied: Path) -> None:
-    clean, low, _ = labels(copied)
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A noise model that another distribution registers."""
+    about = tmp_path / "site" / "theirs-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Name: theirs\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[nml.noise]\ntheirs = shards.noise.symmetric:Symmetric\n")
+    monkeypatch.syspath_prepend(about.parent)
+    return "theirs"
+
+
+def one_flip_less(folder: Path, model: str) -> list[str]:
+    clean, low, _ = labels(folder)
     count = int((low != clean).sum())
     low[np.flatnonzero(low != clean)[0]] = clean[np.flatnonzero(low != clean)[0]]
-    [found] = wrong(copied, "n10", low.tolist(), flipped=count - 1)
-    assert found == f"n10 count: {count - 1} samples altered, round(0.1 * 1259) is {count}"
+    return wrong(folder, "n10", low.tolist(), flipped=count - 1, model=model)
+
+
+@pytest.mark.parametrize("model", ["symmetric", "theirs"])
+def test_a_count_that_is_not_the_ratio_s_is_found_though_it_is_the_recorded_one(
+    copied: Path, theirs: str, model: str
+) -> None:
+    assert one_flip_less(copied, model) == ["n10 count: 125 samples altered, round(0.1 * 1259) is 126"]
+
+
+@pytest.mark.parametrize("model", ["from-file", "paper-released", "not-installed-here"])
+def test_a_model_that_promises_no_count_is_held_to_the_recorded_one(copied: Path, model: str) -> None:
+    assert one_flip_less(copied, model) == []
 
 
 def test_a_count_that_is_not_the_recorded_one_is_found(copied: Path) -> None:
