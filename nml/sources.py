@@ -60,7 +60,7 @@ class Example(NamedTuple):
     Attributes:
         name: Its name in the source, for example its relative path; the sample's key is made from it.
         supervision: The class as an index into ``classes`` or as a class name; or the caption.
-        image: The encoded image, or where it lies; empty for a text.
+        image: The encoded image, or where it lies; empty for a text, and where labels alone are read.
         texts: The text, or the two of a pair, where the sample is one.
     """
 
@@ -109,7 +109,8 @@ class SourceSpec:
             table; empty means to look for the usual ones.
         header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
-            caption each; or a ``task`` of images or texts, read in any order, with a class each.
+            caption each; a ``task`` of images or texts, read in any order, with a class each; or the
+            ``labels`` of a task alone, whose samples lie elsewhere.
     """
 
     text: str
@@ -124,7 +125,7 @@ class SourceSpec:
     caption_column: str = ""
     key_column: str = ""
     header: str = ""
-    end: Literal["set", "task"] = "set"
+    end: Literal["set", "task", "labels"] = "set"
 
     @property
     def shown(self) -> str:
@@ -133,9 +134,9 @@ class SourceSpec:
 
     def flag(self, role: Role | Literal["split"]) -> str:
         """Return how a user names the column of a role, or a split, up to the name itself."""
-        if self.end == "task":
-            return f"{self.usual_split if role == 'split' else role}="
-        return "--split " if role == "split" else f"--{role}-column "
+        if self.end == "set":
+            return "--split " if role == "split" else f"--{role}-column "
+        return f"{self.usual_split if role == 'split' else role}="
 
     def column(self, role: Role) -> str:
         """Return the column that the user named for a role; empty for none."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder
-from probes.encoders.feature_files import FileEncoder
+from probes.encoders.feature_files import OOD, FileEncoder
 from probes.tasks.task import Evaluation, Task
 
 
@@ -18,6 +18,11 @@ def check_match(encoder: Encoder, task: Task, *, views: int = 0) -> None:
             views are asked of features or texts.
     """
     name = encoder.info.name
+    if task.modality == "features" and not isinstance(encoder, FileEncoder):
+        raise UserError(
+            f"encoder {name} reads {encoder.info.modality}s, task {task.name} is labels alone",
+            mend="choose a task that has samples, or --encoder features:train=FILE,test=FILE",
+        )
     if encoder.info.modality not in (task.modality, "any"):
         raise UserError(
             f"encoder {name} reads {encoder.info.modality}s, task {task.name} holds {task.modality}s",
@@ -28,6 +33,7 @@ def check_match(encoder: Encoder, task: Task, *, views: int = 0) -> None:
         raise UserError(f"--views {views}: {what}", possible="0")
     if not isinstance(encoder, FileEncoder):
         return
+    encoder = encoder.of_task(task.name)
     splits = [("train", task.train), ("test", task.evaluations[0].samples)]
     splits += [] if task.validation is None else [("validation", task.validation)]
     for split, samples in splits:
@@ -40,11 +46,12 @@ def check_match(encoder: Encoder, task: Task, *, views: int = 0) -> None:
             encoder.look_up(evaluation.name, len(evaluation.samples.keys))
 
 
-def check_files(encoder: Encoder, tasks: Sequence[Task]) -> Iterator[str]:
+def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool = False) -> Iterator[str]:
     """Refuse files of features that no task asks for, and yield a line on each task that lacks some.
 
     Raises:
-        UserError: If a file is named after no split and no out-of-domain evaluation of any of the tasks.
+        UserError: If a file is named after no split and no out-of-domain evaluation of any of the tasks, or
+            the features of the training data are tested on and ``allow_overlap`` is not set.
     """
     if not isinstance(encoder, FileEncoder):
         return
@@ -55,11 +62,22 @@ def check_files(encoder: Encoder, tasks: Sequence[Task]) -> Iterator[str]:
     ]
     known = [*splits, *(f"{task.name} {split}" for task in tasks for split in splits)]
     known += [
-        evaluation.name for task in tasks for evaluation in task.evaluations if evaluation.domain == "ood"
+        name
+        for task in tasks
+        for evaluation in task.evaluations
+        if evaluation.domain == "ood"
+        for name in (evaluation.name, OOD + evaluation.name.removeprefix(f"{task.name}-"))
     ]
     for name in encoder.arrays:
         if name not in known:
             raise unknown_name(f"--encoder {encoder.info.name}: a file", name, known)
+    hashes = encoder.info.identity["files"]
+    twice = [name for name in hashes if name != "train" and hashes[name] == hashes["train"]]
+    if twice and not allow_overlap:
+        raise UserError(
+            f"--encoder {encoder.info.name}: the features of {twice[0]} are those of train",
+            mend="name the file of each, or add --allow-overlap",
+        )
     for task in tasks:
         measured = {test.name for test in evaluations_of(encoder, task)}
         missing = [test.name for test in task.evaluations if test.name not in measured]
@@ -74,4 +92,5 @@ def evaluations_of(encoder: Encoder, task: Task) -> tuple[Evaluation, ...]:
     """Return what of a task is measured: all of it, or of ready features what there are files for."""
     if not isinstance(encoder, FileEncoder):
         return task.evaluations
-    return tuple(test for test in task.evaluations if test.domain == "id" or test.name in encoder.arrays)
+    named = encoder.of_task(task.name).arrays
+    return tuple(test for test in task.evaluations if test.domain == "id" or test.name in named)

@@ -140,8 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             shared = check_overlap(task, published=published, allowed=arguments.allow_overlap)
             if shared:
                 print(shared)
-    for line in [line for encoder in encoders for line in check_files(encoder, tasks)]:
-        print(line)
+    for encoder in encoders:
+        for line in check_files(encoder, tasks, allow_overlap=arguments.allow_overlap):
+            print(line)
     if arguments.task == ["digits"] and not _given(argv, "--task"):
         print(digits.NOTICE)
     results = Path(arguments.results)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Modality = Literal["image", "text"]
+# Samples of ``features`` are their labels alone: the features come from elsewhere.
+Modality = Literal["image", "text", "features"]
 Content = Image.Image | str | tuple[str, ...]
 
 

@@ -22,6 +22,7 @@ from nml.errors import UserError
 from plugins.saved import is_saved, save_head
 from probes.answers import HeadFault, asked
 from probes.encoders.encoder import Encoder
+from probes.encoders.feature_files import FileEncoder
 from probes.features import Features, feature_pass
 from probes.fitting import Failed, Fitted, fit_points, study_of
 from probes.heads import HeadChoice
@@ -53,7 +54,7 @@ class Probe:
     """
 
     def __init__(self, encoder: Encoder, task: Task, plan: Plan, carving: Carving) -> None:
-        self.encoder = encoder
+        self.encoder = encoder.of_task(task.name) if isinstance(encoder, FileEncoder) else encoder
         self.task = task
         self.plan = plan
         self.carving = carving

@@ -1,7 +1,8 @@
-"""Features that the user computed elsewhere: ``features:train=FILE,test=FILE,cifar10-noisy=FILE``.
+"""Features that the user computed elsewhere: ``features:train=FILE,test=FILE,ood.noisy=FILE``.
 
 A file is ``.npy`` [N, D], ``.safetensors`` with one tensor [N, D] (or one named ``features``), or
 ``.parquet`` with a list column ``features``; its rows follow the order of the task's samples.
+``ood.noisy`` is the variant ``noisy`` of whatever task is probed, ``cifar10-noisy`` that of one task.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from nml.files import sha256_file
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.samples import Content
 from probes.spec import Spec
+
+# What names the file of a variant, whatever the task is called.
+OOD = "ood."
+# Rows that are looked at in one go.
+ROWS = 65536
 
 
 def open_features(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the registry's signature
@@ -70,6 +76,21 @@ class FileEncoder:
         self.info = info
         self.arrays = arrays
 
+    def of_task(self, task: str) -> FileEncoder:
+        """Return the encoder with the names that the parts of a task have in results: ``digits-noisy``.
+
+        Raises:
+            UserError: If a variant has two files.
+        """
+        named = {name: f"{task}-{name.removeprefix(OOD)}" for name in self.arrays if name.startswith(OOD)}
+        twice = next((name for name, full in named.items() if full in self.arrays), None)
+        if twice is not None:
+            raise UserError(
+                f"--encoder {self.info.name}: {twice} and {named[twice]} are one variant of {task}",
+                mend="name one file for it",
+            )
+        return FileEncoder(self.info, {named.get(name, name): array for name, array in self.arrays.items()})
+
     def prepare(self, content: Content) -> Any:  # noqa: ARG002 - the protocol's signature
         """Refuse: features are looked up, samples are not read."""
         raise UserError(
@@ -113,13 +134,19 @@ def read_features(path: Path, where: str) -> npt.NDArray[np.float32]:
     except Exception as error:
         what = "no such file" if not path.exists() else f"cannot be read: {error}"
         raise UserError(f"{where} {path}: {what}", possible="features [N, D]") from error
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{where} {path} holds several arrays", possible="one array of features [N, D]")
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(f"{where} {path} holds {array.dtype} {list(array.shape)}", possible="floats [N, D]")
-    features = np.ascontiguousarray(array, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    # float32 in this order stays in its file; other numbers are converted, in memory.
+    with np.errstate(over="ignore"):
+        features = np.ascontiguousarray(array, dtype=np.float32)
+    parts = [features[row : row + ROWS] for row in range(0, len(features), ROWS)]
+    finite = [np.isfinite(part).all(axis=1) for part in parts]
+    bad = np.flatnonzero(~np.concatenate([np.empty(0, bool), *finite]))
     if len(bad):
         raise UserError(
-            f"{where} row {bad[0]} of {path} is not finite ({len(bad)} of {len(features)} rows)",
+            f"{where} row {bad[0]} of {path} is not finite in float32 ({len(bad)} of {len(features)} rows)",
             mend="repair the features",
         )
     return features

@@ -90,7 +90,7 @@ def _list(root: Path) -> None:
             record = sources[name].record
             classes = f"{record.num_classes} classes" if record.num_classes else ""
             print(
-                f"  {name:{width}}  {record.modality:5}  {classes:12} {record.metric:14} "
+                f"  {name:{width}}  {record.modality:8}  {classes:12} {record.metric:14} "
                 f"{record.disk.partition(',')[0].partition(' (')[0]:10} {record.licence}".rstrip()
             )
     print(

@@ -15,12 +15,13 @@ from nml.stored_images import StoredImages
 from probes.hashing import hash_value
 from probes.samples import Modality, SampleSet
 from probes.spec import Spec
-from probes.tasks.samplesets import ImageBytes, Shifted, Texts, limited
+from probes.tasks.samplesets import ImageBytes, Shifted, Texts, Unread, limited
 from probes.tasks.shifts import SHIFTS, VERSION
 from probes.tasks.task import Evaluation, Task
 
 OPTIONS = ("limit", "ood_limit", "shifts", "name", "validation", "mask")
-
+# What names a variant: ood.sketch=PATH.
+OOD = "ood."
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -32,8 +33,8 @@ class RawSplit(NamedTuple):
         keys: N names.
         labels: N labels as found: all integers or all strings.
         names: Class names, if the source knows them.
-        places: Where N images lie; empty where the samples are texts.
-        texts: N texts, or pairs of them; empty where the samples are images.
+        places: Where N images lie; empty where the samples are texts, or labels alone.
+        texts: N texts, or pairs of them; empty where the samples are images, or labels alone.
         spool: The file that images without a path lie in.
     """
 
@@ -47,7 +48,7 @@ class RawSplit(NamedTuple):
     @property
     def modality(self) -> Modality:
         """What the samples are."""
-        return "text" if self.texts else "image"
+        return "text" if self.texts else "image" if self.places else "features"
 
     def select(self, rows: Sequence[int]) -> RawSplit:
         """Return some of a split's images."""
@@ -62,15 +63,18 @@ class RawSplit(NamedTuple):
         if self.texts:
             texts = [text[0] if len(text) == 1 else text for text in self.texts]
             return Texts(self.keys, codes, texts)
+        if not self.places:
+            return Unread(self.keys, codes)
         return ImageBytes(self.keys, codes, StoredImages(self.places, self.spool))
 
 
 def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
     """Return the task of ``KIND:TRAIN,TEST[,OOD ...]``.
 
-    Every further path is an out-of-domain variant, named after its file, and after its folders as well
-    where another variant would have the same name. Without one, shifted versions
-    of the test samples are: all of the modality's, ``shifts=none``, or some as ``shifts=rotated+noisy``.
+    Every further path is an out-of-domain variant: ``ood.NAME=PATH`` names it, else it is named after its
+    file, and after its folders as well where another variant would have the same name. Without one, shifted
+    versions of the test samples are: all of the modality's, ``shifts=none``, or some as
+    ``shifts=rotated+noisy``.
     ``validation=PATH`` names validation data; ``limit=N`` keeps N samples of each split and
     ``ood_limit=N`` N of each variant, chosen by the hash of their keys;
     ``mask=present`` scores each variant among the classes that occur in it (ImageNet-A, -R, ObjectNet).
@@ -83,7 +87,7 @@ def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
             f"--task {spec.text}: names {len(spec.arguments)} of the two files or folders it needs",
             possible=f"{spec.kind}:TRAIN,TEST or {spec.kind}:TRAIN,TEST,OOD",
         )
-    train_path, test_path, *ood_paths = spec.arguments
+    train_path, test_path, *others = spec.arguments
     train = read(train_path, "train")
     classes = train.names or _class_names(train.labels, train_path)
     # Where the training data has no names, numbers are all that files have in common.
@@ -102,8 +106,8 @@ def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
     test = build(test_path, read(test_path, "test"))
     evaluations = [Evaluation(name, "id", test)]
     masked = _masked(spec)
-    shifts = _shifts(spec, train.modality, default=not ood_paths)
-    for path, variant in zip(ood_paths, _variant_names(ood_paths, taken=shifts), strict=True):
+    shifts = _shifts(spec, train.modality, default=not others)
+    for variant, path in _variants(others, taken=shifts):
         raw = read(path, "test")
         samples = build(path, raw, ood_limit)
         # Of the whole variant: a limit may have left classes of it out.
@@ -139,6 +143,15 @@ def content_revision(train: SampleSet, validation: SampleSet | None, tests: Sequ
         frames = test.perturbations
         content.append([test.classes, test.groups, frames and [frames.sets, [*map(sorted, frames.accepted)]]])
     return hash_value(content)[:16]
+
+
+def _variants(others: Sequence[str], taken: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the name and the path of each variant, those last whose name was given."""
+    named = [part.removeprefix(OOD).partition("=") for part in others if part.startswith(OOD) and "=" in part]
+    given = [(name, path) for name, _, path in named]
+    paths = [part for part in others if not (part.startswith(OOD) and "=" in part)]
+    unnamed = _variant_names(paths, taken=[*taken, *(name for name, _ in given)])
+    return [*zip(unnamed, paths, strict=True), *given]
 
 
 def _variant_names(paths: Sequence[str], taken: Sequence[str]) -> list[str]:
@@ -231,7 +244,7 @@ def _masked(spec: Spec) -> bool:
 
 def _shifts(spec: Spec, modality: Modality, *, default: bool) -> list[str]:
     text = spec.options.get("shifts", "all" if default else "none")
-    if text == "none":
+    if text == "none" or modality not in SHIFTS:
         return []
     if text == "all":
         return list(SHIFTS[modality])

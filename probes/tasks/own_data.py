@@ -64,7 +64,13 @@ class OwnDataTask:
 
 
 def read_split(
-    kind: str, argument: str, columns: Mapping[str, str], *, split: str = "", usual_split: str = "train"
+    kind: str,
+    argument: str,
+    columns: Mapping[str, str],
+    *,
+    split: str = "",
+    usual_split: str = "train",
+    labels_alone: bool = False,
 ) -> RawSplit:
     """Read one split of a source.
 
@@ -74,6 +80,7 @@ def read_split(
         columns: Options: the columns of a table, and ``header``.
         split: The split asked for; may be empty.
         usual_split: What to read where none was asked for.
+        labels_alone: Whether a table holds labels whose samples lie elsewhere.
 
     Raises:
         UserError: If the source cannot be read, or its samples have no classes.
@@ -85,7 +92,7 @@ def read_split(
         split=split,
         usual_split=usual_split,
         header=columns.get("header", ""),
-        end="task",
+        end="labels" if labels_alone else "task",
         **{f"{role}_column": columns.get(role, "") for role in COLUMNS},
     )
     source: Source = SOURCES.load(kind)(spec)
@@ -103,7 +110,7 @@ def read_split(
         labels.append(example.checked("class", "--task"))
         if example.texts:
             texts.append(example.texts)
-        else:
+        elif not labels_alone:
             places.append(example.place(spool))
     spool.flush()
     if not keys:
@@ -113,7 +120,7 @@ def read_split(
         names = None
     else:
         names = source.classes
-    if len(set(keys)) < len(keys) and all(place.path.endswith(".tar") for place in places):
+    if places and len(set(keys)) < len(keys) and all(place.path.endswith(".tar") for place in places):
         # Tars that each count from 0. Elsewhere keys stay as they are: the carving and the limit follow them.
         keys = [f"{Path(place.path).name}/{key}" for place, key in zip(places, keys, strict=True)]
     return RawSplit(keys, labels, names, places, texts, spool)

@@ -107,6 +107,30 @@ class Texts:
         return self._texts[index]
 
 
+class Unread:
+    """Samples of which only labels are here; their features were computed elsewhere.
+
+    Args:
+        keys: N names.
+        labels: Classes, int64 [N].
+    """
+
+    def __init__(self, keys: Sequence[str], labels: npt.NDArray[np.int64]) -> None:
+        self.keys = keys
+        self.labels = labels
+        self.fingerprint = hash_value(["unread", list(keys)])
+
+    def read(self, index: int) -> Content:
+        """Refuse.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(
+            f"sample {self.keys[index]} is a label alone", mend="use --encoder features:train=FILE,test=FILE"
+        )
+
+
 class Selected:
     """Some of other samples.
 

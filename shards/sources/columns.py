@@ -33,8 +33,8 @@ class Columns(NamedTuple):
     """The columns of a table that a source reads.
 
     Attributes:
-        image: Encoded images, paths, or structs of both; None where the samples are texts.
-        texts: Texts, or the two of a pair; empty where the samples are images.
+        image: Encoded images, paths, or structs of both; None where the samples are texts or elsewhere.
+        texts: Texts, or the two of a pair; empty where the samples are images or elsewhere.
         supervision: Classes or captions.
         kind: Which of the two.
         key: Names of the samples; None to use the image's path, or the row's number.
@@ -67,8 +67,12 @@ def find_columns(spec: SourceSpec, names: Sequence[str], *, typed: bool = True) 
         kind, supervision = _supervision(spec, names)
         return Columns(image, (), supervision, kind, _choose(spec, names, "key", KEY["set"], fold=False))
     label = _choose(spec, names, "label", LABEL)
+    if label is None and spec.end == "labels" and len(names) == 1:
+        label = names[0]
     if label is None:
         raise _not_found(spec, names, "label")
+    if spec.end == "labels":
+        return Columns(None, (), label, "class", _choose(spec, names, "key", ()))
     others = [name for name in names if name != label]
     image, texts = _samples(spec, names, others, typed=typed)
     usual = KEY["task"] if typed or image else ()

@@ -15,7 +15,8 @@ from shards.sources.columns import LABEL, known_names
 def header(file: Path, spec: SourceSpec) -> list[str] | None:
     """Return the names of a file's columns; None if its first line is a sample already.
 
-    What sets are made of has a header. A task's texts may have none: the last value is the label then.
+    What sets are made of has a header. A task's texts may have none: the last value is the label then. So may
+    labels alone, where there is nothing else.
 
     Raises:
         UserError: If the file is empty, or its first line may as well be a header as a sample.
@@ -35,6 +36,13 @@ def header(file: Path, spec: SourceSpec) -> list[str] | None:
         )
     if spec.end == "set" or spec.header or asked:
         return None if spec.header == "no" else first.values
+    if spec.end == "labels" and len(first.values) > 1:
+        if any(name.lower() in LABEL for name in first.values):
+            return first.values
+        raise UserError(
+            f"{spec.shown}: none of the columns {', '.join(first.values)} is a usual name of labels",
+            mend="name the column: ...,label=COLUMN; or say header=no, and the last one is read",
+        )
     if known_names(first.values) > 1 or _only_header(first.values, [line.values for line in lines], file):
         return first.values
     return None

@@ -74,7 +74,7 @@ class TableSource:
         if names is not None:
             return find_columns(self._spec, names, typed=False)
         *texts, label = map(str, range(len(next(read_lines(file, self._spec.name)).values)))
-        return Columns(None, tuple(texts), label, "class", None)
+        return Columns(None, () if self._spec.end == "labels" else tuple(texts), label, "class", None)
 
     def _lines(self, file: Path) -> Iterator[Row]:
         """Yield the rows of a text table, classes read as numbers or names."""
@@ -99,10 +99,11 @@ class TableSource:
             yield row
 
     def _places(self, file: Path, names: Sequence[str]) -> list[int | None]:
-        if len(names) < 2 or not {*self._wanted} <= {*names, None}:
+        least = 1 if self._spec.end == "labels" else 2
+        if len(names) < least or not {*self._wanted} <= {*names, None}:
             raise UserError(
                 f"{file}: columns {', '.join(names)}",
-                possible="two or more, the same in all files",
+                possible=f"{'one' if least == 1 else 'two'} or more, the same in all files",
             )
         return [None if name is None else names.index(name) for name in self._wanted]
 
@@ -148,7 +149,8 @@ class TableSource:
     def _example(self, row: Row, number: int, file: Path) -> Example | None:
         supervision, key, *content = row
         texts = self._columns.texts
-        image, path = (b"", None) if texts else _content_and_path(content[0])
+        elsewhere = self._spec.end == "labels"
+        image, path = (b"", None) if texts or elsewhere else _content_and_path(content[0])
         if image is None and not path:
             return None
         for value, column in zip((supervision, *content), (self._columns.supervision, *texts), strict=False):
