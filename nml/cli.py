@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import os
 import re
 import signal
@@ -31,11 +32,14 @@ import jsonargparse
 from nml.errors import UserError
 from nml.files import is_full
 from nml.front import ignore_namesakes, spelled
+from nml.untrusted import printable
 
 # Before a command imports what may be hidden: this module is the first that each of them imports.
 ignore_namesakes()
 
 USER_ERROR_STATUS = 2
+# How progress bars go back to the start of their line, and to the line above.
+_PROGRESS = re.compile("(\r|\x1b\\[A)")
 
 _TYPE_MESSAGE = re.compile(
     r'(?:Parser key|Key) "(?P<key>[^"]+)"(?P<element>[^:]*):\s*(?P<rest>.*)', re.DOTALL
@@ -144,7 +148,7 @@ def _bare(flag: str) -> str:
 
 def fail(message: str) -> NoReturn:
     """Print ``error: message`` as one line on standard error and exit with status 2."""
-    print("error: " + " ".join(str(message).split()), file=sys.stderr, flush=True)
+    print("error: " + printable(" ".join(str(message).split())), file=sys.stderr, flush=True)
     sys.exit(USER_ERROR_STATUS)
 
 
@@ -155,6 +159,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
     after Ctrl-C, 141 when the reader of a pipe went away. Anything else is a bug and keeps its traceback.
     """
     _open_closed_streams()
+    _guard_streams()
     try:
         status = main()
         sys.stdout.flush()
@@ -180,6 +185,18 @@ def _open_closed_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - for as long as the process lives
+
+
+def _guard_streams() -> None:
+    """Let no name that a set or a result holds act on the terminal that it is shown on."""
+    for stream in (sys.stdout, sys.stderr):
+        # Under this name print and the progress bars find it.
+        stream.write = functools.partial(_write_guarded, stream.write)  # type: ignore[method-assign]
+
+
+def _write_guarded(write: Callable[[str], int], text: str) -> int:
+    pieces = enumerate(_PROGRESS.split(text))
+    return write("".join(piece if number % 2 else printable(piece) for number, piece in pieces))
 
 
 def is_interactive() -> bool:

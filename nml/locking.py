@@ -66,7 +66,7 @@ def byte_lock(path: Path, byte: int, *, wait: bool) -> Iterator[bool]:
     Raises:
         NoLocksError: If the file system has none.
     """
-    with path.open("ab") as file:
+    with open_lock(path) as file:
         # Closing the file lets go.
         yield _take(file, path, 1, byte, wait=wait)
 
@@ -74,11 +74,31 @@ def byte_lock(path: Path, byte: int, *, wait: bool) -> Iterator[bool]:
 def is_free(path: Path) -> bool:
     """Whether no process holds any byte of ``path``; true of a file that does not exist, which stays so."""
     try:
-        with path.open("r+b") as file:
+        with open_lock(path, make=False) as file:
             # Length 0 is every byte.
             return _take(file, path, 0, 0, wait=False)
     except FileNotFoundError:
         return True
+
+
+def open_lock(path: Path, *, make: bool = True) -> IO[bytes]:
+    """Open a lock's file without changing what is in it.
+
+    Args:
+        path: The file.
+        make: Whether to make it where it is missing.
+
+    Raises:
+        FileNotFoundError: If it is missing and is not to be made.
+        UserError: If it is a link, by which another file would be made or held.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        return os.fdopen(os.open(path, flags | (os.O_CREAT if make else 0), 0o666), "r+b", buffering=0)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{path}: is a link, where a lock belongs", mend="remove it") from error
 
 
 def look_again(folder: Path) -> None:

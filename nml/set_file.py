@@ -12,6 +12,7 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL, level_ratio
+from nml.untrusted import MOST_BYTES, Untrusted, parse_json, read_file
 
 SET_FORMAT = "nml-shards/1"
 SET_FILE = "set.json"
@@ -45,7 +46,9 @@ def read_set_bytes(location: str | Path, name: str = SET_FILE, *, file_system: A
     folder = local_folder(location)
     if folder is not None:
         try:
-            return (folder / name).read_bytes()
+            return read_file(folder / name)
+        except Untrusted as error:
+            raise damaged(f"{folder / name}", error) from error
         except OSError as error:
             if (folder / WORK_FOLDER).is_dir():
                 raise interrupted(location) from error
@@ -53,7 +56,9 @@ def read_set_bytes(location: str | Path, name: str = SET_FILE, *, file_system: A
     base = str(location).rstrip("/")
     try:
         remote = open_file_system(base) if file_system is None else file_system
-        content: bytes = remote.cat_file(f"{base}/{name}")
+        # What a server sends may have no end, and may grow as it is unpacked.
+        with remote.open(f"{base}/{name}", "rb") as file:
+            content: bytes = file.read(MOST_BYTES + 1)
     except FileNotFoundError as error:
         if remote.exists(f"{base}/{WORK_FOLDER}/{_FIRST}"):
             raise interrupted(location) from error
@@ -91,7 +96,7 @@ def parse_set_record(text: bytes, where: str) -> dict[str, Any]:
         UserError: If it is not of a format known here, or damaged.
     """
     try:
-        stored = json.loads(text)
+        stored = parse_json(text)
         found = stored.pop("format", None)
         if found != SET_FORMAT:
             raise UserError(
@@ -148,7 +153,7 @@ def check_level(location: str | Path, level: str, where: str = "--shards") -> No
 def damaged(where: str, error: Exception) -> UserError:
     """Return the error for a set.json that does not hold what it should."""
     return UserError(
-        f"{where}: damaged: {type(error).__name__}: {error}",
+        f"{where}: damaged: {error if isinstance(error, Untrusted) else f'{type(error).__name__}: {error}'}",
         mend="write the set again, or restore the file",
     )
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from nml.errors import UserError
-from shards.manifest import INDEX_BATCH, column_digest, schema_fingerprint
+from shards.manifest import INDEX_BATCH, column_digest, index_schema, schema_fingerprint
 from shards.setfile import SetInfo
 
 
@@ -28,7 +29,9 @@ class IndexTable:
     """Constant-time lookups by sample number; nothing is read before it is asked for.
 
     Each column of each batch of rows is checked against its hash in set.json when it is first used,
-    so that a damaged index is an error and never another label.
+    so that a damaged index is an error and never another label. Who wrote it may have written the hashes
+    too: so each is also held to what Arrow promises of its type, and to the samples, shards and classes of
+    set.json, before its first value is taken.
 
     Raises:
         UserError: If the file is damaged, or belongs to another set.
@@ -37,6 +40,16 @@ class IndexTable:
     def __init__(self, path: Path, info: SetInfo) -> None:
         self._path = path
         self._digests = info.index_digests
+        self._info = info
+        largest = max((shard.bytes for shard in info.shards), default=0)
+        self._ranges = {
+            "shard": (0, len(info.shards) - 1),
+            "image_offset": (0, largest),
+            "image_size": (0, largest),
+        }
+        if info.kind == "class":
+            labels = (0, len(info.classes or ()) - 1)
+            self._ranges |= {level.column: labels for level in info.all_levels().values()}
         try:
             self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except (OSError, pa.ArrowException) as error:
@@ -55,14 +68,27 @@ class IndexTable:
                 f"{info.fingerprint[:12]})",
                 mend=_MEND,
             )
-        missing = [level.name for level in info.all_levels().values() if level.column not in schema.names]
+        types = {field.name: field.type for field in index_schema(info.kind, _level_columns(info), "")}
+        for field in schema:
+            if field.type != types.get(field.name, field.type):
+                raise UserError(
+                    f"{self._path}: damaged: {field.name} is {field.type}",
+                    possible=str(types[field.name]),
+                    mend=_MEND,
+                )
+        missing = [name for name in types if name not in schema.names]
         batches = self._reader.num_record_batches
         rows = (batches - 1) * INDEX_BATCH + self._batch_rows(batches - 1) if batches else 0
         if missing or rows != info.num_samples:
-            what = f"lacks level {', '.join(missing)}" if missing else f"has {rows} rows"
+            what = f"lacks {', '.join(missing)}" if missing else f"has {rows} rows"
             raise UserError(
                 f"{self._path}: {what}, and set.json names {info.num_samples} samples", mend=_MEND
             )
+
+    @property
+    def names(self) -> list[str]:
+        """The columns that set.json tells of; a level that was not finished may have left another one."""
+        return index_schema(self._info.kind, _level_columns(self._info), "").names
 
     def _batch_rows(self, number: int) -> int:
         rows: int = self._get_batch(number).num_rows
@@ -91,12 +117,31 @@ class IndexTable:
         if batch not in self._batches:
             self._batches[batch] = self._get_batch(batch)
         column = self._batches[batch].column(self._columns[name])
-        if self._digests and column_digest(column) != self._digests[name][batch]:
-            raise UserError(
-                f"{self._path}: damaged: {name} of rows from {batch * INDEX_BATCH:,} is not what was written",
-                mend=_MEND,
-            )
+        if self._digests and not self._is_written(batch, name, column):
+            raise self._damaged(batch, name, "is not what was written")
+        try:
+            column.validate(full=True)
+        except pa.ArrowException as error:
+            raise self._damaged(batch, name, str(error)) from error
+        if len(column) != min(INDEX_BATCH, self._info.num_samples - batch * INDEX_BATCH) or column.null_count:
+            raise self._damaged(batch, name, "lacks values")
+        low, high = self._ranges.get(name, (None, None))
+        if low is not None and len(column):
+            found = pc.min_max(column).as_py()
+            if found["min"] < low or found["max"] > high:
+                raise self._damaged(
+                    batch, name, f"is from {found['min']} to {found['max']}, not {low} to {high}"
+                )
         return column
+
+    def _is_written(self, batch: int, name: str, column: pa.Array) -> bool:
+        written = self._digests.get(name, ())
+        return batch < len(written) and column_digest(column) == written[batch]
+
+    def _damaged(self, batch: int, name: str, what: str) -> UserError:
+        return UserError(
+            f"{self._path}: damaged: {name} of rows from {batch * INDEX_BATCH:,} {what}", mend=_MEND
+        )
 
     def place(self, sample: int) -> Place:
         """Return where sample number ``sample`` lies."""
@@ -120,6 +165,10 @@ class IndexTable:
         """Return a whole column, memory-mapped."""
         chunks = [self._checked(batch, name) for batch in range(self._reader.num_record_batches)]
         return pa.chunked_array(chunks, type=self._reader.schema.field(name).type)
+
+
+def _level_columns(info: SetInfo) -> list[str]:
+    return [level.column for level in info.all_levels().values()]
 
 
 _MEND = "restore the file from where the set was written, or write the set again"

@@ -35,6 +35,8 @@ _PLACE = [
     ("image_size", pa.int64()),
     ("sha256", pa.binary(32)),
 ]
+# What every sample has, in sets of every version.
+MUST_HAVE = tuple(name for name, _ in _PLACE)
 _AUDIT = [
     ("supervision_offset", pa.int64()),
     ("supervision_size", pa.int64()),
@@ -63,7 +65,7 @@ def index_schema(kind: Kind, columns: Iterable[str], fingerprint: str) -> pa.Sch
 
 def schema_fingerprint(schema: pa.Schema) -> str:
     """Return the fingerprint of the set that an index belongs to; empty if it names none."""
-    return (schema.metadata or {}).get(_METADATA_FINGERPRINT, b"").decode()
+    return (schema.metadata or {}).get(_METADATA_FINGERPRINT, b"").decode(errors="replace")
 
 
 def write_manifest(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:

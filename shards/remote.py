@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from nml.errors import UserError
 from nml.files import atomic_writer
+from nml.locking import open_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE, open_file_system, read_set_bytes
 from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo, Shard
 
 CACHE_VARIABLE = "NML_SHARD_CACHE"
 _CHUNK = 8 << 20
+# The most that the manifest or the index may have: what a server sends without an end must not fill a disk.
+_ROOM = 64 << 20
+_ROOM_A_SAMPLE = 4096
 
 
 class RemoteStorage:
@@ -46,15 +52,17 @@ class RemoteStorage:
         return read_set_bytes(self.location, name, file_system=self._remote())
 
     def bind(self, info: SetInfo) -> None:
-        """Give each state of a set a cache folder of its own: an added level makes another one."""
-        self._folder = self._cache / f"{info.fingerprint[:16]}"
+        """Give each state of a set a cache folder of its own: an added level makes another one.
+
+        A set only claims its fingerprint, so what one server sent never serves for what another has.
+        """
+        place = hashlib.sha256(_plain(self.location).encode(errors="surrogateescape")).hexdigest()
+        self._folder = self._cache / f"{info.fingerprint[:16]}-{place[:16]}"
         self._sizes = {shard.name: shard.bytes for shard in info.shards}
-        self._versions = {
-            MANIFEST_FILE: info.manifest_sha256,
-            INDEX_FILE: info.index_sha256,
-            # The statistics are those of the manifest's columns.
-            STATS_FILE: info.manifest_sha256,
-        }
+        self._most = _ROOM + _ROOM_A_SAMPLE * info.num_samples * (1 + len(info.levels))
+        self._hashes = {MANIFEST_FILE: info.manifest_sha256, INDEX_FILE: info.index_sha256}
+        # The statistics are those of the manifest's columns.
+        self._versions = {**self._hashes, STATS_FILE: info.manifest_sha256}
 
     def check_sizes(self, shards: Iterable[Shard]) -> None:
         """Do nothing: each shard is checked when it has been fetched."""
@@ -70,7 +78,7 @@ class RemoteStorage:
         if self._is_whole(name, path):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (path.parent / f".{path.name}.lock").open("w") as lock:
+        with open_lock(path.parent / f".{path.name}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_whole(name, path):
                 self._fetch(name, path)
@@ -85,17 +93,16 @@ class RemoteStorage:
         return found == self._sizes.get(name, found)
 
     def _fetch(self, name: str, path: Path) -> None:
-        expected = self._sizes.get(name)
+        expected, digest = self._sizes.get(name), hashlib.sha256()
+        most = self._most if expected is None else expected
         try:
             with self._remote().open(self._url(name), "rb") as remote, atomic_writer(path) as file:
-                while chunk := remote.read(_CHUNK):
+                while file.tell() <= most and (chunk := remote.read(_CHUNK)):
                     file.write(chunk)
-                # Inside the block: a file of the wrong size never gets its final name.
-                if expected is not None and file.tell() != expected:
-                    raise UserError(
-                        f"{self._url(name)}: has {file.tell():,} bytes, {SET_FILE} says {expected:,}",
-                        mend="upload the shard again",
-                    )
+                    if name in self._hashes:
+                        digest.update(chunk)
+                # Inside the block: a file that is not what it should be never gets its final name.
+                self._check(name, file.tell(), most, digest.hexdigest())
         except UserError:
             raise
         except Exception as error:
@@ -104,6 +111,23 @@ class RemoteStorage:
                 f"{self._url(name)}: cannot be fetched to {path.parent}: {type(error).__name__}: {error}",
                 mend=f"check the URL, the network and the room in the cache ({CACHE_VARIABLE} moves it)",
             ) from error
+
+    def _check(self, name: str, size: int, most: int, sha256: str) -> None:
+        expected = self._sizes.get(name)
+        if expected is not None and size != expected:
+            found = f"{size:,} bytes" if size < most else f"more than {most:,} bytes"
+            raise UserError(
+                f"{self._url(name)}: has {found}, {SET_FILE} says {expected:,}", mend="upload the shard again"
+            )
+        if size > most:
+            raise UserError(
+                f"{self._url(name)}: has more than {most:,} bytes, too many for the samples of {SET_FILE}",
+                mend="check the URL",
+            )
+        if sha256 != self._hashes.get(name, sha256):
+            raise UserError(
+                f"{self._url(name)}: is not what {SET_FILE} says by its SHA-256", mend="upload the set again"
+            )
 
     def _url(self, name: str) -> str:
         return f"{self.location.rstrip('/')}/{name}"
@@ -114,3 +138,9 @@ class RemoteStorage:
             self._process = os.getpid()
             self._file_system = open_file_system(self.location)
         return self._file_system
+
+
+def _plain(location: str) -> str:
+    """Return a URL without what may change while the set stays: user, password and signature."""
+    parts = urlsplit(location.rstrip("/"))
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

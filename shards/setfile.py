@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from nml.levels import CLEAN_LEVEL
+from nml.errors import UserError
+from nml.levels import CLEAN_LEVEL, level_ratio
 from nml.set_file import DIGEST, SET_FORMAT, damaged, parse_set_record, record_digest
-from shards.ladder import Level, clean_level
+from nml.untrusted import Untrusted, file_name, sha256_text, shown, typed
+from shards.ladder import Level, clean_level, level_column
 from shards.noise import Kind
 
 INDEX_FILE = "index.arrow"
@@ -97,19 +99,42 @@ def parse_set_info(text: bytes, where: str) -> SetInfo:
     """
     stored = parse_set_record(text, where)
     try:
-        levels = {name: Level(name=name, **level) for name, level in stored.pop("levels").items()}
-        shards = tuple(Shard(**shard) for shard in stored.pop("shards"))
-        classes = stored.pop("classes")
-        digests = {name: tuple(hashes) for name, hashes in stored.pop("index_digests", {}).items()}
-        return SetInfo(
-            levels=levels,
-            shards=shards,
-            classes=tuple(classes) if classes else None,
-            index_digests=digests,
-            **stored,
-        )
+        levels = {name: typed(Level, {"name": name, **level}) for name, level in stored.pop("levels").items()}
+        shards = tuple(typed(Shard, shard) for shard in stored.pop("shards"))
+        info = typed(SetInfo, {**stored, "classes": stored["classes"] or None, "levels": {}, "shards": ()})
+        info = replace(info, levels=levels, shards=shards)
+        _check(info)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise damaged(where, error) from error
+    return info
+
+
+def _check(info: SetInfo) -> None:
+    """Refuse what would lead out of the set's folder, or to a sample or level that is not there."""
+    for digest in (info.fingerprint, info.manifest_sha256, info.index_sha256):
+        sha256_text(digest)
+    for shard in info.shards:
+        file_name(shard.name, ".tar")
+        sha256_text(shard.tree_sha256)
+        if shard.samples < 0 or shard.bytes < 0:
+            raise Untrusted(f"{shard.name} has {shard.samples} samples in {shard.bytes} bytes")
+    if len({shard.name for shard in info.shards}) != len(info.shards):
+        raise Untrusted("two of its shards have one name")
+    if info.num_samples != sum(shard.samples for shard in info.shards):
+        raise Untrusted(f"its shards do not hold {info.num_samples} samples")
+    if info.classes and info.kind != "class":
+        raise Untrusted(f"its kind is {info.kind}, and it has {len(info.classes)} classes")
+    if info.parent is not None and not {"fingerprint", "level"} <= info.parent.keys():
+        raise Untrusted("its parent names no set and level")
+    for level in info.levels.values():
+        try:
+            level_ratio(level.name)
+        except UserError as error:
+            raise Untrusted(error.what) from error
+        if level.column != level_column(info.kind, level.name):
+            raise Untrusted(f"level {level.name} is in the column {shown(level.column)}")
+    if info.primary not in info.all_levels():
+        raise Untrusted(f"it has no level {shown(info.primary)}, which its shards would hold")
 
 
 def fingerprint(

@@ -15,13 +15,16 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
+from nml.errors import UserError
 from nml.files import sha256_file
 from nml.levels import level_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE, read_set_bytes
+from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
 from shards.finishing import supervision_digest
 from shards.hashing import hash_keys
-from shards.ladder import Level
-from shards.manifest import iter_manifest
+from shards.index_table import IndexTable
+from shards.ladder import Level, clean_column
+from shards.manifest import MUST_HAVE, iter_manifest, manifest_schema
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import TreeHash
 from shards.setfile import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
@@ -64,9 +67,15 @@ def verify(folder: Path, *, images: bool = True) -> Iterator[Finding]:
         yield Finding(f"{shard.name} size", _same_size(folder, shard))
     try:
         manifest = pa.concat_tables(iter_manifest(folder / MANIFEST_FILE))
+        manifest.validate(full=True)
     except (OSError, pa.ArrowException) as error:
         yield Finding("manifest", f"cannot be read: {error}")
         return
+    problem = _columns(manifest, info)
+    yield Finding("manifest columns", problem)
+    if problem:
+        return
+    yield Finding("index content", _index(folder / INDEX_FILE, manifest, info))
     for name, check in _MANIFEST_CHECKS.items():
         yield Finding(name, check(manifest, info))
     yield from _levels(manifest, info)
@@ -92,6 +101,36 @@ def _same_size(folder: Path, shard: Shard) -> str:
         return f"{path} is missing"
     found = path.stat().st_size
     return "" if found == shard.bytes else f"{path} has {found:,} bytes, set.json says {shard.bytes:,}"
+
+
+def _columns(manifest: pa.Table, info: SetInfo) -> str:
+    """Hold the columns that are there to their types, and those that every sample has to having values."""
+    must_have = (*MUST_HAVE, clean_column(info.kind))
+    for field in manifest_schema(info.kind, [level.column for level in info.all_levels().values()]):
+        if field.name not in manifest.column_names:
+            if field.name in must_have:
+                return f"has no column {field.name}"
+            continue
+        if manifest.column_names.count(field.name) > 1:
+            return f"has {field.name} twice"
+        column = manifest[field.name]
+        if column.type != field.type:
+            return f"{field.name} is {column.type}, not {field.type}"
+        if column.null_count and (field.name in must_have or field.name.startswith(clean_column(info.kind))):
+            return f"{field.name} has no value for {column.null_count} samples"
+    return ""
+
+
+def _index(path: Path, manifest: pa.Table, info: SetInfo) -> str:
+    """Hold the index, which is all that reading looks at, to the manifest."""
+    try:
+        index = IndexTable(path, info)
+        for name in index.names:
+            if name in manifest.column_names and not index.column(name).equals(manifest[name]):
+                return f"{path}: {name} is not what the manifest has"
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _counts(manifest: pa.Table, info: SetInfo) -> str:
@@ -224,21 +263,29 @@ def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) ->
             if sample.base != row["key"] or image is None or image.offset != row["image_offset"]:
                 return f"{path}: sample {sample.base} stands where the manifest has {row['key']}"
             for extension, column in ((supervision, primary), ("json", None)):
-                member = sample.members[extension]
+                member = sample.members.get(extension)
+                if member is None:
+                    return f"{path}: sample {sample.base} has no .{extension}"
                 file.seek(member.offset)
-                content = file.read(member.size).decode()
-                if column and content != str(row[column]):
-                    return f"{path}: {member.name} holds {content!r}, the manifest {row[column]!r}"
-                if column is None and (problem := _json_differs(json.loads(content), row)):
+                content = file.read(min(member.size, MOST_BYTES + 1))
+                if column and content != str(row[column]).encode():
+                    return f"{path}: {member.name} holds {shown(content)}, the manifest {shown(row[column])}"
+                if column is None and (problem := _json_differs(content, row)):
                     return f"{path}: {member.name}: {problem}"
     return ""
 
 
-def _json_differs(record: dict[str, object], row: dict[str, object]) -> str:
+def _json_differs(content: bytes, row: dict[str, object]) -> str:
     """Name a field of a ``.json`` member that the manifest contradicts."""
+    try:
+        record = parse_json(content)
+    except Untrusted as error:
+        return str(error)
+    if not isinstance(record, dict):
+        return "it holds no fields"
     for name, value in record.items():
         if row.get(name) != value:
-            return f"{name} is {value!r}, the manifest says {row.get(name)!r}"
+            return f"{name} is {shown(value)}, the manifest says {shown(row.get(name))}"
     return ""
 
 
@@ -246,8 +293,11 @@ def _tree_hash(path: Path, rows: pa.Table) -> tuple[str, str]:
     """Return a shard's tree hash, and the key of the first image that the manifest contradicts."""
     tree = TreeHash()
     columns = (rows[name].to_pylist() for name in ("key", "image_offset", "image_size", "sha256"))
+    end = path.stat().st_size
     with path.open("rb") as file:
         for key, offset, size, sha256 in zip(*columns, strict=True):
+            if not file.tell() <= offset <= end or not 0 <= size <= end - offset:
+                return "", key
             tree.plain(file.read(offset - file.tell()))
             if hashlib.sha256(file.read(size)).digest() != sha256:
                 return "", key

@@ -36,7 +36,9 @@ def run(call: Invocation) -> int:
         # To watch on, or to end, it has to be known what is in the queue.
         rows = make_rows(members, patient=call.options.watch)
         if call.options.watch and sys.stdout.isatty():
-            print("\x1b[2J\x1b[H", end="")
+            # Past the guard of the stream, which shows such characters instead of sending them.
+            sys.stdout.flush()
+            sys.stdout.buffer.write(b"\x1b[2J\x1b[H")
         print(aligned(rows), flush=True)
         if not call.options.watch or not any(states.JobState(row.state).active for row in rows):
             return 0
