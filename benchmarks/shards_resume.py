@@ -25,7 +25,7 @@ def make_large_set(folder: Path, samples: int) -> None:
 
     from nml.files import write_json
     from shards.manifest import index_digests, index_schema, write_index
-    from shards.setfile import SetInfo, Shard
+    from shards.set_info import SetInfo, Shard
 
     per_shard, image_bytes = 10_000, 108_000
     schema = index_schema("class", ["label"], "f" * 64)

@@ -22,10 +22,10 @@ from train_loops import Round, bare, open_clip_loop, project, timm_loop
 
 from nml import cli
 from nml.recipe import Data, Loss, Model, Optimizer, Recipe
-from pretrain.assembly import share_cores
+from pretrain.assembly import build_objective, share_cores
 from pretrain.engines.native import device_of_rank
 from pretrain.loading import Batch
-from pretrain.objective import Objective, build_objective
+from pretrain.objective import Objective
 from pretrain.world import World, join, leave
 
 SMALL_CLIP = {

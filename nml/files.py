@@ -29,13 +29,18 @@ def temporary_beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def fsync_file(file: Path, *, flags: int = 0) -> None:
+    """Make what is written in a file durable; its name is for :func:`fsync_folder`."""
+    descriptor = os.open(file, os.O_RDONLY | flags)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` durable."""
+    fsync_file(folder, flags=os.O_DIRECTORY)
 
 
 def make_folder(folder: Path) -> None:
@@ -52,11 +57,7 @@ def sync_tree(folder: Path) -> None:
     """Make all files and folders below ``folder``, and their names, durable: before a marker says so."""
     for place, _, files in os.walk(folder):
         for name in files:
-            descriptor = os.open(Path(place, name), os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            fsync_file(Path(place, name))
         fsync_folder(Path(place))
 
 

@@ -28,14 +28,15 @@ def random_states() -> RandomStates:
     return RandomStates(random.getstate(), np.random.get_state(), torch.get_rng_state())
 
 
-def seed_randomness(seed: int) -> None:
-    """Seed the global generators with a number of 64 bits; of torch's, that of the CPU alone."""
+def seed_randomness(seed: int, *, every_device: bool = False) -> None:
+    """Seed the global generators with a number of 64 bits; of torch's, that of the CPU, or all there are."""
     import torch
 
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
-    # torch.manual_seed would reach for every CUDA device too.
-    torch.default_generator.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+    # torch.manual_seed reaches for every CUDA device too.
+    seed_torch = torch.manual_seed if every_device else torch.default_generator.manual_seed
+    seed_torch(seed & 0x7FFFFFFFFFFFFFFF)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Values of a recipe that could not matter beside its other values, refused.
 
 A value that changes nothing is a mistake: whoever wrote it believes that it does. A field at its default is
-not held to have been written. What only the run tells is said by :mod:`pretrain.run_effects`.
+not held to have been written. What only the run tells is said by :func:`pretrain.assembly.idle_in_run`.
 """
 
 from __future__ import annotations

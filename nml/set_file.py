@@ -1,6 +1,6 @@
 """set.json, without which a folder or URL is no shard set: where it is, and what it says to all who look.
 
-Writing it, and what only a reader of samples wants of it, is for :mod:`shards.setfile`.
+Writing it, and what only a reader of samples wants of it, is for :mod:`shards.set_info`.
 """
 
 from __future__ import annotations

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader
 
 from nml import layout
 from nml.errors import UserError
+from nml.recipe import Recipe
+from nml.recipe_effects import default_of
+from nml.run_options import EngineName
 from pretrain import batchnorm
 from pretrain.classify import check_mixing
+from pretrain.encoder_files import describe_run
 from pretrain.engines import build_engine, check_engine
-from pretrain.exporting import describe_run
 from pretrain.loading import Batch, StepSampler, micro_batch_count, training_loader
 from pretrain.models import build_network
-from pretrain.objective import build_objective
+from pretrain.objective import Objective
 from pretrain.observers import build_observers
 from pretrain.options import Options
 from pretrain.profiling import Tracer
 from pretrain.recording import Recorder
-from pretrain.run_effects import idle_in_run
 from pretrain.run_state import RunState
+from pretrain.schedule import warmup_steps
 from pretrain.training import Trainer
 from pretrain.transforms import testing_transform, training_transform
 from pretrain.validation import ValidationData, validation_data
@@ -122,6 +127,28 @@ def assemble(
     return trainer, loader
 
 
+def build_objective(
+    recipe: Recipe,
+    *,
+    rank: int,
+    world_size: int,
+    seed: int,
+    micro_batches: int,
+    num_classes: int,
+    prompts: Prompts | None,
+) -> Objective:
+    """Return the objective of a recipe."""
+    if recipe.objective == "clip":
+        from pretrain.clip import Clip
+
+        return Clip(
+            recipe, rank=rank, world_size=world_size, seed=seed, micro_batches=micro_batches, prompts=prompts
+        )
+    from pretrain.classify import Classify
+
+    return Classify(recipe, rank=rank, seed=seed, micro_batches=micro_batches, num_classes=num_classes)
+
+
 def _check_kind(options: Options, shard_set: ShardSet) -> None:
     needed = {"classify": "class", "clip": "caption"}[options.recipe.objective]
     if shard_set.kind != needed:
@@ -155,3 +182,51 @@ def share_cores(world: World) -> None:
     if "OMP_NUM_THREADS" not in os.environ:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+
+
+def idle_in_run(
+    recipe: Recipe, *, engine: EngineName, world_size: int, steps_per_epoch: int, validated: bool
+) -> Iterator[str]:
+    """Yield a line for each value of a recipe that has no effect in this run, or not the one that it says.
+
+    It is no mistake of the recipe's, which is the same on any engine, number of processes and set of data.
+
+    Args:
+        recipe: The recipe.
+        engine: How processes share the work.
+        world_size: Number of processes.
+        steps_per_epoch: Of the recipe on the data.
+        validated: Whether there is anything to validate on.
+    """
+    config, schedule, saved = recipe.engine, recipe.schedule, recipe.checkpoints
+    total, warmup = recipe.epochs * steps_per_epoch, warmup_steps(recipe, steps_per_epoch)
+    if engine != "deepspeed" and config.zero_stage != default_of(recipe, "engine.zero_stage"):
+        yield f"recipe.engine.zero_stage {config.zero_stage}: no effect with --engine {engine}"
+    if config.micro_batch >= recipe.global_batch // world_size:
+        yield (
+            f"recipe.engine.micro_batch {config.micro_batch}: no effect, a process has "
+            f"{recipe.global_batch // world_size} samples a step"
+        )
+    if recipe.model.batch_norm == "sync" and world_size == 1:
+        yield "recipe.model.batch_norm sync: no effect in one process"
+    if recipe.validate_every != default_of(recipe, "validate_every") and not validated:
+        yield f"recipe.validate_every {recipe.validate_every}: no effect without a --validation set"
+    if warmup <= 1 and (schedule.warmup_epochs or schedule.warmup_steps):
+        yield (
+            f"recipe.schedule: no effect of the warm-up, which is {warmup} steps long where an epoch has "
+            f"{steps_per_epoch}"
+        )
+    elif warmup >= total:
+        yield (
+            f"recipe.schedule: the warm-up takes {warmup} steps and the run {total}, so that it ends below "
+            f"recipe.optimizer.lr {recipe.optimizer.lr} and before the schedule {schedule.name} begins"
+        )
+    # The average's own warm-up, see pretrain.ema.
+    reached = (1 + total) / (10 + total)
+    if recipe.ema > reached:
+        yield f"recipe.ema {recipe.ema}: within {total} steps the same as any decay from {reached:.4g} on"
+    if saved.keep_every and not any(
+        period and math.lcm(period, saved.keep_every) <= total
+        for period in (saved.every_steps, saved.every_epochs * steps_per_epoch)
+    ):
+        yield f"recipe.checkpoints.keep_every {saved.keep_every}: no effect, no step saved is a multiple"

@@ -13,7 +13,7 @@ from nml.recipe import Recipe
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
 from pretrain.models import architecture
-from pretrain.seeding import seed_step
+from pretrain.objective import seed_step
 
 
 class Classify:

@@ -13,7 +13,7 @@ from pretrain.batchnorm import unchanged_statistics
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
 from pretrain.models import Architecture, architecture
-from pretrain.seeding import seed_step
+from pretrain.objective import seed_step
 from pretrain.zero_shot import Prompts, class_embeddings
 
 MAX_LOGIT_SCALE = math.log(100)

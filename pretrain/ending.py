@@ -1,4 +1,6 @@
-"""The one way out of a run: what failed is told, and nothing is left running.
+"""The ways out of a run: asked to stop, it saves first; what failed is told; nothing is left running.
+
+A stop signal raises a flag here, and all ranks decide together in the training loop.
 
 An exception leaves more behind than it unwinds. Loader workers are deaf to the signal by which Python
 would end them before it waits for them; threads that write a checkpoint wait for ranks that are gone; a
@@ -11,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 from nml import cli
@@ -23,6 +27,9 @@ from nml.files import is_full
 from nml.lifeline import Warden, descendants, kill, warden
 from pretrain.world import World
 
+# What schedulers warn with, and what people and process managers send.
+SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+STOPPED_STATUS = 75  # EX_TEMPFAIL: try again later
 FAILED_STATUS = 1
 # What a failed rank may take to close its files, and to complete a checkpoint that is being written.
 CLOSING_SECONDS = 10.0
@@ -38,6 +45,29 @@ _HINTS = {
         "another rank is gone or does not answer: its log says why",
     ),
 }
+
+
+class StopRequest:
+    """Notes the first stop signal of this process; a second Ctrl-C interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._process = os.getpid()
+        for number in SIGNALS:
+            signal.signal(number, self._note)
+
+    @property
+    def name(self) -> str:
+        """The signal's name, or nothing."""
+        return signal.Signals(self.signal).name if self.signal else ""
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
+        # A loader worker forked from this process inherits the handler, not the duty.
+        if os.getpid() != self._process:
+            return
+        if self.signal is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from nml import cli, layout
 from nml.errors import UserError
 from nml.layout import step_folders
 from pretrain.checkpoints import newest_checkpoint, verify
-from pretrain.exporting import publish
+from pretrain.encoder_files import publish
 
 EPILOG = """examples:
   python -m pretrain.export runs/quickstart-n20-seed0

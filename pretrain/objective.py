@@ -1,17 +1,17 @@
-"""What an objective gives the training loop."""
+"""What an objective gives the training loop, and the randomness of a step that all of them share."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 
-from nml.recipe import Recipe
+from nml.randomness import seed_randomness
 from pretrain.engines import Engine
 from pretrain.loading import Batch
 from pretrain.models import Architecture
-from pretrain.zero_shot import Prompts
 
 
 class Objective(Protocol):
@@ -42,23 +42,11 @@ class Objective(Protocol):
         ...
 
 
-def build_objective(
-    recipe: Recipe,
-    *,
-    rank: int,
-    world_size: int,
-    seed: int,
-    micro_batches: int,
-    num_classes: int,
-    prompts: Prompts | None,
-) -> Objective:
-    """Return the objective of a recipe."""
-    if recipe.objective == "clip":
-        from pretrain.clip import Clip
+def seed_step(seed: int, step: int, rank: int, micro_batch: int) -> None:
+    """Seed the global generators by what a micro-batch is, anew for each.
 
-        return Clip(
-            recipe, rank=rank, world_size=world_size, seed=seed, micro_batches=micro_batches, prompts=prompts
-        )
-    from pretrain.classify import Classify
-
-    return Classify(recipe, rank=rank, seed=seed, micro_batches=micro_batches, num_classes=num_classes)
+    Mixup, dropout and stochastic depth draw from them. There is no random state to save then, and none to
+    restore wrongly.
+    """
+    digest = hashlib.blake2b(f"step {seed} {step} {rank} {micro_batch}".encode(), digest_size=8).digest()
+    seed_randomness(int.from_bytes(digest, "big"), every_device=True)

@@ -1,9 +1,11 @@
-"""What is told of a run while it trains: metrics.jsonl and whoever else listens."""
+"""What is told of a run while it trains: metrics.jsonl, a line a step, and whoever else listens."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,8 +14,10 @@ import numpy as np
 import torch
 
 from nml import layout
-from nml.files import write_json
-from pretrain.metrics import Ledger, Metrics
+from nml.curves import metrics_lines
+from nml.errors import UserError
+from nml.files import write_bytes, write_json
+from pretrain.goodput import Ledger
 
 
 class Observer(Protocol):
@@ -160,6 +164,55 @@ class Recorder:
             },
         )
         print(f"done: {step} steps in {seconds:.0f} s, {self.ledger.in_words()}", flush=True)
+
+
+class Metrics:
+    """The file of a run; only rank 0 has one.
+
+    Lines after the checkpoint that a run resumes from are taken back, since those steps are done again;
+    the time they took is not forgotten but booked as lost.
+
+    Args:
+        path: The file.
+        step: Steps done in the checkpoint that the run resumes from, 0 at the beginning.
+        ledger: Filled with the times of earlier attempts.
+
+    Raises:
+        UserError: If there is a file, and lines of it are none that a run writes.
+    """
+
+    def __init__(self, path: Path, step: int, ledger: Ledger) -> None:
+        lines = list(metrics_lines(path))
+        try:
+            kept = [line for line in lines if line["step"] <= step]
+            if lines:
+                ledger.resume(kept[-1] if kept else None, lines[-1])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: does not read: {type(error).__name__}: {error}",
+                possible="lines that pretrain.run wrote",
+                mend="remove the others, or the file: the run goes on without what it said",
+            ) from error
+        if lines:
+            write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = path.open("a", buffering=1)
+        self._ledger = ledger
+
+    def write(self, event: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
+        """Append a line and return it."""
+        line = {
+            "event": event,
+            "step": step,
+            **values,
+            **self._ledger.as_json(),
+            "time": round(time.time(), 3),
+        }
+        self._file.write(json.dumps(line) + "\n")
+        return line
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _memory_mb(device: torch.device) -> int:

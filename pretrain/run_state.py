@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,11 @@ import torch.distributed as dist
 from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain import batchnorm
-from pretrain.checkpoints import Checkpoint
+from pretrain.checkpoints import Checkpoint, Saver, recover
 from pretrain.ema import Average
 from pretrain.engines import Engine, Tensors, local
 from pretrain.engines.native import gather_on_main
-from pretrain.exporting import describe_moment
 from pretrain.loading import StepSampler
-from pretrain.saving import Saver, recover
 from pretrain.world import World, decided_by_main
 
 
@@ -163,12 +162,14 @@ class RunState:
         }
 
     def _moment(self) -> dict[str, Any]:
-        return describe_moment(
-            step=self.step,
-            epoch=self.step / self._sampler.steps_per_epoch,
-            samples_seen=self.step * self._recipe.global_batch,
-            validation=self.validation,
-        )
+        """Return the part of meta.json that says when in the run the weights were taken."""
+        return {
+            "step": self.step,
+            "epoch": self.step / self._sampler.steps_per_epoch,
+            "samples_seen": self.step * self._recipe.global_batch,
+            "validation": self.validation,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
 
 
 def _finite(tensors: Iterable[torch.Tensor]) -> bool:

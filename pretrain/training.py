@@ -16,6 +16,7 @@ import torch.distributed as dist
 from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain import batchnorm
+from pretrain.ending import STOPPED_STATUS, StopRequest
 from pretrain.engines import Engine, Update
 from pretrain.liveness import COMPUTING, READING, SAVING, VALIDATING, WAITING, WRITING, Liveness
 from pretrain.loading import Batch, StepSampler
@@ -24,7 +25,6 @@ from pretrain.profiling import Tracer
 from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
-from pretrain.stopping import STOPPED_STATUS, StopRequest
 from pretrain.stragglers import Stopwatch
 from pretrain.transforms import normalised
 from pretrain.validation import ValidationData, validate

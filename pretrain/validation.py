@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from nml import digits
 from nml.errors import UserError
+from pretrain.batchnorm import averaged, running_statistics, set_statistics, unchanged_statistics
 from pretrain.ema import Average
-from pretrain.engines import Engine
-from pretrain.evaluation import evaluated
+from pretrain.engines import Engine, Tensors, local
 from pretrain.loading import worker_processes
 from pretrain.objective import Objective
 from pretrain.world import World
@@ -150,3 +152,45 @@ class _Padded(Dataset[tuple[torch.Tensor, int]]):
         if place < len(self._numbers):
             return self._dataset[self._numbers[place]]
         return self._blank, -1
+
+
+@contextmanager
+def evaluated(engine: Engine, average: Average | None) -> Iterator[None]:
+    """Let the network be evaluated inside the block, with its average where there is one. Collective.
+
+    Running statistics are those of all ranks. Afterwards weights, statistics, modes of all modules and the
+    sharding are as before, bit by bit. Random draws leave no trace either, see
+    :func:`pretrain.objective.seed_step`.
+    """
+    network = engine.network
+    engine.release()
+    modes = {module: module.training for module in network.modules()}
+    statistics = running_statistics(network) | (average.statistics if average is not None else {})
+    with _weights_of(network, average), unchanged_statistics(network), torch.no_grad():
+        set_statistics(network, averaged(statistics))
+        network.eval()
+        try:
+            yield
+        finally:
+            # Weights that are still gathered would be put back in the place of their shards.
+            engine.release()
+            for module, training in modes.items():
+                module.training = training
+
+
+@contextmanager
+def _weights_of(network: nn.Module, average: Average | None) -> Iterator[None]:
+    if average is None:
+        yield
+        return
+    kept = {name: local(parameter).clone() for name, parameter in network.named_parameters()}
+    _set_weights(network, average.shadow)
+    try:
+        yield
+    finally:
+        _set_weights(network, kept)
+
+
+def _set_weights(network: nn.Module, values: Tensors) -> None:
+    for name, parameter in network.named_parameters():
+        local(parameter).copy_(local(values[name]))

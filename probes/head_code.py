@@ -5,11 +5,15 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import plugins
 from probes.hashing import hash_value
+from probes.results import Row, read_rows
+from probes.results.row import IDENTITY, identify
+from probes.results.rowfiles import row_files
 
 # Their versions are recorded with every result.
 RELEASED = {"torch", "numpy", *sys.stdlib_module_names}
@@ -93,3 +97,33 @@ def _imports(name: str, file: Path) -> Iterator[str]:
             source = ".".join([*above, *([node.module] if node.module else [])])
             yield source
             yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def earlier_code(identities: Iterable[Mapping[str, Any]], results: Path) -> Iterator[str]:
+    """Yield a line on every head that is measured anew because its results are of other code: those stay.
+
+    Args:
+        identities: What identifies each row that is asked for, see :data:`probes.results.row.IDENTITY`.
+        results: The results folder.
+    """
+    if not row_files(results):
+        return
+    rows = read_rows(results)
+    there = {row.row_id for row in rows}
+    # Rows come oldest first, so the newest of each stays.
+    newest = {_whatever_code(row): row for row in rows}
+    told: set[str] = set()
+    for identity in identities:
+        earlier = newest.get(identify(**{**identity, "head_code": None}))
+        head = identity["head"]
+        if earlier is not None and head not in told and identify(**identity) not in there:
+            told.add(head)
+            what = "of other code than now" if earlier.head_code else "from before their code was recorded"
+            yield (
+                f"{head}: its results of {earlier.created[:10]} in {results} are {what}; "
+                "they stay, and it is measured anew"
+            )
+
+
+def _whatever_code(row: Row) -> str:
+    return identify(**({name: getattr(row, name) for name in IDENTITY} | {"head_code": None}))

@@ -68,10 +68,9 @@ def main(argv: list[str] | None = None) -> None:
     # matplotlib and scipy take a second to import: not before the arguments are known to be right.
     from probes.reporting.build import build
     from probes.reporting.claims import Margins
-    from probes.reporting.render import check_output, write_report
+    from probes.reporting.render import check_output, table_text, write_report
     from probes.reporting.sections.summary import SUMMARY
-    from probes.reporting.terminal import table_text
-    from probes.results.spectra_note import spectra_note
+    from probes.results.row import spectra_note
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
     rows = read_rows(arguments.results)

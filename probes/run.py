@@ -102,19 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for text in arguments.task:
         find_task(TASKS, split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
-    from probes.earlier_code import earlier_code
     from probes.encoders import Settings, open_checkpoint, open_encoder
     from probes.encoders.endpoint import print_costs
     from probes.encoders.feature_files import FileEncoder
     from probes.encoders.registry import newest_run
     from probes.features import FeatureStore
     from probes.fitting import check_device
+    from probes.head_code import earlier_code
     from probes.heads import choose_heads
     from probes.matching import check_files, check_match
-    from probes.plan import Plan
+    from probes.options import Plan
+    from probes.probing import Probe, probes_of
     from probes.results import read_rows
-    from probes.results.spectra_note import spectra_note
-    from probes.study import Probe, probes_of
+    from probes.results.row import spectra_note
     from probes.summary import summary_table
     from probes.tasks import open_task
     from probes.tasks.overlap import check_overlap
@@ -162,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             heads_folder=Path(arguments.save_heads) if arguments.save_heads else None,
         )
         measurements += probes_of(encoders, task, plan)
-    for line in earlier_code(measurements, results):
+    identities = itertools.chain.from_iterable(probe.identities() for probe in measurements)
+    for line in earlier_code(identities, results):
         print(line)
     # First what nobody works on, over the whole study; then, with nothing else to do, what others began.
     try:

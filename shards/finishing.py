@@ -24,14 +24,14 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.noise import Kind
-from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo, Shard, fingerprint
+from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard, fingerprint
 
 ShardRecords = Callable[[], Iterable[tuple[Shard, pa.Table]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetDescription:
-    """What set.json says besides what the shards themselves tell; see :class:`shards.setfile.SetInfo`."""
+    """What set.json says besides what the shards themselves tell; see :class:`shards.set_info.SetInfo`."""
 
     kind: Kind
     classes: tuple[str, ...] | None

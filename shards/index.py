@@ -27,12 +27,11 @@ from shards.keys import key_of
 from shards.ladder import clean_column
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.packing import TreeHash
-from shards.setfile import SetInfo, Shard
+from shards.set_info import SetInfo, Shard
 from shards.sources import SourceSpec
 from shards.sources.webdataset import WebDatasetSource
 from shards.storage import refuse_url
-from shards.tarsamples import TarSample, tar_samples
-from shards.tarwalk import walk
+from shards.tarwalk import TarSample, tar_samples, walk
 from shards.write import worker_count
 
 PROGRAM = "python -m shards.index"

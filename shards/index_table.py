@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from nml.errors import UserError
 from shards.manifest import INDEX_BATCH, column_digest, index_schema, schema_fingerprint
-from shards.setfile import SetInfo
+from shards.set_info import SetInfo
 
 
 class Place(NamedTuple):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nml.cli import Parser, run
 from nml.errors import UserError
-from shards.setfile import STATS_FILE
+from shards.set_info import STATS_FILE
 from shards.shardset import ShardSet
 
 PROGRAM = "python -m shards.info"

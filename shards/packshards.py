@@ -28,7 +28,7 @@ from shards.layout import shard_name
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.noise import Integers, Kind
 from shards.packing import PackedShard, Samples, pack_shard
-from shards.setfile import Shard
+from shards.set_info import Shard
 
 _PR_SET_PDEATHSIG = 1
 # Columns of the catalogue that a shard is packed from, besides the supervision.

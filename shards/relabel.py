@@ -42,7 +42,7 @@ from shards.manifest import (
 from shards.noise import NOISE_MODELS, Population
 from shards.planning import refuse_noise
 from shards.reader import ShardReader
-from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo
+from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo
 from shards.shardset import ShardSet
 from shards.storage import refuse_url
 

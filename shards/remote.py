@@ -14,7 +14,7 @@ from nml.errors import UserError
 from nml.files import atomic_writer
 from nml.locking import open_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE, open_file_system, read_set_bytes
-from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo, Shard
+from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard
 
 CACHE_VARIABLE = "NML_SHARD_CACHE"
 _CHUNK = 8 << 20

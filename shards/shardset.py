@@ -13,7 +13,7 @@ from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.index_table import IndexTable
 from shards.ladder import Level
 from shards.noise import Kind
-from shards.setfile import INDEX_FILE, SetInfo, parse_set_info
+from shards.set_info import INDEX_FILE, SetInfo, parse_set_info
 from shards.storage import SetStorage, open_storage
 
 

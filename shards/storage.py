@@ -10,7 +10,7 @@ from typing import Protocol
 from nml.errors import UserError
 from nml.set_file import local_folder, read_set_bytes
 from shards.remote import RemoteStorage
-from shards.setfile import SetInfo, Shard
+from shards.set_info import SetInfo, Shard
 
 
 class SetStorage(Protocol):

@@ -27,10 +27,9 @@ from shards.ladder import Level, clean_column
 from shards.manifest import MUST_HAVE, iter_manifest, manifest_schema
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import TreeHash
-from shards.setfile import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
+from shards.set_info import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
 from shards.storage import refuse_url
-from shards.tarsamples import tar_samples
-from shards.tarwalk import walk
+from shards.tarwalk import tar_samples, walk
 
 PROGRAM = "python -m shards.verify"
 

@@ -26,7 +26,7 @@ from shards.locking import made_and_locked
 from shards.packshards import ShardPacker, forget_lost, pack_all, read_record
 from shards.planning import PLAN_FILE, Plan, plan_once
 from shards.request import WriteRequest, difference, refuse_changed_model_file
-from shards.setfile import INDEX_FILE, STATS_FILE, SetInfo, parse_set_info
+from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, parse_set_info
 from shards.sources import Source
 
 __all__ = ["WriteRequest", "Written", "write_set"]

@@ -8,8 +8,8 @@ What a user asks for
     one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job asks of Slurm),
     ``cores`` (as many as the loader needs)
 This machine
-    ``detection`` (is there a Slurm?), ``standin`` (ranks as local processes), ``gpus``, ``rooms``,
-    ``registered`` (heads and tasks by name)
+    ``machine`` (is there a Slurm? which GPUs?), ``standin`` (ranks as local processes), ``rooms`` (the
+    others' commands, heads and tasks)
 Submitting
     ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``controller`` (the queue,

@@ -21,16 +21,14 @@ from nml.run_options import RunOptions, add_run_options, given_options
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.cores import fit_loaders, loader_workers
-from slurm.detection import Detection, detect_slurm
-from slurm.gpus import gpus_of_ranks
 from slurm.invocation import FILE as COMMAND
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
+from slurm.machine import Detection, detect_slurm, gpus_of_ranks
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
-from slurm.registered import options_of
 from slurm.request import PretrainRequest
-from slurm.rooms import check_command
+from slurm.rooms import check_command, options_of
 from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks

@@ -21,8 +21,8 @@ from nml.set_file import local_folder, read_set_record
 from slurm import states
 from slurm.journal import Journal
 from slurm.members import Member, Submission
-from slurm.registered import options_of
 from slurm.request import PretrainRequest
+from slurm.rooms import options_of
 
 _BUNDLED = "the bundled digits"
 

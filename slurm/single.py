@@ -17,8 +17,7 @@ from slurm.members import Member, Submission
 from slurm.partitions import check_fits
 from slurm.plan import LAUNCH
 from slurm.pretraining import add_resource_options, find_cluster, resources_of
-from slurm.registered import check_probe_words
-from slurm.rooms import check_command
+from slurm.rooms import check_command, check_probe_words
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command
 

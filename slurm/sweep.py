@@ -19,9 +19,9 @@ from nml.run_options import RunOptions, add_run_options, given_options
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
-from slurm.detection import Detection
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
+from slurm.machine import Detection
 from slurm.members import Submission
 from slurm.partitions import check_fits
 from slurm.plan import LAUNCH, OF_A_RUN, Part, SweepRequest, make_plan
@@ -34,8 +34,7 @@ from slurm.pretraining import (
     run_member,
 )
 from slurm.receipts import write_receipts
-from slurm.registered import check_heads, check_tasks
-from slurm.rooms import check_command
+from slurm.rooms import check_command, check_heads, check_tasks
 from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks

@@ -20,7 +20,7 @@ from unittest.mock import patch
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["pytest", "tests.commands", "timm", "torch", "plugins.__main__", "probes.run", "probes.study"]
+    ["pytest", "tests.commands", "timm", "torch", "plugins.__main__", "probes.run", "probes.probing"]
 )
 
 

@@ -17,16 +17,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from nml.errors import UserError
+from nml.files import fsync_file
 from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.engines.native import device_of_rank, tensors_of
 from pretrain.optimizers import build_optimizer, recipe_groups
-from pretrain.tensorfiles import read_tensors, write_tensors
 from pretrain.world import from_main
 
 _TAG = "state"
@@ -165,9 +166,9 @@ class DeepSpeedEngine:
         """See :class:`pretrain.engines.Engine`."""
         self._failed_writes.clear()
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        write_tensors(_own_file(folder), own)
+        _write_tensors(_own_file(folder), own)
         if dist.get_rank() == 0:
-            write_tensors(folder / _SHARED, shared)
+            _write_tensors(folder / _SHARED, shared)
         if self._failed_writes:
             raise self._failed_writes[0]
         return None
@@ -188,9 +189,9 @@ class DeepSpeedEngine:
             self._engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
         else:
             self._load_universal(folder)
-        shared.update(read_tensors(folder / _SHARED))
+        shared.update(load_file(folder / _SHARED))
         if own:
-            own.update(read_tensors(_own_file(folder)))
+            own.update(load_file(_own_file(folder)))
 
     def _load_universal(self, folder: Path) -> None:
         if self._recipe.optimizer.name == "sgd":
@@ -260,6 +261,12 @@ def _first_lines(error: Exception) -> str:
 
 def _own_file(folder: Path) -> Path:
     return folder / f"own-{dist.get_rank():05d}.safetensors"
+
+
+def _write_tensors(file: Path, tensors: Tensors) -> None:
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    # Rank 0, which completes the checkpoint, cannot make durable what another machine wrote.
+    fsync_file(file)
 
 
 def import_deepspeed() -> Any:

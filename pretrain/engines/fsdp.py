@@ -1,7 +1,16 @@
-"""Data parallelism with sharded weights, gradients and optimizer state: torch's FSDP2."""
+"""Data parallelism with sharded weights, gradients and optimizer state: torch's FSDP2.
+
+What FSDP gathers, uses and frees together is a unit, found by structure, for any network: a part that the
+network calls, which is an element of a ``Sequential`` or a list, or an attribute of a part that was itself
+too large for one unit. Walking down from the root, a part is a unit once it has at most an eighth of the
+parameters, or no blocks to be cut into: below blocks lie layers, whose weights a forward pass may use
+without calling them. What is in none of the units of a part that was cut makes one more unit of that part;
+the rest is the root's.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +21,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from nml.recipe import Recipe
 from nml.run_options import EngineName
-from pretrain.engines.fsdp_units import units
 from pretrain.engines.native import NativeEngine, device_of_rank
+
+# Shares of the parameters: a larger part is cut where it has blocks, a smaller one left to what is around it.
+LARGEST, SMALLEST = 1 / 8, 1 / 250
 
 
 class FsdpEngine(NativeEngine):
@@ -50,3 +61,64 @@ class FsdpEngine(NativeEngine):
         for module in self.network.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+
+def units(network: nn.Module) -> list[nn.Module]:
+    """Return the parts to shard one by one, inner before outer, without the network itself."""
+    found: list[nn.Module] = []
+    _cut(network, _size(network), _uses(network), found)
+    return found
+
+
+def _cut(part: nn.Module, total: int, uses: Counter[int], found: list[nn.Module]) -> int:
+    """Collect the units inside a part; return how many parameters they have."""
+    covered = 0
+    for child in part.children():
+        size = _size(child)
+        if _only_holds(child):
+            covered += _cut(child, total, uses, found)
+        elif size < SMALLEST * total or _shares(child, uses):
+            continue
+        elif size > LARGEST * total and _has_blocks(child):
+            inside = _cut(child, total, uses, found)
+            if size - inside >= SMALLEST * total:
+                found.append(child)
+                inside = size
+            covered += inside
+        else:
+            found.append(child)
+            covered += size
+    return covered
+
+
+def _only_holds(part: nn.Module) -> bool:
+    """Return whether a part is a container: networks often loop over its elements and never call it."""
+    forward = type(part).forward
+    return type(part) is nn.Sequential or forward is nn.Module.forward
+
+
+def _has_blocks(part: nn.Module) -> bool:
+    """Return whether somewhere inside lie several modules of one class that are more than a layer."""
+    for module in part.modules():
+        kinds = Counter(type(child) for child in module.children() if _is_more_than_a_layer(child))
+        if any(count > 1 for count in kinds.values()):
+            return True
+    return False
+
+
+def _is_more_than_a_layer(module: nn.Module) -> bool:
+    return any(_size(child) for child in module.children())
+
+
+def _shares(part: nn.Module, uses: Counter[int]) -> bool:
+    """Return whether a parameter inside is used outside too, where it would still be a shard."""
+    return any(count < uses[parameter] for parameter, count in _uses(part).items())
+
+
+def _uses(part: nn.Module) -> Counter[int]:
+    """Count the places at which each parameter is registered: more than one for what modules share."""
+    return Counter(id(parameter) for _, parameter in part.named_parameters(remove_duplicate=False))
+
+
+def _size(part: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in part.parameters())

@@ -5,8 +5,7 @@ from __future__ import annotations
 from nml.cli import Parser, run
 from nml.conformance import show
 from nml.errors import UserError
-from probes.encoders.paper_models import PAPER_MODELS
-from probes.encoders.registry import ENCODERS
+from probes.encoders.registry import ENCODERS, PAPER_MODELS
 from probes.spec import split_spec
 
 EPILOG = """\

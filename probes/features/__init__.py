@@ -12,7 +12,6 @@ A feature store is a folder::
 """
 
 from probes.features.computing import feature_pass
-from probes.features.key import FeatureKey, feature_key
-from probes.features.store import Features, FeatureStore
+from probes.features.store import FeatureKey, Features, FeatureStore, feature_key
 
 __all__ = ["FeatureKey", "FeatureStore", "Features", "feature_key", "feature_pass"]

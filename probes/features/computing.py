@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import math
 import os
+import random
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,16 +14,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from tqdm import tqdm
 
 from nml.cli import is_interactive, log
 from nml.errors import UserError
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
-from probes.features.augmenting import augment
-from probes.features.key import feature_key
-from probes.features.store import Entry, Features, FeatureStore
-from probes.samples import SampleSet
+from probes.features.store import Entry, Features, FeatureStore, feature_key
+from probes.samples import Content, SampleSet
 
 # Rows of a chunk: what a killed pass loses at most, and the unit that processes share.
 CHUNK_ROWS = 1024
@@ -148,3 +150,29 @@ def _check(
             f"encoder {name} gives {features.shape[1]} dimensions, the features cached for it have {cached}",
             mend=f"the encoder changed under its name; remove {entry.folder} and run again",
         )
+
+
+# The bounds of the usual random resized crop.
+AREA = (0.5, 1.0)
+ASPECT = (3 / 4, 4 / 3)
+
+
+def augment(content: Content, key: str, view: int) -> Image.Image:
+    """Return view number ``view`` of an image: a random crop, resized back, flipped half of the time.
+
+    Raises:
+        UserError: If the sample is text.
+    """
+    if not isinstance(content, Image.Image):
+        raise UserError("--views: the task holds text", possible="0 for tasks of text")
+    seed = hashlib.blake2b(f"{view}\0{key}".encode(), digest_size=8).digest()
+    stream = random.Random(int.from_bytes(seed, "little"))  # noqa: S311 - an augmentation, no secret
+    width, height = content.size
+    area = stream.uniform(*AREA) * width * height
+    aspect = math.exp(stream.uniform(*map(math.log, ASPECT)))
+    crop_width = min(width, max(1, round(math.sqrt(area * aspect))))
+    crop_height = min(height, max(1, round(math.sqrt(area / aspect))))
+    left, top = stream.randint(0, width - crop_width), stream.randint(0, height - crop_height)
+    box = (left, top, left + crop_width, top + crop_height)
+    cropped = content.crop(box).resize((width, height), Image.Resampling.BICUBIC)
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if stream.random() < 0.5 else cropped

@@ -1,4 +1,4 @@
-"""The folder of features and the life of one entry: claim chunks, write them, join them, read them."""
+"""The folder of features, and an entry's key and life: claim chunks, write them, join them, read them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,9 @@ import numpy.typing as npt
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file, write_json
 from nml.locking import byte_lock, is_free, look_again
-from probes.features.key import FeatureKey
+from probes.encoders.encoder import EncoderInfo
+from probes.hashing import hash_keys, hash_value
+from probes.samples import SampleSet
 
 DONE = "DONE.json"
 KEY = "key.json"
@@ -228,3 +230,48 @@ def read_key(folder: Path) -> dict[str, Any]:
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of an entry on disk."""
     return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+
+
+FORMAT = "nml-features/1"
+
+
+class FeatureKey(NamedTuple):
+    """What features follow from.
+
+    Attributes:
+        parts: The encoder's identity, the fingerprint of the samples, the hash of their keys in order,
+            and the augmented view; JSON-like.
+        names: What to call them in listings; no part of the key.
+    """
+
+    parts: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Folder name: 32 hex digits."""
+        return hash_value(self.parts)[:32]
+
+
+def feature_key(info: EncoderInfo, samples: SampleSet, *, view: int = 0, dataset: str = "") -> FeatureKey:
+    """Return the key of the features of ``samples``.
+
+    Args:
+        info: What the encoder is made of.
+        samples: What it reads.
+        view: 0 for the samples as they are, n > 0 for the n-th augmented view.
+        dataset: Name for listings.
+    """
+    return FeatureKey(
+        parts={
+            "format": FORMAT,
+            "encoder": dict(info.identity),
+            "encoder_hash": info.hash,
+            "samples": samples.fingerprint,
+            "keys": hash_keys(samples.keys),
+            "count": len(samples.keys),
+            "view": view,
+            "dtype": "float32",
+        },
+        names={"encoder": info.name, "dataset": dataset},
+    )

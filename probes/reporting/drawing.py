@@ -18,10 +18,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from nml.files import write_bytes
 from nml.palette import ROLES, SETTINGS
-from probes.reporting.point_labels import label_points
-from probes.reporting.rank_diagram import draw_ranks
+from probes.reporting.labels import label_points, label_series
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
-from probes.reporting.series_labels import label_series
 from probes.reporting.theme import colour, marker
 
 FileKind = Literal["png", "svg", "pdf"]
@@ -29,6 +27,7 @@ FileKind = Literal["png", "svg", "pdf"]
 WIDTH, HEIGHT = 4.6, 3.3  # inches a panel
 LEFT, RIGHT, TOP, BOTTOM = 0.82, 0.12, 0.4, 0.6  # margins in inches a panel, the same in all
 DPI = 160
+RANKS_SIZE = 9.0  # points
 
 
 def save_figure(figure: Figure, folder: Path, kinds: Sequence[FileKind] = ("png", "svg")) -> None:
@@ -118,7 +117,7 @@ def _bytes(canvas: Canvas, kind: FileKind) -> bytes:
 def _draw(axes: Axes, figure: Figure, panel: Panel) -> None:
     axes.set_title(panel.title, pad=10)
     if panel.kind == "ranks":
-        draw_ranks(axes, panel)
+        _draw_ranks(axes, panel)
         return
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
@@ -203,3 +202,34 @@ def _label(axes: Axes, figure: Figure, panel: Panel) -> None:
     # transformations do not ask.
     axes.get_xlim(), axes.get_ylim()
     label_points(axes, panel, figure.bar)
+
+
+def _draw_ranks(axes: Axes, panel: Panel) -> None:
+    """Draw a critical-difference diagram into ``axes``; the best head is on the left.
+
+    Mean ranks of heads on a line, those that are not told apart joined by a bar (Demšar, JMLR 7, 2006).
+    """
+    # They take a second to import, and few reports have so many tasks.
+    import pandas as pd
+    import scikit_posthocs
+
+    names = [series.label for series in panel.series]
+    axes.grid(visible=False)
+    scikit_posthocs.critical_difference_diagram(
+        {series.label: series.points[0].x for series in panel.series},
+        pd.DataFrame(panel.p_values, index=names, columns=names),
+        ax=axes,
+        color_palette={series.label: colour(series) for series in panel.series},
+        label_fmt_left="{label} ({rank:.2f}) ",
+        label_fmt_right=" ({rank:.2f}) {label}",
+        label_props={"fontsize": RANKS_SIZE},
+        crossbar_props={"color": ROLES["ink"].light, "linewidth": 2.5},
+        elbow_props={"linewidth": 1.2},
+        text_h_margin=0.1,
+    )
+    ranks = [series.points[0].x for series in panel.series]
+    # Room for the names on both sides.
+    span = (max(ranks) - min(ranks)) or 1.0
+    axes.set_xlim(min(ranks) - 0.7 * span, max(ranks) + 0.7 * span)
+    axes.set_xticks(range(1, len(ranks) + 1))
+    axes.tick_params(labelsize=RANKS_SIZE)

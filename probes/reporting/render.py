@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from nml.errors import UserError
 from nml.files import write_bytes
+from nml.text_table import in_columns
 from probes.reporting.drawing import FileKind, panel_svg, save_figure
 from probes.reporting.inline_svg import inline
 from probes.reporting.papers import all_tables, csv_text, has_numbers, latex_text
@@ -126,3 +127,11 @@ def markdown(value: Any) -> str:
         text = text.replace(character, "\\" + character)
     # HTML is part of Markdown: only an entity keeps a name such as <b> from becoming markup.
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def table_text(table: Table) -> str:
+    """Return title, header and rows in columns: text to the left, numbers to the right."""
+    lines = [table.header, *([cell.text for cell in row] for row in table.rows)]
+    header, *rows = in_columns(lines, text_columns=table.text_columns)
+    rule = "  ".join("-" * max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join([table.title, "", header, rule, *rows])

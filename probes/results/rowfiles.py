@@ -1,13 +1,14 @@
-"""Rows as small Parquet files that many processes write and read at once."""
+"""Rows as small Parquet files that many processes write and read at once, dividing the work among them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ import pyarrow.parquet as pq
 
 from nml.errors import UserError
 from nml.files import make_folder, write_bytes
+from nml.locking import byte_lock, look_again
+from probes.hashing import hash_value
 from probes.results.row import SCHEMA_VERSION, Row, arrow_schema
 
 ROWS = "rows"
@@ -128,3 +131,28 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         possible=repr(SCHEMA_VERSION),
         mend="read it with the version of this project that wrote it",
     )
+
+
+LOCK = ".claims"
+
+
+@contextlib.contextmanager
+def claim(folder: Path, work: str, *, wait: bool) -> Iterator[bool]:
+    """Hold a piece of work alone among all processes that write to ``folder``.
+
+    One byte of one file is locked, chosen by the hash of the work's name (see :mod:`nml.locking`).
+
+    Args:
+        folder: The results folder.
+        work: What is to be done, the same text in every process.
+        wait: Whether to wait for another holder.
+
+    Yields:
+        False if another process holds it and ``wait`` is False.
+    """
+    make_folder(folder)
+    with byte_lock(folder / LOCK, int(hash_value(work)[:12], 16), wait=wait) as mine:
+        if mine:
+            # Rows that another machine wrote before it let go must be seen now.
+            look_again(rows_folder(folder))
+        yield mine

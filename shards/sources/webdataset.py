@@ -18,11 +18,10 @@ from nml.errors import UserError
 from nml.labels import caption_value, class_of_text, class_value
 from nml.set_file import SET_FILE
 from nml.sources import ByteRange, Example, Kind, SourceSpec
-from shards.setfile import SetInfo, parse_set_info
+from shards.set_info import SetInfo, parse_set_info
 from shards.sources.columns import LABEL
 from shards.sources.files import files_of
-from shards.tarsamples import TarSample, tar_samples
-from shards.tarwalk import Member, walk
+from shards.tarwalk import Member, TarSample, tar_samples, walk
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 # Captions and metadata; a larger member is no supervision.

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from shards.manifest import index_digests
-from shards.setfile import SetInfo, parse_set_info
+from shards.set_info import SetInfo, parse_set_info
 
 
 def info_of(folder: Path) -> SetInfo:

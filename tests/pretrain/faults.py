@@ -77,7 +77,7 @@ def _fail_while_saving(here: bool) -> None:
     """Let no save end, and fail in the next step; deepspeed, which waits for its saves, fails in one."""
     from torch.distributed.checkpoint import FileSystemWriter
 
-    import pretrain.saving as saving
+    from pretrain import checkpoints
 
     def write(*arguments: Any) -> Any:
         READY.touch()
@@ -99,7 +99,7 @@ def _fail_while_saving(here: bool) -> None:
         return False
 
     FileSystemWriter.write_data = write  # type: ignore[method-assign]
-    saving.write_export = export
+    checkpoints.write_export = export
     _fail_forward(here, strike)
 
 

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from nml.errors import UserError
 from nml.recipe import Model, Optimizer, Recipe
 from pretrain.engines import build_engine
-from pretrain.engines.fsdp_units import units
+from pretrain.engines.fsdp import units
 from pretrain.optimizers import recipe_groups
 
 # docs/pretraining.md names them: blocks that share parameters, and layers that are most of a network.

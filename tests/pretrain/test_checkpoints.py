@@ -17,10 +17,10 @@ from pretrain.checkpoints import (
     clear_unfinished,
     complete,
     newest_checkpoint,
+    recover,
     retire,
     verify,
 )
-from pretrain.saving import recover
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from pretrain import batchnorm
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.ema import Average
 from pretrain.engines import Engine, local
-from pretrain.evaluation import evaluated
 from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
+from pretrain.validation import evaluated
 from pretrain.world import World, wait_no_longer
 from tests.pretrain.small_engines import ENGINES, OPTIMIZERS, Network, batch, make, train
 

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nml.curves import read_curves
+from nml.curves import metrics_lines, read_curves
 from nml.errors import UserError
 from pretrain import liveness
+from pretrain.goodput import Ledger
 from pretrain.liveness import Beat, Liveness, Pulse, awaited
-from pretrain.metrics import Ledger, Metrics, read_metrics
+from pretrain.recording import Metrics
 from pretrain.stragglers import OwnTime, divide
 from pretrain.world import World
 
@@ -140,7 +141,7 @@ def test_a_line_that_no_run_wrote_is_one_line(tmp_path: Path, line: str) -> None
 def test_bytes_that_are_no_text_count_as_cut_short(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n')
-    assert read_metrics(path) == [{"step": 1}]
+    assert list(metrics_lines(path)) == [{"step": 1}]
 
 
 BUSY, IDLE = Beat(7, 19.5, True, "computing"), Beat(7, 19.5, False, "computing")
@@ -201,7 +202,7 @@ def test_a_rank_that_computes_without_a_tick_does_not_stand_still() -> None:
 def wait_for_steps(run: Path, number: int, ranks: Any) -> None:
     deadline = time.monotonic() + 200
     while ranks.running() and time.monotonic() < deadline:
-        if len(read_metrics(run / "metrics.jsonl")) >= number:
+        if len(list(metrics_lines(run / "metrics.jsonl"))) >= number:
             return
         time.sleep(0.01)
     raise AssertionError("the run did not get that far")
@@ -214,7 +215,7 @@ def words(recipe: Path, shards: Path, run: Path, *more: str) -> list[str]:
 def cost(run: Path, cause: str) -> dict[int, float]:
     """Return the seconds that a finished run lost to ranks, and see that its books balance."""
     done = json.loads((run / "DONE.json").read_text())
-    useful = read_metrics(run / "metrics.jsonl")[-1]["useful_s"]
+    useful = list(metrics_lines(run / "metrics.jsonl"))[-1]["useful_s"]
     assert useful + sum(done["lost_s"].values()) == pytest.approx(done["seconds"], abs=0.2)
     assert min(useful, *done["lost_s"].values()) >= 0
     return {found["rank"]: found["s"] for found in done["waited_for"] if found["cause"] == cause}
@@ -255,7 +256,7 @@ def test_a_stopped_rank_is_named_while_it_stands_and_in_the_books(
     # On a busy machine it stops later than it is told to.
     assert waited[1] > stood / 2
     assert f"waiting for rank 1 on {HOST} {waited[1]:.1f} s" in out
-    steps = [line for line in read_metrics(run / "metrics.jsonl") if line["event"] == "step"]
+    steps = [line for line in metrics_lines(run / "metrics.jsonl") if line["event"] == "step"]
     longest = max(steps, key=lambda line: line["waited_s"])
     assert stood / 2 < longest["waited_s"] < stood + 3
     assert (longest["slowest_rank"], longest["slowest_host"], longest["slowest_why"]) == (1, HOST, "frozen")

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
+from nml.curves import metrics_lines
 from nml.errors import UserError
 from nml.recipe import Optimizer, Recipe
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
-from pretrain.metrics import read_metrics
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
@@ -76,8 +76,8 @@ def test_a_step_that_is_not_finite_leaves_nothing_behind(
     struck: Path, case: str, world: int, weights: Callable[..., Any]
 ) -> None:
     one, other = (struck / f"{case}-{world}-{way}" for way in ("struck", "absent"))
-    told = {line["step"]: line for line in read_metrics(one / "metrics.jsonl")}
-    expected = {line["step"]: line for line in read_metrics(other / "metrics.jsonl")}
+    told = {line["step"]: line for line in metrics_lines(one / "metrics.jsonl")}
+    expected = {line["step"]: line for line in metrics_lines(other / "metrics.jsonl")}
     assert sorted(told) == [*range(1, STEPS + 1)]
     assert set(told) - set(expected) == {step + 1 for step in STRUCK}
     for step, line in expected.items():
@@ -169,7 +169,7 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing(on_ranks: OnRanks, tmp_
     assert skipped == [0, 1, 2, 0]
     assert weights[0] == weights[1] == weights[2]
     assert weights[3] < weights[2] < 1
-    assert [line["loss"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1.0, None, None, 1.0]
+    assert [line["loss"] for line in metrics_lines(tmp_path / "metrics.jsonl")] == [1.0, None, None, 1.0]
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_where_it_is_clipped(

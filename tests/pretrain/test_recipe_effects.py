@@ -20,15 +20,15 @@ from nml.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe
 from nml.recipe_effects import value_of
 from nml.recipe_files import recipe_names
 from pretrain import batchnorm, transforms
+from pretrain.assembly import idle_in_run
 from pretrain.classify import Classify
 from pretrain.clip import Clip
 from pretrain.ema import Average
 from pretrain.engines import build_engine, check_engine
 from pretrain.loading import Batch, StepSampler, micro_batch_count
+from pretrain.objective import seed_step
 from pretrain.options import parse_options
-from pretrain.run_effects import idle_in_run
 from pretrain.schedule import learning_rate
-from pretrain.seeding import seed_step
 from pretrain.world import World
 from tests.pretrain.small_engines import Network, batch
 

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from nml.recipe import Checkpoints
-from pretrain.checkpoints import Checkpoint
+from pretrain.checkpoints import Checkpoint, Saver, recover
 from pretrain.engines import Engine
-from pretrain.saving import Saver, recover
 from tests.power_cut import Recorder
 from tests.pretrain.small_engines import make, train
 

@@ -13,8 +13,8 @@ import torch
 
 from nml.errors import UserError
 from nml.recipe import Checkpoints
+from pretrain.checkpoints import Saver
 from pretrain.engines import Engine
-from pretrain.saving import Saver
 
 pytestmark = pytest.mark.usefixtures("process_group")
 

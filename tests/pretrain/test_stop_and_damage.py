@@ -18,10 +18,9 @@ import pytest
 from nml.errors import UserError
 from nml.layout import is_complete, step_folders
 from nml.locking import held_alone
-from pretrain.checkpoints import newest_checkpoint, verify
+from pretrain.checkpoints import newest_checkpoint, recover, verify
+from pretrain.ending import STOPPED_STATUS
 from pretrain.run import main
-from pretrain.saving import recover
-from pretrain.stopping import STOPPED_STATUS
 from shards.write import main as write_shards
 
 

@@ -32,12 +32,12 @@ from pretrain import assembly
 from pretrain.classify import Classify
 from pretrain.clip import Clip
 from pretrain.ema import Average
+from pretrain.ending import SIGNALS
 from pretrain.engines import Update
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
 from pretrain.options import parse_options
 from pretrain.schedule import learning_rate
-from pretrain.stopping import SIGNALS
 from pretrain.transforms import training_transform
 from pretrain.world import World
 from shards.dataset import ShardDataset

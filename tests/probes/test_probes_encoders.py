@@ -14,7 +14,7 @@ from PIL import Image
 from nml.errors import UserError
 from probes.encoders import Settings, open_encoder
 from probes.encoders.feature_files import FileEncoder
-from probes.encoders.paper_models import PAPER_MODELS
+from probes.encoders.registry import PAPER_MODELS
 from probes.features import FeatureStore, feature_pass
 from probes.results import read_rows
 from probes.run import main

@@ -21,7 +21,7 @@ from nml.locking import byte_lock
 from probes.encoders import EncoderInfo, open_checkpoint
 from probes.features import FeatureStore, feature_key, feature_pass
 from probes.features.__main__ import main as features_command
-from probes.features.augmenting import augment
+from probes.features.computing import augment
 from probes.tasks.samplesets import ImageBytes, Texts
 
 COUNT = 40

@@ -12,8 +12,7 @@ from nml.errors import UserError
 from plugins.lp import LinearProbe
 from plugins.registry import HEADS
 from plugins.saved import is_saved, load_head, save_head
-from probes.features.key import FeatureKey
-from probes.features.store import Entry, FeatureStore, is_whole
+from probes.features.store import Entry, FeatureKey, FeatureStore, is_whole
 from probes.results.row import Row
 from probes.results.rowfiles import read_rows, row_files, write_rows
 from tests.power_cut import Recorder, State

@@ -22,12 +22,11 @@ from plugins.registry import HEADS
 from probes.encoders import open_checkpoint
 from probes.features import FeatureStore
 from probes.heads import choose_heads
-from probes.plan import Plan
+from probes.options import Plan
+from probes.probing import probes_of
 from probes.results import Row, read_rows
-from probes.results.claiming import claim
-from probes.results.rowfiles import read_ids
+from probes.results.rowfiles import claim, read_ids
 from probes.run import build_parser, main
-from probes.study import probes_of
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
 from tests.commands import Command, run_command

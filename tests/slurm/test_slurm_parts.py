@@ -13,10 +13,9 @@ import pytest
 
 import slurm
 from nml.errors import UserError
-from slurm.detection import detect_slurm
 from slurm.entry import split_overrides, split_rest
 from slurm.executor import outside_of_any_job
-from slurm.gpus import gpus_of_ranks, visible_gpus
+from slurm.machine import detect_slurm, gpus_of_ranks, visible_gpus
 from slurm.partitions import read_partitions
 from slurm.rendezvous import choose_port, interface_towards, node_address
 from slurm.snapshot import check_running_from, take_snapshot

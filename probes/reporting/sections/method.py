@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from probes.reporting.cautions import uncompared
 from probes.reporting.paired import METHOD
 from probes.reporting.records import Gap, Section, Table, cells
 from probes.reporting.study import Study
-from probes.reporting.uncompared import uncompared
 from probes.reporting.wording import several
 
 PAPER = (

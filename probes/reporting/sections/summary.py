@@ -6,7 +6,7 @@ from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent, runs_behind, several, tasks_behind, unique
-from probes.results.spectra_note import spectra_note
+from probes.results.row import spectra_note
 
 SUMMARY = "summary-table"
 SPECTRAL = ("Encoder SVE", "Head SVE", "Encoder LSVR", "Head LSVR")

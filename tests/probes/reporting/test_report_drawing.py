@@ -16,9 +16,8 @@ from matplotlib.transforms import Bbox
 from nml.palette import LEVELS, ROLES
 from probes.reporting.drawing import panel_svg
 from probes.reporting.inline_svg import inline
-from probes.reporting.point_labels import label_points
+from probes.reporting.labels import label_points, label_series
 from probes.reporting.records import Figure, Kind, Panel, Point, Series
-from probes.reporting.series_labels import label_series
 from probes.reporting.theme import colour_role, marker
 
 

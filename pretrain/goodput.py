@@ -1,25 +1,16 @@
-"""metrics.jsonl: one line a step, and what became of the time.
-
-Lines after the checkpoint that a run resumes from are taken back, since those steps are done again;
-the time they took is not forgotten but booked as lost.
-"""
+"""What became of the time of a run: seconds that trained, and lost ones by cause."""
 
 from __future__ import annotations
 
 import heapq
-import json
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nml.curves import metrics_lines
-from nml.errors import UserError
-from nml.files import write_bytes
 from pretrain.stragglers import Division, divide
 
 # Time that trains nothing, by cause. ``data_wait`` is that of the slowest rank of each step, ``waiting`` that
@@ -198,54 +189,3 @@ class Ledger:
         began = time.time() - (time.perf_counter() - self._started)
         self.lost["down"] += max(0.0, began - last["time"])
         self._before = self.useful + sum(self.lost.values())
-
-
-class Metrics:
-    """The file of a run; only rank 0 has one.
-
-    Args:
-        path: The file.
-        step: Steps done in the checkpoint that the run resumes from, 0 at the beginning.
-        ledger: Filled with the times of earlier attempts.
-
-    Raises:
-        UserError: If there is a file, and lines of it are none that a run writes.
-    """
-
-    def __init__(self, path: Path, step: int, ledger: Ledger) -> None:
-        lines = read_metrics(path)
-        try:
-            kept = [line for line in lines if line["step"] <= step]
-            if lines:
-                ledger.resume(kept[-1] if kept else None, lines[-1])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: does not read: {type(error).__name__}: {error}",
-                possible="lines that pretrain.run wrote",
-                mend="remove the others, or the file: the run goes on without what it said",
-            ) from error
-        if lines:
-            write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._file = path.open("a", buffering=1)
-        self._ledger = ledger
-
-    def write(self, event: str, step: int, values: dict[str, Any]) -> dict[str, Any]:
-        """Append a line and return it."""
-        line = {
-            "event": event,
-            "step": step,
-            **values,
-            **self._ledger.as_json(),
-            "time": round(time.time(), 3),
-        }
-        self._file.write(json.dumps(line) + "\n")
-        return line
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; one that was cut short by a crash is left out."""
-    return list(metrics_lines(path))

@@ -1,13 +1,17 @@
-"""Whether this machine can submit to Slurm, and if not, why.
+"""This machine: whether it can submit to Slurm, and if not, why; and its GPUs, told without importing torch.
 
 Installed client tools are no cluster: a controller has to answer, within a bounded time.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from pathlib import Path
 from typing import NamedTuple
+
+from nml.errors import UserError
 
 ANSWER_SECONDS = 10
 _TOOLS = ("sbatch", "srun", "scontrol", "squeue")
@@ -51,3 +55,38 @@ def detect_slurm(seconds: float = ANSWER_SECONDS) -> Detection:
     if answer.returncode == 0 and " is UP" in answer.stdout:
         return Detection(True, "")
     return Detection(False, "its client tools are installed, but no controller answers")
+
+
+_DEVICES = Path("/dev")
+
+
+def visible_gpus(devices: Path = _DEVICES) -> list[str]:
+    """Return the GPUs that programs started from here may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in (part.strip() for part in named.split(",")) if name and name != "-1"]
+    found = (file.name.removeprefix("nvidia") for file in devices.glob("nvidia[0-9]*"))
+    return sorted((name for name in found if name.isdecimal()), key=int)
+
+
+def gpus_of_ranks(world: int, *, wanted: bool) -> list[str]:
+    """Return a GPU for each of ``world`` local ranks, or an empty list: then all run on the CPU.
+
+    Two ranks never share a GPU: NCCL refuses that.
+
+    Args:
+        world: Number of ranks.
+        wanted: Whether the user asked for GPUs.
+
+    Raises:
+        UserError: If they did, and there are too few.
+    """
+    found = visible_gpus()
+    if len(found) >= world:
+        return found[:world]
+    if wanted:
+        raise UserError(
+            f"--gpus-per-node: {world} ranks, but this machine has {len(found)} GPUs",
+            mend="ask for fewer, or leave it out to run on the CPU",
+        )
+    return []

@@ -28,10 +28,9 @@ from probes.fitting import Failed, Fitted, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.matching import evaluations_of
 from probes.measured import Measured
-from probes.plan import Plan
-from probes.results.claiming import claim
+from probes.options import Plan
 from probes.results.row import Row, identify
-from probes.results.rowfiles import read_ids, write_rows
+from probes.results.rowfiles import claim, read_ids, write_rows
 from probes.splits import Carving, carve, store_split
 from probes.tasks.task import Evaluation, Task
 from probes.training_data import Point, TrainingData

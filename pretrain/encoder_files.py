@@ -14,17 +14,16 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from nml import layout
-from nml.files import fsync_folder, sha256_file, sync_tree, temporary_beside, write_json
+from nml.files import fsync_folder, make_folder, sha256_file, sync_tree, temporary_beside, write_json
 from nml.recipe import Recipe
 from pretrain.models import Architecture
-from pretrain.tensorfiles import write_tensors
 from shards.ladder import Level
 from shards.shardset import ShardSet
 
@@ -33,10 +32,11 @@ _VERSIONS = ("noisy-model-learning", "torch", "timm", "open_clip_torch", "deepsp
 
 
 def write_export(folder: Path, weights: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
-    """Write an export into a folder that does not count yet."""
+    """Write an export into a folder that does not count yet; whoever makes it count makes it durable."""
     # open_clip builds scalars; they were [1] because sharding refuses scalars.
     plain = {name: tensor.reshape(()) if name in _SCALARS else tensor for name, tensor in weights.items()}
-    write_tensors(folder / layout.WEIGHTS, plain)
+    make_folder(folder)
+    save_file({name: tensor.contiguous() for name, tensor in plain.items()}, folder / layout.WEIGHTS)
     stamped = {**meta, "weights_sha256": sha256_file(folder / layout.WEIGHTS)}
     write_json(folder / layout.META, {"format": layout.EXPORT_FORMAT, **stamped})
 
@@ -106,19 +106,6 @@ def describe_run(
         },
         "classes": list(shard_set.classes) if shard_set.classes is not None else None,
         "versions": versions(),
-    }
-
-
-def describe_moment(
-    *, step: int, epoch: float, samples_seen: int, validation: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return the part of meta.json that says when in the run the weights were taken."""
-    return {
-        "step": step,
-        "epoch": epoch,
-        "samples_seen": samples_seen,
-        "validation": validation,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

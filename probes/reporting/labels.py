@@ -1,20 +1,26 @@
-"""Texts beside single marks, where they lie on nothing else."""
+"""Texts beside single marks, where they lie on nothing else, and the names of series beside the axes.
+
+A reader need not look a colour up elsewhere, and finds the series in one order in all figures.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
 from nml.palette import ROLES
-from probes.reporting.records import Panel, Point
-from probes.reporting.theme import CHARACTER_WIDTH
+from probes.reporting.records import Kind, Panel, Point, Series
+from probes.reporting.theme import CHARACTER_WIDTH, colour, marker
 
-SIZE = 8.0  # points
+TEXT_SIZE = 8.0  # points
 MARK = 4.0  # half of a mark, points
-GAP = 7.0  # from the middle of a mark to its text, points
+TEXT_GAP = 7.0  # from the middle of a mark to its text, points
+NAME_SIZE = 9.0  # points
+NAME_LINE = 1.35  # line height over font size
+NAME_GAP = 14.0  # points between the axes and the name of a series: room for a sample of the mark
 
 
 class Box(NamedTuple):
@@ -102,7 +108,7 @@ def label_points(axes: Axes, panel: Panel, bars: Callable[[Point], float | None]
                         (point.x, point.y),
                         xytext=(box.left - x, box.bottom - y),
                         textcoords="offset points",
-                        fontsize=SIZE,
+                        fontsize=TEXT_SIZE,
                         color=ROLES["muted"].light,
                     )
                     break
@@ -149,11 +155,54 @@ def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
 
 def _around(x: float, y: float, text: str) -> Iterator[Box]:
     """Yield the boxes that a text may take beside a mark, the usual one first."""
-    width = len(text) * CHARACTER_WIDTH * SIZE
+    width = len(text) * CHARACTER_WIDTH * TEXT_SIZE
     # Further away where the near places are taken, but never so far that it could be of another mark.
-    for gap in (GAP, 1.6 * GAP):
+    for gap in (TEXT_GAP, 1.6 * TEXT_GAP):
         for left in (x + gap, x - gap - width):
-            for bottom in (y - gap - 0.5 * SIZE, y + gap - 0.5 * SIZE, y - 0.4 * SIZE):
-                yield Box(left, bottom, left + width, bottom + SIZE)
-        for bottom in (y - gap - SIZE, y + gap):
-            yield Box(x - width / 2, bottom, x + width / 2, bottom + SIZE)
+            for bottom in (y - gap - 0.5 * TEXT_SIZE, y + gap - 0.5 * TEXT_SIZE, y - 0.4 * TEXT_SIZE):
+                yield Box(left, bottom, left + width, bottom + TEXT_SIZE)
+        for bottom in (y - gap - TEXT_SIZE, y + gap):
+            yield Box(x - width / 2, bottom, x + width / 2, bottom + TEXT_SIZE)
+
+
+def label_series(axes: Axes, series: Sequence[Series], *, kind: Kind) -> None:
+    """Write the names to the right of ``axes``, which gives up width for them.
+
+    They stand from the top in the order of the series, which is the same in every figure; each has a sample
+    of its mark and colour in front. A name at the end of its line would stand in another order in every
+    panel.
+    """
+    canvas = axes.get_figure(root=True)
+    if canvas is None:
+        raise ValueError("axes without a figure have no size to lay labels out in")
+    width, height = (72 * inches for inches in canvas.get_size_inches())
+    box = axes.get_position()
+    text_width = NAME_GAP + max(len(one.label) for one in series) * CHARACTER_WIDTH * NAME_SIZE
+    box.x1 = max(box.x0 + 0.3 * (box.x1 - box.x0), box.x1 - text_width / width)
+    axes.set_position(box)
+    axes_width, axes_height = (box.x1 - box.x0) * width, (box.y1 - box.y0) * height
+    # Many names stand closer rather than below the axes.
+    line = min(NAME_SIZE * NAME_LINE, axes_height / max(1, len(series) - 1))
+
+    is_curve = kind == "curve"
+    for number, one in enumerate(series):
+        place: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
+        sample = (1 + 5.5 / axes_width, 1 - number * line / axes_height)
+        axes.plot(
+            *([position] for position in sample),
+            color=colour(one),
+            marker="_" if is_curve else marker(one),
+            markersize=7 if is_curve else 5,
+            markeredgewidth=2 if is_curve else 0,
+            linestyle="none",
+            **place,
+        )
+        axes.text(
+            1 + NAME_GAP / axes_width,
+            sample[1],
+            one.label,
+            fontsize=NAME_SIZE,
+            color=ROLES["ink"].light,
+            va="center_baseline",
+            **place,
+        )
