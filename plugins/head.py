@@ -68,7 +68,10 @@ class Head(Protocol):
         """Return the features as the head reshapes them, [N, H]. A linear head returns them as they are."""
 
     def predict_logits(self, features: Tensor) -> Tensor:
-        """Return class scores [N, K]; the largest names the class. Each row depends on its own input only."""
+        """Return logits [N, K]: the largest names the class, and their softmax is what the head believes.
+
+        Each row depends on its own input only.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that was learnt, as tensors that safetensors can store."""

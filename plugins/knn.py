@@ -15,6 +15,8 @@ from plugins.hyper_parameters import at_least, check_types
 
 # Similarities that are held at once.
 AT_ONCE = 1 << 24
+# Share of the votes that a class without any is scored as, so that its logit is a number.
+NO_VOTES = 1e-6
 
 
 @dataclass(kw_only=True, eq=False)
@@ -67,7 +69,7 @@ class NearestNeighbours:
         return features.detach().cpu().float()
 
     def predict_logits(self, features: Tensor) -> Tensor:
-        """Return each class's share of the votes [N, K]."""
+        """Return the logarithm of each class's share of the votes [N, K]; softmax gives the shares."""
         state = self._fitted()
         samples, labels = state["samples"], state["labels"]
         k = min(self.k, len(samples))
@@ -79,7 +81,7 @@ class NearestNeighbours:
             weights = torch.softmax(nearest.values / self.temperature, dim=1)
             # On the CPU, where the votes of a class are added in one order.
             share.scatter_add_(1, labels[nearest.indices].cpu(), weights.cpu())
-        return shares
+        return shares.clamp_(min=NO_VOTES).log_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the training samples, normalised, and their labels."""

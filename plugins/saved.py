@@ -42,12 +42,15 @@ class SavedHead(NamedTuple):
         dim: D, the width of the features that it takes.
         classes: Names of the K classes, in the order of its logits.
         about: Where it came from, as JSON-like values: the encoder, the task, the result.
+        temperature: What its logits are divided by before softmax makes probabilities of them
+            (:mod:`plugins.calibration`).
     """
 
     head: Head
     dim: int
     classes: tuple[str, ...]
     about: Mapping[str, Any]
+    temperature: float = 1.0
 
 
 def is_saved(folder: Path) -> bool:
@@ -56,7 +59,14 @@ def is_saved(folder: Path) -> bool:
 
 
 def save_head(
-    folder: Path, head: Head, plugin: Plugin, *, dim: int, classes: Sequence[str], about: Mapping[str, Any]
+    folder: Path,
+    head: Head,
+    plugin: Plugin,
+    *,
+    dim: int,
+    classes: Sequence[str],
+    about: Mapping[str, Any],
+    temperature: float = 1.0,
 ) -> None:
     """Write a fitted head.
 
@@ -67,6 +77,7 @@ def save_head(
         dim: D, the width of its features.
         classes: Names of the K classes.
         about: Where it came from, as JSON-like values.
+        temperature: What its logits are divided by before softmax.
     """
     from safetensors.torch import save
 
@@ -80,6 +91,7 @@ def save_head(
         "hyper_parameters": hyper_parameters(head),
         "dim": dim,
         "classes": list(classes),
+        "temperature": temperature,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "about": dict(about),
     }
@@ -124,4 +136,6 @@ def load_head(folder: str | Path) -> SavedHead:
             f"{folder}: {plugin.owner} cannot take what {record['version']} saved: {error}",
             mend=f"install {record['distribution']}=={record['version']}",
         ) from error
-    return SavedHead(head, record["dim"], tuple(record["classes"]), record["about"])
+    # A head saved before temperatures were fitted has none.
+    temperature = float(record.get("temperature", 1.0))
+    return SavedHead(head, record["dim"], tuple(record["classes"]), record["about"], temperature)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError
+from plugins.calibration import fit_temperature
 from plugins.head import Head
 from probes.answers import HeadFault, asked, predict
 from probes.heads import HeadChoice
@@ -39,6 +40,7 @@ class Fitted(NamedTuple):
         n_train: Samples it was trained on, views counted once.
         n_validation: Samples it was chosen on.
         seconds: Time to fit it, its share of a common pass.
+        temperature: What makes probabilities of its logits, fitted on the validation data.
     """
 
     point: Point
@@ -48,6 +50,7 @@ class Fitted(NamedTuple):
     n_train: int
     n_validation: int
     seconds: float
+    temperature: float
 
 
 class Failed(NamedTuple):
@@ -134,6 +137,11 @@ def _fit_group(
             continue
         best = max(able, key=lambda place: (cast(float, scores[place]), -place))
         fit = fits[mine[best]]
+        try:
+            logits = predict(fit.head, validation[0], data.num_classes)
+        except HeadFault as fault:
+            chosen.append(Failed(point, str(fault)))
+            continue
         chosen.append(
             Fitted(
                 point=point,
@@ -145,6 +153,7 @@ def _fit_group(
                 n_train=len(fit.rows),
                 n_validation=len(validation[1]),
                 seconds=cast(float, seconds[mine[best]]),
+                temperature=fit_temperature(logits, validation[1]),
             )
         )
     return chosen

@@ -20,7 +20,7 @@ from probes.features import Features
 from probes.fitting import Fitted
 from probes.heads import HeadChoice
 from probes.results.row import Row
-from probes.scoring import Spectrum, evaluate, spectrum
+from probes.scoring import Spectrum, calibrated, evaluate, spectrum
 from probes.tasks.task import Evaluation, Task
 
 # Rows that tell whether a head leaves features as they are.
@@ -75,6 +75,7 @@ class Measured:
             logits = predict(fit.head, features.array, len(self.task.classes))
             predict_seconds = time.perf_counter() - begun
             scores = evaluate(logits, evaluation, self.task.metric)
+            quality = calibrated(logits, evaluation, fit.temperature)
             own = self._spectrum(number, features)
             reshaped = self._head_spectrum(fit, features, own)
             yield Row(
@@ -93,6 +94,9 @@ class Measured:
                 macro_f1=scores.macro_f1,
                 metric_name=scores.metric_name,
                 metric=scores.metric,
+                temperature=fit.temperature,
+                nll=quality.nll,
+                ece=quality.ece,
                 sve=own.sve,
                 lsvr=own.lsvr,
                 head_sve=reshaped.sve if reshaped else None,

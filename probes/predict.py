@@ -18,9 +18,11 @@ EPILOG = """\
 examples:
   python -m probes.run --plugin lp --encoder timm:resnet50 --task imagefolder:train,test --save-heads heads
   python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy
-      predictions.csv: the row, the name of its class and the class's score
-  python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy --out logits.npy
-      every score, float32 [N, K]
+      predictions.csv: the row, the name of its class and the class's probability
+  python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy --out all.npy
+      every probability, float32 [N, K]
+  python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy --out all.npy --logits
+      the scores that they are made of: softmax(logits / temperature)
 
 in Python: plugins.saved.load_head(FOLDER).head.predict_logits(features)
 """
@@ -39,6 +41,7 @@ def build_parser() -> Parser:
         help="features [N, D] of the head's encoder: .npy, .safetensors or .parquet",
     )
     parser.add_argument("--out", type=str, default="predictions.csv", help="a new .csv or .npy file")
+    parser.add_argument("--logits", action="store_true", help="write logits, not probabilities; to a .npy")
     return parser
 
 
@@ -50,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--out {out}", possible="a file with " + " or ".join(OUTPUTS))
     if out.exists():
         raise UserError(f"--out {out}: exists already", mend="name another file, or remove it")
+    if arguments.logits and out.suffix != ".npy":
+        raise UserError(f"--logits: --out {out}", possible="a .npy file")
+    from plugins.calibration import probabilities
     from plugins.saved import load_head
     from probes.answers import HeadFault, predict
     from probes.encoders.feature_files import read_features
@@ -67,20 +73,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     except HeadFault as fault:
         raise UserError(f"{arguments.head}: {fault}", mend="save the head again") from fault
     logits = np.concatenate(parts) if parts else np.empty((0, len(saved.classes)), np.float32)
+    found = logits if arguments.logits else probabilities(logits, saved.temperature)
     if out.suffix == ".npy":
         with atomic_writer(out) as file:
-            np.save(file, logits, allow_pickle=False)
+            np.save(file, found, allow_pickle=False)
     else:
-        write_bytes(out, _table(logits, saved.classes).encode())
+        write_bytes(out, _table(found, saved.classes).encode())
     print(f"predictions: {out} ({len(logits):,} rows)")
 
 
-def _table(logits: npt.NDArray[np.float32], classes: Sequence[str]) -> str:
+def _table(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "class", "score"])
-    for row, (best, score) in enumerate(zip(logits.argmax(axis=1), logits.max(axis=1), strict=True)):
-        writer.writerow([row, classes[best], f"{score:.6g}"])
+    writer.writerow(["row", "class", "probability"])
+    best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True)
+    for row, (place, value) in enumerate(best):
+        writer.writerow([row, classes[place], f"{value:.6g}"])
     return text.getvalue()
 
 

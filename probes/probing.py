@@ -206,7 +206,15 @@ class Probe:
             state = asked("state_dict", fit.head.state_dict)
             if not all(isinstance(value, torch.Tensor) for value in dict(state).values()):
                 raise HeadFault("state_dict returned values that are no tensors")
-            save_head(folder, fit.head, choice.plugin, dim=dim, classes=self.task.classes, about=about)
+            save_head(
+                folder,
+                fit.head,
+                choice.plugin,
+                dim=dim,
+                classes=self.task.classes,
+                about=about,
+                temperature=fit.temperature,
+            )
 
     def _features(self, evaluation: Evaluation) -> Features:
         name = f"{self.task.name} test" if evaluation.domain == "id" else evaluation.name

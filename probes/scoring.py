@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from plugins.calibration import Calibration, calibration
 from plugins.spectra import Convention, lsvr, singular_values, sve
 from probes.tasks.task import Evaluation, Metric
 
@@ -72,6 +73,15 @@ def evaluate(logits: Logits, evaluation: Evaluation, metric: Metric) -> Scores:
         metric=float(np.mean([right[list(positions)].all() for positions in frames.sets])),
         metric_name=frames.metric,
     )
+
+
+def calibrated(logits: Logits, evaluation: Evaluation, temperature: float) -> Calibration:
+    """Return how good a head's probabilities are on test data; of perturbed frames, on the anchors."""
+    logits, labels, frames = _project(logits, evaluation), evaluation.samples.labels, evaluation.perturbations
+    if frames is not None:
+        anchors = [positions[0] for positions in frames.sets]
+        logits, labels = logits[anchors], labels[anchors]
+    return calibration(logits, labels, temperature)
 
 
 def _project(logits: Logits, evaluation: Evaluation) -> Logits:

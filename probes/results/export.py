@@ -30,6 +30,8 @@ COLUMNS = (
     "accuracy",
     "macro_f1",
     "metric",
+    "nll",
+    "ece",
     "sve",
     "head_sve",
     "lsvr",

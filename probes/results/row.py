@@ -81,6 +81,10 @@ class Row:
         macro_f1: Test F1 averaged over classes, 0 to 1.
         metric_name: The task's own metric, for example ``matthews`` or ``mean_per_class``.
         metric: Its value.
+        temperature: What the head's logits are divided by before softmax, fitted on the validation data; None
+            in rows from before it was fitted.
+        nll: Mean negative log-likelihood of the test labels under these probabilities, in nats.
+        ece: Expected calibration error of them over 15 bins, 0 to 1.
         sve: Singular value entropy of the encoder's features on ``dataset`` (paper, definition 2.1).
         lsvr: Largest singular value ratio of the same (paper, definition 2.2).
         head_sve: Singular value entropy of the features on ``dataset`` as the head's classifier sees them;
@@ -151,6 +155,9 @@ class Row:
     schema: str = SCHEMA_VERSION
     row_id: str = ""
     head_code: str | None = None
+    temperature: float | None = None
+    nll: float | None = None
+    ece: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.singular_values, tuple):

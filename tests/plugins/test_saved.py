@@ -30,7 +30,9 @@ def save(folder: Path, name: str = "lp") -> torch.Tensor:
     known = {field.name for field in dataclasses.fields(make)} if dataclasses.is_dataclass(make) else set()
     head = make(**({"epochs": 2} if "epochs" in known else {}))
     head.fit(features, labels, validation=(features, labels), seed=1)
-    save_head(folder, head, HEADS.find(name), dim=6, classes=CLASSES, about={"encoder": "mine"})
+    save_head(
+        folder, head, HEADS.find(name), dim=6, classes=CLASSES, about={"encoder": "mine"}, temperature=1.5
+    )
     return head.predict_logits(features)
 
 
@@ -40,6 +42,7 @@ def test_a_saved_head_predicts_what_it_predicted(name: str, tmp_path: Path) -> N
     saved = load_head(tmp_path / name)
     assert torch.equal(saved.head.predict_logits(problem()[0]), logits)
     assert (saved.dim, saved.classes, saved.about) == (6, CLASSES, {"encoder": "mine"})
+    assert saved.temperature == 1.5
 
 
 def test_a_head_whose_saving_was_interrupted_is_none(tmp_path: Path) -> None:

@@ -54,11 +54,18 @@ def test_a_saved_head_says_of_features_what_the_study_measured(
             folder = f"heads/lp-{row.row_id}"
             predict([folder, "--features", "test.npy", "--out", f"{row.seed}.csv"])
             with (tmp_path / f"{row.seed}.csv").open() as file:
-                found = [line["class"] for line in csv.DictReader(file)]
+                lines = list(csv.DictReader(file))
+            found = [line["class"] for line in lines]
             assert np.mean(np.array(found) == labels.astype(str)) == row.accuracy
             predict([folder, "--features", "test.npy", "--out", f"{row.seed}.npy"])
-            logits = np.load(tmp_path / f"{row.seed}.npy")
-            assert [str(best) for best in logits.argmax(axis=1)] == found
+            shares = np.load(tmp_path / f"{row.seed}.npy")
+            assert [str(best) for best in shares.argmax(axis=1)] == found
+            assert [float(line["probability"]) for line in lines] == pytest.approx(shares.max(axis=1))
+            likelihood = -np.log(np.take_along_axis(shares, labels[:, None], axis=1)).mean()
+            assert row.nll == pytest.approx(likelihood, abs=1e-4)
+            predict([folder, "--features", "test.npy", "--out", f"l{row.seed}.npy", "--logits"])
+            exponentials = np.exp(np.load(tmp_path / f"l{row.seed}.npy") / row.temperature)
+            assert np.allclose(exponentials / exponentials.sum(axis=1, keepdims=True), shares, atol=1e-6)
     assert len(list((tmp_path / "heads").iterdir())) == 2
 
 
@@ -78,6 +85,7 @@ def test_a_head_of_results_that_are_there_is_saved_later(study: Callable[..., No
         (["HEAD", "--features", "wide.npy"], "--features wide.npy: 17 columns; possible: 16, as features:"),
         (["HEAD", "--features", "none.npy"], "--features none.npy: no such file"),
         (["HEAD", "--features", "test.npy", "--out", "a.txt"], "--out a.txt; possible: a file with .csv or"),
+        (["HEAD", "--features", "test.npy", "--logits"], "--logits: --out predictions.csv; possible: a .npy"),
         (["HEAD", "--features", "test.npy", "--out", "test.npy"], "--out test.npy: exists already"),
     ],
 )
