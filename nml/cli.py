@@ -23,7 +23,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ from nml.errors import UserError
 from nml.files import is_full
 from nml.front import ignore_namesakes, spelled
 from nml.untrusted import printable
+from nml.urls import redacted, take_secret, take_secret_of_word
 
 # Before a command imports what may be hidden: this module is the first that each of them imports.
 ignore_namesakes()
@@ -70,6 +71,18 @@ class Parser(jsonargparse.ArgumentParser):
         if config:
             self.add_argument("--config", action="config", help="YAML file with any of the options below")
 
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
+    ) -> Any:
+        """Return the values of a command line; secrets in URLs are taken out (:mod:`nml.urls`)."""
+        words = [take_secret_of_word(word) for word in (sys.argv[1:] if args is None else args)]
+        return _without_secrets(super().parse_args(words, namespace, **options))
+
+    def dump(self, cfg: Any, *more: Any, **options: Any) -> str:
+        """Return values as YAML; what came out of a config file may hold a secret, too."""
+        text: str = super().dump(_without_secrets(cfg), *more, **options)
+        return text
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002 - jsonargparse's signature
         """Print one line that names the field, the value and the mend, and exit with status 2."""
         fail(_one_line(message, self._flags()) + f"; see: {self.prog} --help")
@@ -99,6 +112,15 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
         """Leave dotted options to the list below: dozens of them would hide what the command does."""
         short = [action for action in actions if not any("." in flag for flag in action.option_strings)]
         super().add_usage(usage, short, groups, prefix)
+
+
+def _without_secrets(values: Any) -> Any:
+    for name, value in values.items():
+        if isinstance(value, str):
+            values[name] = take_secret(value)
+        elif isinstance(value, list):
+            values[name] = [take_secret(one) if isinstance(one, str) else one for one in value]
+    return values
 
 
 def _one_line(message: str, flags: list[str]) -> str:
@@ -148,7 +170,7 @@ def _bare(flag: str) -> str:
 
 def fail(message: str) -> NoReturn:
     """Print ``error: message`` as one line on standard error and exit with status 2."""
-    print("error: " + printable(" ".join(str(message).split())), file=sys.stderr, flush=True)
+    print("error: " + printable(" ".join(redacted(str(message)).split())), file=sys.stderr, flush=True)
     sys.exit(USER_ERROR_STATUS)
 
 
@@ -161,6 +183,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
     _open_closed_streams()
     _guard_streams()
     try:
+        # Not only for the parser: loggers keep the command line, and the launcher says it again.
+        sys.argv[1:] = [take_secret_of_word(word) for word in sys.argv[1:]]
         status = main()
         sys.stdout.flush()
     except UserError as error:

@@ -13,6 +13,7 @@ from typing import Any
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL, level_ratio
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, read_file
+from nml.urls import access_error, redacted, take_secret, told_reason, with_secret, without_secret
 
 SET_FORMAT = "nml-shards/1"
 SET_FILE = "set.json"
@@ -53,24 +54,22 @@ def read_set_bytes(location: str | Path, name: str = SET_FILE, *, file_system: A
             if (folder / WORK_FOLDER).is_dir():
                 raise interrupted(location) from error
             raise no_set(location) from error
-    base = str(location).rstrip("/")
+    base = take_secret(str(location)).rstrip("/")
+    # From None: what a client of a server raises may show the URL with its secret.
     try:
         remote = open_file_system(base) if file_system is None else file_system
         # What a server sends may have no end, and may grow as it is unpacked.
-        with remote.open(f"{base}/{name}", "rb") as file:
+        with remote.open(with_secret(f"{base}/{name}"), "rb") as file:
             content: bytes = file.read(MOST_BYTES + 1)
-    except FileNotFoundError as error:
-        if remote.exists(f"{base}/{WORK_FOLDER}/{_FIRST}"):
-            raise interrupted(location) from error
-        raise no_set(location) from error
     except UserError:
         raise
     except Exception as error:
         # Clients of object stores raise types of their own.
-        raise UserError(
-            f"{base}/{name}: cannot be read: {type(error).__name__}: {error}",
-            mend="check the URL and the network",
-        ) from error
+        if isinstance(told_reason(error), FileNotFoundError):
+            if remote.exists(with_secret(f"{base}/{WORK_FOLDER}/{_FIRST}")):
+                raise interrupted(base) from None
+            raise no_set(base) from None
+        raise access_error(f"{base}/{name}: cannot be read", error, "check the URL and the network") from None
     return content
 
 
@@ -78,14 +77,21 @@ def open_file_system(url: str) -> Any:
     """Return the fsspec file system of a URL.
 
     Raises:
-        UserError: If it needs a package that is not there, or is of no kind known here.
+        UserError: If it needs a package that is not there, is of no kind known here, or cannot be reached.
     """
     import fsspec
 
+    url = take_secret(url)
     try:
-        found, _ = fsspec.core.url_to_fs(url)
+        found, _ = fsspec.core.url_to_fs(with_secret(url))
     except (ImportError, ValueError) as error:
-        raise UserError(f"{url}: {error}", mend="install fsspec's package for this kind of URL") from error
+        raise UserError(
+            f"{url}: {redacted(str(error))}",
+            mend="install fsspec's package for this kind of URL; for http: "
+            "pip install 'noisy-model-learning[http]'",
+        ) from None
+    except Exception as error:
+        raise access_error(f"{url}: cannot be reached", error, "check the URL and the network") from None
     return found
 
 
@@ -128,7 +134,7 @@ def read_set_record(location: str | Path) -> dict[str, Any]:
     Raises:
         UserError: If there is no set, or its set.json is damaged.
     """
-    return parse_set_record(read_set_bytes(location), f"{location}/{SET_FILE}")
+    return parse_set_record(read_set_bytes(location), f"{without_secret(str(location))}/{SET_FILE}")
 
 
 def check_level(location: str | Path, level: str, where: str = "--shards") -> None:
@@ -138,6 +144,7 @@ def check_level(location: str | Path, level: str, where: str = "--shards") -> No
         UserError: If not.
     """
     try:
+        location = take_secret(str(location))
         record = read_set_record(location)
         levels = {CLEAN_LEVEL, *record.get("levels", {})}
     except UserError as error:

@@ -26,6 +26,7 @@ from nml.errors import UserError
 from nml.files import fsync_folder, write_json
 from nml.set_file import SET_FILE, local_folder
 from nml.set_file import WORK_FOLDER as WORK
+from nml.urls import access_error, redacted, take_secret, with_secret
 from shards.planning import refuse_other_request
 from shards.request import WriteRequest
 
@@ -150,8 +151,7 @@ class RemoteDestination:
     """An fsspec URL. What is unfinished stays in the staging folder of the machine that writes."""
 
     def __init__(self, url: str, staging: str | Path | None = None) -> None:
-        self._url = url.rstrip("/")
-        self.shown = without_password(self._url)
+        self._url = self.shown = take_secret(url).rstrip("/")
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         base = Path(staging).expanduser() if staging else Path(cache) / "noisy-model-learning" / "writing"
         # One folder a URL, so that the same command finds what it left.
@@ -248,12 +248,12 @@ class RemoteDestination:
             yield
         # Each file system brings errors of its own, of its client library and of the network below it.
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".replace(self._url, self.shown)
-            raise UserError(
-                f"{self.shown}/{name}: cannot be {what}: {reason}",
-                mend="check the URL, its credentials and the network, and run the same command again; "
+            raise access_error(
+                f"{self.shown}/{name}: cannot be {what}",
+                error,
+                "check the URL, its credentials and the network, and run the same command again; "
                 "finished shards are kept",
-            ) from error
+            ) from None
 
     def _remote(self) -> tuple[Any, str]:
         """Return the file system, and the set's path in it."""
@@ -261,16 +261,16 @@ class RemoteDestination:
             import fsspec
 
             try:
-                self._connected = fsspec.core.url_to_fs(self._url)
+                self._connected = fsspec.core.url_to_fs(with_secret(self._url))
             except (ImportError, ValueError) as error:
                 raise UserError(
-                    f"--out {self.shown}: {error}", mend="install fsspec's package for this kind of URL"
-                ) from error
+                    f"--out {self.shown}: {redacted(str(error))}",
+                    mend="install fsspec's package for this kind of URL",
+                ) from None
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}".replace(self._url, self.shown)
-                raise UserError(
-                    f"--out {self.shown}: cannot be reached: {reason}", mend="check the URL and the network"
-                ) from error
+                raise access_error(
+                    f"--out {self.shown}: cannot be reached", error, "check the URL and the network"
+                ) from None
         return self._connected
 
 
@@ -282,11 +282,3 @@ def _make_folders(remote: Any, path: str) -> None:
         path = path.rpartition("/")[0]
     for folder in reversed(missing):
         remote.mkdir(folder, create_parents=False)
-
-
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return url.replace(f":{parts.password}@", ":***@", 1)

@@ -8,12 +8,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from nml.errors import UserError
 from nml.files import atomic_writer
 from nml.locking import open_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE, open_file_system, read_set_bytes
+from nml.urls import access_error, take_secret, with_secret
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard
 
 CACHE_VARIABLE = "NML_SHARD_CACHE"
@@ -35,7 +35,7 @@ class RemoteStorage:
     """
 
     def __init__(self, location: str, cache: str | Path | None = None) -> None:
-        self.location = location
+        self.location = take_secret(location)
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         default = os.environ.get(CACHE_VARIABLE) or Path(base) / "noisy-model-learning" / "shards"
         self._cache = Path(cache or default)
@@ -56,7 +56,7 @@ class RemoteStorage:
 
         A set only claims its fingerprint, so what one server sent never serves for what another has.
         """
-        place = hashlib.sha256(_plain(self.location).encode(errors="surrogateescape")).hexdigest()
+        place = hashlib.sha256(self.location.rstrip("/").encode(errors="surrogateescape")).hexdigest()
         self._folder = self._cache / f"{info.fingerprint[:16]}-{place[:16]}"
         self._sizes = {shard.name: shard.bytes for shard in info.shards}
         self._most = _ROOM + _ROOM_A_SAMPLE * info.num_samples * (1 + len(info.levels))
@@ -96,7 +96,10 @@ class RemoteStorage:
         expected, digest = self._sizes.get(name), hashlib.sha256()
         most = self._most if expected is None else expected
         try:
-            with self._remote().open(self._url(name), "rb") as remote, atomic_writer(path) as file:
+            with (
+                self._remote().open(with_secret(self._url(name)), "rb") as remote,
+                atomic_writer(path) as file,
+            ):
                 while file.tell() <= most and (chunk := remote.read(_CHUNK)):
                     file.write(chunk)
                     if name in self._hashes:
@@ -106,11 +109,12 @@ class RemoteStorage:
         except UserError:
             raise
         except Exception as error:
-            # Clients of object stores raise types of their own.
-            raise UserError(
-                f"{self._url(name)}: cannot be fetched to {path.parent}: {type(error).__name__}: {error}",
-                mend=f"check the URL, the network and the room in the cache ({CACHE_VARIABLE} moves it)",
-            ) from error
+            # Clients of object stores raise types of their own, which may show the URL with its secret.
+            raise access_error(
+                f"{self._url(name)}: cannot be fetched to {path.parent}",
+                error,
+                f"check the URL, the network and the room in the cache ({CACHE_VARIABLE} moves it)",
+            ) from None
 
     def _check(self, name: str, size: int, most: int, sha256: str) -> None:
         expected = self._sizes.get(name)
@@ -138,9 +142,3 @@ class RemoteStorage:
             self._process = os.getpid()
             self._file_system = open_file_system(self.location)
         return self._file_system
-
-
-def _plain(location: str) -> str:
-    """Return a URL without what may change while the set stays: user, password and signature."""
-    parts = urlsplit(location.rstrip("/"))
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

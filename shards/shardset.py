@@ -36,14 +36,14 @@ class ShardSet:
             UserError: If there is no finished set, or a shard is missing or of another size.
         """
         storage = open_storage(str(path), cache)
-        info = parse_set_info(storage.read_small(SET_FILE), f"{path}/{SET_FILE}")
+        info = parse_set_info(storage.read_small(SET_FILE), f"{storage.location}/{SET_FILE}")
         storage.bind(info)
         storage.check_sizes(info.shards)
         return cls(storage, info)
 
     @property
     def path(self) -> str:
-        """Where the set lies, as it was opened."""
+        """Where the set lies, as it was opened, without a password or signature."""
         return self.storage.location
 
     @property

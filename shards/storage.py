@@ -9,6 +9,7 @@ from typing import Protocol
 
 from nml.errors import UserError
 from nml.set_file import local_folder, read_set_bytes
+from nml.urls import take_secret
 from shards.remote import RemoteStorage
 from shards.set_info import SetInfo, Shard
 
@@ -17,7 +18,7 @@ class SetStorage(Protocol):
     """Gives local paths for the files of a set.
 
     Attributes:
-        location: The folder or URL as it was opened.
+        location: The folder or URL as it was opened, without a password or signature.
     """
 
     location: str
@@ -41,6 +42,7 @@ class SetStorage(Protocol):
 
 def open_storage(location: str, cache: str | Path | None = None) -> SetStorage:
     """Return the storage of a folder or URL."""
+    location = take_secret(location)
     folder = local_folder(location)
     return RemoteStorage(location, cache) if folder is None else LocalStorage(location, folder)
 

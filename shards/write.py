@@ -11,7 +11,7 @@ from nml import digits
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.levels import parse_ratio
-from shards.destination import without_password
+from nml.urls import without_secret
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.noise import NOISE_MODELS
 from shards.sources import SOURCES, open_source
@@ -166,7 +166,7 @@ def report(out: str, written: Written, seconds: float) -> None:
     print(
         f"{info.num_samples:,} samples in {len(info.shards)} shards, {_bytes(total)}{_pace(written, seconds)}"
     )
-    print(f"set: {without_password(out)}")
+    print(f"set: {without_secret(out)}")
 
 
 def _pace(written: Written, seconds: float) -> str:

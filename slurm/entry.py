@@ -7,6 +7,7 @@ from typing import Protocol
 
 from nml import cli
 from nml.errors import UserError, unknown_name
+from nml.urls import take_secret_of_word
 from slurm import canceling, logs, pretraining, resume, status, sweep
 from slurm.invocation import PROG, Invocation
 from slurm.single import PROBES, SHARDS
@@ -43,7 +44,8 @@ _SUBCOMMANDS: dict[str, Subcommand] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
-    words = sys.argv[1:] if argv is None else argv
+    # What was launched before there was this care may have kept a password among its words.
+    words = [take_secret_of_word(word) for word in (sys.argv[1:] if argv is None else argv)]
     before, rest = split_rest(words)
     own, overrides = split_overrides(before)
     if not own:

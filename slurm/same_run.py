@@ -18,6 +18,7 @@ from nml.levels import CLEAN_LEVEL
 from nml.run_config import Difference, first_difference, read_command
 from nml.run_options import absolute
 from nml.set_file import local_folder, read_set_record
+from nml.urls import without_secret
 from slurm import states
 from slurm.journal import Journal
 from slurm.members import Member, Submission
@@ -93,6 +94,7 @@ def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference 
     if trained_on is None:
         same = named is None
     else:
+        trained_on = without_secret(trained_on)
         same = _place(absolute(trained_on, request.base)) == _place(request.shard_set)
     if used and "fingerprint" in asked:
         # A set may move. What tells it is its samples, and for a noisy level, the manifest: it changes
@@ -107,7 +109,7 @@ def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference 
 def _place(location: str) -> str | Path:
     """Return what two names of one place have in common."""
     folder = local_folder(location)
-    return location.rstrip("/") if folder is None else folder.resolve()
+    return without_secret(location).rstrip("/") if folder is None else folder.resolve()
 
 
 def _read(file: Path) -> dict[str, Any]:

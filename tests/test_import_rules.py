@@ -20,7 +20,17 @@ ALLOWED = {
     "probes": {"nml", "plugins"},
     "slurm": {"nml"},
 }
-OPTIONAL = ("deepspeed", "httpx", "datasets", "simplejpeg", "tensorboard", "wandb", "hypothesis", "pytest")
+OPTIONAL = (
+    "aiohttp",
+    "deepspeed",
+    "httpx",
+    "datasets",
+    "simplejpeg",
+    "tensorboard",
+    "wandb",
+    "hypothesis",
+    "pytest",
+)
 
 
 def imported_packages(file: Path) -> set[str]:

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from nml.urls import without_secret
+
 SCHEMA_VERSION = "nml-results/1"
 
 Domain = Literal["id", "ood"]
@@ -162,6 +164,9 @@ class Row:
     def __post_init__(self) -> None:
         if not isinstance(self.singular_values, tuple):
             object.__setattr__(self, "singular_values", tuple(self.singular_values))
+        if self.set_path is not None:
+            # Of exports from before passwords were left out of them.
+            object.__setattr__(self, "set_path", without_secret(self.set_path))
         if not self.row_id:
             object.__setattr__(self, "row_id", identify(**{name: getattr(self, name) for name in IDENTITY}))
 

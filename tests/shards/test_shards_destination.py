@@ -17,7 +17,7 @@ import pytest
 from nml.errors import UserError
 from nml.files import sha256_file
 from shards import write
-from shards.destination import open_destination, without_password
+from shards.destination import open_destination
 from shards.shardset import ShardSet
 
 ARGUMENTS = ["--source", "digits", "--noise", "0.2", "--max-shard-count", "300"]
@@ -145,7 +145,7 @@ def test_other_content_at_the_url_is_left_alone(memory: Any) -> None:
         (["--out", "nowhere://bucket/set"], r"--out nowhere://bucket/set: Protocol not known"),
         (
             ["--out", "ftp://me:secret@127.0.0.1:1/set"],
-            r"ftp://me:\*\*\*@127\.0\.0\.1:1/set: cannot be reached",
+            r"ftp://me@127\.0\.0\.1:1/set: cannot be reached",
         ),
         (["--out", "memory://bucket/set", "--source", "imagefolder:/nonexistent"], "there is no folder"),
         (["--out", "memory://bucket/set", "--split", "test"], "must not touch"),
@@ -162,9 +162,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not cache.exists()
 
 
-def test_passwords_are_not_shown() -> None:
-    assert without_password("sftp://me:secret@host/set") == "sftp://me:***@host/set"
-    assert without_password("s3://bucket/set") == "s3://bucket/set"
+def test_a_folder_is_shown_as_it_was_named() -> None:
     assert open_destination("sets/x").shown == "sets/x"
 
 
