@@ -60,7 +60,7 @@ def _pair_up(order: Integers, texts: Hashes, count: int) -> Integers:
     Args:
         order: The samples, int64 [N].
         texts: Hash of the caption of each sample of ``order``, uint64 [N].
-        count: How many are needed.
+        count: How many are needed, at least 1.
     """
     paired: list[Integers] = []
     # All that wait have one text, else two of them would have met.
@@ -80,7 +80,7 @@ def _pair_up(order: Integers, texts: Hashes, count: int) -> Integers:
         done += len(paired[-1])
     if done < count:
         paired.append(np.array([row for row, _ in waiting], np.int64))
-    return np.concatenate(paired) if paired else np.empty(0, np.int64)
+    return np.concatenate(paired)
 
 
 def _distinct_neighbours(texts: Hashes) -> int:
