@@ -56,6 +56,8 @@ class DeepSpeedEngine:
         if recipe.engine.zero_stage == 0:
             # Without ZeRO it would clip by a norm that is NaN, and not tell the norm: see step().
             config["gradient_clipping"] = 0.0
+        if recipe.engine.zero_stage == 3:
+            _keep_attention_whole(network)
         try:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=network, optimizer=optimizer, config=config, dist_init_required=False
@@ -220,6 +222,20 @@ class DeepSpeedEngine:
         dist.barrier()
         if dist.get_rank() == 0:
             _remove_universal(folder)
+
+
+def _keep_attention_whole(network: nn.Module) -> None:
+    """Let ZeRO 3 gather and watch what holds an attention as one module.
+
+    Around every module that it watches, it puts another tensor in the place of each argument. Attention then
+    no longer sees that its query, key and value are one, and rounds their gradients one by one. (Of what is
+    watched as one, the input must have a gradient: here it has come through an embedding.)
+    """
+    from deepspeed.utils.z3_leaf_module import set_z3_leaf_module
+
+    for module in network.modules():
+        if any(isinstance(child, nn.MultiheadAttention) for child in module.children()):
+            set_z3_leaf_module(module, True)
 
 
 def _convert(folder: Path) -> str:

@@ -58,6 +58,8 @@ def deepspeed_config(recipe: Recipe, *, accumulation: int, world_size: int) -> d
     if recipe.engine.dtype == "bf16":
         # Gradients and gathered weights of modules that it lists would travel in bf16; autocast needs none.
         config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+        # ZeRO 3 would put a linear layer of its own in the place of torch's, which rounds once more.
+        config["zero_optimization"]["memory_efficient_linear"] = False
     if not recipe.engine.deepspeed_config:
         return config
     path = Path(recipe.engine.deepspeed_config)

@@ -48,11 +48,17 @@ class Network(nn.Module):
 def make(
     engine: str, *, accumulation: int = 1, optimizer: str = "sgd", more_blocks: int = 0, **config: object
 ) -> Engine:
+    torch.manual_seed(0)
+    return around(Network(more_blocks), engine, accumulation=accumulation, optimizer=optimizer, **config)
+
+
+def around(
+    network: nn.Module, engine: str, *, accumulation: int = 1, optimizer: str = "sgd", **config: object
+) -> Engine:
     name, _, stage = engine.partition("-")
     values = EngineConfig(zero_stage=int(stage or 1), **config)  # type: ignore[arg-type]
     recipe = Recipe(global_batch=16, optimizer=OPTIMIZERS[optimizer], engine=values)
-    torch.manual_seed(0)
-    return build_engine(name, Network(more_blocks), recipe, accumulation=accumulation)  # type: ignore[arg-type]
+    return build_engine(name, network, recipe, accumulation=accumulation)  # type: ignore[arg-type]
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
