@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nml.errors import UserError
+from nml.model_arguments import Library, check_model_arguments
 from nml.recipe_checks import below_one, in_range, not_negative, policy, positive, share
 from nml.recipe_effects import refuse_idle
 
@@ -29,6 +30,7 @@ LOSSES: dict[Objective, tuple[LossName, ...]] = {
     "classify": ("cross-entropy", "bce"),
     "clip": ("infonce", "siglip"),
 }
+LIBRARIES: dict[Objective, Library] = {"classify": "timm", "clip": "open_clip"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,8 @@ class Model:
 
     Attributes:
         name: A timm model (classify) or an open_clip model (clip).
-        kwargs: Further arguments of ``create_model``, for example ``drop_path_rate``.
+        kwargs: Further arguments of ``create_model`` that shape the model, for example ``drop_path_rate``;
+            :mod:`nml.model_arguments` lists them.
         batch_norm: Statistics of each process's own batch, of all processes' (``sync``), or never
             updated and used as they are (``frozen``).
     """
@@ -289,6 +292,7 @@ class Recipe:
             )
         if self.global_batch % self.data.repeats and self.data.repeats > self.global_batch:
             raise UserError(f"recipe.data.repeats {self.data.repeats}: more than the global batch")
+        check_model_arguments(LIBRARIES[self.objective], self.model.kwargs, "recipe.model.kwargs")
         refuse_idle(self)
 
     def resolved(self) -> dict[str, Any]:

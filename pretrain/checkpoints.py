@@ -8,7 +8,6 @@ removed before the new one is complete.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import threading
@@ -27,6 +26,7 @@ from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, make_folder, sha256_file, sync_tree, write_json
 from nml.layout import is_complete, step_folders
 from nml.recipe import Checkpoints
+from nml.untrusted import Untrusted, file_name, read_json, shown
 from pretrain.encoder_files import publish, write_export
 from pretrain.engines import Engine, Tensors
 from pretrain.world import from_main
@@ -82,11 +82,11 @@ def verify(folder: Path) -> Checkpoint:
     """
     marker = folder / layout.MARKER
     try:
-        record = json.loads(marker.read_text())
-        files, step = record["files"], int(record["step"])
+        record = read_json(marker)
+        files, step = _files(record), int(record["step"])
     except FileNotFoundError:
         raise UserError(f"{folder.name}: not complete (no {layout.MARKER})") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder.name}: {layout.MARKER} does not read: {error}") from error
     if record.get("format") != layout.CHECKPOINT_FORMAT:
         raise UserError(f"{folder.name}: format {record.get('format')!r}", possible=layout.CHECKPOINT_FORMAT)
@@ -99,6 +99,17 @@ def verify(folder: Path) -> Checkpoint:
         if sha256_file(path) != expected["sha256"]:
             raise UserError(f"{folder.name}: {name} has changed since it was written")
     return Checkpoint(folder, step, record)
+
+
+def _files(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what a marker says of each file, none of them outside of its folder."""
+    files: dict[str, dict[str, Any]] = record["files"]
+    for name, expected in files.items():
+        for part in name.split("/"):
+            file_name(part)
+        if not isinstance(expected["bytes"], int) or not isinstance(expected["sha256"], str):
+            raise Untrusted(f"{name} has {shown(expected)}")
+    return files
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:

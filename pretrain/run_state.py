@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from nml import layout
 from nml.errors import UserError
 from nml.recipe import Recipe
+from nml.untrusted import Untrusted, typed
 from pretrain import batchnorm
 from pretrain.checkpoints import Checkpoint, Saver, recover
 from pretrain.ema import Average
@@ -19,6 +22,19 @@ from pretrain.engines import Engine, Tensors, local
 from pretrain.engines.native import gather_on_main
 from pretrain.loading import StepSampler
 from pretrain.world import World, decided_by_main
+
+
+@dataclass(frozen=True)
+class _Marker:
+    """What a checkpoint's marker says beside its step and files."""
+
+    world_size: int
+    sampler: dict[str, Any]
+    skipped: int
+    validation: dict[str, Any] | None
+
+
+_MARKED = tuple(field.name for field in fields(_Marker))
 
 
 class RunState:
@@ -69,11 +85,16 @@ class RunState:
             self.statistics.keep()
 
     def _load(self, checkpoint: Checkpoint) -> None:
-        record = checkpoint.record
-        self._sampler.restore(record["sampler"], checkpoint.step)
-        same = record["world_size"] == self._world.size
+        try:
+            marker = typed(_Marker, {name: checkpoint.record.get(name) for name in _MARKED})
+        except Untrusted as error:
+            raise UserError(
+                f"{checkpoint.folder / layout.MARKER}: {error}", mend="put another checkpoint back"
+            ) from error
+        self._sampler.restore(marker.sampler, checkpoint.step)
+        same = marker.world_size == self._world.size
         shared, own = self._tensors()
-        self._engine.load(checkpoint.state, shared, own if same else {}, world_size=record["world_size"])
+        self._engine.load(checkpoint.state, shared, own if same else {}, world_size=marker.world_size)
         mean = {
             name.removeprefix("mean/"): value for name, value in shared.items() if name.startswith("mean/")
         }
@@ -85,8 +106,8 @@ class RunState:
             for name, value in self.average.statistics.items():
                 value.copy_(statistics[f"ema/{name}"])
         self.step = self._saved = checkpoint.step
-        self.skipped = record["skipped"]
-        self.validation = record["validation"]
+        self.skipped = marker.skipped
+        self.validation = marker.validation
 
     def stepped(self) -> None:
         """Take new weights into account; steps that are left out come to nothing."""

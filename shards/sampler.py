@@ -168,11 +168,12 @@ class ElasticBatchSampler:
                     f"saved sampler state: {name} is {state.get(name)!r}, this run has {own[name]!r}",
                     mend="resume with the set and options the state was saved with, or start a new run",
                 )
-        if not 0 <= state["step"] <= self.steps_per_epoch:
-            raise UserError(
-                f"saved sampler state: step {state['step']}", possible=f"0 to {self.steps_per_epoch}"
-            )
-        self._epoch, self._start, self._step = state["epoch"], state["step"], state["step"]
+        epoch, step = state.get("epoch"), state.get("step")
+        if not isinstance(step, int) or not 0 <= step <= self.steps_per_epoch:
+            raise UserError(f"saved sampler state: step {step!r}", possible=f"0 to {self.steps_per_epoch}")
+        if not isinstance(epoch, int) or epoch < 0:
+            raise UserError(f"saved sampler state: epoch {epoch!r}", possible="0 and more")
+        self._epoch, self._start, self._step = epoch, step, step
 
 
 def _check(num_samples: int, global_batch: int, rank: int, world: int, streams: int, tail: str) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_state_dict,
@@ -22,6 +23,7 @@ from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update, local
+from pretrain.engines.plan_reader import PlainPlanner, PlanReader, read_plan
 from pretrain.optimizers import build_optimizer, recipe_groups
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -130,7 +132,20 @@ class NativeEngine:
         """See :class:`pretrain.engines.Engine`. Shards are cut anew for any world size."""
         state = self._state(shared, own)
         decays = _weight_decays(state)
-        dcp.load(state, storage_reader=dcp.FileSystemReader(folder), process_group=self._save_group)
+        # On every rank, and before they wait for each other: all end alike if it is none.
+        read_plan(folder)
+        try:
+            dcp.load(
+                state,
+                storage_reader=PlanReader(folder),
+                planner=PlainPlanner(),
+                process_group=self._save_group,
+            )
+        except CheckpointException as error:
+            for failure in error.failures.values():
+                if isinstance(failure[0], UserError):
+                    raise failure[0] from error
+            raise
         _check_weight_decays(folder, _weight_decays(state), decays)
         set_state_dict(
             self.network,

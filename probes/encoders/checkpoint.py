@@ -6,7 +6,7 @@ An export is a folder ``export/`` with ``model.safetensors`` and ``meta.json`` (
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +15,10 @@ from typing import Any
 from nml.errors import UserError
 from nml.files import sha256_file
 from nml.layout import EXPORT, EXPORT_FORMAT, META, WEIGHTS, is_export, run_of_export
+from nml.model_arguments import check_model_arguments
+from nml.untrusted import Untrusted, read_json, shown, typed
 from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
-from probes.encoders.imaging import image_transform, resolved
+from probes.encoders.imaging import checked, image_transform
 from probes.encoders.registry import newest_run
 from probes.encoders.torch_images import TorchImageEncoder
 from probes.spec import Spec, check_options
@@ -39,8 +41,8 @@ def open_export(spec: Spec, settings: Settings) -> Encoder:
             f"--checkpoint {path}: {export / WEIGHTS} does not have the hash that {META} records",
             mend="the export is damaged or was edited; export or copy it again",
         )
+    preprocessing = checked(meta["preprocessing"], f"{export / META}: preprocessing")
     model, forward = _LIBRARIES[meta["library"]](meta, export, path)
-    preprocessing = resolved(meta["preprocessing"])
     info = EncoderInfo(
         name=_display_name(export, path, meta),
         kind="checkpoint",
@@ -83,7 +85,7 @@ def read_meta(export: Path) -> dict[str, Any]:
     """
     file = export / META
     try:
-        meta = json.loads(file.read_text())
+        meta = read_json(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read: {error}", mend="export the encoder again") from error
     if not isinstance(meta, dict) or meta.get("format") != EXPORT_FORMAT:
@@ -94,9 +96,30 @@ def read_meta(export: Path) -> dict[str, Any]:
     ]
     if missing:
         raise UserError(f"{file}: lacks {', '.join(missing)}", mend="export the encoder again")
-    if meta["library"] not in _LIBRARIES:
-        raise UserError(f"{file}: library {meta['library']!r}", possible=", ".join(sorted(_LIBRARIES)))
+    library = meta["library"]
+    if not isinstance(library, str) or library not in _LIBRARIES:
+        raise UserError(f"{file}: library {shown(library)}", possible=", ".join(sorted(_LIBRARIES)))
+    # A name with a scheme, such as local-dir:, would have the library look elsewhere.
+    if not _is_model(library, meta["architecture"]):
+        raise UserError(f"{file}: {library} has no model {shown(meta['architecture'])}")
+    check_model_arguments(library, meta["model_kwargs"], f"{file}: model_kwargs")  # type: ignore[arg-type]
+    try:
+        _provenance(meta, export)
+    except Untrusted as error:
+        raise UserError(f"{file}: {error}", mend="export the encoder again") from error
     return meta
+
+
+def _is_model(library: str, name: Any) -> bool:
+    if not isinstance(name, str):
+        return False
+    if library == "timm":
+        import timm
+
+        return bool(timm.is_model(name))
+    import open_clip
+
+    return name in open_clip.list_models()
 
 
 def _display_name(export: Path, path: Path, meta: dict[str, Any]) -> str:
@@ -110,28 +133,29 @@ def _provenance(meta: dict[str, Any], export: Path) -> Provenance:
     folder, is_checkpoint = run_of_export(export)
     run = folder.parent.parent if is_checkpoint else folder
     noise = meta.get("noise") or {}
-    realised = noise.get("realised")
-    return Provenance(
-        run_path=str(run),
-        step=meta.get("step"),
-        objective=meta.get("objective"),
-        noise_ratio=None if realised is None else float(realised),
-        noise_level=noise.get("level"),
-        noise_model=noise.get("model"),
-        manifest_sha256=noise.get("manifest_sha256"),
-        set_fingerprint=noise.get("set_fingerprint"),
-        set_path=noise.get("set_path"),
-    )
+    if not isinstance(noise, dict):
+        raise Untrusted(f"noise is {shown(noise)}")
+    told = {
+        "run_path": str(run),
+        "step": meta.get("step"),
+        "objective": meta.get("objective"),
+        "noise_ratio": noise.get("realised"),
+        "noise_level": noise.get("level"),
+        "noise_model": noise.get("model"),
+        "manifest_sha256": noise.get("manifest_sha256"),
+        "set_fingerprint": noise.get("set_fingerprint"),
+        "set_path": noise.get("set_path"),
+    }
+    return typed(Provenance, told)
 
 
 def _load_timm(meta: dict[str, Any], export: Path, path: Path) -> tuple[Any, Callable[[Any], Any]]:
     import timm
 
-    try:
-        model: Any = timm.create_model(meta["architecture"], pretrained=False, **meta["model_kwargs"])
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"--checkpoint {path}: timm cannot build {meta['architecture']}: {error}") from error
-    _load_weights(model, export, path)
+    def make(device: str) -> Any:  # noqa: ARG001 - not every model of timm takes one
+        return timm.create_model(meta["architecture"], **meta["model_kwargs"])
+
+    model = _build(make, meta, export, path)
 
     def forward(batch: Any) -> Any:
         return model.forward_head(model.forward_features(batch), pre_logits=True)
@@ -142,12 +166,48 @@ def _load_timm(meta: dict[str, Any], export: Path, path: Path) -> tuple[Any, Cal
 def _load_open_clip(meta: dict[str, Any], export: Path, path: Path) -> tuple[Any, Callable[[Any], Any]]:
     import open_clip
 
-    try:
-        model: Any = open_clip.create_model(meta["architecture"], pretrained=None, **meta["model_kwargs"])
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"--checkpoint {path}: open_clip: {meta['architecture']}: {error}") from error
-    _load_weights(model, export, path)
+    def make(device: str) -> Any:
+        return open_clip.create_model(
+            meta["architecture"], device=device, pretrained_text=False, **meta["model_kwargs"]
+        )
+
+    model = _build(make, meta, export, path)
     return model, model.encode_image
+
+
+def _build(make: Callable[[str], Any], meta: dict[str, Any], export: Path, path: Path) -> Any:
+    """Return the model with the weights of the export, built only if these are as many as it has."""
+    import torch
+    from safetensors import safe_open
+
+    try:
+        with safe_open(export / WEIGHTS, "pt") as file:
+            stored = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    # safetensors raises its own type, which derives from Exception alone.
+    except Exception as error:
+        raise UserError(
+            f"--checkpoint {path}: {WEIGHTS} cannot be read: {error}", mend="export the encoder again"
+        ) from error
+    try:
+        # Shapes alone: a few words of meta.json can ask for more memory than there is.
+        with torch.device("meta"):
+            wanted = sum(value.numel() for value in make("meta").state_dict().values())
+        if wanted != stored:
+            raise UserError(
+                f"--checkpoint {path}: {meta['architecture']} as {META} describes it has {wanted:,} values, "
+                f"{WEIGHTS} {stored:,}",
+                mend="export the encoder again",
+            )
+        model = make("cpu")
+    except UserError:
+        raise
+    # Blocks of sizes that do not go together fail each in its own way.
+    except Exception as error:
+        raise UserError(
+            f"--checkpoint {path}: {meta['library']} cannot build {meta['architecture']}: {error}"
+        ) from error
+    _load_weights(model, export, path)
+    return model
 
 
 def _load_weights(model: Any, export: Path, path: Path) -> None:
