@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ from plugins.schedule import TEXT, VISION, Modality, Schedule
 from plugins.trainable import Batch, HeadModule
 from plugins.trainer import Copy, train
 
+# Weight decay that is tried beside the schedule's. AdamW takes off lr times it a step, so over a fit of some
+# hundred steps it matters from about 1 on.
+STRONG_DECAY = 1.0
 # Rows a forward pass without gradients takes at once; bounds the memory of wide heads.
 PREDICT_ROWS = 8192
 
@@ -98,6 +101,15 @@ class GradientHead(abc.ABC):
             if getattr(self, name) is not None
         }
         return dataclasses.replace(self.schedules[self.modality], **given)
+
+    def sweep(self) -> list[dict[str, Any]]:
+        """Return the settings worth trying beside the head's own: learning rate and weight decay."""
+        rate, strong = self.tried_rate(), {"weight_decay": STRONG_DECAY}
+        return [strong, {"lr": rate}, {"lr": rate} | strong]
+
+    def tried_rate(self) -> float:
+        """Return the learning rate that is tried beside the schedule's: ten times it."""
+        return 10 * self.schedule().lr
 
     def build(self, in_features: int, num_classes: int, *, seed: int = 0) -> HeadModule:
         """Return the untrained module, the same for the same seed; global random states stay as they were."""

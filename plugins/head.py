@@ -35,8 +35,13 @@ class Labelled(NamedTuple):
 class Head(Protocol):
     """What every head does. Tensors come in on any device and go out on the CPU, in float32.
 
-    A head may also have a property ``outcome``: what its last fit chose or found besides weights, by name,
-    as JSON-like values. ``probes`` records it with the result.
+    A head may also have
+
+    - a property ``outcome``: what its last fit chose or found besides weights, by name, as JSON-like values.
+      ``probes`` records it with the result;
+    - a method ``sweep()``: settings worth trying beside its own on validation data, as changes of its
+      hyper-parameters, the most promising first. ``probes`` tries as many as its budget allows;
+    - a property ``tries``: how many settings a fit compares by itself, where that is more than one.
     """
 
     def fit(

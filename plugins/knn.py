@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -43,6 +43,10 @@ class NearestNeighbours:
         at_least(self, 1, "k")
         if not self.temperature > 0:
             raise UserError(f"temperature {self.temperature}", possible="above 0")
+
+    def sweep(self) -> list[dict[str, Any]]:
+        """Return other numbers of neighbours."""
+        return [{"k": k} for k in (5, 50, 200)]
 
     def fit(
         self,

@@ -19,7 +19,7 @@ UNSEEN_GAP = 10.0
 
 
 # Strengths that ``auto`` tries.
-STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0, 100.0)
+STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,6 +58,11 @@ class LogisticRegression:
     def converged(self) -> bool:
         """Whether the last fit ended before ``max_iter``."""
         return bool(self._fitted()["converged"])
+
+    @property
+    def tries(self) -> int:
+        """How many strengths a fit compares."""
+        return len(set(self.grid)) if self.c == "auto" else 1
 
     @property
     def outcome(self) -> dict[str, Any]:

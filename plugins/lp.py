@@ -18,6 +18,10 @@ class LinearProbe(GradientHead):
 
     schedules: ClassVar[Mapping[str, Schedule]] = {"vision": VISION_LINEAR, "text": TEXT_LINEAR}
 
+    def tried_rate(self) -> float:
+        """Return a tenth of the schedule's rate, which is a hundred times that of other heads."""
+        return self.schedule().lr / 10
+
     def build_transform(self, in_features: int) -> nn.Module:  # noqa: ARG002 - the base's signature
         """Leave the features as they are."""
         return nn.Identity()

@@ -54,6 +54,11 @@ class NMTuneTopK(NMTune):
         return self._chosen
 
     @property
+    def tries(self) -> int:
+        """How many k a fit compares."""
+        return len(set(self.grid)) if self.k == "auto" else 1
+
+    @property
     def outcome(self) -> dict[str, int]:
         """What the last fit chose."""
         return {"k": self.chosen_k}

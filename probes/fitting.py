@@ -148,7 +148,13 @@ def _fit_group(
                 head=fit.head,
                 hyper_parameters=_json(choice.candidates[fit.candidate]),
                 selection=_json(
-                    {"chosen": best, "metric": metric, "validation": scores, **_outcome(fit.head)}
+                    {
+                        "chosen": best,
+                        "metric": metric,
+                        "validation": scores,
+                        "tries": choice.tries,
+                        **_outcome(fit.head),
+                    }
                 ),
                 n_train=len(fit.rows),
                 n_validation=len(validation[1]),

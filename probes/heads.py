@@ -1,4 +1,8 @@
-"""The heads of a study: which are asked for, and the hyper-parameters each is tried with."""
+"""The heads of a study: which are asked for, and the hyper-parameters each is tried with.
+
+Heads compare fairly if each had as many tries on validation data: what a user leaves open is swept, with
+TRIES settings of each head by default (``sweep`` of :class:`plugins.head.Head`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import dataclasses
 import inspect
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nml.errors import UserError, unknown_name
@@ -14,6 +18,9 @@ from nml.registry import Plugin
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
 from probes.head_code import head_code
+
+# Settings that a head is tried with. Four are what a learning rate and a weight decay beside its own make.
+TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +43,18 @@ class HeadChoice:
         """Return a fresh head with the hyper-parameters of one candidate."""
         return self.make(**self.candidates[candidate])
 
+    @property
+    def tries(self) -> int:
+        """How many settings validation data choose among, those that a head compares by itself included."""
+        return sum(own_tries(self.build(number)) for number in range(len(self.candidates)))
 
-def choose_heads(names: str, hyper: Sequence[str], modality: str) -> list[HeadChoice]:
+
+def own_tries(head: Head) -> int:
+    """Return how many settings a fit of a head compares by itself."""
+    return getattr(head, "tries", 1)
+
+
+def choose_heads(names: str, hyper: Sequence[str], modality: str, *, tries: int = TRIES) -> list[HeadChoice]:
     """Return the heads that a user named.
 
     Args:
@@ -45,6 +62,8 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str) -> list[HeadCh
         hyper: Settings ``NAME=VALUE``, ``NAME=VALUE,VALUE`` to choose among several on validation data,
             ``HEAD.NAME=...`` for one head alone.
         modality: ``image`` or ``text``; a head with a ``modality`` takes its defaults for it.
+        tries: Settings to try of each head. What ``hyper`` names is not swept; where it makes more
+            settings than that, all of them are tried.
 
     Raises:
         UserError: If a head or hyper-parameter is unknown, or a value impossible.
@@ -60,7 +79,10 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str) -> list[HeadCh
         _check_known(setting, known)
     return [
         HeadChoice(
-            HEADS.find(name), make, head_code(make), _candidates(name, make, known[name], settings, modality)
+            HEADS.find(name),
+            make,
+            head_code(make),
+            _candidates(name, make, known[name], settings, modality, tries),
         )
         for name, make in classes.items()
     ]
@@ -106,7 +128,12 @@ def _check_known(setting: _Setting, known: Mapping[str, Sequence[str]]) -> None:
 
 
 def _candidates(
-    name: str, make: type[Head], known: Sequence[str], settings: Sequence[_Setting], modality: str
+    name: str,
+    make: type[Head],
+    known: Sequence[str],
+    settings: Sequence[_Setting],
+    modality: str,
+    tries: int,
 ) -> tuple[Mapping[str, Any], ...]:
     values: dict[str, tuple[Any, ...]] = {}
     if "modality" in known:
@@ -116,13 +143,28 @@ def _candidates(
         if setting.name in known and setting.head in (None, name):
             values[setting.name] = setting.values
     grid = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
+    heads = [_built(name, make, point) for point in grid]
+    budget = max(1, tries // sum(map(own_tries, heads)))
+    swept = [
+        changed
+        for point, head in zip(grid, heads, strict=True)
+        for changed in [head, *_sweep(name, make, point, head, values)][:budget]
+    ]
     # Complete hyper-parameters, defaults included: a default that changes later must change the row.
-    return tuple(_complete(name, make, point) for point in grid)
+    return tuple(hyper_parameters(head) for head in swept)
 
 
-def _complete(name: str, make: type[Head], point: Mapping[str, Any]) -> Mapping[str, Any]:
+def _sweep(
+    name: str, make: type[Head], point: Mapping[str, Any], head: Head, given: Collection[str]
+) -> list[Head]:
+    """Return what a head wants tried beside its own settings, as far as the user left it open."""
+    changes: list[Mapping[str, Any]] = head.sweep() if hasattr(head, "sweep") else []
+    return [_built(name, make, {**point, **change}) for change in changes if not change.keys() & set(given)]
+
+
+def _built(name: str, make: type[Head], point: Mapping[str, Any]) -> Head:
     try:
-        return hyper_parameters(make(**point))
+        return make(**point)
     except UserError as error:
         raise UserError(f"--hyper: {name}: {error.what}", possible=error.possible, mend=error.mend) from error
     except (TypeError, ValueError) as error:

@@ -76,6 +76,12 @@ def build_parser() -> Parser:
         default=[],
         help="[HEAD.]NAME=VALUE[,VALUE...]; several: validation chooses",
     )
+    add(
+        "--tries",
+        type=int,
+        default=None,
+        help="settings to try of each head on validation data, 4 if not given; 1: its defaults alone",
+    )
     add("--views", type=int, default=0, help="augmented views of the training images to add")
     add(
         "--svd", type=str, default="raw", help="singular value convention: raw, row-centred or column-centred"
@@ -109,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.features import FeatureStore
     from probes.fitting import check_device
     from probes.head_code import earlier_code
-    from probes.heads import choose_heads
+    from probes.heads import TRIES, choose_heads
     from probes.matching import check_files, check_match
     from probes.options import Plan
     from probes.probing import Probe, probes_of
@@ -149,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     measurements: list[Probe] = []
     for task in tasks:
         plan = Plan(
-            heads=choose_heads(arguments.plugin, arguments.hyper, task.modality),
+            heads=choose_heads(
+                arguments.plugin, arguments.hyper, task.modality, tries=arguments.tries or TRIES
+            ),
             fractions=[Fraction(str(fraction)) for fraction in arguments.fractions],
             seeds=range(arguments.seeds),
             noises=[parse_ratio(ratio, where="--downstream-noise") for ratio in arguments.downstream_noise],
@@ -203,6 +211,7 @@ def _check(arguments: Any) -> None:
     """Refuse impossible values before any work starts."""
     possible = {
         "seeds": (arguments.seeds >= 1, "1 or more"),
+        "tries": (arguments.tries is None or arguments.tries >= 1, "1 or more"),
         "views": (arguments.views >= 0, "0 or more"),
         "batch-size": (arguments.batch_size >= 1, "1 or more"),
         "fractions": (

@@ -6,6 +6,7 @@ from collections import defaultdict
 
 from probes.reporting.averages import Score, means, noise_key
 from probes.reporting.records import Caution
+from probes.reporting.sections import tries
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
 from probes.reporting.wording import several, tasks_behind, unique
 
@@ -15,7 +16,7 @@ QUICK_RECIPE = "quickstart"
 
 def cautions(study: Study) -> tuple[Caution, ...]:
     """Return the cautions that these results call for."""
-    found = (_quick_start(study), _one_pre_training(study), _one_seed(study))
+    found = (_quick_start(study), _one_pre_training(study), _one_seed(study), tries.caution(study))
     return tuple(caution for caution in found if caution)
 
 

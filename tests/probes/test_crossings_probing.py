@@ -64,7 +64,7 @@ def samples_of(row: Row) -> tuple[Sample, Sample | None, Sample]:
 def choice_of(row: Row) -> HeadChoice:
     settings = CROSSINGS.value("head", row["head"])
     hyper = [settings["hyper"], *([settings["choice"]] if row["candidates"] == "two" else [])]
-    [choice] = choose_heads(row["head"], hyper, row["modality"])
+    [choice] = choose_heads(row["head"], hyper, row["modality"], tries=1)
     return choice
 
 

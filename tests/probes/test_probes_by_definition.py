@@ -228,7 +228,7 @@ def test_what_a_head_chose_by_itself_is_told_and_nothing_where_it_chose_nothing(
 ) -> None:
     point = Point(Fraction(1), 0, Fraction(0))
     [silent] = fit_points(choice_of(Telling, {}), data_of(), [point], "accuracy", "cpu")
-    assert json.loads(silent.selection).keys() == {"chosen", "metric", "validation"}
+    assert json.loads(silent.selection).keys() == {"chosen", "metric", "tries", "validation"}
     monkeypatch.setattr(Telling, "outcome", {"k": 3})
     [telling] = fit_points(choice_of(Telling, {}), data_of(), [point], "accuracy", "cpu")
     assert json.loads(telling.selection)["outcome"] == {"k": 3}

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from probes.reporting.cautions import uncompared
 from probes.reporting.paired import METHOD
 from probes.reporting.records import Gap, Section, Table, cells
+from probes.reporting.sections import tries
 from probes.reporting.study import Study
 from probes.reporting.wording import several
 
@@ -28,7 +29,9 @@ def section(study: Study, before: Sequence[Section]) -> Section:
         study: What the report is of.
         before: The sections whose figures and tables are listed.
     """
-    return Section(name="method", title="Method", items=(_definitions(study), _coverage(before)))
+    return Section(
+        name="method", title="Method", items=(_definitions(study), tries.table(study), _coverage(before))
+    )
 
 
 def _definitions(study: Study) -> Table:
@@ -62,6 +65,7 @@ def _definitions(study: Study) -> Table:
             "± over pre-training runs; of one run, in parentheses, over seeds of the head on it. Both with N "
             "− 1.",
         ),
+        ("Tries", tries.statement(study)),
         ("Tasks", "The same for every run, and not drawn from anything: claims are about these tasks."),
         ("Difference", METHOD),
         (
