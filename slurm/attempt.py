@@ -33,6 +33,7 @@ from slurm.job import clear_records
 from slurm.members import Member, Submission, own_attempt, own_index, own_job
 from slurm.receipts import write_receipts
 from slurm.rendezvous import choose_port, node_address
+from slurm.snapshot import check_snapshot
 from slurm.verdict import DONE, FAILED, REQUEUE, RETRY, Rendezvous, Verdict, judge
 
 OPEN = "open.json"
@@ -195,6 +196,7 @@ def main(argv: list[str]) -> int:
     if verb == "close":
         return close_attempt(submission, int(rest[0]), logs=Path(file).parent)
     try:
+        check_snapshot(Path(submission.snapshot))
         print(open_attempt(submission, logs=Path(file).parent))
     except RuntimeError as error:
         print(f"error: {error}", file=sys.stderr)

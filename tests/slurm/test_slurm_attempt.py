@@ -16,6 +16,7 @@ from slurm import attempt
 from slurm.attempt import RETRY_STATUS, main
 from slurm.members import Member, Probe, Submission
 from slurm.rendezvous import choose_port
+from slurm.snapshot import take_snapshot
 
 MAX_IDLE = 3
 LOG = "12_0_log.out"
@@ -105,8 +106,16 @@ class Job:
             )
             for index in range(2)
         )
+        room = self.folder / "code" / "pretrain"
+        room.mkdir(parents=True)
+        (room / "run.py").write_text("")
+        self.snapshot = take_snapshot(self.folder / "snapshots", room.parent)
         self.submission = Submission(
-            stage="pretrain", token="nml-0123", snapshot="code", members=members, max_idle_attempts=MAX_IDLE
+            stage="pretrain",
+            token="nml-0123",
+            snapshot=str(self.snapshot),
+            members=members,
+            max_idle_attempts=MAX_IDLE,
         )
         self.write()
 
@@ -152,6 +161,13 @@ class Job:
 @pytest.fixture
 def job(tmp_path: Path, slurm: Slurm, capfd: pytest.CaptureFixture[str]) -> Job:
     return Job(tmp_path, capfd.readouterr)
+
+
+def test_no_attempt_begins_with_code_that_is_not_what_was_submitted(job: Job) -> None:
+    (job.snapshot / "pretrain" / "run.py").write_text(" ")
+    assert job.open()[0] == 1
+    assert "is not what was submitted: pretrain/run.py is changed" in job.said
+    assert not list(job.folder.glob("attempts-0/*"))
 
 
 def test_ranks_are_told_the_first_node_s_address_and_a_port_and_the_attempt_is_noted(job: Job) -> None:

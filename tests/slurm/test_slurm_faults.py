@@ -121,6 +121,24 @@ def test_pending_and_requeued_jobs_run_the_snapshot(project, cluster, waiting) -
         waiting(lambda run=run: (run / "DONE.json").exists(), f"the end of {run.name}")
 
 
+def test_a_job_with_one_changed_byte_in_its_snapshot_fails_and_names_the_file(
+    project, cluster, waiting
+) -> None:
+    cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+    said = project.launch("pretrain")
+    [file] = run_of(said).glob("launch/snapshots/*/pretrain/run.py")
+    content = bytearray(file.read_bytes())
+    # In its docstring: Python itself would not mind.
+    content[3] ^= 1
+    file.write_bytes(content)
+    cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+    job = f"JobId={job_of(said)}"
+    waiting(lambda: "JobState=FAILED" in cluster.call("scontrol", "show", "job", job_of(said)), job)
+    assert "ExitCode=1:0" in cluster.call("scontrol", "show", "job", job_of(said))
+    logs = [log.read_text() for log in run_of(said).glob("launch/*_log.out")]
+    assert any("is not what was submitted: pretrain/run.py is changed" in log for log in logs)
+
+
 def test_uncommitted_changes_are_part_of_the_snapshot(project, cluster, waiting) -> None:
     code = project.code / "pretrain" / "run.py"
     code.write_text(code.read_text().replace('VERSION = "v1"', 'VERSION = "changed"'))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +16,6 @@ from slurm.executor import outside_of_any_job
 from slurm.machine import detect_slurm, gpus_of_ranks, visible_gpus
 from slurm.partitions import read_partitions
 from slurm.rendezvous import choose_port, interface_towards, node_address
-from slurm.snapshot import check_running_from, take_snapshot
 
 ROOM = Path(slurm.__file__).parent
 
@@ -149,44 +146,6 @@ def test_a_users_own_defaults_of_sbatch_are_kept_outside_of_jobs(monkeypatch: py
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
     with outside_of_any_job():
         assert os.environ["SBATCH_ACCOUNT"] == "mine"
-
-
-@pytest.fixture
-def code(tmp_path: Path) -> Path:
-    code = tmp_path / "code"
-    for room in ("slurm", "pretrain"):
-        (code / room / "__pycache__").mkdir(parents=True)
-        (code / room / "__init__.py").write_text("")
-        (code / room / "__pycache__" / "old.pyc").write_text("")
-    (code / "elsewhere.bin").write_text("")
-    return code
-
-
-def test_a_snapshot_is_the_code_and_no_more(code: Path, tmp_path: Path) -> None:
-    snapshot = take_snapshot(tmp_path / "snapshots", code)
-    names = sorted(str(file.relative_to(snapshot)) for file in snapshot.rglob("*") if file.is_file())
-    assert names == ["SNAPSHOT.json", "pretrain/__init__.py", "slurm/__init__.py"]
-
-
-def test_the_same_code_shares_a_snapshot_and_other_code_does_not(code: Path, tmp_path: Path) -> None:
-    first = take_snapshot(tmp_path / "snapshots", code)
-    assert take_snapshot(tmp_path / "snapshots", code) == first
-    (code / "pretrain" / "__init__.py").write_text("changed = True")
-    assert take_snapshot(tmp_path / "snapshots", code) != first
-
-
-def test_a_snapshot_names_its_commit_and_what_was_not_committed(code: Path, tmp_path: Path) -> None:
-    git = ["git", "-C", str(code), "-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for words in (["init", "-q"], ["add", "slurm"], ["commit", "-qm", "first"]):
-        subprocess.run([*git, *words], check=True)
-    record = json.loads((take_snapshot(tmp_path / "snapshots", code) / "SNAPSHOT.json").read_text())
-    assert len(record["commit"]) == 40
-    assert record["uncommitted"] == ["pretrain/"]
-
-
-def test_a_job_refuses_code_that_is_not_its_snapshot(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="not from the snapshot"):
-        check_running_from(tmp_path, "pretrain.run")
 
 
 @pytest.mark.parametrize(
