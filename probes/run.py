@@ -66,6 +66,14 @@ def build_parser() -> Parser:
         help="probe on your own data although training and test data share samples",
     )
     add("--tasks-root", type=str, default="data/tasks", help="folder of prepared tasks")
+    add(
+        "--allow-key",
+        type=str,
+        nargs="+",
+        default=[],
+        help="VARIABLE@HOST: the key in a variable that an encoder of a config file may send to a host; only "
+        "on the command line",
+    )
     add("--seeds", type=int, default=1, help="number of seeds")
     add("--fractions", type=float, nargs="+", default=[1.0], help="shares of the training data, above 0 to 1")
     add("--downstream-noise", type=float, nargs="+", default=[0.0], help="shares of training labels to flip")
@@ -109,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         find_task(TASKS, split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
     from probes.encoders import Settings, open_checkpoint, open_encoder
+    from probes.encoders.api_keys import named_keys
     from probes.encoders.endpoint import print_costs
     from probes.encoders.feature_files import FileEncoder
     from probes.encoders.registry import newest_run
@@ -127,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.tasks.registry import task_source
 
     choose_heads(arguments.plugin, arguments.hyper, "image")
-    settings = Settings(device=arguments.device, batch_size=arguments.batch_size)
+    words = sys.argv[1:] if argv is None else argv
+    keys = named_keys(arguments.encoder, arguments.allow_key, words)
+    settings = Settings(device=arguments.device, batch_size=arguments.batch_size, keys=keys)
     device = settings.torch_device()
     check_device(device)
     paths = [Path(path) for path in arguments.checkpoint]

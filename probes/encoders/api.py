@@ -10,15 +10,15 @@ import os
 from urllib.parse import urlsplit
 
 from nml.errors import UserError
+from probes.encoders.api_keys import DEFAULT_KEY_VARIABLE, check_key, key_variable
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.endpoint import DEFAULT_URL, ApiEncoder, Endpoint
 from probes.spec import Spec, check_options
 
-DEFAULT_KEY_VARIABLE = "OPENAI_API_KEY"
 OPTIONS = ("url", "key_env", "batch", "rpm", "price", "retries", "date")
 
 
-def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the registry's signature
+def open_api(spec: Spec, settings: Settings) -> Encoder:
     """Return the encoder of ``api:MODEL``.
 
     Options: ``url`` (base address), ``key_env`` (variable that holds the key; without it another server
@@ -27,7 +27,7 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the r
     key).
 
     Raises:
-        UserError: If no key is in the environment, or an option is impossible.
+        UserError: If no key is in the environment or it may not be sent there, or an option is impossible.
     """
     url = _url(spec)
     # From here on the specification holds no secret and may be repeated in messages.
@@ -37,10 +37,13 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - the r
             f"--encoder {spec.kind}: {len(spec.arguments)} models named",
             possible="api:text-embedding-3-small",
         )
+    with_key = url == DEFAULT_URL or "key_env" in spec.options
+    if with_key and settings.keys is not None:
+        check_key(spec, url, settings.keys)
     endpoint = Endpoint(
         model=spec.arguments[0],
         url=url,
-        key=_key(spec) if url == DEFAULT_URL or "key_env" in spec.options else "",
+        key=_key(spec) if with_key else "",
         batch=_number(spec, "batch", 256, 1),
         requests_per_minute=_number(spec, "rpm", 0, 0),
         price=_price(spec),
@@ -97,7 +100,7 @@ def _is_plain(url: str) -> bool:
 
 
 def _key(spec: Spec) -> str:
-    variable = spec.options.get("key_env", DEFAULT_KEY_VARIABLE)
+    variable = key_variable(spec)
     # A key that was read from a file often ends with a line break.
     key = os.environ.get(variable, "").strip()
     if not key:

@@ -20,10 +20,14 @@ class Settings:
     Attributes:
         device: ``cpu``, ``cuda`` or ``auto``.
         batch_size: Samples a forward pass.
+        keys: What may be sent where, as ``VARIABLE@HOST``, besides what
+            :mod:`probes.encoders.api_keys` knows; None for whatever the
+            specifications say, where they are the caller's own words.
     """
 
     device: str = "auto"
     batch_size: int = 64
+    keys: frozenset[str] | None = None
 
     def torch_device(self) -> str:
         """Return the device to use; ``auto`` takes the first CUDA device if there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 
 from nml.errors import UserError
 from probes.encoders import Settings, open_encoder
+from probes.encoders.api_keys import named_keys
 from probes.encoders.endpoint import ApiEncoder
 from probes.features import FeatureStore, feature_pass
 from probes.run import main
@@ -55,6 +57,11 @@ class Embeddings(http.server.BaseHTTPRequestHandler):
             self.connection.close()
         elif fault.isdigit():
             self.answer(int(fault), {"error": "later"})
+        elif fault.startswith("http"):
+            self.send_response(307)
+            self.send_header("location", fault)
+            self.send_header("content-length", "0")
+            self.end_headers()
         elif fault == "refused":
             words = f"batch size 2 > maximum allowed batch size 1\n for {self.server.keys[-1]}"
             self.answer(422, {"error": {"message": words, "type": "Validation"}})
@@ -278,6 +285,64 @@ def test_another_server_gets_no_key_of_openai(server: Server, monkeypatch: pytes
     server.faults = ["401"]
     with pytest.raises(UserError, match=r"answered 401 \(later\).*key_env=NAME"):
         ask(encoder, "a")
+
+
+def test_an_address_that_sends_elsewhere_does_not_send_the_key_there(server: Server) -> None:
+    with Server() as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        server.faults = [f"{other.url}/embeddings"]
+        with pytest.raises(UserError, match="answered 307"):
+            ask(api(server), "a")
+        other.shutdown()
+    assert server.keys == [f"Bearer {SECRET}"]
+    assert other.keys == []
+
+
+def test_a_study_file_sends_a_key_only_where_the_command_line_says(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(f"encoder: ['api:tiny,url={server.url},key_env=PROBE_KEY']\n")
+    words = ["--config", "study.yaml"]
+    allowed = f"PROBE_KEY@{server.url.split('/')[2]}"
+    with pytest.raises(UserError, match=f"PROBE_KEY is not sent to.*--allow-key {allowed}") as refused:
+        main(words)
+    assert SECRET not in str(refused.value)
+    with (tmp_path / "study.yaml").open("a") as file:
+        file.write(f"allow_key: [{allowed}]\n")
+    with pytest.raises(UserError, match="stands in a config file"):
+        main(words)
+    assert server.keys == []
+    # Now it is opened, and found to read no images.
+    with pytest.raises(UserError, match="texts"):
+        main([*words, "--allow-key", allowed])
+
+
+@pytest.mark.parametrize(
+    ("spec", "named", "sent"),
+    [
+        ("api:m", [], True),
+        ("api:m,url=https://api.mistral.ai/v1,key_env=MISTRAL_API_KEY", [], True),
+        ("api:m,url=http://api.mistral.ai/v1,key_env=MISTRAL_API_KEY", [], False),
+        ("api:m,url=https://api.mistral.ai.evil/v1,key_env=MISTRAL_API_KEY", [], False),
+        ("api:m,key_env=PROBE_KEY", [], False),
+        ("api:m,key_env=PROBE_KEY", ["PROBE_KEY@api.openai.com"], True),
+        ("api:m,url=https://host/v1,key_env=PROBE_KEY", ["PROBE_KEY@other"], False),
+        ("api:m,url=https://host:1/v1,key_env=PROBE_KEY", ["PROBE_KEY@host"], False),
+        ("api:m,url=https://HOST/v1,key_env=PROBE_KEY", ["PROBE_KEY@host"], True),
+    ],
+)
+def test_keys_go_to_known_or_named_hosts(
+    spec: str, named: list[str], sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("OPENAI_API_KEY", "MISTRAL_API_KEY", "PROBE_KEY"):
+        monkeypatch.setenv(variable, SECRET)
+    words = [word for name in named for word in ("--allow-key", name)]
+    settings = Settings(device="cpu", keys=named_keys([spec], named, words))
+    with contextlib.nullcontext() if sent else pytest.raises(UserError, match="is not sent to"):
+        open_encoder(spec, settings)
+    # What stands on the command line is said by its user.
+    open_encoder(spec, Settings(device="cpu", keys=named_keys([spec], [], [f"--encoder={spec}"])))
 
 
 def test_a_refusal_is_shown_in_the_server_s_words_without_the_key(server: Server) -> None:
