@@ -15,8 +15,8 @@ from plugins.hyper_parameters import at_least, check_types
 
 # Similarities that are held at once.
 AT_ONCE = 1 << 24
-# Share of the votes that a class without any is scored as, so that its logit is a number.
-NO_VOTES = 1e-6
+# The least that classes are scored as together: a class without votes may be right all the same.
+NO_VOTES = 0.01
 
 
 @dataclass(kw_only=True, eq=False)
@@ -73,7 +73,7 @@ class NearestNeighbours:
         return features.detach().cpu().float()
 
     def predict_logits(self, features: Tensor) -> Tensor:
-        """Return the logarithm of each class's share of the votes [N, K]; softmax gives the shares."""
+        """Return the logarithm of each class's share of the votes [N, K]; a share is 0.01 / K at least."""
         state = self._fitted()
         samples, labels = state["samples"], state["labels"]
         k = min(self.k, len(samples))
@@ -85,7 +85,7 @@ class NearestNeighbours:
             weights = torch.softmax(nearest.values / self.temperature, dim=1)
             # On the CPU, where the votes of a class are added in one order.
             share.scatter_add_(1, labels[nearest.indices].cpu(), weights.cpu())
-        return shares.clamp_(min=NO_VOTES).log_()
+        return shares.clamp_(min=NO_VOTES / shares.shape[1]).log_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the training samples, normalised, and their labels."""

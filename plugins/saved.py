@@ -44,6 +44,7 @@ class SavedHead(NamedTuple):
         about: Where it came from, as JSON-like values: the encoder, the task, the result.
         temperature: What its logits are divided by before softmax makes probabilities of them
             (:mod:`plugins.calibration`).
+        name: The name under which the head is registered.
     """
 
     head: Head
@@ -51,6 +52,7 @@ class SavedHead(NamedTuple):
     classes: tuple[str, ...]
     about: Mapping[str, Any]
     temperature: float = 1.0
+    name: str = ""
 
 
 def is_saved(folder: Path) -> bool:
@@ -138,4 +140,4 @@ def load_head(folder: str | Path) -> SavedHead:
         ) from error
     # A head saved before temperatures were fitted has none.
     temperature = float(record.get("temperature", 1.0))
-    return SavedHead(head, record["dim"], tuple(record["classes"]), record["about"], temperature)
+    return SavedHead(head, record["dim"], tuple(record["classes"]), record["about"], temperature, plugin.name)

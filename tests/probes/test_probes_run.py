@@ -166,7 +166,7 @@ def test_scrambled_test_labels_change_nothing_but_the_test_metrics(
     plain = measure(task, export, tmp_path / "plain", search, heads=heads, epochs=epochs, seeds=1)
     other_task = dataclasses.replace(task, evaluations=evaluations)
     mixed = measure(other_task, export, tmp_path / "mixed", search, heads=heads, epochs=epochs, seeds=1)
-    metrics = {"accuracy", "macro_f1", "metric"}
+    metrics = {"accuracy", "macro_f1", "metric", "nll", "ece"}
     timing = {"fit_seconds", "predict_seconds", "feature_seconds", "created"}
     by_id = {row.row_id: dataclasses.asdict(row) for row in mixed}
     assert {row.head for row in plain} == set(names)
