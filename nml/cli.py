@@ -23,7 +23,10 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +48,8 @@ _PROGRESS = re.compile("(\r|\x1b\\[A)")
 _TYPE_MESSAGE = re.compile(
     r'(?:Parser key|Key) "(?P<key>[^"]+)"(?P<element>[^:]*):\s*(?P<rest>.*)', re.DOTALL
 )
+# Words of a command line, or a key of a configuration file.
+_UNKNOWN = re.compile(r"unrecognized arguments: (?P<words>.+)|Option '(?P<key>.+)' is not accepted", re.S)
 _LITERAL = re.compile(r"Literal\[(?P<values>[^\]]*)\]")
 _CLASS = re.compile(r"<class '(?:\w+\.)*(?P<name>\w+)'>")
 
@@ -91,8 +96,51 @@ class Parser(jsonargparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings]
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of an option: ``--run-dir`` of ``run_dir``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_options(parser: Parser, options: type, *, leave_out: Collection[str] = ()) -> None:
+    """Add the fields of a dataclass to a parser; the metadata of a field is its ``help``.
+
+    What is False unless it is said is a switch, and of a list there may be several.
+
+    Args:
+        parser: Where to.
+        options: The dataclass.
+        leave_out: Names of fields that no user sets.
+    """
+    hints = typing.get_type_hints(options)
+    for option in fields(options):
+        if option.name in leave_out:
+            continue
+        kind: Any = hints[option.name]
+        more: dict[str, Any] = {}
+        default = option.default if option.default_factory is MISSING else option.default_factory()
+        if kind is bool and not default:
+            parser.add_argument(flag_of(option.name), action="store_true", help=option.metadata["help"])
+            continue
+        # Of "or nothing", and of text or a path, a command line knows the first.
+        kind = typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
+        if typing.get_origin(kind) is list:
+            (kind,), more = typing.get_args(kind), {"nargs": "+"}
+        parser.add_argument(
+            flag_of(option.name), type=kind, default=default, help=option.metadata["help"], **more
+        )
+
+
+def given_options(namespace: Any, options: type, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """Return what a parser of :func:`add_options` found, as arguments of the dataclass."""
+    return {option.name: namespace[option.name] for option in fields(options) if option.name not in leave_out}
+
+
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
     """Keep the line breaks of descriptions and examples, and what is said once from being said twice."""
+
+    def format_help(self) -> str:
+        """Return the help with ``--print_config[=flags]`` as it is typed, with no backspace."""
+        return str(super().format_help()).replace(" \b", "")
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:  # noqa: ARG002 - argparse's signature
         return "\n".join(indent + line for line in text.strip().splitlines())
@@ -125,8 +173,9 @@ def _without_secrets(values: Any) -> Any:
 
 def _one_line(message: str, flags: list[str]) -> str:
     """Rewrite a message of jsonargparse as field, value found, values possible."""
-    if message.startswith("unrecognized arguments:"):
-        found = message.split(":", 1)[1].split()
+    unknown = _UNKNOWN.search(message)
+    if unknown:
+        found = (unknown["words"] or unknown["key"]).split()
         near = _near(found[0].partition("=")[0], flags) if found else []
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         return f"unknown option {' '.join(found)}{hint}"

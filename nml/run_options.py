@@ -8,14 +8,13 @@ where it is used.
 from __future__ import annotations
 
 import importlib.util
-import types
-import typing
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from nml import cli, layout
+from nml import layout
+from nml.cli import flag_of
 from nml.durations import duration
 from nml.errors import UserError, unknown_name
 from nml.levels import level_name
@@ -167,43 +166,9 @@ class RunOptions:
         return said
 
 
-def flag_of(name: str) -> str:
-    """Return the flag of an option: ``--run-dir`` of ``run_dir``."""
-    return "--" + name.replace("_", "-")
-
-
 def absolute(location: str, base: Path) -> str:
     """Return a path as an absolute one; a URL as it is."""
     return location if "://" in location else str(base / Path(location).expanduser())
-
-
-def add_run_options(parser: cli.Parser, *, leave_out: Collection[str] = ()) -> None:
-    """Add the options of a run to a parser.
-
-    Args:
-        parser: Where to.
-        leave_out: Names of those that a command gives each of its runs itself.
-    """
-    hints = typing.get_type_hints(RunOptions)
-    for option in fields(RunOptions):
-        if option.name in leave_out:
-            continue
-        kind = hints[option.name]
-        if kind is bool:
-            parser.add_argument(flag_of(option.name), action="store_true", help=option.metadata["help"])
-            continue
-        # Of "or nothing", and of text or a path, a command line knows the first.
-        kind = get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
-        parser.add_argument(
-            flag_of(option.name), type=kind, default=option.default, help=option.metadata["help"]
-        )
-
-
-def given_options(namespace: Any, leave_out: Collection[str] = ()) -> dict[str, Any]:
-    """Return what a parser of :func:`add_run_options` found, as arguments of :class:`RunOptions`."""
-    return {
-        option.name: namespace[option.name] for option in fields(RunOptions) if option.name not in leave_out
-    }
 
 
 def check_extras(options: RunOptions) -> None:

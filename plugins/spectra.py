@@ -16,7 +16,6 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import dsyrk
 
 from nml.errors import UserError
 
@@ -70,6 +69,9 @@ class Spectrum:
             rows = rows - self._shift
             self._sum += rows.sum(axis=0)
         self.rows += len(rows)
+        # It takes longer to import than commands take that only name a convention.
+        from scipy.linalg.blas import dsyrk
+
         self._gram = dsyrk(1.0, rows.T, beta=1.0, c=self._gram, overwrite_c=True)
 
     def singular_values(self) -> Values:

@@ -9,7 +9,7 @@ from pathlib import Path
 from nml import cli
 from nml.recipe import Recipe
 from nml.recipe_files import DEFAULT, find_recipe
-from nml.run_options import RunOptions, add_run_options, given_options
+from nml.run_options import RunOptions
 
 EPILOG = """examples:
   python -m pretrain.run --noise 0.2
@@ -43,7 +43,7 @@ def parse_options(argv: list[str] | None) -> tuple[Options, str]:
     if namespace.epochs is not None:
         namespace.recipe.epochs, namespace.epochs = namespace.epochs, None
     recipe: Recipe = parser.instantiate(namespace).recipe
-    given = given_options(namespace)
+    given = cli.given_options(namespace, RunOptions)
     # A configuration file of one's own may leave it out.
     given["recipe_name"] = given["recipe_name"] or DEFAULT
     run_dir = Path(namespace.run_dir or f"runs/{RunOptions(**given).run_name}")
@@ -69,7 +69,7 @@ def build_parser() -> cli.Parser:
         sub_configs=True,
         help="name under recipes/, or a YAML file; any value by its dotted name",
     )
-    add_run_options(parser)
+    cli.add_options(parser, RunOptions)
     return parser
 
 

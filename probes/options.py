@@ -1,52 +1,168 @@
-"""What a study measures on one (encoder, task), and where it goes."""
+"""The command line of ``python -m probes.run`` as one checked record."""
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Sequence
-from fractions import Fraction
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from plugins.spectra import Convention
-from probes.features import FeatureStore
-from probes.heads import HeadChoice
-from probes.training_data import Point
+from nml import cli
+from nml.errors import UserError, unknown_name
+from nml.levels import parse_ratio
+from plugins.spectra import CONVENTIONS, Convention
+
+DEFAULT_TASK = "digits"
+EXAMPLES = """\
+examples:
+  python -m probes.run --plugin nmtune
+      the newest finished pre-training run in runs/, on the bundled digits
+  python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/a runs/b --seeds 3 --fractions 0.1 0.5 1
+      two encoders, three heads, three seeds; every encoder reads the data once
+  python -m probes.run --plugin lp --encoder timm:resnet50 --task parquet:train.parquet,test.parquet
+      your own images; columns are found, or named: ...,image=img,label=y
+  python -m probes.run --plugin nmtune --hyper lr=0.0001,0.001,0.01
+      validation data chooses the learning rate
+  python -m probes.run --config study.yaml
+      a whole study in a file: the options above, without their dashes
+
+tasks: python -m probes.tasks list      encoders: python -m probes.encoders list
+"""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to measure on one (encoder, task).
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What one study is asked to measure: encoders x tasks x heads x fractions x seeds x downstream noise.
 
     Attributes:
-        heads: The heads and their candidates.
-        fractions: Shares of the training data.
-        seeds: Seeds of each fit.
-        noises: Downstream label noise ratios.
-        views: Augmented views of the training data beyond the plain one.
-        convention: Singular value convention.
+        plugin: Heads, comma-separated.
+        checkpoint, encoder: Encoders; none of either stands for the newest finished run.
+        task: Tasks; none stands for the bundled digits.
+        results, features: Folders of the result rows and of the feature store.
+        save_heads: Folder for the fitted heads; None for nowhere.
+        receipt: File for the ids of the rows asked for; None for none.
+        allow_overlap: Whether training and test data of the user's own may share samples.
+        tasks_root: Folder of prepared tasks.
+        allow_key: Which keys may be sent where, see :func:`probes.encoders.api_keys.named_keys`.
+        seeds: Number of seeds.
+        fractions: Shares of the training data, above 0 to 1.
+        downstream_noise: Shares of the training labels to flip, 0 to below 1.
+        hyper: Hyper-parameters, see :func:`probes.heads.choose_heads`.
+        tries: Settings to try of each head; None is :data:`probes.heads.TRIES`.
+        views: Augmented views of the training images.
+        svd: Singular value convention.
         head_spectra: Whether to compute the spectrum of each head's transformed features, too.
-        device: Where to fit.
-        results: Where rows go.
-        store: Where features are kept.
-        heads_folder: Where the fitted heads are saved; None for nowhere.
+        device: Where to compute.
+        batch_size: Samples a forward pass of the encoder.
+
+    Raises:
+        UserError: If a value is impossible.
     """
 
-    heads: Sequence[HeadChoice]
-    fractions: Sequence[Fraction]
-    seeds: Sequence[int]
-    noises: Sequence[Fraction]
-    views: int = 0
-    convention: Convention = "raw"
-    head_spectra: bool = True
-    device: str = "cpu"
-    results: Path
-    store: FeatureStore
-    heads_folder: Path | None = None
+    plugin: str = field(default="lp,mlp,nmtune", metadata={"help": "heads, comma-separated"})
+    checkpoint: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "pre-training runs, checkpoints or exports; default, without --encoder: the newest "
+            "finished run in runs/"
+        },
+    )
+    encoder: list[str] = field(
+        default_factory=list, metadata={"help": "other encoders: timm:NAME, transformers:NAME, ..."}
+    )
+    task: list[str] = field(
+        default_factory=list,
+        metadata={"help": "tasks: a name, or parquet:TRAIN,TEST and the like; default: the bundled digits"},
+    )
+    results: str = field(default="results", metadata={"help": "folder of result rows"})
+    features: str = field(default="features", metadata={"help": "folder of the feature store"})
+    save_heads: str | None = field(
+        default=None, metadata={"help": "folder to save the fitted heads in, for probes.predict"}
+    )
+    receipt: str | None = field(
+        default=None, metadata={"help": "JSON file to list the ids of the rows asked for in"}
+    )
+    allow_overlap: bool = field(
+        default=False,
+        metadata={"help": "probe on your own data although training and test data share samples"},
+    )
+    tasks_root: str = field(default="data/tasks", metadata={"help": "folder of prepared tasks"})
+    allow_key: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "VARIABLE@HOST: the key in a variable that an encoder of a config file may send to a "
+            "host; only on the command line"
+        },
+    )
+    seeds: int = field(default=1, metadata={"help": "number of seeds"})
+    fractions: list[float] = field(
+        default_factory=lambda: [1.0], metadata={"help": "shares of the training data, above 0 to 1"}
+    )
+    downstream_noise: list[float] = field(
+        default_factory=lambda: [0.0], metadata={"help": "shares of training labels to flip"}
+    )
+    hyper: list[str] = field(
+        default_factory=list,
+        metadata={"help": "[HEAD.]NAME=VALUE[,VALUE...]; several: validation chooses"},
+    )
+    tries: int | None = field(
+        default=None,
+        metadata={
+            "help": "settings to try of each head on validation data, 4 if not given; 1: its defaults alone"
+        },
+    )
+    views: int = field(default=0, metadata={"help": "augmented views of the training images to add"})
+    svd: Convention = field(default="raw", metadata={"help": "singular value convention"})
+    head_spectra: bool = field(
+        default=True, metadata={"help": "also the spectrum of each head's transformed features"}
+    )
+    device: str = field(default="auto", metadata={"help": "cpu, cuda or auto"})
+    batch_size: int = field(default=64, metadata={"help": "samples a forward pass of the encoder"})
 
-    def points(self) -> list[Point]:
-        """Return every (fraction, seed, noise)."""
-        return [
-            Point(fraction, seed, noise)
-            for noise, fraction, seed in itertools.product(self.noises, self.fractions, self.seeds)
-        ]
+    def __post_init__(self) -> None:
+        for name, least in (("seeds", 1), ("tries", 1), ("views", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"{cli.flag_of(name)} {value}", possible=f"{least} or more")
+        for part in self.fractions:
+            if not 0 < part <= 1:
+                raise UserError(f"--fractions {part}", possible="above 0 to 1, for example 0.1 0.5 1")
+        for ratio in self.downstream_noise:
+            parse_ratio(ratio, where="--downstream-noise")
+        if self.svd not in CONVENTIONS:
+            raise unknown_name("--svd", self.svd, CONVENTIONS)
+        for name in ("results", "features", "save_heads"):
+            folder = Path(getattr(self, name) or ".")
+            if folder.exists() and not folder.is_dir():
+                raise UserError(f"{cli.flag_of(name)} {folder}: is a file", possible="a folder, new or not")
+        if self.receipt and Path(self.receipt).is_dir():
+            raise UserError(f"--receipt {self.receipt}: is a folder", possible="a file, new or not")
+
+    @property
+    def heads(self) -> list[str]:
+        """The names of the heads."""
+        return [name.strip() for name in self.plugin.split(",") if name.strip()]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks, the bundled digits where none is named."""
+        return self.task or [DEFAULT_TASK]
+
+
+def parse_options(argv: Sequence[str] | None) -> Options:
+    """Return the options of a command line or of the file that its ``--config`` names.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    return Options(**cli.given_options(build_parser().parse_args(argv), Options))
+
+
+def build_parser() -> cli.Parser:
+    """Return the parser of ``python -m probes.run``."""
+    parser = cli.Parser(
+        "python -m probes.run",
+        "Train heads on the features of frozen encoders and measure them, in-domain and out-of-domain.",
+        epilog=EXAMPLES,
+    )
+    cli.add_options(parser, Options)
+    return parser

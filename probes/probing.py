@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -20,20 +21,58 @@ from tqdm import tqdm
 from nml.cli import is_interactive, log
 from nml.errors import UserError
 from plugins.saved import is_saved, save_head
+from plugins.spectra import Convention
 from probes.answers import HeadFault, asked
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
-from probes.features import Features, feature_pass
+from probes.features import Features, FeatureStore, feature_pass
 from probes.fitting import Failed, Fitted, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.matching import evaluations_of
 from probes.measured import Measured
-from probes.options import Plan
 from probes.results.row import Row, identify
 from probes.results.rowfiles import claim, read_ids, write_rows
 from probes.splits import Carving, carve, store_split
 from probes.tasks.task import Evaluation, Task
 from probes.training_data import Point, TrainingData
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure on one (encoder, task).
+
+    Attributes:
+        heads: The heads and their candidates.
+        fractions: Shares of the training data.
+        seeds: Seeds of each fit.
+        noises: Downstream label noise ratios.
+        views: Augmented views of the training data beyond the plain one.
+        convention: Singular value convention.
+        head_spectra: Whether to compute the spectrum of each head's transformed features, too.
+        device: Where to fit.
+        results: Where rows go.
+        store: Where features are kept.
+        heads_folder: Where the fitted heads are saved; None for nowhere.
+    """
+
+    heads: Sequence[HeadChoice]
+    fractions: Sequence[Fraction]
+    seeds: Sequence[int]
+    noises: Sequence[Fraction]
+    views: int = 0
+    convention: Convention = "raw"
+    head_spectra: bool = True
+    device: str = "cpu"
+    results: Path
+    store: FeatureStore
+    heads_folder: Path | None = None
+
+    def points(self) -> list[Point]:
+        """Return every (fraction, seed, noise)."""
+        return [
+            Point(fraction, seed, noise)
+            for noise, fraction, seed in itertools.product(self.noises, self.fractions, self.seeds)
+        ]
 
 
 def probes_of(encoders: Sequence[Encoder], task: Task, plan: Plan) -> list[Probe]:

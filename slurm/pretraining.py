@@ -17,7 +17,7 @@ from nml.errors import UserError
 from nml.files import write_bytes
 from nml.locking import held_alone
 from nml.recipe_files import DEFAULT
-from nml.run_options import RunOptions, add_run_options, given_options
+from nml.run_options import RunOptions
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.cores import fit_loaders, loader_workers
@@ -45,7 +45,7 @@ Where = Literal["auto", "slurm", "local"]
 def add_options(parser: cli.Parser) -> None:
     """Add the options of ``pretrain``."""
     parser.add_argument("--recipe", type=str, default=DEFAULT, help="name under recipes/, or a YAML file")
-    add_run_options(parser)
+    cli.add_options(parser, RunOptions)
     add_resource_options(parser)
 
 
@@ -123,7 +123,9 @@ def run(call: Invocation) -> int:
     """Check the request, write the bundled shards if needed, and run or submit it."""
     options = call.options
     request = PretrainRequest(
-        options=RunOptions(**given_options(options)), recipe=options.recipe, overrides=call.overrides
+        options=RunOptions(**cli.given_options(options, RunOptions)),
+        recipe=options.recipe,
+        overrides=call.overrides,
     )
     request.check()
     command = check_command(request.argv())

@@ -15,7 +15,7 @@ from nml.digits import NOTICE
 from nml.errors import UserError
 from nml.files import write_json
 from nml.locking import held_alone
-from nml.run_options import RunOptions, add_run_options, given_options
+from nml.run_options import RunOptions
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
@@ -57,7 +57,7 @@ def add_options(parser: cli.Parser) -> None:
         "--recipes", nargs="+", type=str, default=["quickstart"], help="recipes, one an objective"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of pre-training")
-    add_run_options(parser, leave_out=OF_A_RUN)
+    cli.add_options(parser, RunOptions, leave_out=OF_A_RUN)
     parser.add_argument("--results", type=str, default="results", help="results folder")
     parser.add_argument("--name", type=str, default="sweep", help="the sweep's folder under sweeps/")
     parser.add_argument("--array-parallelism", type=int, default=None, help="members of an array at once")
@@ -73,7 +73,7 @@ def run(call: Invocation) -> int:
         plugins=tuple(options.plugins),
         tasks=tuple(options.tasks),
         seeds=tuple(options.seeds),
-        options=RunOptions(**given_options(options, leave_out=OF_A_RUN)),
+        options=RunOptions(**cli.given_options(options, RunOptions, leave_out=OF_A_RUN)),
         name=options.name,
         results=options.results,
         overrides=call.overrides,

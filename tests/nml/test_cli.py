@@ -104,6 +104,13 @@ def test_a_config_file_sets_options_and_the_command_line_wins(command: Path) -> 
     assert call(command, "--config", "study.yaml", "--engine", "ddp").stdout == "[0.2, 0.3] ddp\n"
 
 
+def test_an_unknown_key_of_a_config_file_is_told_with_the_one_like_it(command: Path) -> None:
+    (command.parent / "study.yaml").write_text("nois: [0.2]\n")
+    done = call(command, "--config", "study.yaml")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown option nois; did you mean --noise?")
+
+
 def test_the_printed_config_can_be_given_back(command: Path) -> None:
     printed = call(command, "--noise", "0.25", "--print_config")
     assert printed.returncode == 0

@@ -18,8 +18,7 @@ from probes import run as command
 from probes.encoders import open_checkpoint
 from probes.features import FeatureStore
 from probes.heads import HeadChoice, choose_heads
-from probes.options import Plan
-from probes.probing import Probe, probes_of
+from probes.probing import Plan, Probe, probes_of
 from probes.results import read_rows
 from probes.tasks import open_task
 from probes.tasks.samplesets import Selected

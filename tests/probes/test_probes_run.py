@@ -22,11 +22,11 @@ from plugins.registry import HEADS
 from probes.encoders import open_checkpoint
 from probes.features import FeatureStore
 from probes.heads import choose_heads
-from probes.options import Plan
-from probes.probing import probes_of
+from probes.options import build_parser
+from probes.probing import Plan, probes_of
 from probes.results import Row, read_rows
 from probes.results.rowfiles import claim, read_ids
-from probes.run import build_parser, main
+from probes.run import main
 from probes.tasks import Task, open_task
 from probes.tasks.samplesets import Selected
 from tests.commands import Command, run_command
@@ -104,7 +104,10 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
         (["--checkpoint", "/nonexistent"], "--checkpoint /nonexistent: no such folder"),
         (["--plugin", "nmtune"], "no finished pre-training run"),
         (["--task", "digit"], "did you mean digits"),
-        (["--fractions", "1.5"], "--fractions"),
+        (["--fractions", "1", "1.5"], "--fractions 1.5; possible: above 0 to 1"),
+        (["--seeds", "0"], "--seeds 0; possible: 1 or more"),
+        (["--batch-size", "0"], "--batch-size 0; possible: 1 or more"),
+        (["--views", "-1"], "--views -1; possible: 0 or more"),
         (["--downstream-noise", "1.2"], "--downstream-noise 1.2"),
         (["--hyper", "lr2=1"], "did you mean lr"),
         (["--hyper", "mlp.layers=0"], "--hyper: mlp: layers 0; possible: 1 or more"),
@@ -128,6 +131,26 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
         main(arguments)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--svd", "centred"],
+            "--svd centred: not a possible value; possible: raw, row-centred",
+        ),
+        (["--seed", "2"], "unknown option --seed 2; did you mean --seeds?"),
+        (["--views", "two"], "--views two: not a possible value; possible: int"),
+    ],
+)
+def test_an_option_that_does_not_read_is_told_with_what_does(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 def test_a_mistake_on_the_command_line_shows_no_traceback(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from nml import cli
+from nml.cli import flag_of
 from nml.errors import UserError
-from nml.run_options import RunOptions, flag_of
+from nml.run_options import RunOptions
 from pretrain.options import build_parser, parse_options
 from slurm import pretraining, sweep
 from slurm.cluster import Resources
