@@ -54,6 +54,17 @@ def test_every_room_is_in_the_table_with_the_command_that_tests_it() -> None:
         assert (ROOT / "tests" / room).is_dir()
 
 
+def test_a_test_file_is_called_after_what_it_tests_and_not_after_its_room() -> None:
+    files = [file for room in ROOMS for file in (ROOT / "tests" / room).rglob("test_*.py")]
+    named_twice = [
+        str(file.relative_to(ROOT))
+        for file in files
+        if re.match(f"test_({'|'.join([*file.parts[-3:-1], 'report'])})_", file.name)
+    ]
+    assert files
+    assert named_twice == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_link_leads_somewhere(document: str) -> None:
     file = ROOT / document
