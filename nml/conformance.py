@@ -1,6 +1,6 @@
 """What the kits of small named checks share: heads, noise models, sources, tasks and encoders have one each.
 
-A kit is a table of functions, each of which holds one subject to one promise: it returns if the promise is
+A kit is the functions of a module, each of which holds one subject to one promise: it returns if that is
 kept, raises :class:`CheckFailed` with what was promised and what was seen if not, and ``unittest.SkipTest``
 where there is nothing to look at. Under pytest a check is a test as it stands::
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from nml.errors import UserError
 from nml.randomness import equal_states, random_states
 
 Subject = TypeVar("Subject")
@@ -50,6 +52,32 @@ def promise(held: bool, text: str) -> None:
     """Fail the running check with ``text`` unless ``held``."""
     if not held:
         raise CheckFailed(text)
+
+
+def refused(call: Callable[[], object], what: str) -> None:
+    """Fail the running check unless a call is refused as a user's mistake, in one line."""
+    try:
+        call()
+    except UserError:
+        return
+    raise CheckFailed(f"accepted {what}")
+
+
+def checks_of(*modules: str) -> dict[str, Callable[[Any], None]]:
+    """Return the kit that modules hold: in order, every public function that takes a ``subject`` alone.
+
+    A function that returns something is none, but a step of others.
+    """
+    return {
+        name: function
+        for module in modules
+        for name, function in vars(sys.modules[module]).items()
+        if inspect.isfunction(function)
+        and function.__module__ == module
+        and not name.startswith("_")
+        and list(inspect.signature(function).parameters) == ["subject"]
+        and function.__annotations__["return"] in (None, "None")
+    }
 
 
 def outcomes(

@@ -5,9 +5,8 @@
     subject.py          the problem that a head is checked on, and what its answers must be
     declaration.py      the class and its hyper-parameters, before anything is learnt
     answers.py          what a fitted head returns
-    data.py             training data of unusual kinds
+    data.py             training data of unusual kinds, and validation data
     reproducibility.py  seeds, global state, saved state
-    validation.py       validation data
 
 A check makes its own heads from the class's defaults, on a small problem that any classifier solves.
 One that fails says what was promised and what was seen. A head with one fault fails the one check
@@ -24,47 +23,17 @@ from typing import Any
 
 import torch
 
-import nml.conformance
-from nml.conformance import CheckFailed, Outcome
-from plugins.conformance import answers, data, declaration, reproducibility, validation
+from nml.conformance import CheckFailed, Outcome, checks_of, outcomes
+from plugins.conformance import answers, data, declaration, reproducibility
 from plugins.conformance.subject import Subject, separable
 
 __all__ = ["CHECKS", "CheckFailed", "Outcome", "Subject", "reason_to_skip", "run_checks", "separable"]
 
 Check = Callable[[Subject], None]
 
-CHECKS: dict[str, Check] = {
-    function.__name__: function
-    for function in (
-        declaration.has_every_method,
-        declaration.init_does_no_work,
-        declaration.hyper_parameters_are_plain,
-        declaration.refuses_unknown_hyper_parameter,
-        declaration.hyper_parameters_unchanged,
-        answers.beats_chance,
-        answers.logits_shape,
-        answers.transform_shape,
-        answers.batch_of_one,
-        answers.rows_are_independent,
-        answers.refuses_to_predict_unfitted,
-        answers.device_moves,
-        data.refuses_labels_of_another_length,
-        data.fewer_samples_than_features,
-        data.missing_classes,
-        data.imbalanced_classes,
-        data.half_precision_features,
-        data.unit_of_features,
-        data.strided_features,
-        data.constant_features,
-        reproducibility.inputs_unchanged,
-        reproducibility.refit_gives_the_same,
-        reproducibility.leaves_global_randomness_alone,
-        reproducibility.state_round_trip,
-        reproducibility.state_is_a_copy,
-        validation.validation_is_not_peeked_at,
-        validation.validation_only_chooses,
-    )
-}
+CHECKS: dict[str, Check] = checks_of(
+    *(module.__name__ for module in (declaration, answers, data, reproducibility))
+)
 
 
 def run_checks(
@@ -79,7 +48,7 @@ def run_checks(
     """
     subject = Subject(head, device)
     checks = {name: functools.partial(_unless_skipped, name, function) for name, function in CHECKS.items()}
-    return nml.conformance.outcomes(checks, subject, expected_failures=expected_failures)
+    return outcomes(checks, subject, expected_failures=expected_failures)
 
 
 def _unless_skipped(name: str, function: Check, subject: Subject) -> None:

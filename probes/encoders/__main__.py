@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nml.cli import Parser, run
-from nml.conformance import show
+from nml.conformance import outcomes, show
 from nml.errors import UserError
 from probes.encoders.registry import ENCODERS, PAPER_MODELS
 from probes.spec import split_spec
@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not arguments.encoder:
         raise UserError("check: no encoder named", mend="see: python -m probes.encoders list")
-    from probes.encoders.conformance import run_checks
+    from probes.encoders.conformance import CHECKS, Subject
     from probes.encoders.encoder import Settings
 
     kind = split_spec(arguments.encoder).kind
     opener, settings = ENCODERS.load(kind), Settings(device=arguments.device)
     # What is missing is the user's to mend, not a promise broken.
     opener(split_spec(arguments.encoder), settings)
-    found = run_checks(opener, arguments.encoder, arguments.other, settings)
+    found = outcomes(CHECKS, Subject(opener, arguments.encoder, arguments.other, settings))
     return show(found, f"{arguments.encoder} of {ENCODERS.find(kind).owner}")
 
 

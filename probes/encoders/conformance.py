@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import unittest
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,8 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from nml import digits
-from nml.conformance import CheckFailed, Outcome, outcomes, promise, untouched_randomness
-from nml.errors import UserError
+from nml.conformance import CheckFailed, checks_of, promise, refused, untouched_randomness
 from nml.randomness import scrambled_randomness
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.registry import EncoderOpener
@@ -182,45 +181,16 @@ def refuses_another_modality(subject: Subject) -> None:
     """Texts given to an encoder of images, and the other way round, are an error in one line."""
     modality = "text" if subject.encoder.info.modality == "image" else "image"
     if subject.contents:
-        _refuses(lambda: encoded(subject.encoder, samples(modality)), f"samples of {modality}")
+        refused(lambda: encoded(subject.encoder, samples(modality)), f"samples of {modality}")
 
 
 def refuses_an_unknown_option(subject: Subject) -> None:
     """An option that the encoder does not have is refused in one line, not passed over."""
     separator = "," if ":" in subject.text else ":"
-    _refuses(lambda: subject.open(f"{subject.text}{separator}no_such_option=1"), "no_such_option=1")
+    refused(lambda: subject.open(f"{subject.text}{separator}no_such_option=1"), "no_such_option=1")
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
-    function.__name__: function
-    for function in (
-        has_the_contract,
-        features_are_finite_float32,
-        samples_are_told_apart,
-        batches_do_not_matter,
-        the_order_does_not_matter,
-        encoding_again_gives_the_same,
-        opening_again_gives_the_same,
-        threads_prepare_alike,
-        samples_stay_as_they_are,
-        weights_are_part_of_the_identity,
-        leaves_global_randomness_alone,
-        refuses_another_modality,
-        refuses_an_unknown_option,
-    )
-}
-
-
-def run_checks(
-    opener: EncoderOpener,
-    text: str,
-    other: str = "",
-    settings: Settings | None = None,
-    *,
-    expected_failures: Mapping[str, str] | None = None,
-) -> Iterator[Outcome]:
-    """Yield the outcome of every check, in order; the arguments are those of :class:`Subject`."""
-    return outcomes(CHECKS, Subject(opener, text, other, settings), expected_failures=expected_failures)
+CHECKS = checks_of(__name__)
 
 
 def _same(expected: Features, found: Features, circumstance: str) -> None:
@@ -229,11 +199,3 @@ def _same(expected: Features, found: Features, circumstance: str) -> None:
     promise(
         difference <= TOLERANCE, f"{circumstance}, features differ by {difference:.2g} of the largest value"
     )
-
-
-def _refuses(call: Callable[[], object], what: str) -> None:
-    try:
-        call()
-    except UserError:
-        return
-    raise CheckFailed(f"accepted {what}")

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from nml.cli import Parser, run
-from nml.conformance import show
+from nml.conformance import outcomes, show
 from nml.errors import UserError
 from nml.sources import SOURCES, find_task
 from probes.spec import split_spec
-from probes.tasks.conformance import run_checks
+from probes.tasks.conformance import CHECKS, Subject
 from probes.tasks.prepared import PreparedTask
 from probes.tasks.registry import DEFAULT_ROOT, TASKS, open_task, task_source
 from probes.tasks.task import Task, TaskRecord, TaskSource
@@ -72,7 +72,7 @@ def main() -> int:
             # What is missing is the user's to mend, not a promise broken.
             source.open(split_spec(name), root)
             owner = find_task(TASKS, split_spec(name).kind).owner
-            failed |= show(run_checks(source, name, root), f"{name} of {owner}")
+            failed |= show(outcomes(CHECKS, Subject(source, name, root)), f"{name} of {owner}")
         else:
             _prepare(name, source, root, arguments.torchvision)
     return failed

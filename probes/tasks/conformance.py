@@ -11,7 +11,7 @@ import functools
 import itertools
 import json
 import unittest
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from PIL import Image
 
 from nml.conformance import (
     CheckFailed,
-    Outcome,
     address,
+    checks_of,
     found_at,
     in_another_process,
-    outcomes,
     promise,
+    refused,
     untouched_randomness,
 )
 from nml.errors import UserError
@@ -190,41 +190,11 @@ def leaves_global_randomness_alone(subject: Subject) -> None:
 
 def refuses_an_unknown_option(subject: Subject) -> None:
     """An option that the task does not have is refused in one line, not passed over."""
-    try:
-        subject.open(("," if ":" in subject.text else ":") + "no_such_option=1")
-    except UserError:
-        return
-    raise CheckFailed("accepted no_such_option=1")
+    separator = "," if ":" in subject.text else ":"
+    refused(lambda: subject.open(f"{separator}no_such_option=1"), "no_such_option=1")
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
-    function.__name__: function
-    for function in (
-        the_record_is_true,
-        samples_are_aligned,
-        it_can_be_learnt_and_scored,
-        it_is_tested_in_domain_first,
-        splits_are_disjoint,
-        opening_again_gives_the_same,
-        another_process_opens_the_same,
-        reading_gives_the_same,
-        samples_are_of_the_modality,
-        fingerprints_tell_samples_apart,
-        leaves_global_randomness_alone,
-        refuses_an_unknown_option,
-    )
-}
-
-
-def run_checks(
-    source: TaskSource,
-    text: str,
-    root: Path = DEFAULT_ROOT,
-    *,
-    expected_failures: Mapping[str, str] | None = None,
-) -> Iterator[Outcome]:
-    """Yield the outcome of every check, in order; the arguments are those of :class:`Subject`."""
-    return outcomes(CHECKS, Subject(source, text, root), expected_failures=expected_failures)
+CHECKS = checks_of(__name__)
 
 
 def _identity(task: Task) -> dict[str, object]:

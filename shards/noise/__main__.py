@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nml.cli import Parser, run
-from nml.conformance import show
+from nml.conformance import outcomes, show
 from nml.errors import UserError
 from shards.noise import NOISE_MODELS
-from shards.noise.conformance import CLASSES, SAMPLES, run_checks
+from shards.noise.conformance import CHECKS, CLASSES, SAMPLES, Subject
 
 EPILOG = f"""\
 examples:
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     # What the model says of a file that it lacks is the user's to read, not a promise broken.
     model(arguments.model_file)
     owner = NOISE_MODELS.find(arguments.name).owner
-    return show(run_checks(model, arguments.model_file), f"{arguments.name} of {owner}")
+    return show(outcomes(CHECKS, Subject(model, arguments.model_file)), f"{arguments.name} of {owner}")
 
 
 if __name__ == "__main__":

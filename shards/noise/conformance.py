@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import unittest
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, get_args
@@ -17,12 +17,11 @@ from typing import Any, get_args
 import numpy as np
 
 from nml.conformance import (
-    Outcome,
     address,
+    checks_of,
     files_opened,
     found_at,
     in_another_process,
-    outcomes,
     promise,
     untouched_randomness,
 )
@@ -235,34 +234,7 @@ def reads_the_model_file_alone(subject: Subject) -> None:
     promise(not others, f"reads {', '.join(others[:3])}, which no set would record")
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
-    function.__name__: function
-    for function in (
-        has_the_contract,
-        alters_exactly_as_many_as_asked,
-        alters_no_sample_twice,
-        values_exist,
-        never_gives_back_the_clean_value,
-        levels_are_nested,
-        a_level_stands_alone,
-        the_seed_decides,
-        the_order_of_samples_is_nothing,
-        another_process_plans_the_same,
-        leaves_global_randomness_alone,
-        leaves_the_samples_alone,
-        reads_the_model_file_alone,
-    )
-}
-
-
-def run_checks(
-    model: Callable[..., NoiseModel],
-    model_file: str | None = None,
-    *,
-    expected_failures: Mapping[str, str] | None = None,
-) -> Iterator[Outcome]:
-    """Yield the outcome of every check, in order; the arguments are those of :class:`Subject`."""
-    return outcomes(CHECKS, Subject(model, model_file), expected_failures=expected_failures)
+CHECKS = checks_of(__name__)
 
 
 def _digest(subject: Subject) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from nml.cli import Parser, run
-from nml.conformance import show
+from nml.conformance import outcomes, show
 from nml.errors import UserError
 from nml.sources import SOURCES
-from shards.sources.conformance import run_checks
+from shards.sources.conformance import CHECKS, Subject
 
 EPILOG = """\
 examples:
@@ -34,7 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("check: no source named", mend="see: python -m shards.sources list")
     source = SOURCES.load(name)
     options = {option: value for option in OPTIONS if (value := getattr(arguments, option))}
-    return show(run_checks(source, arguments.source, **options), f"{name} of {SOURCES.find(name).owner}")
+    found = outcomes(CHECKS, Subject(source, arguments.source, **options))
+    return show(found, f"{name} of {SOURCES.find(name).owner}")
 
 
 if __name__ == "__main__":

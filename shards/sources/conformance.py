@@ -12,18 +12,18 @@ import itertools
 import json
 import unittest
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from nml.conformance import (
     CheckFailed,
-    Outcome,
     address,
+    checks_of,
     found_at,
     in_another_process,
-    outcomes,
     promise,
+    refused,
     untouched_randomness,
 )
 from nml.errors import UserError
@@ -191,39 +191,11 @@ def leaves_global_randomness_alone(subject: Subject) -> None:
 
 def refuses_a_column_that_is_not_there(subject: Subject) -> None:
     """A column that the data do not have is refused in one line, not passed over."""
-    try:
-        next(iter(subject.open(label_column="no-such-column")), None)
-    except UserError:
-        return
-    raise CheckFailed("accepted --label-column no-such-column")
+    column = "no-such-column"
+    refused(lambda: next(iter(subject.open(label_column=column)), None), f"--label-column {column}")
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
-    function.__name__: function
-    for function in (
-        has_the_contract,
-        samples_are_whole,
-        names_are_unique,
-        classes_are_in_range,
-        opening_again_gives_the_same,
-        opening_again_starts_anew,
-        another_process_reads_the_same,
-        data_stay_as_they_are,
-        leaves_global_randomness_alone,
-        refuses_a_column_that_is_not_there,
-    )
-}
-
-
-def run_checks(
-    source: Callable[[SourceSpec], Source],
-    text: str,
-    *,
-    expected_failures: Mapping[str, str] | None = None,
-    **options: str,
-) -> Iterator[Outcome]:
-    """Yield the outcome of every check, in order; the arguments are those of :class:`Subject`."""
-    return outcomes(CHECKS, Subject(source, text, **options), expected_failures=expected_failures)
+CHECKS = checks_of(__name__)
 
 
 def _digest(samples: list[Seen]) -> str:

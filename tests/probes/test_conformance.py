@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nml.conformance import Outcome
+from nml.conformance import Outcome, outcomes
 from nml.errors import UserError
 from probes.encoders import conformance as encoders
 from probes.encoders.checkpoint import open_export
@@ -24,8 +24,8 @@ from probes.tasks import conformance as tasks
 from probes.tasks.task import Evaluation, Task, TaskRecord
 
 
-def failed(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.name for outcome in outcomes if outcome.status == "FAIL"]
+def failed(found: Iterable[Outcome]) -> list[str]:
+    return [outcome.name for outcome in found if outcome.status == "FAIL"]
 
 
 class Squares:
@@ -148,11 +148,11 @@ def test_every_check_of_tasks_has_a_fault_that_it_finds() -> None:
 
 @pytest.mark.parametrize("name", TASK_FAULTS)
 def test_a_fault_of_a_task_fails_the_check_that_names_it_and_no_other(name: str) -> None:
-    assert failed(tasks.run_checks(TASK_FAULTS[name], "squares")) == [name]
+    assert failed(outcomes(tasks.CHECKS, tasks.Subject(TASK_FAULTS[name], "squares"))) == [name]
 
 
 def test_a_sound_task_passes() -> None:
-    assert {outcome.status for outcome in tasks.run_checks(SQUARES, "squares")} == {"ok"}
+    assert {outcome.status for outcome in outcomes(tasks.CHECKS, tasks.Subject(SQUARES, "squares"))} == {"ok"}
 
 
 class Pixels:
@@ -265,17 +265,19 @@ def test_every_check_of_encoders_has_a_fault_that_it_finds() -> None:
 
 @pytest.mark.parametrize("name", ENCODER_FAULTS)
 def test_a_fault_of_an_encoder_fails_the_check_that_names_it(name: str) -> None:
-    found = failed(encoders.run_checks(ENCODER_FAULTS[name], "pixels", "pixels:weight=2"))
+    subject = encoders.Subject(ENCODER_FAULTS[name], "pixels", "pixels:weight=2")
+    found = failed(outcomes(encoders.CHECKS, subject))
     assert name in found
     assert set(found) <= {name} | ALSO.get(name, set())
 
 
 def test_a_sound_encoder_passes() -> None:
-    found = list(encoders.run_checks(Pixels, "pixels", "pixels:weight=2"))
+    found = list(outcomes(encoders.CHECKS, encoders.Subject(Pixels, "pixels", "pixels:weight=2")))
     assert {outcome.status for outcome in found} == {"ok"}
 
 
 def test_an_exported_encoder_keeps_its_promises(tmp_path: Path, make_export: Callable[..., Path]) -> None:
     runs = [make_export(tmp_path / f"run{seed}", seed=seed) for seed in (0, 1)]
-    found = encoders.run_checks(open_export, f"checkpoint:{runs[0]}", f"checkpoint:{runs[1]}")
+    subject = encoders.Subject(open_export, *(f"checkpoint:{run}" for run in runs))
+    found = outcomes(encoders.CHECKS, subject)
     assert failed(found) == []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nml.conformance import Outcome
+from nml.conformance import Outcome, outcomes
 from nml.errors import UserError
 from nml.sources import SOURCES, ByteRange, Example, Source, SourceSpec
 from shards.hashing import hash_keys, mix
@@ -25,8 +25,8 @@ from shards.sources.__main__ import main as check_source
 from shards.sources.image_folder import ImageFolderSource
 
 
-def failed(outcomes: Iterable[Outcome]) -> list[str]:
-    return [outcome.name for outcome in outcomes if outcome.status == "FAIL"]
+def failed(found: Iterable[Outcome]) -> list[str]:
+    return [outcome.name for outcome in found if outcome.status == "FAIL"]
 
 
 class Faulty(Symmetric):
@@ -126,7 +126,7 @@ def test_every_check_of_noise_has_a_fault_that_it_finds() -> None:
 
 @pytest.mark.parametrize("name", NOISE_FAULTS)
 def test_a_fault_of_a_noise_model_fails_the_check_that_names_it_and_no_other(name: str) -> None:
-    assert failed(noise.run_checks(NOISE_FAULTS[name])) == [name]
+    assert failed(outcomes(noise.CHECKS, noise.Subject(NOISE_FAULTS[name]))) == [name]
 
 
 # What the built-in models break, and say so.
@@ -149,7 +149,7 @@ def test_every_built_in_noise_model_keeps_its_promises(tmp_path: Path, name: str
         file = tmp_path / "labels.csv"
         labels = np.where(draw.random(len(people)) < 0.2, 1, people.labels)
         file.write_text("".join(f"{key},{label}\n" for key, label in zip(people.keys, labels, strict=True)))
-    found = failed(noise.run_checks(NOISE_MODELS.load(name), file and str(file)))
+    found = failed(outcomes(noise.CHECKS, noise.Subject(NOISE_MODELS.load(name), file and str(file))))
     assert found == KNOWN.get(name, [])
 
 
@@ -246,7 +246,7 @@ def test_every_check_of_sources_has_a_fault_that_it_finds() -> None:
 
 @pytest.mark.parametrize("name", SOURCE_FAULTS)
 def test_a_fault_of_a_source_fails_the_check_that_names_it(flat: Path, name: str) -> None:
-    found = failed(sources.run_checks(SOURCE_FAULTS[name], f"folder:{flat}"))
+    found = failed(outcomes(sources.CHECKS, sources.Subject(SOURCE_FAULTS[name], f"folder:{flat}")))
     # What is drawn anew each time is another thing on every occasion.
     also = {"opening_again_gives_the_same": {"opening_again_starts_anew", "another_process_reads_the_same"}}
     assert name in found
@@ -259,7 +259,7 @@ def test_a_sound_source_passes(flat: Path, image_folder: Path, source: Callable[
         (image_folder / "some").mkdir(exist_ok=True)
         next(flat.iterdir()).rename(image_folder / "some" / "one.jpg")
     folder = flat if source is Folder else image_folder
-    assert failed(sources.run_checks(source, f"source:{folder}")) == []
+    assert failed(outcomes(sources.CHECKS, sources.Subject(source, f"source:{folder}"))) == []
 
 
 def test_every_built_in_source_says_what_it_is() -> None:
