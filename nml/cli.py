@@ -31,17 +31,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml
 
 from nml.errors import UserError
 from nml.files import is_full
 from nml.front import ignore_namesakes, spelled
-from nml.untrusted import printable
+from nml.untrusted import Untrusted, check_yaml, printable
 from nml.urls import redacted, take_secret, take_secret_of_word
 
 # Before a command imports what may be hidden: this module is the first that each of them imports.
 ignore_namesakes()
-
 USER_ERROR_STATUS = 2
+_READ_YAML = jsonargparse.get_loader("yaml")
 # How progress bars go back to the start of their line, and to the line above.
 _PROGRESS = re.compile("(\r|\x1b\\[A)")
 
@@ -52,6 +53,15 @@ _TYPE_MESSAGE = re.compile(
 _UNKNOWN = re.compile(r"unrecognized arguments: (?P<words>.+)|Option '(?P<key>.+)' is not accepted", re.S)
 _LITERAL = re.compile(r"Literal\[(?P<values>[^\]]*)\]")
 _CLASS = re.compile(r"<class '(?:\w+\.)*(?P<name>\w+)'>")
+
+
+def _read_bounded(text: str) -> Any:
+    """Read a config file, or one value of a command line, as jsonargparse does, but nothing too large."""
+    check_yaml(text)
+    return _READ_YAML(text)
+
+
+jsonargparse.set_loader("yaml", _read_bounded, (yaml.YAMLError, ValueError))
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -238,6 +248,10 @@ def run(main: Callable[[], Any]) -> NoReturn:
         sys.stdout.flush()
     except UserError as error:
         fail(str(error))
+    except Untrusted as error:
+        if error.path is None:
+            raise
+        fail(f"{error.path} does not read: {error}; restore it, or remove it")
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from nml import layout
 from nml.errors import UserError
 from nml.levels import decimal_text
+from nml.untrusted import parse_json, parse_yaml
 
 # What the ledger of a run calls time that no cause claims.
 _UNCLAIMED = "other"
@@ -103,7 +101,7 @@ def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:
                 return
             if not isinstance(line, dict):
@@ -165,8 +163,8 @@ def read_curves(run: Path) -> Curves:
 
 def _about(run: Path) -> dict[str, Any]:
     try:
-        stored = yaml.safe_load((run / layout.CONFIG).read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        stored = parse_yaml((run / layout.CONFIG).read_text())
+    except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}
 

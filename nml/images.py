@@ -20,7 +20,12 @@ EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", 
 SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
 # Above the largest image of ImageNet (61 million pixels), far below what exhausts memory.
 MAX_PIXELS = 100_000_000
+# A progressive JPEG comes in some ten scans, each of which visits every pixel; one of a few kilobytes may
+# have thousands.
+MAX_SCANS = 100
+MAX_SCANNED_PIXELS = 2_000_000_000
 
+_SCAN = re.compile(b"\xff\xda")
 _BEGINNING = re.compile(
     rb"(?P<jpg>\xff\xd8\xff)|(?P<png>\x89PNG\r\n\x1a\n)|(?P<webp>RIFF....WEBP)|(?P<gif>GIF8[79]a)"
     rb"|(?P<bmp>BM)|(?P<tiff>II\*\0|MM\0\*)|(?P<ppm>P[1-6]\s)",
@@ -46,6 +51,8 @@ def open_image(data: bytes, *, max_pixels: int | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if max_pixels is not None:
         check_pixels(image.width, image.height, max_pixels)
+    if image.format == "JPEG":
+        check_scans(data, image.width * image.height)
     return image
 
 
@@ -53,6 +60,15 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
     """Raise :class:`BadImage` if an image has too many pixels."""
     if width * height > max_pixels:
         raise BadImage(f"{width} x {height} pixels, the limit is {max_pixels:,} in all")
+
+
+def check_scans(data: bytes, pixels: int) -> None:
+    """Raise :class:`BadImage` if a JPEG of so many pixels comes in too many scans."""
+    scans = len(_SCAN.findall(data))
+    if scans > MAX_SCANS or scans * pixels > MAX_SCANNED_PIXELS:
+        raise BadImage(
+            f"{scans:,} scans of {pixels:,} pixels, the limit is {MAX_SCANS} and {MAX_SCANNED_PIXELS:,}"
+        )
 
 
 @contextmanager

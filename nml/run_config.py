@@ -6,17 +6,15 @@ other values for the one that is asked for: both have to mean the same.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from nml.errors import UserError
 from nml.levels import level_name
 from nml.recipe import MAY_DIFFER, Recipe
+from nml.untrusted import parse_json, parse_yaml, read_file
 
 
 class Difference(NamedTuple):
@@ -43,7 +41,7 @@ def read_command(path: Path, *, mend: str) -> dict[str, Any] | None:
     Raises:
         UserError: If it does not read, or is no command.
     """
-    command = _read(path, yaml.safe_load, yaml.YAMLError, mend)
+    command = _read(path, parse_yaml, mend)
     if command is not None and not (isinstance(command, dict) and isinstance(command.get("recipe"), dict)):
         raise UserError(f"{path.parent}: {path.name} holds no command of a run", mend=mend)
     return command
@@ -60,21 +58,22 @@ def read_record(path: Path, *names: str, mend: str) -> dict[str, Any] | None:
     Raises:
         UserError: If it does not read, or lacks one of ``names``.
     """
-    record = _read(path, json.loads, ValueError, mend)
+    record = _read(path, parse_json, mend)
     missing = [name for name in names if not isinstance(record, dict) or name not in record]
     if record is not None and missing:
         raise UserError(f"{path.parent}: {path.name} holds no {', '.join(missing)}", mend=mend)
     return record
 
 
-def _read(path: Path, parse: Callable[[str], Any], broken: type[Exception], mend: str) -> Any:
+def _read(path: Path, parse: Callable[[str], Any], mend: str) -> Any:
+    text = "?"
     try:
-        text = path.read_text()
+        text = read_file(path).decode()
         value = parse(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, UnicodeDecodeError, broken) as error:
-        reason = "it is empty" if isinstance(error, broken) and not text.strip() else error
+    except (OSError, ValueError) as error:
+        reason = "it is empty" if isinstance(error, ValueError) and not text.strip() else error
         raise UserError(f"{path.parent}: {path.name} does not read: {reason}", mend=mend) from error
     if value is None:
         raise UserError(f"{path.parent}: {path.name} does not read: it is empty", mend=mend)

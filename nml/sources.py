@@ -108,6 +108,7 @@ class SourceSpec:
         image_column, text_column, pair_column, label_column, caption_column, key_column: Columns of a
             table; empty means to look for the usual ones.
         header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
+        image_root: Folder that images may lie in beside the table's own; empty for none.
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
             caption each; a ``task`` of images or texts, read in any order, with a class each; or the
             ``labels`` of a task alone, whose samples lie elsewhere.
@@ -125,6 +126,7 @@ class SourceSpec:
     caption_column: str = ""
     key_column: str = ""
     header: str = ""
+    image_root: str = ""
     end: Literal["set", "task", "labels"] = "set"
 
     @property
@@ -132,10 +134,11 @@ class SourceSpec:
         """What a message calls the source."""
         return f"--{'source' if self.end == 'set' else 'task'} {self.text}"
 
-    def flag(self, role: Role | Literal["split"]) -> str:
+    def flag(self, role: Role | Literal["split", "image_root"]) -> str:
         """Return how a user names the column of a role, or a split, up to the name itself."""
         if self.end == "set":
-            return "--split " if role == "split" else f"--{role}-column "
+            flags = {"split": "--split ", "image_root": "--image-root "}
+            return flags.get(role, f"--{role}-column ")
         return f"{self.usual_split if role == 'split' else role}="
 
     def column(self, role: Role) -> str:

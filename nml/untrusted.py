@@ -14,7 +14,8 @@ import re
 import stat
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,13 @@ _MOST_NAME_BYTES = 200
 
 
 class Untrusted(ValueError):
-    """What a file holds cannot or must not be read; the message says why, as a clause."""
+    """What a file holds cannot or must not be read; the message says why, as a clause.
+
+    Attributes:
+        path: The file, where it is known: for who has nothing better to say of it.
+    """
+
+    path: Path | None = None
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -69,7 +76,41 @@ def read_json(path: Path, *, most: int = MOST_BYTES, containers: int = MOST_CONT
         OSError: If it cannot be read.
         Untrusted: If it is no JSON, or too large, too deep or of numbers too long.
     """
-    return parse_json(read_file(path, most), most=most, containers=containers)
+    with _of(path):
+        return parse_json(read_file(path, most), most=most, containers=containers)
+
+
+def read_object(path: Path, **kinds: type | types.UnionType) -> dict[str, Any]:
+    """Return the fields of a JSON file; errors as in :func:`read_json`, and others below.
+
+    Args:
+        path: The file.
+        kinds: Fields that it must have, and of which type each is.
+
+    Raises:
+        Untrusted: If it holds no fields, or lacks one, or one is of another type.
+    """
+    with _of(path):
+        return check_object(read_json(path), **kinds)
+
+
+def check_object(fields: Any, **kinds: type | types.UnionType) -> dict[str, Any]:
+    """Return the fields that JSON gave; see :func:`read_object`."""
+    if not isinstance(fields, dict):
+        raise Untrusted(f"it holds {shown(fields)}")
+    for name, kind in kinds.items():
+        if not isinstance(fields.get(name), kind):
+            raise Untrusted(f"{name} is {shown(fields.get(name))}")
+    return fields
+
+
+@contextmanager
+def _of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Untrusted as error:
+        error.path = path
+        raise
 
 
 def parse_json(text: str | bytes, *, most: int = MOST_BYTES, containers: int = MOST_CONTAINERS) -> Any:
@@ -129,7 +170,8 @@ def _too_deep() -> Untrusted:
 
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds; errors as in :func:`read_json`."""
-    return parse_yaml(read_file(path, MOST_YAML_BYTES))
+    with _of(path):
+        return parse_yaml(read_file(path, MOST_YAML_BYTES))
 
 
 def parse_yaml(text: str | bytes) -> Any:
@@ -198,6 +240,11 @@ def printable(text: str) -> str:
     Line breaks and tabs stay.
     """
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_printable(text: str) -> bool:
+    """Whether :func:`printable` leaves a text as it is."""
+    return _UNPRINTABLE.search(text) is None
 
 
 def file_name(text: Any, ending: str = "") -> str:

@@ -15,6 +15,7 @@ import re
 from urllib.parse import quote, unquote, urlsplit
 
 from nml.errors import UserError
+from nml.untrusted import parse_json
 
 # Of this process and of those that it starts: {URL without its secret: the same with it}.
 VARIABLE = "NML_URL_SECRETS"
@@ -139,5 +140,5 @@ def _shown_in_text(found: re.Match[str]) -> str:
 
 
 def _kept() -> dict[str, str]:
-    kept: dict[str, str] = json.loads(os.environ.get(VARIABLE) or "{}")
+    kept: dict[str, str] = parse_json(os.environ.get(VARIABLE) or "{}")
     return kept

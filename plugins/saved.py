@@ -18,7 +18,6 @@ code but that of heads that are installed here.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 from nml.errors import UserError
 from nml.files import write_bytes, write_json
 from nml.registry import Plugin
+from nml.untrusted import Untrusted, check_object, read_object
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
 
@@ -111,7 +111,7 @@ def load_head(folder: str | Path) -> SavedHead:
 
     folder = Path(folder)
     try:
-        record = json.loads((folder / RECORD).read_bytes())
+        record = read_object(folder / RECORD)
         weights = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(
@@ -120,6 +120,13 @@ def load_head(folder: str | Path) -> SavedHead:
         ) from error
     if record.get("format") != FORMAT:
         raise UserError(f"{folder / RECORD}: format {record.get('format')!r}", possible=FORMAT)
+    try:
+        check_object(
+            record, head=str, distribution=str, version=str, hyper_parameters=dict, dim=int, classes=list
+        )
+        check_object(record, about=dict, weights_sha256=str, temperature=float | int | None)
+    except Untrusted as error:
+        raise UserError(f"{folder / RECORD}: {error}", mend="save the head again") from error
     if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
         raise UserError(f"{folder / WEIGHTS}: not the weights that were saved", mend="save the head again")
     plugin = HEADS.find(record["head"])
@@ -133,11 +140,13 @@ def load_head(folder: str | Path) -> SavedHead:
     try:
         head: Head = make(**record["hyper_parameters"])
         head.load_state_dict(load(weights))
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    # What a head says to values that it never had, and safetensors to a file that is none, is of any type.
+    except Exception as error:
         raise UserError(
             f"{folder}: {plugin.owner} cannot take what {record['version']} saved: {error}",
             mend=f"install {record['distribution']}=={record['version']}",
         ) from error
     # A head saved before temperatures were fitted has none.
-    temperature = float(record.get("temperature", 1.0))
-    return SavedHead(head, record["dim"], tuple(record["classes"]), record["about"], temperature, plugin.name)
+    temperature = float(record.get("temperature") or 1.0)
+    classes = tuple(map(str, record["classes"]))
+    return SavedHead(head, record["dim"], classes, record["about"], temperature, plugin.name)

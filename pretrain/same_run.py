@@ -7,11 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from nml import layout
 from nml.errors import UserError
 from nml.run_config import first_difference, read_command, read_record
+from nml.untrusted import parse_yaml
 
 if TYPE_CHECKING:
     from shards.shardset import ShardSet
@@ -31,7 +30,7 @@ def check_same_run(run: Path, text: str) -> None:
         UserError: Naming the first value that differs.
     """
     before = read_command(run / layout.CONFIG, mend=_BROKEN)
-    other = first_difference(before, yaml.safe_load(text)) if before is not None else None
+    other = first_difference(before, parse_yaml(text)) if before is not None else None
     if other:
         raise UserError(f"{other.name} {other.now}: {run} holds a run with {other.before}", mend=_OTHER)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -78,7 +80,42 @@ def join(world: World) -> None:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
-    dist.init_process_group(_backend(), timeout=world.timeout, rank=world.rank, world_size=world.size)
+    dist.init_process_group(
+        _backend(),
+        store=local_store(world),
+        timeout=world.timeout,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
+def local_store(world: World) -> Any:
+    """Return the place where ranks meet that are all of this machine; None for torch's own.
+
+    Torch's listens on every interface, and what is put there by anybody is unpickled by the ranks.
+    """
+    import torch.distributed as dist
+
+    host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
+    # Under torchrun it is torchrun's.
+    if not _is_loopback(host) or not port.isdigit() or "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
+        return None
+    listener = None
+    if world.is_main:
+        with socket.socket() as bound:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, int(port)))
+            bound.listen(world.size)
+            # The store closes it.
+            listener = bound.detach()
+    return dist.TCPStore(host, int(port), world.size, world.is_main, world.timeout, master_listen_fd=listener)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _backend() -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import itertools
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from nml.errors import UserError, unknown_name
 from nml.registry import Plugin
+from nml.untrusted import parse_json
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
 from probes.head_code import head_code
@@ -107,14 +107,14 @@ def _parse(text: str) -> _Setting:
 def _values(text: str) -> tuple[Any, ...]:
     """Return the values between commas; those inside brackets belong to one value, a list."""
     try:
-        return tuple(json.loads(f"[{text}]"))
+        return tuple(parse_json(f"[{text}]"))
     except ValueError:
         return tuple(_value(part) for part in text.split(","))
 
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return {"None": None, "True": True, "False": False}.get(text, text)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import sys
 import time
 from collections import defaultdict
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive, log
 from nml.errors import UserError
+from nml.untrusted import parse_json
 from plugins.saved import is_saved, save_head
 from plugins.spectra import Convention
 from probes.answers import HeadFault, asked
@@ -240,7 +240,7 @@ class Probe:
                 "seed": fit.point.seed,
                 "downstream_noise": float(fit.point.noise),
                 "n_train": fit.n_train,
-                "selection": json.loads(fit.selection),
+                "selection": parse_json(fit.selection),
             }
             state = asked("state_dict", fit.head.state_dict)
             if not all(isinstance(value, torch.Tensor) for value in dict(state).values()):

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nml.images import MAX_PIXELS, BadImage, bad_image, check_pixels, open_image
+from nml.images import MAX_PIXELS, BadImage, bad_image, check_pixels, check_scans, open_image
 
 __all__ = ["MAX_PIXELS", "BadImage", "ImageSize", "Pixels", "decode_pixels", "decode_rgb", "image_size"]
 
@@ -25,9 +25,13 @@ Pixels = npt.NDArray[np.uint8]
 
 FAST_JPEG = importlib.util.find_spec("simplejpeg") is not None
 _JPEG = b"\xff\xd8\xff"
+# Tables, restart intervals, what applications say, comments: a length each, by which decoders pass over them.
+_SKIPPED = frozenset((0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 _END_OF_IMAGE = b"\xff\xd9"
 # Rows that decide the chroma of the row above them: it is interpolated from the next chroma row too.
 _CHROMA_CONTEXT = 2
+# Pillow takes twice the size of what it is asked for at once.
+_PIXELS_AT_ONCE = 16 << 20
 # What simplejpeg raises for damaged data, and for a colour space it has no name for.
 _DAMAGED_JPEG = (ValueError, KeyError)
 
@@ -91,8 +95,11 @@ def decode_pixels(
     check_pixels(*size, max_pixels)
     if FAST_JPEG and data.startswith(_JPEG):
         pixels = None
-        if rows is not None and at_least is None:
-            pixels = _top_of_jpeg(data, rows, size.height)
+        frame = _sequential_frame(data)
+        if frame is None:
+            check_scans(data, size.width * size.height)
+        elif rows is not None and at_least is None:
+            pixels = _top_of_jpeg(data, frame, rows, size.height)
         if pixels is None:
             pixels = _turbo(data, at_least)
         if pixels is not None:
@@ -114,7 +121,7 @@ def _turbo(data: bytes, at_least: ImageSize | None) -> Pixels | None:
     return pixels
 
 
-def _top_of_jpeg(data: bytes, rows: int, height: int) -> Pixels | None:
+def _top_of_jpeg(data: bytes, frame: int, rows: int, height: int) -> Pixels | None:
     """Decode the first rows of a JPEG, or a few more; None where only the whole will do.
 
     The blocks of a sequential JPEG come in raster order, so with a smaller height in its header the
@@ -125,9 +132,6 @@ def _top_of_jpeg(data: bytes, rows: int, height: int) -> Pixels | None:
 
     kept = rows + _CHROMA_CONTEXT
     if kept >= height or not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
-        return None
-    frame = _sequential_frame(data)
-    if frame is None:
         return None
     shortened = bytearray(data)
     shortened[frame + 5 : frame + 7] = kept.to_bytes(2, "big")
@@ -147,8 +151,9 @@ def _sequential_frame(data: bytes) -> int | None:
             frame = position
         elif marker == 0xDA:
             return frame if frame is not None and data[position + 4] == data[frame + 9] else None
-        elif 0xC2 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            # Progressive and other frames visit every row several times.
+        elif marker not in _SKIPPED:
+            # Progressive and other frames visit every row several times. Markers that the decoder takes for
+            # others than these would have it see another frame than is seen here.
             return None
         position += 2 + length
     return None
@@ -161,8 +166,23 @@ def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:
     with warnings.catch_warnings(), bad_image():
         # Broken EXIF and palettes with bytes for transparency are common and harmless.
         warnings.simplefilter("ignore")
-        # A copy: the array of an image is read-only, which tensors cannot be.
-        return np.array(image.convert("RGB"))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        # Of one that takes all memory that an image may take there must not be two.
+        del image
+        return _copied(rgb)
+
+
+def _copied(image: Image.Image) -> Pixels:
+    """Return the pixels of an RGB image; the array of the image itself is read-only, which no tensor is."""
+    width, height = image.size
+    rows = max(1, _PIXELS_AT_ONCE // width)
+    if rows >= height:
+        return np.array(image)
+    image.load()
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        pixels[top : top + rows] = np.asarray(image.crop((0, top, width, min(height, top + rows))))
+    return pixels
 
 
 def _open(data: bytes) -> Image.Image:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from nml.errors import UserError
 from nml.files import fsync_folder, write_json
 from nml.set_file import SET_FILE, local_folder
 from nml.set_file import WORK_FOLDER as WORK
+from nml.untrusted import parse_json
 from nml.urls import access_error, redacted, take_secret, with_secret
 from shards.planning import refuse_other_request
 from shards.request import WriteRequest
@@ -183,7 +183,7 @@ class RemoteDestination:
         """Raise a UserError if something is there that is not an unfinished write of ``request``."""
         mark = self.read(_MARK)
         if mark is not None:
-            refuse_other_request(json.loads(mark), request, self.shown)
+            refuse_other_request(parse_json(mark), request, self.shown)
         elif self.sizes():
             raise UserError(
                 f"--out {self.shown}: is not empty and holds no shard set",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from nml.cli import Parser, run
 from nml.errors import UserError
+from nml.untrusted import MOST_BYTES, MOST_CONTAINERS, Untrusted, check_object, read_json
 from shards.set_info import STATS_FILE
 from shards.shardset import ShardSet
 
@@ -42,8 +42,17 @@ def describe(shard_set: ShardSet) -> str:
 
 def read_stats(shard_set: ShardSet) -> dict[str, Any]:
     """Return the content of stats.json."""
-    stats: dict[str, Any] = json.loads(shard_set.storage.local(STATS_FILE).read_bytes())
-    return stats
+    # A thousand classes have up to a million cells a level.
+    path = shard_set.storage.local(STATS_FILE)
+    stats = read_json(path, most=8 * MOST_BYTES, containers=8 * MOST_CONTAINERS)
+    try:
+        for level in check_object(stats, levels=dict)["levels"].values():
+            check_object(level, transitions=list | None)
+    except Untrusted as error:
+        raise UserError(
+            f"{shard_set.path}/{STATS_FILE}: {error}", mend="restore it from where the set was written"
+        ) from error
+    return check_object(stats)
 
 
 def transition_matrix(stats: dict[str, Any], level: str) -> npt.NDArray[np.float64]:
@@ -57,9 +66,12 @@ def transition_matrix(stats: dict[str, Any], level: str) -> npt.NDArray[np.float
         raise UserError(
             f"level {level}: has no transition matrix", possible=", ".join(stats["levels"]) or "none"
         )
-    counts = np.zeros((len(stats["classes"]),) * 2)
-    for clean, given, count in cells:
-        counts[clean, given] = count
+    try:
+        counts = np.zeros((len(stats["classes"]),) * 2)
+        for clean, given, count in cells:
+            counts[clean, given] = count
+    except (IndexError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{STATS_FILE}: transitions of {level} are damaged: {error}") from error
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 

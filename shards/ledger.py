@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from nml.errors import UserError
+from nml.untrusted import parse_json
 from shards.reader import DamagedSample
 
 DEFAULT_SKIP_BUDGET = 1e-4
@@ -69,4 +70,4 @@ def read_ledger(path: Path) -> list[dict[str, str]]:
     """Return the entries of a ledger, key, shard and reason each; none if it does not exist."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return [parse_json(line) for line in path.read_text().splitlines() if line.endswith("}")]

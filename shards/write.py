@@ -90,6 +90,11 @@ def build_parser() -> Parser:
         default="",
         help="split of a source that has several, told by the names of its files (default: train)",
     )
+    parser.add_argument(
+        "--image-root",
+        default="",
+        help="folder that the images of a table may lie in, besides the table's own",
+    )
     for column in ("image", "label", "caption", "key"):
         parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
     parser.add_argument(
@@ -109,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     options = {
         "split": arguments.split,
+        "image_root": arguments.image_root,
         **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "caption", "key")},
     }
     request = WriteRequest(

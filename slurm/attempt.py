@@ -19,7 +19,6 @@ requeue: the ranks are started again on the same nodes, and told of another port
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import subprocess
@@ -29,6 +28,7 @@ from pathlib import Path
 
 from nml.files import write_json
 from nml.layout import newest_step
+from nml.untrusted import read_object
 from slurm.job import clear_records
 from slurm.members import Member, Submission, own_attempt, own_index, own_job
 from slurm.receipts import write_receipts
@@ -46,7 +46,7 @@ _REQUEUE_FROM = ("RUNNING", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
 
 def attempts(record: Path) -> list[dict[str, object]]:
     """Return the opening records of a member's attempts, oldest first."""
-    opened = [json.loads(file.read_text()) for file in record.glob(f"*/{OPEN}")]
+    opened = [read_object(file) for file in record.glob(f"*/{OPEN}")]
     return sorted(opened, key=lambda one: one["time"])
 
 
@@ -99,7 +99,7 @@ def open_attempt(submission: Submission, *, logs: Path) -> str:
 def read_rendezvous(folder: Path) -> Rendezvous | None:
     """Return where the ranks of an attempt were told to meet, or None before they were."""
     try:
-        return Rendezvous(**json.loads((folder / OPEN).read_text())["rendezvous"])
+        return Rendezvous(**read_object(folder / OPEN, rendezvous=dict)["rendezvous"])
     except FileNotFoundError:
         return None
 

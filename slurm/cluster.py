@@ -14,9 +14,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nml.errors import UserError, unknown_name
+from nml.untrusted import parse_yaml
 
 EXAMPLES = Path(__file__).resolve().parent / "clusters"
 STAGES = ("shards", "pretrain", "probes", "report")
@@ -185,8 +184,8 @@ def _read(file: Path | None, stage: str) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except (OSError, yaml.YAMLError) as error:
+        content = parse_yaml(file.read_text()) or {}
+    except (OSError, ValueError) as error:
         raise UserError(f"cluster file {file}: does not read: {error}") from error
     if not isinstance(content, dict):
         raise UserError(f"cluster file {file}: holds no fields", possible="lines such as `partition: gpu`")

@@ -12,8 +12,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import yaml
-
+from nml.untrusted import parse_yaml
 from slurm.cluster import Resources
 
 WORKERS = "recipe.data.workers"
@@ -34,7 +33,7 @@ class Fit(NamedTuple):
 
 def loader_workers(command: str) -> int:
     """Return the loader workers of a rank that a resolved command asks for."""
-    recipe = (yaml.safe_load(command) or {}).get("recipe") or {}
+    recipe = (parse_yaml(command) or {}).get("recipe") or {}
     return int((recipe.get("data") or {}).get("workers") or 0)
 
 

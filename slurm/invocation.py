@@ -6,7 +6,6 @@ Its words are kept beside what it launches, so that ``resume`` can say them agai
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from nml.errors import UserError
 from nml.files import write_json
 from nml.front import spelled
+from nml.untrusted import read_object
 
 FILE = "command.json"
 
@@ -64,7 +64,7 @@ def recorded(folder: Path) -> tuple[list[str], Path]:
         UserError: If the folder keeps none.
     """
     try:
-        kept = json.loads((folder / FILE).read_text())
+        kept = read_object(folder / FILE, words=list, cwd=str)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder.parent}: was not launched by this command", mend="name a folder under runs/ or sweeps/"

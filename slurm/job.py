@@ -12,7 +12,6 @@ process that inherited it, is replaced.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -23,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 
 from nml.files import write_json
+from nml.untrusted import read_object
 from slurm.members import Member, Submission, own_attempt, own_index
 from slurm.rendezvous import interface_towards
 from slurm.snapshot import check_running_from
@@ -171,4 +171,4 @@ def clear_records(folder: Path) -> None:
 
 def rank_records(folder: Path) -> list[dict[str, object]]:
     """Return the records of an attempt's ranks that have left one, by rank."""
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("rank-*.json"))]
+    return [read_object(file) for file in sorted(folder.glob("rank-*.json"))]

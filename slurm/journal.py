@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.files import fsync_folder, make_folder
+from nml.untrusted import parse_json
 from slurm.members import Submission
 
 FILE = "jobs.jsonl"
@@ -52,7 +53,7 @@ class Journal:
         if not self.file.exists():
             return []
         whole, _, _ = self.file.read_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        return [parse_json(line) for line in whole.splitlines()]
 
     def unanswered(self) -> list[str]:
         """Return the tokens of submissions of which nobody knows whether Slurm took them."""

@@ -7,12 +7,12 @@ sbatch runs and never changes: a requeued job reads the same.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from nml.files import write_json
+from nml.untrusted import read_object
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class Submission:
     @classmethod
     def read(cls, file: Path) -> Submission:
         """Read what :meth:`write` wrote."""
-        fields: dict[str, Any] = json.loads(file.read_text())
+        fields = read_object(file, members=list)
         return cls(**{**fields, "members": tuple(_member(one) for one in fields["members"])})
 
 

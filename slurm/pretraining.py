@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import secrets
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from nml.files import write_bytes
 from nml.locking import held_alone
 from nml.recipe_files import DEFAULT
 from nml.run_options import RunOptions
+from nml.untrusted import read_object
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.cores import fit_loaders, loader_workers
@@ -277,5 +277,5 @@ def _finished(folder: Path, member: Member) -> bool:
     if newest is None:
         # It was run with local processes.
         return True
-    asked: list[str] = json.loads(newest.read_text())["members"][0]["argv"]
+    asked: list[str] = read_object(newest, members=list)["members"][0]["argv"]
     return options_of(asked) == options_of(member.argv)

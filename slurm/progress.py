@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from nml import layout
+from nml.untrusted import parse_json, parse_yaml
 
 _TAIL_BYTES = 64_000
 
@@ -49,8 +47,8 @@ def read_progress(run: Path) -> Progress:
 def _total_steps(run: Path, lines: list[dict[str, Any]]) -> int | None:
     """Return the step a run ends with: the steps of an epoch so far, times the epochs it is asked for."""
     try:
-        epochs = yaml.safe_load((run / layout.CONFIG).read_text())["recipe"]["epochs"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        epochs = parse_yaml((run / layout.CONFIG).read_text())["recipe"]["epochs"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     paces = [line["step"] / line["epoch"] for line in lines if line.get("epoch")]
     return round(paces[-1] * epochs) if paces else None
@@ -79,7 +77,7 @@ def _last_lines(file: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            found.append(json.loads(line))
+            found.append(parse_json(line))
         except ValueError:
             continue
     return found

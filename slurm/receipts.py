@@ -8,11 +8,11 @@ a deleted result is computed again, and nothing else.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from nml import layout
 from nml.files import sha256_file, write_json
+from nml.untrusted import read_object
 from slurm.members import Probe
 
 
@@ -38,7 +38,7 @@ def told_ids(receipts: str) -> Path:
 
 def write_receipts(probe: Probe) -> None:
     """Note which rows of the results folder a probe that has just ended stands for."""
-    told: dict[str, list[str]] = json.loads(told_ids(probe.receipts).read_text())
+    told = read_object(told_ids(probe.receipts))
     for head in probe.heads:
         write_json(_receipt(probe, head), {"rows": told.get(head, []), "run": _run_version(probe)})
 
@@ -55,7 +55,7 @@ def missing_heads(probe: Probe, there: set[str]) -> tuple[str, ...]:
 
 def _is_complete(probe: Probe, head: str, there: set[str]) -> bool:
     try:
-        receipt = json.loads(_receipt(probe, head).read_text())
+        receipt = read_object(_receipt(probe, head), rows=list)
     except (OSError, ValueError):
         return False
     own = set(receipt["rows"])

@@ -6,11 +6,8 @@ told by what it left in its folder, and a run that differs there is no part of w
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from nml import layout
 from nml.errors import UserError
@@ -18,6 +15,7 @@ from nml.levels import CLEAN_LEVEL
 from nml.run_config import Difference, first_difference, read_command
 from nml.run_options import absolute
 from nml.set_file import local_folder, read_set_record
+from nml.untrusted import parse_yaml, read_json
 from nml.urls import without_secret
 from slurm import states
 from slurm.journal import Journal
@@ -42,7 +40,7 @@ def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None
     before = read_command(request.path / layout.CONFIG, mend=mend)
     if before is None:
         return
-    now = yaml.safe_load(command)
+    now = parse_yaml(command)
     asked = request.options
     now |= {"noise": asked.noise, "seed": asked.seed, "engine": asked.engine}
     if asked.epochs is not None:
@@ -114,7 +112,7 @@ def _place(location: str) -> str | Path:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = read_json(file)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

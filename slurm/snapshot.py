@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nml.errors import UserError
 from nml.files import fsync_folder, make_folder, sha256_file, sync_tree, temporary_beside, write_json
+from nml.untrusted import read_json
 from slurm.code_files import ROOMS, CodeFiles, code_files, run_git
 from slurm.rooms import CODE
 
@@ -83,7 +84,7 @@ def check_snapshot(snapshot: Path) -> None:
 def snapshot_changes(snapshot: Path) -> tuple[str, ...]:
     """Return what of a snapshot is not as it was copied: its changed, missing and added files."""
     try:
-        hashes = dict(json.loads((snapshot / RECORD).read_bytes())["files"])
+        hashes = dict(read_json(snapshot / RECORD)["files"])
     except (OSError, ValueError, TypeError, KeyError):
         return (f"{RECORD} does not read",)
     changes = [] if _digest(hashes)[:16] == snapshot.name else [f"{RECORD} is changed"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from nml.errors import UserError
 from nml.files import write_json
 from nml.locking import held_alone
 from nml.run_options import RunOptions
+from nml.untrusted import read_object
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
@@ -264,7 +264,7 @@ def load_request(folder: Path) -> SweepRequest:
         UserError: If it holds no sweep.
     """
     try:
-        fields = json.loads((folder / SWEEP).read_text())
+        fields = read_object(folder / SWEEP)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: holds no sweep", mend="name a folder under sweeps/") from error
     if "options" not in fields:

@@ -6,7 +6,6 @@ markers: what they wrote, and how their last attempt was closed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from nml import layout
 from nml.errors import UserError
 from nml.text_table import in_columns
+from nml.untrusted import read_object
 from slurm import states
 from slurm.attempt import CLOSE, OPEN
 from slurm.controller import TRIES, NoAnswer
@@ -243,7 +243,7 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
 def last_close(member: Launched) -> dict[str, Any]:
     """Return how the newest attempt of the member's newest job was closed, empty if it was not."""
     files = sorted(member.record.glob(f"{member.job}-*/{CLOSE}"))
-    return dict(json.loads(files[-1].read_text())) if files else {}
+    return read_object(files[-1]) if files else {}
 
 
 def aligned(rows: Iterable[Row]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
 from nml.recipe import Recipe
+from nml.untrusted import read_json
 
 # What the recipe decides, and by which of its values.
 _DECIDED = {
@@ -83,7 +83,7 @@ def read_own(path: Path) -> dict[str, Any]:
     """
     where = f"recipe.engine.deepspeed_config {path}"
     try:
-        own = json.loads(path.read_text())
+        own = read_json(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"{where}: does not read: {reason}", possible="a JSON file") from error

@@ -14,13 +14,14 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError, import_extra
+from nml.untrusted import parse_json, printable
 from probes.encoders.encoder import EncoderInfo
 from probes.samples import Content
 
@@ -50,6 +51,14 @@ class Endpoint:
     price: float = 0.0
     retries: int = 8
     pause: float = 0.5
+
+
+class _Answer(NamedTuple):
+    """An answer of an endpoint, read to its end."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 class PassingError(Exception):
@@ -137,9 +146,8 @@ class ApiEncoder:
         self._wait_for_slot()
         self.requests += 1
         try:
-            answer = self._client.post(
-                f"{self._endpoint.url}/embeddings",
-                json={"model": self._endpoint.model, "input": texts, "encoding_format": "float"},
+            answer = self._post(
+                {"model": self._endpoint.model, "input": texts, "encoding_format": "float"}, len(texts)
             )
         except httpx.RequestError as error:
             # Dropped, too slow, or an answer whose compression does not read.
@@ -156,12 +164,29 @@ class ApiEncoder:
         self._check_dim(features.shape[1])
         return features
 
+    def _post(self, question: dict[str, Any], count: int) -> _Answer:
+        """Return the answer, read no further than embeddings of so many texts can be long.
+
+        What a server sends may have no end, and may be a thousand times as long once it is unpacked.
+        """
+        most = _ROOM + _ROOM_A_TEXT * count
+        with self._client.stream("POST", f"{self._endpoint.url}/embeddings", json=question) as answer:
+            content = bytearray()
+            for chunk in answer.iter_bytes():
+                content += chunk
+                if len(content) > most:
+                    raise UserError(
+                        f"encoder {self.info.name}: the endpoint's answer has more than {most:,} bytes",
+                        mend="check the address, or ask for fewer texts a request: batch=N",
+                    )
+        return _Answer(answer.status_code, answer.headers, bytes(content))
+
     def _refusal(self, answer: Any) -> str:
         """Return the status of an answer and the server's own words, on one line and without the key."""
         said = " ".join(_explanation(answer).split())
         if self._endpoint.key:
             said = said.replace(self._endpoint.key, "***")
-        said = "".join(letter for letter in said if letter.isprintable())
+        said = printable(said)
         return f"{answer.status_code}" + (f" ({said[:_LONGEST_WORDS]})" if said else "")
 
     def _mend(self, status: int) -> str:
@@ -171,9 +196,9 @@ class ApiEncoder:
 
     def _parse(self, answer: Any, count: int) -> npt.NDArray[np.float32]:
         try:
-            content = answer.json()
+            content = parse_json(answer.content, most=len(answer.content), containers=len(answer.content))
             # Answered is paid for, whether the answer is of use or not.
-            self.tokens += int((content.get("usage") or {}).get("total_tokens", 0))
+            self.tokens += _count((content.get("usage") or {}).get("total_tokens", 0))
             # The order of the items is the server's own affair; the index says which text each belongs to.
             items = sorted(content["data"], key=lambda item: item["index"])
             if [item["index"] for item in items] != list(range(count)):
@@ -205,6 +230,10 @@ class ApiEncoder:
             self._sleep(slot - now)
 
 
+def _count(tokens: Any) -> int:
+    return tokens if isinstance(tokens, int) and 0 <= tokens < 2**53 else 0
+
+
 def _vector(embedding: Any) -> npt.NDArray[np.float32]:
     """Return one embedding [D]; some servers answer in base64 whatever format they are asked for."""
     if isinstance(embedding, str):
@@ -214,18 +243,23 @@ def _vector(embedding: Any) -> npt.NDArray[np.float32]:
 
 def _explanation(answer: Any) -> str:
     """Return what the body of a refusal says, in the forms that servers give it."""
+    text = answer.content[:_MOST_EXPLANATION].decode(errors="replace")
     try:
-        content = answer.json()
+        content = parse_json(text)
     except ValueError:
-        return str(answer.text)
+        return str(text)
     for name in ("error", "message", "detail"):
         while isinstance(content, dict) and name in content:
             content = content[name]
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
-# Letters of a server's explanation that are shown.
+# Letters of a server's explanation that are shown, and of it that are looked at.
 _LONGEST_WORDS = 300
+_MOST_EXPLANATION = 100_000
+# 10,000 dimensions as decimal text.
+_ROOM_A_TEXT = 256 << 10
+_ROOM = 1 << 20
 _MENDS = {
     400: "do what it says; texts that are too long for the model have to be cut in the data",
     422: "do what it says; fewer texts a request: batch=N",

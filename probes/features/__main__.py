@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from nml.cli import Parser, run
 from nml.errors import UserError
+from nml.untrusted import read_object
 from probes.features.store import DONE, KEY, LOCK, folder_bytes, is_whole, read_key, remove_entry, under_way
 
 EXAMPLES = """\
@@ -80,7 +80,7 @@ def _line(path: Path) -> str:
     names = read_key(path).get("names", {})
     shape = "unfinished"
     if (path / DONE).exists():
-        rows, dim = json.loads((path / DONE).read_text())["shape"]
+        rows, dim = (*read_object(path / DONE, shape=list)["shape"], "?", "?")[:2]
         shape = f"{rows} x {dim}"
     megabytes = folder_bytes(path) / 1e6
     view = read_key(path).get("parts", {}).get("view", 0)

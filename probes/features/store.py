@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import hashlib
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file, write_json
 from nml.locking import byte_lock, is_free, look_again
+from nml.untrusted import read_object
 from probes.encoders.encoder import EncoderInfo
 from probes.hashing import hash_keys, hash_value
 from probes.samples import SampleSet
@@ -81,7 +81,7 @@ class Entry:
             UserError: If the file is not what was written.
         """
         try:
-            done = json.loads((self.folder / DONE).read_text())
+            done = read_object(self.folder / DONE, shape=list, seconds=float | int)
         except FileNotFoundError:
             return None
         path = self.folder / ARRAY
@@ -202,7 +202,7 @@ def remove_entry(folder: Path) -> None:
 def is_whole(folder: Path) -> bool:
     """Whether the features of an entry are byte for byte what was written; true of an unfinished one."""
     try:
-        done = json.loads((folder / DONE).read_text())
+        done = read_object(folder / DONE, sha256=str)
         return bool(sha256_file(folder / ARRAY) == done["sha256"])
     except FileNotFoundError:
         return not (folder / DONE).exists()
@@ -221,8 +221,7 @@ def _shape(path: Path) -> tuple[int, int]:
 def read_key(folder: Path) -> dict[str, Any]:
     """Return what an entry's ``key.json`` says; empty if the entry is younger than that."""
     try:
-        content: dict[str, Any] = json.loads((folder / KEY).read_text())
-        return content
+        return read_object(folder / KEY, parts=dict, names=dict)
     except FileNotFoundError:
         return {}
 

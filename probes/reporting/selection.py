@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from nml.errors import UserError
+from nml.untrusted import parse_json
 from probes.reporting.families import families
 from probes.reporting.variants import variants
 from probes.results import Row
@@ -150,7 +151,7 @@ def _newest_code(rows: Sequence[Row], notes: list[str]) -> list[Row]:
 @functools.cache
 def _without_flips(study: str) -> str:
     """Return what a study asked for, however the code of its time drew the flips of downstream labels."""
-    values = json.loads(study)
+    values = parse_json(study)
     values.pop("flips", None)
     return json.dumps(values, sort_keys=True)
 

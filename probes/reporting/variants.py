@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nml.untrusted import parse_json
 from probes.results import Row
 
 FIRST = ("lp", "mlp", "nmtune")
@@ -68,7 +69,7 @@ def is_ablation(head: str) -> bool:
 
 
 def _setting(row: Row) -> Setting:
-    study = json.loads(row.study or "{}")
+    study = parse_json(row.study or "{}")
     values: dict[str, set[str]] = defaultdict(set)
     for candidate in study.get("candidates", []):
         for name, value in candidate.items():

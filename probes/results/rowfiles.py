@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,8 +19,9 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import make_folder, write_bytes
 from nml.locking import byte_lock, look_again
+from nml.untrusted import Untrusted, is_printable, parse_json, shown
 from probes.hashing import hash_value
-from probes.results.row import SCHEMA_VERSION, Row, arrow_schema
+from probes.results.row import SCHEMA_VERSION, Domain, Row, arrow_schema
 
 ROWS = "rows"
 
@@ -113,7 +115,39 @@ def _read_file(path: Path, spectra: dict[bytes, tuple[float, ...]]) -> list[Row]
         if spectrum is None:
             spectrum = spectra[array.tobytes()] = tuple(array.tolist())
         rows.append(Row(**record, singular_values=spectrum))
+    _refuse_texts(records, path)
     return rows
+
+
+def _refuse_texts(records: list[dict[str, Any]], path: Path) -> None:
+    """Refuse names that no name is, and records that are none: rows come from elsewhere, too."""
+    for record in records:
+        for name, value in record.items():
+            if isinstance(value, str) and not is_printable(value):
+                raise _unreadable(path, f"{name} {shown(value)} holds control characters")
+        if record["domain"] not in get_args(Domain):
+            raise _unreadable(path, f"domain is {shown(record['domain'])}")
+        for name in _OBJECTS:
+            if record.get(name) and not _is_object(record[name], name):
+                raise _unreadable(path, f"{name} {shown(record[name])} is not what it should be")
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_object(text: str, name: str) -> bool:
+    try:
+        value = parse_json(text)
+    except Untrusted:
+        return False
+    if not isinstance(value, dict):
+        return False
+    candidates = value.get("candidates", []) if name == "study" else []
+    views = value.get("views", 0) if name == "study" else 0
+    return (
+        isinstance(candidates, list)
+        and all(isinstance(each, dict) for each in candidates)
+        and isinstance(views, int)
+        and views < 2**31
+    )
 
 
 def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -121,11 +155,13 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path) as file:
             found = (file.schema_arrow.metadata or {}).get(b"format", b"none").decode()
             if found == SCHEMA_VERSION:
-                return file.read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(
-            f"results file {path} cannot be read: {error}", mend="remove it and run again"
-        ) from error
+                _check_size(file, path)
+                table = file.read(columns=columns)
+                table.validate(full=True)
+                _check_columns(table, path, columns)
+                return table
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
     raise UserError(
         f"results file {path}: format {found!r}",
         possible=repr(SCHEMA_VERSION),
@@ -133,6 +169,35 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     )
 
 
+def _check_size(file: pq.ParquetFile, path: Path) -> None:
+    """Refuse a file that is a thousand times as large in memory."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    if sum(group.total_byte_size for group in groups) > _MOST_BYTES or file.metadata.num_rows > _MOST_ROWS:
+        raise _unreadable(path, f"it holds more than {_MOST_ROWS:,} rows, or {_MOST_BYTES:,} bytes")
+
+
+def _check_columns(table: pa.Table, path: Path, columns: list[str] | None) -> None:
+    """Hold the columns to the schema; those that came later are missing in older files."""
+    optional = {field.name for field in dataclasses.fields(Row) if field.default is not dataclasses.MISSING}
+    for field in arrow_schema():
+        if field.name not in (columns or table.column_names):
+            if columns is None and field.name not in optional - {"singular_values"}:
+                raise _unreadable(path, f"it has no column {field.name}")
+            continue
+        column = table[field.name]
+        if column.type != field.type or (column.null_count and not field.nullable):
+            raise _unreadable(path, f"{field.name} is {column.type}, {column.null_count} of them missing")
+
+
+def _unreadable(path: Path, why: object) -> UserError:
+    return UserError(f"results file {path} cannot be read: {why}", mend="remove it and run again")
+
+
+# A study of a thousand heads on a hundred tasks writes some megabytes a file.
+_MOST_BYTES = 128 << 20
+_MOST_ROWS = 1_000_000
+# Columns whose texts are JSON.
+_OBJECTS = ("hyper_parameters", "selection", "study", "versions")
 LOCK = ".claims"
 
 

@@ -5,7 +5,6 @@ Everything is read from the files that the rooms left behind; what has been move
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nml.files import sha256_file
 from nml.layout import EXPORT, META
 from nml.levels import CLEAN_LEVEL as CLEAN
 from nml.set_file import MANIFEST_FILE, SET_FILE, local_folder
+from nml.untrusted import read_object
 from probes.features.store import DEFAULT_FOLDER, DONE, read_key
 from probes.results.row import Row
 
@@ -139,5 +139,4 @@ def _flipped(manifest: Path, level: str, facts: dict[str, Any], samples: int) ->
 def _read_json(path: Path | None) -> dict[str, Any] | None:
     if path is None or not path.exists():
         return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    return read_object(path)

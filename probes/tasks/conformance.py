@@ -30,6 +30,7 @@ from nml.conformance import (
 )
 from nml.errors import UserError
 from nml.randomness import scrambled_randomness
+from nml.untrusted import parse_json
 from probes.samples import Content, SampleSet
 from probes.spec import split_spec
 from probes.tasks.checks import check_task
@@ -150,7 +151,7 @@ def opening_again_gives_the_same(subject: Subject) -> None:
 def another_process_opens_the_same(subject: Subject) -> None:
     """Nothing depends on the process: the order of a set of texts differs in each."""
     there = in_another_process(_identity_there, address(subject.source), subject.text, str(subject.root))
-    _same(_identity(subject.task), json.loads(there), "in another process")
+    _same(_identity(subject.task), parse_json(there), "in another process")
 
 
 def reading_gives_the_same(subject: Subject) -> None:

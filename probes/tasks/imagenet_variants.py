@@ -7,7 +7,6 @@ can win.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image
 from nml.errors import UserError
 from nml.sources import whole_file
 from nml.stored_images import StoredImages
+from nml.untrusted import read_json
 from probes.hashing import rank_by_hash
 from probes.tasks.assembling import codes_of
 from probes.tasks.own_data import read_split
@@ -190,7 +190,7 @@ def _need_all(name: str, classes: Sequence[str]) -> None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise _missing(path, error) from error
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import write_bytes
+from nml.untrusted import read_json
 from probes.hashing import hash_value
 from probes.samples import SampleSet
 from probes.tasks.remembered import cache_folder
@@ -99,7 +100,7 @@ def _compare(train: SampleSet, evaluation: Evaluation, test: SampleSet) -> Overl
     name = hash_value(["overlap/1", train.fingerprint, test.fingerprint])
     place = cache_folder() / f"overlap-{name}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
-        places: list[int] = json.loads(place.read_text())
+        places: list[int] = read_json(place)
         return _overlap(evaluation.name, test, places)
     begun = time.perf_counter()
     known = set(_hashes(train, "training"))

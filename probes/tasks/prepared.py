@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file, write_json
 from nml.locking import byte_lock
+from nml.untrusted import read_object
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
 from probes.tasks.by_hand import Row, read_tables
@@ -125,7 +125,7 @@ class PreparedTask:
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         try:
-            manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+            manifest = read_object(folder / MANIFEST)
         except FileNotFoundError as error:
             raise UserError(
                 f"task {self.record.name}: not prepared in {folder}",
@@ -202,7 +202,7 @@ class PreparedTask:
             UserError: If the task is prepared from the other source.
         """
         name = next((name for name in (MANIFEST, UNFINISHED) if (folder / name).exists()), None)
-        content = json.loads((folder / name).read_text()) if name else {}
+        content = read_object(folder / name) if name else {}
         if content.get("format") != FORMAT:
             return {}
         whole = {}

@@ -52,7 +52,8 @@ class ImageBytes:
         try:
             image = open_image(self._data[index], max_pixels=MAX_PIXELS)
             with bad_image():
-                return image.copy()
+                image.load()
+            return image
         except BadImage as error:
             raise UserError(
                 f"image {self._data.name(index)} cannot be decoded: {error}",

@@ -30,6 +30,7 @@ from nml.errors import UserError
 from nml.images import image_extension
 from nml.randomness import scrambled_randomness
 from nml.sources import ByteRange, Example, Kind, Source, SourceSpec
+from nml.untrusted import parse_json
 
 # Of larger data the first samples stand for all.
 MOST = 5000
@@ -203,7 +204,7 @@ def _digest(samples: list[Seen]) -> str:
 
 
 def _digest_there(source: str, text: str, options: str) -> str:
-    return _digest(Subject(found_at(source), text, **json.loads(options)).read())
+    return _digest(Subject(found_at(source), text, **parse_json(options)).read())
 
 
 def _files(text: str) -> dict[str, tuple[int, int]]:

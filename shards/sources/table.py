@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +20,7 @@ from nml.delimited import read_lines
 from nml.errors import UserError
 from nml.labels import class_of_text
 from nml.sources import ByteRange, Cell, Example, Kind, SourceSpec, whole_file
+from nml.untrusted import parse_json
 from shards.sources.columns import Columns, find_columns
 from shards.sources.files import files_of
 from shards.sources.headers import header
@@ -160,8 +161,32 @@ class TableSource:
         if key is None and path and (image is None or self._spec.end == "set"):
             key = path
         name = self._spec.row_name(number) if key is None else str(key)
-        place = _located(Path(str(path)), file) if image is None else image
+        place = self._located(Path(str(path)), file) if image is None else image
         return Example(name, supervision, place, tuple(content) if texts else ())
+
+    def _located(self, path: Path, table: Path) -> ByteRange:
+        """Return an image file's range; relative paths start at the table's folder, and stay in it.
+
+        Who wrote the table could otherwise put any image of its reader's into shards that are published.
+        """
+        folder = table.parent.absolute()
+        try:
+            path = folder / path.expanduser()
+            inside = path.resolve().parent if path.is_symlink() else path.parent
+            found = whole_file(path)
+        # What is no path at all holds a zero byte, or leads round in a circle.
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{table}: names the image {path}: {getattr(error, 'strerror', None) or error}",
+                mend="paths are relative to the table's folder; mend the table or the file",
+            ) from error
+        roots = (str(folder), *filter(None, [self._spec.image_root]))
+        if not _is_below(inside, roots):
+            raise UserError(
+                f"{table}: names the image {path}, which lies outside of {' and '.join(roots)}",
+                mend=f"if it is yours to use, say where images are: {self._spec.flag('image_root')}FOLDER",
+            )
+        return found
 
 
 def _content_and_path(image: Any) -> tuple[bytes | Cell | None, str | None]:
@@ -192,16 +217,11 @@ def _may_lack(table: pq.ParquetFile, leaf: str) -> bool:
     return False
 
 
-def _located(path: Path, table: Path) -> ByteRange:
-    """Return an image file's range; relative paths start at the table's folder."""
-    path = table.parent.absolute() / path.expanduser()
-    try:
-        return whole_file(path)
-    except OSError as error:
-        raise UserError(
-            f"{table}: names the image {path}: {error.strerror}",
-            mend="paths are relative to the table's folder; mend the table or the file",
-        ) from error
+@functools.lru_cache(maxsize=4096)
+def _is_below(folder: Path, roots: tuple[str, ...]) -> bool:
+    """Whether a folder lies in one of others, links followed."""
+    place = folder.resolve()
+    return any(place.is_relative_to(Path(root).expanduser().resolve()) for root in roots)
 
 
 def _schema(file: Path) -> pa.Schema:
@@ -217,7 +237,7 @@ def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     if stored is None:
         return None
     try:
-        names = json.loads(stored)["info"]["features"][column]["names"]
+        names = parse_json(stored)["info"]["features"][column]["names"]
     except (ValueError, KeyError, TypeError):
         return None
     return tuple(map(str, names)) or None

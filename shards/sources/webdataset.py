@@ -8,7 +8,6 @@ folder too; its own noise is known, and noising it again must be asked for.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from nml.errors import UserError
 from nml.labels import caption_value, class_of_text, class_value
 from nml.set_file import SET_FILE
 from nml.sources import ByteRange, Example, Kind, SourceSpec
+from nml.untrusted import parse_json
 from shards.set_info import SetInfo, parse_set_info
 from shards.sources.columns import LABEL
 from shards.sources.files import files_of
@@ -78,7 +78,7 @@ class WebDatasetSource:
         fields: object = {}
         if "json" in members:
             with self.tars[0].open("rb", buffering=0) as file, contextlib.suppress(ValueError):
-                fields = json.loads(read_text(file.fileno(), members["json"], self.tars[0]))
+                fields = parse_json(read_text(file.fileno(), members["json"], self.tars[0]))
         self._field = next((name for name in LABEL if isinstance(fields, dict) and name in fields), "")
         if self._field:
             return "class"
@@ -105,7 +105,7 @@ class WebDatasetSource:
         value: object = content
         try:
             if self._field:
-                value = json.loads(content)[self._field]
+                value = parse_json(content)[self._field]
             if self.kind == "caption":
                 return caption_value(value)
             return _class_of(value)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 
+from nml.untrusted import parse_json
 from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study
 from probes.reporting.wording import NONE, several
@@ -95,7 +95,7 @@ def _software(rows: Iterable[Row]) -> Table:
         heads[f"{row.head_distribution} {row.head_version}"].add(row.head)
         if row.created:
             created.append(row.created)
-        for name, version in json.loads(row.versions or "{}").items():
+        for name, version in parse_json(row.versions or "{}").items():
             found[name].add(str(version))
     entries = [
         (f"Heads of {owner}", several(sorted(names), limit=20)) for owner, names in sorted(heads.items())

@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
+from nml.untrusted import parse_json
 from probes.reporting.records import Caution, Cell, Table, cells
 from probes.reporting.study import Study
 from probes.reporting.wording import several
@@ -67,7 +68,7 @@ def caution(study: Study) -> Caution | None:
 
 def tries(row: Row) -> int:
     """Return how many settings a result's head was chosen from."""
-    selection = json.loads(row.selection or "{}")
+    selection = parse_json(row.selection or "{}")
     # Rows from before the number was recorded have a validation score a candidate.
     return int(selection.get("tries", max(1, len(selection.get("validation", [])))))
 
@@ -86,7 +87,7 @@ def _tried(rows: Sequence[Row]) -> str:
     """Name the hyper-parameters of which several values were tried."""
     values: dict[str, list[str]] = {}
     for study in dict.fromkeys(row.study for row in rows):
-        for candidate in json.loads(study or "{}").get("candidates", []):
+        for candidate in parse_json(study or "{}").get("candidates", []):
             for name, value in candidate.items():
                 seen = values.setdefault(name, [])
                 if (text := _text(value)) not in seen:
@@ -97,8 +98,8 @@ def _tried(rows: Sequence[Row]) -> str:
 
 def _chosen(row: Row) -> str:
     """Return what the chosen candidate has of that which was tried."""
-    candidates = json.loads(row.study or "{}").get("candidates", [])
-    chosen = json.loads(row.hyper_parameters or "{}")
+    candidates = parse_json(row.study or "{}").get("candidates", [])
+    chosen = parse_json(row.hyper_parameters or "{}")
     names = [
         name for name in chosen if len({json.dumps(candidate.get(name)) for candidate in candidates}) > 1
     ]
