@@ -26,7 +26,6 @@ WORLDS = (1, 2, 1)
 
 CROSSINGS = Crossings("training")
 ROWS = CROSSINGS.rows
-SMALL = {"name": "resnet18", "kwargs": {"channels": [8, 8, 8, 8]}}
 
 
 class Stage(NamedTuple):
@@ -57,13 +56,17 @@ def reference_of(row: Row) -> Row:
 
 @pytest.fixture(scope="module")
 def stages_of(
-    few_images: Path, few_captions: Path, make_recipe: Callable[..., Path], tiny_clip: dict[str, Any]
+    few_images: Path,
+    few_captions: Path,
+    make_recipe: Callable[..., Path],
+    tiny_resnet: dict[str, Any],
+    tiny_clip: dict[str, Any],
 ) -> Callable[[Row, Path], list[Stage]]:
     """Return the commands of a row, stage by stage."""
     over: dict[str, dict[str, object]] = {
-        "classify": {"model": SMALL},
+        "classify": {"model": tiny_resnet},
         "mixed": {
-            "model": {"name": "resnet18", "kwargs": {"channels": [8, 8, 8, 8], "drop_path_rate": 0.2}},
+            "model": {**tiny_resnet, "kwargs": tiny_resnet["kwargs"] | {"drop_path_rate": 0.2}},
             "loss": {"name": "bce", "mixup": 0.2, "cutmix": 1.0},
         },
         "clip": {"objective": "clip", "model": tiny_clip, "loss": {"name": "infonce"}},

@@ -18,7 +18,7 @@ STEPS = 20
 # All ranks of ddp are killed at a random step of each third of a run, before the first checkpoint and later;
 # those of the others, whose checkpoints alone differ, in the second.
 THIRDS = ((1, 3), (5, 11), (12, 17))
-ELASTIC_STEPS = 10
+ELASTIC_STEPS = 6
 ELASTIC = ["ddp", "fsdp", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
 # Engines on more ranks add in another order. In float64 that is below this; a state not restored is not.
 ELASTIC_BOUND = 1e-9
@@ -36,7 +36,10 @@ def recipe(make_recipe: Callable[..., Path]) -> Path:
     """Mixing, stochastic depth and augmentation: all that draws random numbers."""
     return make_recipe(
         "resume",
-        model={"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32], "drop_path_rate": 0.2}},
+        model={
+            "name": "resnet18",
+            "kwargs": {"channels": [8, 16, 16, 32], "layers": [1, 1, 1, 1], "drop_path_rate": 0.2},
+        },
         loss={"name": "bce", "mixup": 0.2, "cutmix": 1.0, "smoothing": 0.1},
         optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "clip": 1.0},
         checkpoints={"every_epochs": 1, "every_steps": 4, "keep_last": 3},
@@ -49,8 +52,7 @@ def told(run: Path) -> list[dict[str, Any]]:
 
 
 def command(recipe: Path, shards: Path, run: Path, *more: str) -> list[str]:
-    words = ["--recipe", str(recipe), "--shards", str(shards), "--noise", "0.25", "--run-dir", str(run)]
-    return [*words, *more]
+    return ["--recipe", str(recipe), "--shards", str(shards), "--run-dir", str(run), *more]
 
 
 def steps_done(run: Path) -> int:
@@ -83,8 +85,9 @@ def test_killed_at_random_steps_ends_bit_identical(
     # Three ranks or more are where ddp's buckets matter; see Trainer.warm_up.
     size = 4 if engine == "ddp" else 2
     calm, struck = work / f"calm-{engine}", work / f"struck-{engine}"
-    run_ranks(size, command(recipe, image_set, calm, *ENGINES[engine]), cwd=work)
-    words = command(recipe, image_set, struck, *ENGINES[engine])
+    more = ["--noise", "0.25", *ENGINES[engine]]
+    run_ranks(size, command(recipe, image_set, calm, *more), cwd=work)
+    words = command(recipe, image_set, struck, *more)
     draws = random.Random(engine)
     for first, last in THIRDS if engine == "ddp" else THIRDS[1:2]:
         kill_after(start_ranks, size, words, struck, draws.randint(first, last))
@@ -101,28 +104,33 @@ def test_killed_at_random_steps_ends_bit_identical(
 
 @pytest.fixture(scope="module")
 def elastic(
-    work: Path, image_set: Path, make_recipe: Callable[..., Path], run_ranks: Callable[..., str]
+    work: Path,
+    few_images: Path,
+    make_recipe: Callable[..., Path],
+    run_ranks: Callable[..., str],
+    tiny_resnet: dict[str, Any],
 ) -> tuple[Path, str]:
-    """An epoch on 2 ranks, and what 4 made of its second half, every engine and ZeRO stage, in float64."""
+    """A run on 2 ranks, and what 4 made of its second half, every engine and ZeRO stage, in float64."""
     # Statistics of a rank's own batch differ by definition: synchronised ones leave the rest to compare.
     recipe = make_recipe(
         "elastic",
-        model={"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32]}, "batch_norm": "sync"},
+        model=tiny_resnet | {"batch_norm": "sync"},
         optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "clip": 1.0},
-        epochs=1,
-        schedule={"warmup_epochs": 0.2},
-        checkpoints={"every_steps": ELASTIC_STEPS // 2, "keep_last": 9},
+        global_batch=16,
+        epochs=ELASTIC_STEPS,
+        schedule={"warmup_epochs": 1},
+        checkpoints={"every_epochs": 0, "every_steps": ELASTIC_STEPS // 2, "keep_last": 9},
     )
     folder = work / "elastic"
     small, large = [], []
     for engine in ELASTIC:
         name, _, stage = engine.partition("-")
         words = ["--engine", name, *(["--recipe.engine.zero_stage", stage] if stage else [])]
-        small.append(command(recipe, image_set, folder / f"{engine}-2", *words))
+        small.append(command(recipe, few_images, folder / f"{engine}-2", *words))
         large.append(
             ["rewind", str(folder / f"{engine}-2"), str(folder / f"{engine}-4"), str(ELASTIC_STEPS // 2)]
         )
-        large.append(command(recipe, image_set, folder / f"{engine}-4", *words))
+        large.append(command(recipe, few_images, folder / f"{engine}-4", *words))
     run_ranks(2, *small, cwd=work, double=True)
     return folder, run_ranks(4, *large, cwd=work, double=True)
 

@@ -42,12 +42,16 @@ BOUND = {1: 0.0, 2: 1e-12}
 
 @pytest.fixture(scope="module")
 def struck(
-    work: Path, image_set: Path, make_recipe: Callable[..., Path], start_ranks: Callable[..., Ranks]
+    work: Path,
+    image_set: Path,
+    make_recipe: Callable[..., Path],
+    start_ranks: Callable[..., Ranks],
+    tiny_resnet: dict[str, Any],
 ) -> Path:
     """Runs with steps that are not finite, and runs without these steps; see struck.py."""
     recipe = make_recipe(
         "struck",
-        model={"name": "resnet18", "kwargs": {"channels": [8, 8, 8, 8]}},
+        model=tiny_resnet,
         optimizer={"name": "adamw", "lr": 1e-3, "weight_decay": 0.1, "clip": 1.0},
         global_batch=48,
         epochs=1,

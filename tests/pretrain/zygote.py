@@ -20,6 +20,7 @@ none of rounding stands out.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -42,7 +43,7 @@ from pretrain import ending, run, world
 
 def warm(*, double: bool) -> None:
     """Import what the ranks will: forked children share it."""
-    import open_clip  # noqa: F401
+    import open_clip
     import safetensors.torch  # noqa: F401 - it must see the real types
     import timm  # noqa: F401
     import torch
@@ -53,6 +54,9 @@ def warm(*, double: bool) -> None:
     import pretrain.engines.ddp  # noqa: F401
 
     torch.set_num_threads(1)
+    # Reading its words takes each rank longer than a small run.
+    open_clip.get_tokenizer = functools.cache(open_clip.get_tokenizer)
+    open_clip.get_tokenizer("RN50", context_length=12)
     if double:
         # Files name the types of their tensors by tables that are made of the names replaced below.
         names, types = torch.storage._dtype_to_storage_type_map(), torch.storage._storage_type_to_dtype_map()
@@ -68,8 +72,8 @@ def warm_deepspeed() -> None:
     from pretrain.engines.deepspeed import import_deepspeed
 
     import_deepspeed()
-    # It imports this as it starts.
-    import functorch.compile  # noqa: F401
+    # It imports these as it starts.
+    import torch._inductor.compile_fx  # noqa: F401
 
 
 def free_port() -> int:
