@@ -88,9 +88,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def json_bytes(value: Any) -> bytes:
+    """Return ``value`` as sorted, indented UTF-8 JSON. Equal values give equal bytes."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as sorted, indented UTF-8 JSON, whole or not at all. Equal values give equal bytes."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    """Write ``value`` as :func:`json_bytes` gives it, whole or not at all."""
+    write_bytes(path, json_bytes(value))
 
 
 def sha256_file(path: Path) -> str:

@@ -86,14 +86,13 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
         )
         indexed = list(progress)
     classes = _class_names(indexed) if source.kind == "class" else None
-    twice = _keys_of_several(indexed)
+    indexed = _with_unique_keys(indexed)
     schema = manifest_schema(source.kind, [clean_column(source.kind)])
 
     def records() -> Iterator[tuple[Shard, pa.Table]]:
         start = 0
         for number, (shard, rows, _) in enumerate(indexed):
-            table = _with_unique_keys(rows, twice)
-            table = table.append_column("shard", pa.array(np.full(len(table), number, np.int32)))
+            table = rows.append_column("shard", pa.array(np.full(len(rows), number, np.int32)))
             table = table.append_column(SOURCE_ROW, pa.array(np.arange(start, start + len(table))))
             start += len(table)
             if classes is not None:
@@ -137,6 +136,8 @@ def _row(sample: TarSample, source: WebDatasetSource, descriptor: int, tar: Path
     if image is None:
         raise UserError(f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out")
     content = _read(descriptor, image.size, image.offset)
+    if not content:
+        raise UserError(f"{tar}: the image of sample {sample.base!r} has 0 bytes", mend="leave the tar out")
     text = sample.members.get("cls" if source.kind == "class" else "txt")
     record = sample.members.get("json")
     return {
@@ -179,10 +180,28 @@ def _keys_of_several(indexed: list[_Indexed]) -> pa.Array:
     return counts.field("values").filter(pc.greater(counts.field("counts"), 1)).cast(pa.string())
 
 
-def _with_unique_keys(table: pa.Table, twice: pa.Array) -> pa.Table:
-    """Put the tar's name before keys that occur in several tars."""
+def _with_unique_keys(indexed: list[_Indexed]) -> list[_Indexed]:
+    """Put the tar's name before keys that occur in several tars.
+
+    Raises:
+        UserError: If two samples of one tar have one key.
+    """
+    twice = _keys_of_several(indexed)
     if not len(twice):
-        return table
+        return indexed
+    named = [each._replace(rows=_with_tar_names(each.rows, twice)) for each in indexed]
+    if len(still := _keys_of_several(named)):
+        key = still[0].as_py()
+        found = (each.rows.filter(pc.equal(each.rows["key"], key))["source_name"] for each in named)
+        names = [name for column in found for name in column.to_pylist()]
+        raise UserError(
+            f"two samples have the key {key!r}: {' and '.join(names[:2])}",
+            mend="give each sample of a tar a name of its own, and each tar one, or leave the tar out",
+        )
+    return named
+
+
+def _with_tar_names(table: pa.Table, twice: pa.Array) -> pa.Table:
     named = [key_of(name.replace(".tar/", "_")) for name in table["source_name"].to_pylist()]
     keys = pc.if_else(pc.is_in(table["key"], value_set=twice), pa.array(named, pa.string()), table["key"])
     return table.set_column(table.column_names.index("key"), "key", keys)

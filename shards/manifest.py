@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import atomic_writer
 from shards.noise import Integers, Kind
+from shards.set_info import SetInfo
 
 # Rows of one record batch of the index: sample i lies in batch i // INDEX_BATCH.
 INDEX_BATCH = 65_536
@@ -172,6 +173,12 @@ class Statistics:
         }
         self._changed = dict.fromkeys(levels, 0)
         self._rows = 0
+
+    @classmethod
+    def of(cls, info: SetInfo) -> Statistics:
+        """Count for the noisy levels of a set."""
+        levels = {name: level.column for name, level in info.levels.items()}
+        return cls(info.kind, len(info.classes or ()), levels)
 
     def add(self, table: pa.Table) -> None:
         """Count a table of the manifest."""

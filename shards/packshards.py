@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.files import atomic_writer
+from nml.files import write_bytes
 from shards.catalogue import SPOOL, map_catalogue
 from shards.columns import take_rows
 from shards.destination import Destination
@@ -31,6 +32,8 @@ from shards.packing import PackedShard, Samples, pack_shard
 from shards.set_info import Shard
 
 _PR_SET_PDEATHSIG = 1
+# A record ends in the SHA-256 of what stands before it.
+_DIGEST_BYTES = 32
 # Columns of the catalogue that a shard is packed from, besides the supervision.
 _PACKED = ("key", "name", "path", "offset", "size")
 
@@ -50,15 +53,24 @@ def record_path(work: Path, number: int) -> Path:
 def forget_lost(work: Path, shards: int, sizes: dict[str, int]) -> None:
     """Remove the record of every shard that is not there any more, so that it is packed again.
 
-    As is one whose record an earlier version wrote, without every column that the manifest has now.
+    As is one whose record is damaged, or was written by an earlier version, without all that one has now.
     """
     for number in range(shards):
         path = record_path(work, number)
         if not path.exists():
             continue
+        if not _is_written(path):
+            path.unlink()
+            continue
         shard, table = read_record(work, number)
         if sizes.get(shard.name) != shard.bytes or SOURCE_ROW not in table.column_names:
             path.unlink()
+
+
+def _is_written(path: Path) -> bool:
+    """Whether a record is as it was written: the manifest is made of it, and hashed only then."""
+    content = path.read_bytes()
+    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
 
 
 def pack_all(packer: ShardPacker, work: Path, shards: int, workers: int) -> int:
@@ -178,8 +190,11 @@ class ShardPacker:
         schema = manifest_schema(self._kind, columns.values)
         shard = Shard(shard_name(number), table.num_rows, packed.size, packed.digest)
         schema = schema.with_metadata({"bytes": str(shard.bytes), "tree_sha256": shard.tree_sha256})
-        with atomic_writer(record_path(self._work, number)) as file, pa.ipc.new_file(file, schema) as writer:
+        content = pa.BufferOutputStream()
+        with pa.ipc.new_file(content, schema) as writer:
             writer.write_table(pa.table(arrays, schema=schema))
+        record = content.getvalue()
+        write_bytes(record_path(self._work, number), b"".join([record, hashlib.sha256(record).digest()]))
 
 
 def json_records(keys: Sequence[str], columns: dict[str, list[Any]]) -> list[bytes]:
@@ -199,7 +214,8 @@ def json_records(keys: Sequence[str], columns: dict[str, list[Any]]) -> list[byt
 def read_record(work: Path, number: int) -> tuple[Shard, pa.Table]:
     """Return a finished shard and its rows of the manifest."""
     with pa.memory_map(str(record_path(work, number))) as file:
-        table = pa.ipc.open_file(file).read_all()
+        content = file.read_buffer()
+        table = pa.ipc.open_file(content.slice(0, content.size - _DIGEST_BYTES)).read_all()
     metadata = table.schema.metadata
     shard = Shard(
         shard_name(number), table.num_rows, int(metadata[b"bytes"]), metadata[b"tree_sha256"].decode()

@@ -11,7 +11,7 @@ A pure function of the source and the request, kept in the work folder::
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from nml.errors import UserError
-from nml.files import sync_tree, write_json
+from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
+from nml.untrusted import read_json
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.features import describe_input, open_encoder
 from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder
@@ -34,6 +35,7 @@ from shards.sources import Source
 
 PLAN_FILE = "plan.json"
 FEATURES = "features.npy"
+_DIGEST = "plan_sha256"
 _ESCAPED = r'["\\\x00-\x1f]'
 
 
@@ -73,14 +75,15 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
     """
     plan_file = work / PLAN_FILE
     if plan_file.exists():
-        stored = json.loads(plan_file.read_text())
+        stored = _stored_plan(work, shown)
         refuse_other_request(stored["request"], request, shown)
         levels = [Level(**level) for level in stored["levels"]]
         refuse_changed_model_file(levels, request, f"what lies in {shown}")
     else:
         stored = _make(work, request, make_source())
         sync_tree(work)
-        write_json(plan_file, stored)
+        stored["files"] = _hashes(work)
+        write_json(plan_file, {**stored, _DIGEST: _digest(stored)})
     return Plan(
         stored["kind"],
         tuple(stored["classes"]) if stored["classes"] is not None else None,
@@ -90,6 +93,44 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
         stored["parent"],
         stored["held_out"],
     )
+
+
+def _stored_plan(work: Path, shown: str) -> dict[str, Any]:
+    """Return what plan.json holds, it and all that it names as it was written.
+
+    Raises:
+        UserError: If not: what is packed by it would get hashes that are right.
+    """
+    try:
+        stored = read_json(work / PLAN_FILE)
+        # Plans of earlier versions have no hashes.
+        files = stored.get("files", {})
+        digest = stored.pop(_DIGEST, None)
+        wrong = PLAN_FILE if digest not in (None, _digest(stored)) or (files and digest is None) else ""
+        wrong = wrong or next((name for name, value in files.items() if _hash(work / name) != value), "")
+    except (OSError, ValueError, AttributeError):
+        wrong = PLAN_FILE
+    if wrong:
+        raise UserError(
+            f"--out {shown}: the plan of an interrupted write is damaged: {work / wrong}",
+            mend="remove the folder to start anew",
+        )
+    plan: dict[str, Any] = stored
+    return plan
+
+
+def _digest(stored: dict[str, Any]) -> str:
+    return hashlib.sha256(json_bytes(stored)).hexdigest()
+
+
+def _hashes(work: Path) -> dict[str, str]:
+    """Return the hash of every file of a plan."""
+    return {path.name: _hash(path) for path in sorted(work.iterdir())}
+
+
+def _hash(path: Path) -> str:
+    """Return a file's SHA-256; its size for the spool, which may be as large as the whole set."""
+    return f"{path.stat().st_size} bytes" if path.name == SPOOL else sha256_file(path)
 
 
 def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: str) -> None:

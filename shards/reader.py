@@ -29,7 +29,7 @@ class DamagedSample(UserError):
         self.reason = reason
         super().__init__(
             f"sample {key} of {shard}: {reason}",
-            mend="restore the shard (python -m shards.verify tells what else is wrong), "
+            mend="restore the shard (python -m shards.verify --decode tells what else is wrong), "
             "or leave it out for good by writing the set anew without it",
         )
 

@@ -23,6 +23,7 @@ from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from nml.levels import parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE
+from shards.certified import refuse_damaged
 from shards.columns import KeyColumn, hash_column, take_rows
 from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
@@ -40,6 +41,7 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.noise import NOISE_MODELS, Population
+from shards.pending import finish_pending, next_file, replacing
 from shards.planning import refuse_noise
 from shards.reader import ShardReader
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo
@@ -69,12 +71,14 @@ def relabel(
     """Add levels to the set in ``folder``; return the set and the levels added.
 
     Raises:
-        UserError: If there is no set, a level is there already, or a model cannot do it.
+        UserError: If there is no set, or a damaged one, a level is there already, or a model cannot do it.
     """
     check_ratios(ratios)
     with existing_locked(folder):
+        finished = finish_pending(folder)
         shard_set = ShardSet.open(folder)
         info = shard_set.info
+        refuse_damaged(folder, info)
         refuse_noise(info, str(folder), chain=chain, force=force)
         with _features(shard_set, encoder, model_name, model_file) as (file, model_input):
             name, model = load_model(model_name, info.kind, file)
@@ -84,13 +88,16 @@ def relabel(
                 # These features were computed from the set itself, in its own order.
                 population = replace(population, source_rows=None, source_order_lost=False)
             planned = plan_ladder(model, name, population, ratios, seed, model_input)
-        for level, _ in planned:
+        asked = [level for level, _ in planned]
+        if finished and all(info.levels.get(level.name) == level for level in asked):
+            return info, asked
+        for level in asked:
             if level.name in info.levels:
                 raise UserError(
                     f"{folder}: level {level.name} is there already ({info.levels[level.name].describe()})",
                     mend="choose another ratio, or write another set",
                 )
-        return _add(folder, info, shard_set, planned), [level for level, _ in planned]
+        return _add(folder, info, shard_set, planned), asked
 
 
 @contextlib.contextmanager
@@ -132,9 +139,7 @@ def read_population(shard_set: ShardSet) -> Population:
 def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[PlannedLevel]) -> SetInfo:
     levels = {**info.levels, **{level.name: level for level, _ in planned}}
     columns = [clean_column(info.kind), *(level.column for level in levels.values())]
-    statistics = Statistics(
-        info.kind, len(info.classes or ()), {name: level.column for name, level in levels.items()}
-    )
+    statistics = Statistics.of(replace(info, levels=levels))
     clean = shard_set.index.column(columns[0])
     added = {
         level.column: _column(clean, planned_level, info)
@@ -145,29 +150,27 @@ def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[Pla
     def tables() -> Iterator[pa.Table]:
         start = 0
         for table in iter_manifest(folder / MANIFEST_FILE):
-            # A killed run may have left a column here that set.json does not name.
-            table = table.select([name for name in table.column_names if name not in added])
             for column, values in added.items():
                 table = table.append_column(column, values.slice(start, table.num_rows))
             start += table.num_rows
             yield table
 
-    # Old and new files differ in nothing but added columns, and set.json names what is valid: a kill
-    # between these lines leaves a set whose old levels read as before, and the same command mends it.
-    write_index(folder / INDEX_FILE, index_schema(info.kind, columns, info.fingerprint), tables())
     schema = manifest_schema(info.kind, columns)
     if read_source_rows(folder / MANIFEST_FILE) is None:
         schema = schema.remove(schema.get_field_index(SOURCE_ROW))
-    write_manifest(folder / MANIFEST_FILE, schema, _counted(tables(), statistics))
-    write_json(folder / STATS_FILE, statistics.as_json(info.classes))
-    changed = replace(
-        info,
-        levels=levels,
-        manifest_sha256=sha256_file(folder / MANIFEST_FILE),
-        index_sha256=sha256_file(folder / INDEX_FILE),
-        index_digests=index_digests(folder / INDEX_FILE),
-    )
-    write_json(folder / SET_FILE, changed.as_json())
+    index, manifest = next_file(folder, INDEX_FILE), next_file(folder, MANIFEST_FILE)
+    with replacing(folder):
+        write_index(index, index_schema(info.kind, columns, info.fingerprint), tables())
+        write_manifest(manifest, schema, _counted(tables(), statistics))
+        write_json(next_file(folder, STATS_FILE), statistics.as_json(info.classes))
+        changed = replace(
+            info,
+            levels=levels,
+            manifest_sha256=sha256_file(manifest),
+            index_sha256=sha256_file(index),
+            index_digests=index_digests(index),
+        )
+        write_json(next_file(folder, SET_FILE), changed.as_json())
     return changed
 
 

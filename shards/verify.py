@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,11 @@ from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
-from nml.files import sha256_file
 from nml.levels import level_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE, read_set_bytes
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
+from shards.certified import Finding, check_files, check_statistics
+from shards.decode import BadImage, decode_pixels
 from shards.finishing import supervision_digest
 from shards.hashing import hash_keys
 from shards.index_table import IndexTable
@@ -27,6 +29,7 @@ from shards.ladder import Level, clean_column
 from shards.manifest import MUST_HAVE, iter_manifest, manifest_schema
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import TreeHash
+from shards.pending import is_pending
 from shards.set_info import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
 from shards.storage import refuse_url
 from shards.tarwalk import tar_samples, walk
@@ -37,31 +40,23 @@ PROGRAM = "python -m shards.verify"
 _MISSES = "paper-released"
 
 
-class Finding(NamedTuple):
-    """One check and what it found.
-
-    Attributes:
-        name: What was checked.
-        problem: What is wrong; empty if nothing is.
-    """
-
-    name: str
-    problem: str
-
-
-def verify(folder: Path, *, images: bool = True) -> Iterator[Finding]:
+def verify(folder: Path, *, images: bool = True, decode: bool = False) -> Iterator[Finding]:
     """Check a set, yielding a finding a check; later checks run even if earlier ones fail.
 
     Args:
         folder: The set.
         images: Also read every shard: its hash, and each member and image against the manifest.
+        decode: Also decode every image: what nobody can decode has a hash, too.
 
     Raises:
         UserError: If there is no set, or its set.json is damaged.
     """
-    info = parse_set_info(read_set_bytes(folder), str(folder / SET_FILE))
-    yield Finding("manifest hash", _same_hash(folder / MANIFEST_FILE, info.manifest_sha256))
-    yield Finding("index hash", _same_hash(folder / INDEX_FILE, info.index_sha256))
+    set_bytes = read_set_bytes(folder)
+    info = parse_set_info(set_bytes, str(folder / SET_FILE))
+    if is_pending(folder):
+        again = "run python -m shards.relabel again, with any level: it finishes the former one first"
+        yield Finding("levels", f"adding one was interrupted; {again}")
+    yield from check_files(folder, info, set_bytes)
     for shard in info.shards:
         yield Finding(f"{shard.name} size", _same_size(folder, shard))
     try:
@@ -75,23 +70,16 @@ def verify(folder: Path, *, images: bool = True) -> Iterator[Finding]:
     if problem:
         return
     yield Finding("index content", _index(folder / INDEX_FILE, manifest, info))
+    yield check_statistics(folder, info, iter_manifest(folder / MANIFEST_FILE))
     for name, check in _MANIFEST_CHECKS.items():
         yield Finding(name, check(manifest, info))
     yield from _levels(manifest, info)
     if images:
         for number, shard in enumerate(tqdm(info.shards, desc="verifying", disable=not is_interactive())):
-            yield Finding(
-                f"{shard.name} content", _shard_content(folder, shard, _rows_of(manifest, number), info)
-            )
-
-
-def _same_hash(path: Path, expected: str) -> str:
-    if not path.is_file():
-        return f"{path} is missing"
-    found = sha256_file(path)
-    return (
-        "" if found == expected else f"{path} has SHA-256 {found[:12]}..., set.json says {expected[:12]}..."
-    )
+            rows = _rows_of(manifest, number)
+            yield Finding(f"{shard.name} content", _shard_content(folder, shard, rows, info))
+            if decode:
+                yield Finding(f"{shard.name} images", _undecodable(folder / shard.name, rows))
 
 
 def _same_size(folder: Path, shard: Shard) -> str:
@@ -274,6 +262,33 @@ def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) ->
     return ""
 
 
+def _undecodable(path: Path, rows: pa.Table) -> str:
+    """Decode every image of a shard as reading does, and tell of those that cannot be."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+
+    def problem(offset: int, size: int) -> str:
+        try:
+            decode_pixels(os.pread(descriptor, max(size, 0), max(offset, 0)))
+        except BadImage as error:
+            return str(error)
+        return ""
+
+    try:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            places = (rows[name].to_pylist() for name in ("image_offset", "image_size"))
+            problems = list(pool.map(problem, *places))
+    finally:
+        os.close(descriptor)
+    bad = [row for row, each in enumerate(problems) if each]
+    if not bad:
+        return ""
+    first = f"{rows['key'][bad[0]]}: {problems[bad[0]]}"
+    return f"{path}: {len(bad):,} images cannot be decoded, the first of them {first}"
+
+
 def _json_differs(content: bytes, row: dict[str, object]) -> str:
     """Name a field of a ``.json`` member that the manifest contradicts."""
     try:
@@ -314,6 +329,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("set", type=str, help="folder of the set")
     parser.add_argument("--quick", action="store_true", help="leave out the images: seconds for any set")
+    parser.add_argument("--decode", action="store_true", help="also decode every image: takes longest")
     return parser
 
 
@@ -321,8 +337,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status is 1 if anything is wrong."""
     arguments = build_parser().parse_args(argv)
     refuse_url(arguments.set)
+    if arguments.quick and arguments.decode:
+        raise UserError("--quick and --decode: both asked for", mend="leave out one of the two")
     checks = problems = 0
-    for finding in verify(Path(arguments.set), images=not arguments.quick):
+    for finding in verify(Path(arguments.set), images=not arguments.quick, decode=arguments.decode):
         checks += 1
         if finding.problem:
             problems += 1

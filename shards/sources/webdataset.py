@@ -15,12 +15,11 @@ from pathlib import Path
 
 from nml.errors import UserError
 from nml.labels import caption_value, class_of_text, class_value
-from nml.set_file import SET_FILE
 from nml.sources import ByteRange, Example, Kind, SourceSpec
 from nml.untrusted import parse_json
-from shards.set_info import SetInfo, parse_set_info
 from shards.sources.columns import LABEL
 from shards.sources.files import files_of
+from shards.sources.own_set import OwnSet
 from shards.tarwalk import Member, TarSample, tar_samples, walk
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -37,15 +36,22 @@ class WebDatasetSource:
         self.tars, held_out_by_name = files_of(spec, "*.tar")
         self._field = spec.label_column or spec.caption_column
         self.kind: Kind = self._find_kind()
-        own = _own_set(self.tars)
+        self._own = OwnSet.around(self.tars[0])
+        own = self._own.info if self._own else None
         self.classes = own.classes if own else None
-        self.parent = {"fingerprint": own.fingerprint, "level": self._level(own)} if own else None
+        self.parent = (
+            {"fingerprint": self._own.info.fingerprint, "level": self._own.level(self._field).name}
+            if self._own
+            else None
+        )
         self.held_out = held_out_by_name or bool(own and own.held_out)
 
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
+            if self._own:
+                self._own.check_size(tar)
             with tar.open("rb", buffering=0) as file:
-                for sample in tar_samples(walk(tar)):
+                for place, sample in enumerate(tar_samples(walk(tar))):
                     image = sample.image()
                     if image is None:
                         raise UserError(
@@ -53,14 +59,11 @@ class WebDatasetSource:
                             mend="leave the tar out, or pack it anew with each sample's files side by side",
                         )
                     supervision = self.supervision(sample, file.fileno(), tar)
+                    if self._own and self._spec.end == "set":
+                        self._own.check(tar, place, sample.base, image, supervision, self._field)
                     # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
                     name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
                     yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
-
-    def _level(self, own: SetInfo) -> str:
-        """Return the level of a set's labels that are read: that of the field named, else of the members."""
-        levels = own.all_levels().values()
-        return next((level.name for level in levels if level.column == self._field), own.primary)
 
     def _find_kind(self) -> Kind:
         """Return what supervises the samples, and settle on the field of the .json that holds it."""
@@ -138,9 +141,3 @@ def read_text(descriptor: int, member: Member, tar: Path) -> str:
     if member.size > _MAX_TEXT:
         raise UserError(f"{tar}: {member.name} has {member.size:,} bytes, too many for a class or a caption")
     return os.pread(descriptor, member.size, member.offset).decode("utf-8", "replace")
-
-
-def _own_set(tars: list[Path]) -> SetInfo | None:
-    """Return the shard set that the tars belong to, if they belong to one."""
-    set_file = tars[0].parent / SET_FILE
-    return parse_set_info(set_file.read_bytes(), str(set_file)) if set_file.is_file() else None

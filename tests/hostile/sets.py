@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from nml.files import write_json
 from shards.manifest import index_digests
 from shards.set_info import SetInfo, parse_set_info
 
@@ -45,7 +46,7 @@ def with_index(
         writer.write_batch(changed)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     fitting = dataclasses.replace(info, index_digests=index_digests(path), index_sha256=sha256)
-    (folder / "set.json").write_text(json.dumps(fitting.as_json()))
+    write_json(folder / "set.json", fitting.as_json())
 
 
 def outside(column: pa.Array) -> pa.Array:

@@ -109,7 +109,8 @@ def test_a_set_is_locked_whenever_a_file_of_it_is_replaced_by_a_relabel(
     monkeypatch.setattr(os, "replace", replace)
     relabel(copied, [Fraction("0.15")], None, None, None)
     assert free == [], "another process may change the set meanwhile"
-    assert replaced == ["index.arrow", "manifest.parquet", "stats.json", "set.json"]
+    files = ["index.arrow", "manifest.parquet", "stats.json", "set.json"]
+    assert replaced == [f".{name}.next" for name in files] + files
     descriptor = os.open(copied, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)
