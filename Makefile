@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 # What everybody needs, and what the demo and the tests need on top of it.
-EXTRAS := deepspeed,api,http,huggingface,fast-decode,tensorboard,wandb,test,lint
+EXTRAS := deepspeed,api,http,huggingface,fast-decode,tensorboard,wandb,test,docs,lint
 
 # The recipes below show the very lines that a user types with .venv active.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -13,10 +13,10 @@ unexport PYTHONPATH PYTHONHOME
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick mutants lint format clean
+.PHONY: help install demo test quick docs mutants lint format clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
 install: $(VENV)/installed ## make .venv with the project and all it needs, at the versions of constraints.txt
 
@@ -42,6 +42,9 @@ test: $(VENV)/installed lint ## lint, types and the whole test suite
 quick: $(VENV)/installed ## the tests of functions and files: no Slurm, no training on several ranks
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not slurm'
 
+docs: $(VENV)/installed ## the documents as a site, build/site/index.html, with a reference of the Python interface
+	NO_MKDOCS_2_WARNING=1 python -m mkdocs build
+
 mutants: $(VENV)/installed ## change the code in many small ways and count what tests notice (docs/testing.md)
 	python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	rm -rf mutants
@@ -57,4 +60,4 @@ format: $(VENV)/installed ## let ruff lay out the code
 	ruff format .
 
 clean: ## remove the environment and caches; data/, runs/ and results/ stay
-	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

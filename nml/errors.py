@@ -7,8 +7,8 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-# A library of models has more names than a line can show; the near matches are named beside them.
 MOST_NAMES = 60
+"""Possible names that a message shows: a library of models has more than a line holds."""
 
 
 class UserError(Exception):

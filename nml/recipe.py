@@ -16,21 +16,31 @@ from nml.recipe_checks import below_one, in_range, not_negative, policy, positiv
 from nml.recipe_effects import refuse_idle
 
 Objective = Literal["classify", "clip"]
+"""What is learned: classes, or which caption belongs to which image."""
 BatchNormMode = Literal["local", "sync", "frozen"]
+"""Whose statistics batch normalisation uses."""
 Crop = Literal["rrc", "pad", "none"]
+"""How a training image is cut."""
 LossName = Literal["cross-entropy", "bce", "infonce", "siglip"]
+"""Losses of all objectives."""
 OptimizerName = Literal["sgd", "adamw", "lamb"]
+"""Optimizers."""
 ScheduleName = Literal["cosine", "constant"]
+"""Courses of the learning rate."""
 Dtype = Literal["fp32", "bf16", "fp16"]
+"""Types that a step computes in."""
 Compression = Literal["none", "fp16", "bf16"]
-# In a field's metadata: the value fits a run to a machine, decides what is kept of it, or says where it came
-# from, and may be another one when the run continues.
+"""Types that gradients are exchanged in."""
 MAY_DIFFER = {"may_differ": True}
+"""In a field's metadata: the value fits a run to a machine, decides what is kept of it, or says where it came
+from, and may be another one when the run continues."""
 LOSSES: dict[Objective, tuple[LossName, ...]] = {
     "classify": ("cross-entropy", "bce"),
     "clip": ("infonce", "siglip"),
 }
+"""The losses of each objective."""
 LIBRARIES: dict[Objective, Library] = {"classify": "timm", "clip": "open_clip"}
+"""The library of each objective's networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +69,8 @@ class Data:
         test_size: Side of the validation images; what the export's preprocessing says.
         crop_pct: Share of a resized image's side that the central crop keeps when testing.
         interpolation: Of every resize.
-        mean, std: Of each channel, of values in [0, 1].
+        mean: Of each channel, of values in [0, 1].
+        std: The same of the standard deviation.
         crop: ``rrc``: random resized crop; ``pad``: pad by an eighth and crop; ``none``: resize.
         scale: Range of the area of ``rrc``.
         flip: Probability of a horizontal flip.
@@ -111,7 +122,8 @@ class Loss:
     Attributes:
         name: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for clip.
         smoothing: Label smoothing eps: a class that is there is 1 - eps + eps / K, another eps / K.
-        mixup, cutmix: Alpha of the Beta distribution; 0 is off.
+        mixup: Alpha of its Beta distribution; 0 is off.
+        cutmix: The same of cutmix.
         switch: Probability of cutmix where both are on.
         bce_threshold: With ``bce``: mixed targets above it become 1, others 0; None keeps them soft.
     """
@@ -141,7 +153,8 @@ class Optimizer:
         lr: Peak learning rate, for the recipe's global batch.
         weight_decay: Not applied to biases, norms and the logit scale.
         momentum: Of sgd.
-        betas, eps: Of adamw and lamb.
+        betas: Of adamw and lamb.
+        eps: Of adamw and lamb.
         clip: Largest gradient norm; 0 is off.
     """
 
@@ -175,7 +188,8 @@ class Schedule:
 
     Attributes:
         name: After the warm-up, half a cosine down to ``min_lr``, or constant.
-        warmup_epochs, warmup_steps: Length of the linear warm-up; the two add up.
+        warmup_epochs: Length of the linear warm-up.
+        warmup_steps: What is added to it, in steps.
         warmup_lr: Where the warm-up starts.
         min_lr: Where the cosine ends.
     """
@@ -257,7 +271,13 @@ class Recipe:
         validate_every: Epochs between validations; the last epoch is always validated.
         skip_nonfinite: Steps in a row whose loss may be infinite or NaN: they are skipped, the next
             one stops the run.
-        model, data, loss, optimizer, schedule, engine, checkpoints: See there.
+        model: The network.
+        data: Images, their augmentation, and the order.
+        loss: The loss and what mixes its targets.
+        optimizer: The optimizer.
+        schedule: The learning rate over the steps.
+        engine: How the steps are carried out.
+        checkpoints: What is saved, when, and for how long.
     """
 
     source: str = field(default="", metadata=MAY_DIFFER)

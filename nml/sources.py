@@ -21,16 +21,23 @@ from nml.labels import caption_value, class_value
 from nml.registry import Plugin, Registry
 
 Kind = Literal["class", "caption"]
+"""What supervises a sample."""
 Role = Literal["image", "text", "pair", "label", "caption", "key"]
+"""What a column of a table may hold."""
 ROLES: tuple[Role, ...] = get_args(Role)
+"""Every role, in the order in which columns are looked for."""
 
 SOURCES = Registry("nml.sources", kind="source", where="--source", listing="python -m shards.write --help")
+"""The registered sources."""
 
 
 class ByteRange(NamedTuple):
-    """An image's bytes where they already lie: ``size`` bytes at ``offset`` of a local file.
+    """An image's bytes where they already lie.
 
-    Images that lie nowhere by themselves are kept in a spool; its ranges have an empty path.
+    Attributes:
+        path: A local file; empty for the spool, which keeps images that lie nowhere by themselves.
+        offset: Where they begin in it, in bytes.
+        size: How many they are.
     """
 
     path: str
@@ -44,7 +51,13 @@ def whole_file(path: Path) -> ByteRange:
 
 
 class Cell(NamedTuple):
-    """An image in a row of a Parquet file; ``column`` is a leaf of bytes, such as ``image.bytes``."""
+    """An image in a row of a Parquet file.
+
+    Attributes:
+        path: The file.
+        column: A leaf of bytes, such as ``image.bytes``.
+        row: The row, from 0.
+    """
 
     path: str
     column: str
@@ -52,6 +65,7 @@ class Cell(NamedTuple):
 
 
 Place = ByteRange | Cell
+"""Where an image lies."""
 
 
 class Example(NamedTuple):
@@ -105,8 +119,13 @@ class SourceSpec:
         argument: What follows the colon; may be empty.
         split: The split asked for; empty when not given.
         usual_split: What to read where none is asked for and the source tells splits apart by name.
-        image_column, text_column, pair_column, label_column, caption_column, key_column: Columns of a
-            table; empty means to look for the usual ones.
+        image_column: Column of a table that holds the images; here and below, empty means to look for the
+            usual ones.
+        text_column: Column of the texts.
+        pair_column: Column of the second texts.
+        label_column: Column of the classes.
+        caption_column: Column of the captions.
+        key_column: Column of the samples' names.
         header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
         image_root: Folder that images may lie in beside the table's own; empty for none.
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a

@@ -30,11 +30,11 @@ from plugins.schedule import TEXT, VISION, Modality, Schedule
 from plugins.trainable import Batch, HeadModule
 from plugins.trainer import Copy, train
 
-# Weight decay that is tried beside the schedule's. AdamW takes off lr times it a step, so over a fit of some
-# hundred steps it matters from about 1 on.
 STRONG_DECAY = 1.0
-# Rows a forward pass without gradients takes at once; bounds the memory of wide heads.
+"""Weight decay that is tried beside the schedule's. AdamW takes off lr times it a step, so over a fit of some
+hundred steps it matters from about 1 on."""
 PREDICT_ROWS = 8192
+"""Rows a forward pass without gradients takes at once; bounds the memory of wide heads."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -52,6 +52,10 @@ class GradientHead(abc.ABC):
             (:mod:`plugins.scale`), so that their unit does not matter; it is kept with the weights. Of the
             terms of Eq. 3 to 5 it changes L_COV alone, which is computed on the Z of the divided features.
             The paper takes features as the encoder gives them: False.
+        schedules: The paper's schedule of each modality.
+        stackable: Whether copies train in one batched pass; a module that draws random numbers as it
+            trains (dropout) has to be trained alone.
+        uses_validation: Whether :meth:`fit` looks at validation data.
     """
 
     modality: Modality = "vision"
@@ -62,7 +66,6 @@ class GradientHead(abc.ABC):
     rescale: bool = True
 
     schedules: ClassVar[Mapping[str, Schedule]] = {"vision": VISION, "text": TEXT}
-    # A module that draws random numbers as it trains (dropout) has to be trained alone.
     stackable: ClassVar[bool] = True
     uses_validation: ClassVar[bool] = False
 

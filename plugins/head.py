@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nml.errors import UserError
 
-# Share of the training samples that chooses where no validation data are given.
 HELD_OUT = 0.2
+"""Share of the training samples that chooses where no validation data are given."""
 
 
 class Labelled(NamedTuple):

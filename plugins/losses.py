@@ -16,6 +16,7 @@ from torch import Tensor
 from plugins.batch_products import BatchProducts
 
 Reduction = Literal["sample", "element", "sum"]
+"""What the squared differences of a consistency are summed and averaged over."""
 
 
 class Products(NamedTuple):

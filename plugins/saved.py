@@ -30,8 +30,11 @@ from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
 
 FORMAT = "nml-head/1"
+"""Name of the format, in the record."""
 WEIGHTS = "head.safetensors"
+"""The file with the tensors."""
 RECORD = "head.json"
+"""The file that says what they are."""
 
 
 class SavedHead(NamedTuple):

@@ -20,13 +20,18 @@ import numpy.typing as npt
 from nml.errors import UserError
 
 Convention = Literal["raw", "row-centred", "column-centred"]
+"""What is done to features before their singular values are taken."""
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+"""Every convention; the first is the paper's."""
 Values = npt.NDArray[np.float64]
+"""float64, of any shape."""
 
 CHUNK_BYTES = 64 << 20
+"""Memory that a chunk of float64 rows takes at most."""
 MAX_DIM = 16_384
-# RankMe's constant, equation 2 of arXiv 2210.02885.
+"""Most columns that features may have."""
 RANKME_EPSILON = 1e-7
+"""RankMe's constant, equation 2 of arXiv 2210.02885."""
 
 
 class Spectrum:
@@ -37,6 +42,9 @@ class Spectrum:
         convention: What is done to the features first. ``raw``: nothing, the paper's definitions.
             ``row-centred``: each sample divided by its norm, then its mean over the features subtracted, as
             the released code does. ``column-centred``: each feature's mean over all samples subtracted.
+
+    Attributes:
+        rows: N so far.
 
     Raises:
         UserError: If the convention is unknown or the features are too wide.

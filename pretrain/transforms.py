@@ -18,6 +18,7 @@ from nml.recipe import Data
 from shards.augment import RandomResizedCrop
 
 Channels = tuple[float, float, float]
+"""A number for each of red, green and blue."""
 
 
 def training_transform(data: Data) -> Callable[[Any], Any]:
@@ -32,7 +33,8 @@ def normalised(
 
     Args:
         images: uint8 [N, 3, H, W]; anything else is taken for normalised and returned as it is.
-        mean, std: Of each channel, of values in [0, 1].
+        mean: Of each channel, of values in [0, 1].
+        std: The same of the standard deviation.
         out: float32 of the images' shape, to write into where they are uint8.
     """
     if images.dtype != torch.uint8:

@@ -31,7 +31,14 @@ _REDUCING_GAP = 2.0
 
 
 class Box(NamedTuple):
-    """A crop in pixels of the full-size image."""
+    """A crop in pixels of the full-size image.
+
+    Attributes:
+        left: Columns before it.
+        top: Rows above it.
+        width: Its columns.
+        height: Its rows.
+    """
 
     left: int
     top: int

@@ -17,6 +17,7 @@ from shards import hashing, order
 from shards.shardset import ShardSet
 
 Tail = Literal["drop", "repeat"]
+"""What becomes of samples that fill no whole batch."""
 
 
 class SampleRef(NamedTuple):

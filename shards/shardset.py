@@ -18,7 +18,12 @@ from shards.storage import SetStorage, open_storage
 
 
 class ShardSet:
-    """A finished shard set, opened for reading. Cheap to open, to pickle and to share with workers."""
+    """A finished shard set, opened for reading. Cheap to open, to pickle and to share with workers.
+
+    Attributes:
+        storage: Where its files are read from: a folder, or a URL with a cache.
+        info: What set.json says.
+    """
 
     def __init__(self, storage: SetStorage, info: SetInfo) -> None:
         self.storage = storage

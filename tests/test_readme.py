@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # These two run everything else, this test included.
@@ -56,11 +54,6 @@ def test_the_demo_runs_no_command_that_the_readme_hides() -> None:
     assert modules - {"venv"} <= {
         shlex.split(command)[2] for command in shown_commands() if " -m " in command
     }
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(((?!http)[^)#]+)", README))))
-def test_every_link_leads_somewhere(target: str) -> None:
-    assert (ROOT / target).exists()
 
 
 def test_the_head_shown_is_the_example() -> None:

@@ -42,7 +42,16 @@ class Settings:
 class Provenance:
     """The pre-training that an encoder came from; all None where it is not known.
 
-    The fields are those of :class:`probes.results.Row`.
+    Attributes:
+        run_path: Folder of the run.
+        step: Step of the exported checkpoint.
+        objective: ``classify`` or ``clip``.
+        noise_ratio: Realised share of noisy labels, 0 to 1.
+        noise_level: Name of the level, ``n20``.
+        noise_model: Name of the noise model.
+        manifest_sha256: Hash of the manifest that holds every flip.
+        set_fingerprint: Fingerprint of the shard set.
+        set_path: Where the set lay.
     """
 
     run_path: str | None = None

@@ -14,7 +14,9 @@ from probes.spec import Spec, split_spec
 ENCODERS = Registry(
     "nml.encoders", kind="encoder", where="--encoder", listing="python -m probes.encoders list"
 )
+"""The registered kinds of encoders."""
 RUNS = Path("runs")
+"""Where the newest run is looked for."""
 
 EncoderOpener = Callable[[Spec, Settings], Encoder]
 """What an entry point of the group ``nml.encoders`` names."""
@@ -67,3 +69,4 @@ PAPER_MODELS = {
     "GPT-2": "transformers:openai-community/gpt2,pooling=last",
     "text-ada-002 (closed; its successor)": "api:text-embedding-3-small",
 }
+"""The public models of the paper's Table 2, and what they are called here."""

@@ -15,11 +15,11 @@ import pyarrow as pa
 from nml.urls import without_secret
 
 SCHEMA_VERSION = "nml-results/1"
+"""Name of the format, in every file of rows."""
 
 Domain = Literal["id", "ood"]
+"""In-domain or out-of-domain."""
 
-# What a result follows from. Measurements, times and places are left out, so that a row computed
-# before is found again wherever its inputs lie.
 IDENTITY = (
     "encoder_hash",
     "task",
@@ -37,6 +37,10 @@ IDENTITY = (
     "downstream_noise",
     "svd_convention",
 )
+"""What a result follows from; its hash is the row's id.
+
+Measurements, times and places are left out: a row computed before is found again wherever its inputs lie.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

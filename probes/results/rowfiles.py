@@ -24,6 +24,7 @@ from probes.hashing import hash_value
 from probes.results.row import SCHEMA_VERSION, Domain, Row, arrow_schema
 
 ROWS = "rows"
+"""Folder of the row files in a results folder."""
 
 
 def write_rows(folder: Path | str, rows: Iterable[Row]) -> Path | None:
@@ -199,6 +200,7 @@ _MOST_ROWS = 1_000_000
 # Columns whose texts are JSON.
 _OBJECTS = ("hyper_parameters", "selection", "study", "versions")
 LOCK = ".claims"
+"""The file whose locked bytes say what processes work on."""
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from probes.tasks.own_data import OwnDataTask
 from probes.tasks.task import Task, TaskSource
 
 TASKS = Registry("nml.tasks", kind="task", where="--task", listing="python -m probes.tasks list")
+"""The registered tasks."""
 DEFAULT_ROOT = Path("data/tasks")
+"""Where data of tasks is kept unless told otherwise."""
 
 
 def task_source(name: str) -> TaskSource:

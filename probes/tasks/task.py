@@ -14,6 +14,7 @@ from probes.samples import Modality, SampleSet
 from probes.spec import Spec
 
 Metric = Literal["accuracy", "mean_per_class", "macro_f1", "matthews", "f1", "pearson"]
+"""Measures that a task may name as its own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

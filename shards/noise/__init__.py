@@ -23,10 +23,12 @@ from nml.sources import Kind
 from shards.hashing import Hashes, mix
 
 Integers = npt.NDArray[np.int64]
+"""int64, of any shape."""
 
 NOISE_MODELS = Registry(
     "nml.noise", kind="noise model", where="--model", listing="python -m shards.write --help"
 )
+"""The registered noise models."""
 
 
 @dataclass(frozen=True, eq=False)
