@@ -40,6 +40,7 @@ COMMANDS = {
         "shards.info", (), "show what a set holds: samples, classes, noise of every level"
     ),
     "shards verify": Command("shards.verify", (), "check hashes, counts, nesting and images of a set"),
+    "shards sign": Command("shards.sign", (), "sign a set with a key of yours"),
     "shards relabel": Command("shards.relabel", (), "add noise levels to a set; images are not touched"),
     "shards index": Command("shards.index", (), "index WebDataset tars in place"),
     "shards noise": Command("shards.noise.__main__", (), "list noise models, hold one to its contract"),

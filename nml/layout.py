@@ -31,6 +31,9 @@ MARKER = "COMPLETE.json"
 STATE = "state"
 WEIGHTS = "model.safetensors"
 META = "meta.json"
+# What stands beside an export that is signed, and what of it is covered: all of it.
+SIGNATURE = "model.sig"
+SIGNED = (META, WEIGHTS)
 CHECKPOINT_FORMAT = "nml-checkpoint/1"
 EXPORT_FORMAT = "nml-export/1"
 

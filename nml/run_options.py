@@ -40,6 +40,7 @@ class RunOptions:
         shards: The shard set, a folder or URL; None stands for the bundled digits.
         noise: The noise ratio as text.
         validation: A shard set to validate on; None: the bundled set's own, or none.
+        require_signature: Public key that the sets must be signed with.
         class_names, templates: See :func:`pretrain.zero_shot.read_prompts`.
         engine: How ranks share the work.
         epochs: In place of the recipe's; None keeps them.
@@ -65,6 +66,13 @@ class RunOptions:
     validation: str | None = field(
         default=None,
         metadata={"help": "clean shard set to validate on; the bundled set has its own", "path": True},
+    )
+    require_signature: str | None = field(
+        default=None,
+        metadata={
+            "help": "public key: refuse sets of --shards and --validation that are not signed by it",
+            "path": True,
+        },
     )
     class_names: str | None = field(
         default=None,
@@ -119,6 +127,8 @@ class RunOptions:
         duration("--timeout", self.timeout)
         if self.seed < 0:
             raise UserError(f"--seed {self.seed}: is negative", possible="0 and more")
+        if self.require_signature is not None and self.shards is None:
+            raise UserError("--require-signature: the bundled digits have none", mend="name a set: --shards")
         if self.profile < 0:
             raise UserError(f"--profile {self.profile}: is negative", possible="0 (no trace) and more")
         if self.run_dir is not None:

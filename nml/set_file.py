@@ -18,6 +18,7 @@ from nml.urls import access_error, redacted, take_secret, told_reason, with_secr
 SET_FORMAT = "nml-shards/1"
 SET_FILE = "set.json"
 MANIFEST_FILE = "manifest.parquet"
+SIGNATURE_FILE = "set.sig"
 DIGEST = "set_sha256"
 # The folder that a set being written has in place of set.json, and what is in it first.
 WORK_FOLDER = ".writing"

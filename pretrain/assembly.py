@@ -53,7 +53,12 @@ def assemble(
     sampler = StepSampler(shard_set, recipe, world, options.seed)
     accumulation = micro_batch_count(recipe, world)
     check_mixing(recipe, recipe.global_batch // world.size // accumulation)
-    validation = validation_data(options.validation, shard_set, testing_transform(recipe.data))
+    validation = validation_data(
+        options.validation,
+        shard_set,
+        testing_transform(recipe.data),
+        signed_by=options.require_signature,
+    )
     if world.is_main:
         for line in idle_in_run(
             recipe,

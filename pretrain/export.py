@@ -7,12 +7,14 @@ from pathlib import Path
 from nml import cli, layout
 from nml.errors import UserError
 from nml.layout import step_folders
+from nml.signatures import sign, signer
 from pretrain.checkpoints import newest_checkpoint, verify
 from pretrain.encoder_files import publish
 
 EPILOG = """examples:
   python -m pretrain.export runs/quickstart-n20-seed0
-  python -m pretrain.export runs/quickstart-n20-seed0 --step 40 --out encoders/at-40"""
+  python -m pretrain.export runs/quickstart-n20-seed0 --step 40 --out encoders/at-40
+  python -m pretrain.export runs/quickstart-n20-seed0 --out encoders/mine --sign key.pem"""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,8 +33,17 @@ def main(argv: list[str] | None = None) -> None:
         default=None,
         help="folder to write; default: RUN/export, or RUN/export-STEP with --step",
     )
+    parser.add_argument(
+        "--sign", type=str, default=None, help="private key in PEM: sign what is written (export/model.sig)"
+    )
     options = parser.parse_args(argv)
-    print(f"export: {export_run(Path(options.run), options.step, options.out)}")
+    if options.sign:
+        # Before anything is written.
+        signer(options.sign)
+    target = export_run(Path(options.run), options.step, options.out)
+    if options.sign:
+        print(f"signature: {sign(target, layout.SIGNED, layout.SIGNATURE, options.sign)}")
+    print(f"export: {target}")
 
 
 def export_run(run: Path, step: int | None, out: str | None) -> Path:

@@ -128,7 +128,7 @@ def _open_set(options: Options) -> ShardSet:
 
     if options.shards is None:
         return ensure_digits(options.level)
-    shard_set = ShardSet.open(options.shards)
+    shard_set = ShardSet.open(options.shards, signed_by=options.require_signature)
     shard_set.level(options.level)
     return shard_set
 

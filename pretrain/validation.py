@@ -42,7 +42,11 @@ class ValidationData(NamedTuple):
 
 
 def validation_data(
-    path: str | None, training: ShardSet, transform: Callable[[Any], Any]
+    path: str | None,
+    training: ShardSet,
+    transform: Callable[[Any], Any],
+    *,
+    signed_by: str | None = None,
 ) -> ValidationData | None:
     """Return the set named by ``--validation``; the bundled set has its own; else None.
 
@@ -53,7 +57,7 @@ def validation_data(
         if training.info.source.split(":")[0] != "digits":
             return None
         return ValidationData("digits/validation", _BundledImages(transform), digits.CLASSES)
-    shard_set = ShardSet.open(path)
+    shard_set = ShardSet.open(path, signed_by=signed_by)
     if shard_set.kind != "class" or shard_set.classes is None:
         raise UserError(f"--validation {path}: holds captions", possible="a shard set with classes")
     if training.kind == "class" and shard_set.classes != training.classes:

@@ -42,6 +42,7 @@ class Options:
         receipt: File for the ids of the rows asked for; None for none.
         allow_overlap: Whether training and test data of the user's own may share samples.
         tasks_root: Folder of prepared tasks.
+        require_signature: Public key that exports must be signed with.
         allow_key: Which keys may be sent where, see :func:`probes.encoders.api_keys.named_keys`.
         seeds: Number of seeds.
         fractions: Shares of the training data, above 0 to 1.
@@ -86,6 +87,10 @@ class Options:
         metadata={"help": "probe on your own data although training and test data share samples"},
     )
     tasks_root: str = field(default="data/tasks", metadata={"help": "folder of prepared tasks"})
+    require_signature: str | None = field(
+        default=None,
+        metadata={"help": "public key: refuse checkpoints whose export is not signed by it"},
+    )
     allow_key: list[str] = field(
         default_factory=list,
         metadata={

@@ -49,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_heads(options.plugin, options.hyper, "image")
     words = sys.argv[1:] if argv is None else argv
     keys = named_keys(options.encoder, options.allow_key, words)
-    settings = Settings(device=options.device, batch_size=options.batch_size, keys=keys)
+    settings = Settings(
+        device=options.device,
+        batch_size=options.batch_size,
+        keys=keys,
+        signed_by=options.require_signature,
+    )
     device = settings.torch_device()
     check_device(device)
     paths = [Path(path) for path in options.checkpoint]

@@ -9,7 +9,8 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.levels import level_name, parse_ratio
-from nml.set_file import MANIFEST_FILE, SET_FILE
+from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE
+from nml.signatures import BadSignature, check_signed_bytes, unsigned
 from shards.index_table import IndexTable
 from shards.ladder import Level
 from shards.noise import Kind
@@ -30,18 +31,29 @@ class ShardSet:
         self.info = info
 
     @classmethod
-    def open(cls, path: str | Path, *, cache: str | Path | None = None) -> ShardSet:
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        cache: str | Path | None = None,
+        signed_by: str | Path | None = None,
+    ) -> ShardSet:
         """Open the set in a local folder or at an fsspec URL.
 
         Args:
             path: The folder or URL.
             cache: Where shards of a remote set are kept; default is below ``~/.cache``.
+            signed_by: Public key that its set.json must be signed with; what is then read is held to that.
 
         Raises:
-            UserError: If there is no finished set, or a shard is missing or of another size.
+            UserError: If there is no finished set, a shard is missing or of another size, or it is not
+                signed by the key.
         """
         storage = open_storage(str(path), cache)
-        info = parse_set_info(storage.read_small(SET_FILE), f"{storage.location}/{SET_FILE}")
+        text = storage.read_small(SET_FILE)
+        info = parse_set_info(text, f"{storage.location}/{SET_FILE}")
+        if signed_by is not None:
+            _check_signature(storage, text, info, signed_by)
         storage.bind(info)
         storage.check_sizes(info.shards)
         return cls(storage, info)
@@ -118,3 +130,16 @@ class ShardSet:
     def __getstate__(self) -> dict[str, Any]:
         # A memory map does not travel to another process; it is opened again there.
         return {name: value for name, value in self.__dict__.items() if name != "index"}
+
+
+def _check_signature(storage: SetStorage, text: bytes, info: SetInfo, key: str | Path) -> None:
+    try:
+        signature = storage.read_small(SIGNATURE_FILE)
+    except UserError:
+        raise unsigned(storage.location, SIGNATURE_FILE) from None
+    check_signed_bytes(text, SET_FILE, signature, key, storage.location)
+    if not info.index_digests:
+        raise BadSignature(
+            f"{storage.location}: {SET_FILE} is signed, but of a version that does not hold the index to it",
+            mend="check a copy with python -m shards.verify SET --key KEY, and read that",
+        )

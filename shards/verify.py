@@ -18,7 +18,8 @@ from tqdm import tqdm
 from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
 from nml.levels import level_ratio
-from nml.set_file import MANIFEST_FILE, SET_FILE, read_set_bytes
+from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, read_set_bytes
+from nml.signatures import BadSignature, check_signature
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
 from shards.certified import Finding, check_files, check_statistics
 from shards.decode import BadImage, decode_pixels
@@ -40,19 +41,24 @@ PROGRAM = "python -m shards.verify"
 _MISSES = "paper-released"
 
 
-def verify(folder: Path, *, images: bool = True, decode: bool = False) -> Iterator[Finding]:
+def verify(
+    folder: Path, *, images: bool = True, decode: bool = False, key: str | None = None
+) -> Iterator[Finding]:
     """Check a set, yielding a finding a check; later checks run even if earlier ones fail.
 
     Args:
         folder: The set.
         images: Also read every shard: its hash, and each member and image against the manifest.
         decode: Also decode every image: what nobody can decode has a hash, too.
+        key: Public key that set.json must be signed with.
 
     Raises:
         UserError: If there is no set, or its set.json is damaged.
     """
     set_bytes = read_set_bytes(folder)
     info = parse_set_info(set_bytes, str(folder / SET_FILE))
+    if key is not None:
+        yield Finding("signature", _signature(folder, key))
     if is_pending(folder):
         again = "run python -m shards.relabel again, with any level: it finishes the former one first"
         yield Finding("levels", f"adding one was interrupted; {again}")
@@ -80,6 +86,14 @@ def verify(folder: Path, *, images: bool = True, decode: bool = False) -> Iterat
             yield Finding(f"{shard.name} content", _shard_content(folder, shard, rows, info))
             if decode:
                 yield Finding(f"{shard.name} images", _undecodable(folder / shard.name, rows))
+
+
+def _signature(folder: Path, key: str) -> str:
+    try:
+        check_signature(folder, [SET_FILE], SIGNATURE_FILE, key)
+    except BadSignature as error:
+        return str(error)
+    return ""
 
 
 def _same_size(folder: Path, shard: Shard) -> str:
@@ -328,6 +342,9 @@ def build_parser() -> Parser:
         epilog="example:\n  python -m shards.verify data/shards/digits",
     )
     parser.add_argument("set", type=str, help="folder of the set")
+    parser.add_argument(
+        "--key", type=str, default=None, help="public key in PEM that it must be signed with (shards.sign)"
+    )
     parser.add_argument("--quick", action="store_true", help="leave out the images: seconds for any set")
     parser.add_argument("--decode", action="store_true", help="also decode every image: takes longest")
     return parser
@@ -340,7 +357,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.quick and arguments.decode:
         raise UserError("--quick and --decode: both asked for", mend="leave out one of the two")
     checks = problems = 0
-    for finding in verify(Path(arguments.set), images=not arguments.quick, decode=arguments.decode):
+    found = verify(
+        Path(arguments.set), images=not arguments.quick, decode=arguments.decode, key=arguments.key
+    )
+    for finding in found:
         checks += 1
         if finding.problem:
             problems += 1

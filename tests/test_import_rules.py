@@ -22,6 +22,7 @@ ALLOWED = {
 }
 OPTIONAL = (
     "aiohttp",
+    "model_signing",
     "deepspeed",
     "httpx",
     "datasets",

@@ -1,4 +1,4 @@
-"""From a set behind a password to a report: the password is in no file and in no output."""
+"""From a signed set behind a password to a report: the password is in no file and in no output."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pytest
 from nml import urls
 from tests.commands import run_command
 from tests.served import PASSWORD, SIGNATURE, USER, served
+from tests.signing_keys import make_keys
 
 ROOT = Path(__file__).resolve().parents[1]
+SIGNED = ["--require-signature", "mine.pub"]
 RUN = ["--noise", "0.2", "--epochs", "1", "--run-dir", "runs/r"]
 SMALL = ["--recipe.model.name", "resnet18", "--recipe.model.kwargs", "{channels: [8, 8, 8, 8]}"]
 SECRETS = [
@@ -30,6 +32,8 @@ def test_a_password_is_in_no_file_and_no_output(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv(urls.VARIABLE, raising=False)
     source = ["--source", "digits", "--noise", "0.2", "--out", str(tmp_path / "served" / "set")]
     said = [run_command("shards.write", *source, cwd=tmp_path)]
+    make_keys(tmp_path)
+    said += [run_command("shards.sign", "served/set", "--key", "mine.pem", cwd=tmp_path)]
     with served(tmp_path / "served") as server:
         url = f"http://{USER}:{PASSWORD}@{server.place}/set"
         said += [run_command("shards.info", url, cwd=tmp_path)]
@@ -37,7 +41,7 @@ def test_a_password_is_in_no_file_and_no_output(tmp_path: Path, monkeypatch: pyt
         launched = [sys.executable, str(ROOT / "slurm" / "launch.py"), "pretrain", "--cluster", "local"]
         said += [
             subprocess.run(
-                [*launched, *RUN, *SMALL, "--shards", url, "--validation", url],
+                [*launched, *RUN, *SMALL, *SIGNED, "--shards", url, "--validation", url],
                 cwd=tmp_path,
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
                 capture_output=True,
@@ -53,7 +57,10 @@ def test_a_password_is_in_no_file_and_no_output(tmp_path: Path, monkeypatch: pyt
         refused = run_command("pretrain.run", *words, cwd=tmp_path)
         assert refused.returncode == 2
         assert "401" in refused.stderr
-    said += [run_command("probes.run", "--plugin", "lp", "--checkpoint", "runs/r", cwd=tmp_path)]
+    export = ["runs/r", "--out", "export", "--sign", "mine.pem"]
+    said += [run_command("pretrain.export", *export, cwd=tmp_path)]
+    probe = ["--plugin", "lp", "--checkpoint", "export", *SIGNED]
+    said += [run_command("probes.run", *probe, cwd=tmp_path)]
     said += [run_command("probes.report", "results", cwd=tmp_path)]
     for command in said:
         assert command.returncode == 0, command.stderr

@@ -14,8 +14,18 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import sha256_file
-from nml.layout import EXPORT, EXPORT_FORMAT, META, WEIGHTS, is_export, run_of_export
+from nml.layout import (
+    EXPORT,
+    EXPORT_FORMAT,
+    META,
+    SIGNATURE,
+    SIGNED,
+    WEIGHTS,
+    is_export,
+    run_of_export,
+)
 from nml.model_arguments import check_model_arguments
+from nml.signatures import check_signature
 from nml.untrusted import Untrusted, read_json, shown, typed
 from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
 from probes.encoders.imaging import checked, image_transform
@@ -33,6 +43,8 @@ def open_export(spec: Spec, settings: Settings) -> Encoder:
     check_options(spec, (), where="--encoder")
     path = Path(spec.arguments[0]) if spec.arguments else newest_run()
     export = find_export(path)
+    if settings.signed_by is not None:
+        check_signature(export, SIGNED, SIGNATURE, settings.signed_by)
     meta = read_meta(export)
     weights_sha256 = sha256_file(export / WEIGHTS)
     recorded = meta.get("weights_sha256")

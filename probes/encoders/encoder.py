@@ -23,11 +23,13 @@ class Settings:
         keys: What may be sent where, as ``VARIABLE@HOST``, besides what
             :mod:`probes.encoders.api_keys` knows; None for whatever the
             specifications say, where they are the caller's own words.
+        signed_by: Public key that exports must be signed with; None: they need no signature.
     """
 
     device: str = "auto"
     batch_size: int = 64
     keys: frozenset[str] | None = None
+    signed_by: str | None = None
 
     def torch_device(self) -> str:
         """Return the device to use; ``auto`` takes the first CUDA device if there is one."""
