@@ -8,14 +8,15 @@ where it is used.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Collection
 from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from nml import layout
 from nml.cli import flag_of
-from nml.durations import duration
 from nml.errors import UserError, unknown_name
 from nml.levels import level_name
 
@@ -26,6 +27,9 @@ DEFAULT_ENGINE: EngineName = "ddp"
 Resume = Literal["auto", "must", "never"]
 IMAGENET_NAMES = "imagenet"
 OPENAI_TEMPLATES = "openai"
+# Libraries count milliseconds in 32 bits, which is 24 days.
+LONGEST = timedelta(days=20)
+_PARTS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,3 +243,26 @@ def check_resume(run: Path, resume: Resume) -> None:
             f"--resume never: {run} holds a run",
             mend="name another --run-dir, or use --resume auto to continue it",
         )
+
+
+def duration(flag: str, text: str) -> timedelta:
+    """Return the duration that an option names.
+
+    Args:
+        flag: The option, for the error.
+        text: Whole days, hours, minutes and seconds, each with its letter: ``2h``, ``1h30m``.
+
+    Raises:
+        UserError: If it is none, zero, or longer than :data:`LONGEST`. A bare number is none: it would be
+            minutes to Slurm's users and seconds to torch's.
+    """
+    parts = _PARTS.fullmatch("".join(text.split()))
+    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0, 0)
+    total = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if not total:
+        raise UserError(
+            f"{flag} {text}: not a duration", possible="a number with its unit, such as 90s, 10m or 1h30m"
+        )
+    if total > LONGEST.total_seconds():
+        raise UserError(f"{flag} {text}: longer than libraries can wait", possible=f"up to {LONGEST.days}d")
+    return timedelta(seconds=total)

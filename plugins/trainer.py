@@ -16,7 +16,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from tqdm import tqdm
 
@@ -26,7 +26,6 @@ from plugins.head import check_data, hyper_parameters
 from plugins.sample_order import Batches, SampleOrder
 from plugins.scale import feature_scales
 from plugins.schedule import Schedule
-from plugins.stacked_linear import stack_linear_layers
 from plugins.trainable import Batch, HeadModule, Trainable
 
 # Bytes that the stack of one pass may take.
@@ -238,3 +237,28 @@ def _slices(lanes: Sequence[_Lane]) -> Iterator[slice]:
         length = len(list(run))
         yield slice(start, start + length)
         start += length
+
+
+class StackedLinear(nn.Linear):
+    """``nn.Linear``, computed as (W x^T)^T.
+
+    Under ``torch.vmap`` the layer becomes a batched product of [M, I] with [I, O] a copy, and its gradient
+    one of [I, M] with [M, O]. Where O is a few classes, both run at a third of the speed of the same products
+    the other way round (45 copies, M = 64, I = 2048, O = 10, one core: 27 ms against 9). Turned round, the
+    gradient of the weights also comes in the layout of the weights, which the fused AdamW needs.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return [M, O] for [M, I]."""
+        if input.ndim != 2:
+            return super().forward(input)
+        result = (self.weight @ input.mT).mT
+        return result if self.bias is None else result + self.bias
+
+
+def stack_linear_layers(module: nn.Module) -> None:
+    """Make the linear layers of a module, in place, such that ``torch.vmap`` over copies of it is fast."""
+    for part in module.modules():
+        # A subclass has a forward of its own, which must stay.
+        if type(part) is nn.Linear:
+            part.__class__ = StackedLinear

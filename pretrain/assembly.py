@@ -81,16 +81,7 @@ def assemble(
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)
-    meta = describe_run(
-        recipe,
-        options.recipe_name,
-        objective.architecture,
-        shard_set,
-        level,
-        engine=options.engine,
-        world_size=world.size,
-        seed=options.seed,
-    )
+    meta = describe_run(options, objective.architecture, shard_set, world_size=world.size)
     state = RunState(recipe, options.run_dir, world, engine=engine, sampler=sampler, meta=meta)
     trainer = Trainer(
         recipe,

@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 
 from nml import layout
 from nml.files import fsync_folder, make_folder, sha256_file, sync_tree, temporary_beside, write_json
-from nml.recipe import Recipe
 from pretrain.models import Architecture
-from shards.ladder import Level
+from pretrain.options import Options
 from shards.shardset import ShardSet
 
 _SCALARS = ("logit_scale", "logit_bias")
@@ -63,22 +62,14 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def describe_run(
-    recipe: Recipe,
-    recipe_name: str,
-    architecture: Architecture,
-    shard_set: ShardSet,
-    level: Level,
-    *,
-    engine: str,
-    world_size: int,
-    seed: int,
+    options: Options, architecture: Architecture, shard_set: ShardSet, *, world_size: int
 ) -> dict[str, Any]:
     """Return the part of meta.json that stays the same for a whole run."""
-    resolved = recipe.resolved()
+    resolved = options.recipe.resolved()
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-    data = recipe.data
+    data, level = options.recipe.data, shard_set.level(options.level)
     return {
-        "objective": recipe.objective,
+        "objective": options.recipe.objective,
         "library": architecture.library,
         "architecture": architecture.name,
         "model_kwargs": architecture.kwargs,
@@ -89,10 +80,10 @@ def describe_run(
             "interpolation": data.interpolation,
             "crop_pct": data.crop_pct,
         },
-        "recipe": {"name": recipe_name, "sha256": digest, "resolved": resolved},
-        "engine": engine,
+        "recipe": {"name": options.recipe_name, "sha256": digest, "resolved": resolved},
+        "engine": options.engine,
         "world_size": world_size,
-        "seed": seed,
+        "seed": options.seed,
         "noise": {
             "level": level.name,
             "asked": level.asked,

@@ -8,11 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nml import digits, layout
-from nml.durations import duration
 from nml.errors import UserError
 from nml.files import write_bytes, write_json
 from nml.locking import held_alone
-from nml.run_options import check_extras, check_resume
+from nml.run_options import check_extras, check_resume, duration
 from pretrain import ending
 from pretrain.curves import draw_at_end
 from pretrain.options import Options, parse_options

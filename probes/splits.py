@@ -64,21 +64,21 @@ def carve(keys: Sequence[str], labels: Labels, *, published: bool) -> Carving:
     return Carving(np.setdiff1d(everything, held), held)
 
 
-def subset(keys: Sequence[str], labels: Labels, fraction: Fraction, seed: int) -> Indices:
-    """Return the positions of a fraction of every class, at least one sample of each.
-
-    Subsets of one seed are nested: what is among 10 % is among 25 %.
-    """
-    return subset_of(fraction_order(keys, seed), labels, fraction)
-
-
 def fraction_order(keys: Sequence[str], seed: int) -> Indices:
     """Return the order in which the samples join the subsets of a seed, int64 [N]."""
     return rank_by_hash(keys, f"nml-fraction/1 {seed}")
 
 
 def subset_of(order: Indices, labels: Labels, fraction: Fraction) -> Indices:
-    """Return :func:`subset` from its seed's :func:`fraction_order`, which all fractions share."""
+    """Return the positions of a fraction of every class, at least one sample of each.
+
+    Subsets of one order are nested: what is among 10 % is among 25 %.
+
+    Args:
+        order: The :func:`fraction_order` of a seed, which all fractions share.
+        labels: Of all samples.
+        fraction: Of every class.
+    """
     return _per_class(order, labels, fraction, least=1)
 
 

@@ -22,8 +22,7 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.sources import ByteRange, Example, Source
 from shards.columns import BATCH, KeyColumn, hash_column
-from shards.hashing import Hashes, hash_keys
-from shards.keys import key_of, with_hash
+from shards.hashing import Hashes, hash_keys, key_of, with_hash
 from shards.noise import Integers, Kind, Population
 
 CATALOGUE = "catalogue.arrow"

@@ -17,8 +17,7 @@ from nml.errors import UserError
 from nml.randomness import randomness_kept, seed_randomness
 from shards.decode import MAX_PIXELS, BadImage, decode_rgb
 from shards.hashing import hash_keys, mix_one
-from shards.ledger import DEFAULT_SKIP_BUDGET, SkipLedger
-from shards.reader import DamagedSample, ShardReader
+from shards.reader import DEFAULT_SKIP_BUDGET, DamagedSample, ShardReader, SkipLedger
 from shards.sampler import SampleRef
 from shards.shardset import ShardSet
 

@@ -23,7 +23,7 @@ from nml.errors import UserError
 from nml.images import image_extension
 from nml.set_file import SET_FILE
 from shards.finishing import SetDescription, finish
-from shards.keys import key_of
+from shards.hashing import key_of
 from shards.ladder import clean_column
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.packing import TreeHash

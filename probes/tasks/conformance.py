@@ -33,9 +33,8 @@ from nml.randomness import scrambled_randomness
 from nml.untrusted import parse_json
 from probes.samples import Content, SampleSet
 from probes.spec import split_spec
-from probes.tasks.checks import check_task
 from probes.tasks.overlap import overlaps
-from probes.tasks.registry import DEFAULT_ROOT
+from probes.tasks.registry import DEFAULT_ROOT, check_task
 from probes.tasks.task import Task, TaskRecord, TaskSource
 
 # Samples of a split that are read where reading all would take long.

@@ -1,20 +1,24 @@
-"""Tasks by name."""
+"""Tasks by name, and what of them would make results wrong without a word."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
+from nml.errors import UserError
 from nml.registry import Registry
 from nml.sources import SOURCES, find_task
+from probes.samples import SampleSet
 from probes.spec import split_spec
-from probes.tasks.checks import check_task
 from probes.tasks.own_data import OwnDataTask
-from probes.tasks.task import Task, TaskSource
+from probes.tasks.task import Evaluation, Task, TaskSource
 
 TASKS = Registry("nml.tasks", kind="task", where="--task", listing="python -m probes.tasks list")
 """The registered tasks."""
 DEFAULT_ROOT = Path("data/tasks")
 """Where data of tasks is kept unless told otherwise."""
+MINIMUM_TRAINING_SAMPLES = 2
 
 
 def task_source(name: str) -> TaskSource:
@@ -39,3 +43,79 @@ def open_task(text: str, root: Path = DEFAULT_ROOT) -> Task:
     task = task_source(spec.kind).open(spec, root)
     check_task(task)
     return task
+
+
+def check_task(task: Task) -> None:
+    """Check names, sizes, unique keys and classes of every split.
+
+    Raises:
+        UserError: Names the split and the class or key that is wrong.
+    """
+    if len(task.classes) < 2:
+        raise UserError(
+            f"task {task.name}: {len(task.classes)} class in the training data",
+            possible="two or more",
+            mend="check the label column",
+        )
+    count = len(task.classes)
+    _check_samples(task, "train", task.train, count)
+    if task.validation is not None:
+        _check_samples(task, "validation", task.validation, count)
+    _check_names(task)
+    for evaluation in task.evaluations:
+        groups = evaluation.groups
+        _check_samples(task, evaluation.name, evaluation.samples, count if groups is None else len(groups))
+        _check_kind(task, evaluation)
+        allowed = evaluation.classes
+        if allowed is not None and not np.isin(evaluation.samples.labels, allowed).all():
+            raise UserError(f"task {task.name}, {evaluation.name}: labels outside the classes it declares")
+    present = np.bincount(task.train.labels, minlength=len(task.classes))
+    missing = [task.classes[label] for label in np.flatnonzero(present == 0)]
+    if missing:
+        raise UserError(
+            f"task {task.name}: no training sample of class {', '.join(missing[:5])}"
+            + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+            mend="every class that is tested must occur in the training data",
+        )
+
+
+def _check_names(task: Task) -> None:
+    """Refuse two evaluations of one name: results are told apart by it, and only one's would be kept."""
+    names = [evaluation.name for evaluation in task.evaluations]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"task {task.name}: {names.count(twice)} evaluations are called {twice}",
+            possible="a name for each",
+            mend="rename their files, and name none of them twice",
+        )
+
+
+def _check_kind(task: Task, evaluation: Evaluation) -> None:
+    """Refuse single texts beside pairs: an encoder would read them, and the scores would mean nothing."""
+    if task.modality != "text":
+        return
+    trained, tested = (
+        len(content) if isinstance(content, tuple) else 1
+        for content in (task.train.read(0), evaluation.samples.read(0))
+    )
+    if trained != tested:
+        raise UserError(
+            f"task {task.name}: {evaluation.name} has {tested} text(s) a sample, the training data {trained}",
+            mend="name the columns: ...,text=COLUMN,pair=COLUMN",
+        )
+
+
+def _check_samples(task: Task, split: str, samples: SampleSet, classes: int) -> None:
+    count = len(samples.keys)
+    if count < (MINIMUM_TRAINING_SAMPLES if split == "train" else 1):
+        raise UserError(f"task {task.name}, {split}: {count} samples", mend="check the files of this split")
+    if len(set(samples.keys)) != count:
+        raise UserError(f"task {task.name}, {split}: sample keys occur twice", mend="make them unique")
+    wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= classes))
+    if len(wrong):
+        raise UserError(
+            f"task {task.name}, {split}: label {samples.labels[wrong[0]]} of sample {samples.keys[wrong[0]]}",
+            possible=f"0 to {classes - 1}",
+            mend="a class that is tested must occur in the training data",
+        )

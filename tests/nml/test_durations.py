@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from nml.durations import duration
 from nml.errors import UserError
+from nml.run_options import duration
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from probes.answers import transform
 from probes.fitting import fit_points
 from probes.heads import HeadChoice
 from probes.scoring import score
-from probes.splits import Carving, carve, flip_labels, subset
+from probes.splits import Carving, carve, flip_labels, fraction_order, subset_of
 from probes.tasks.task import Metric
 from probes.training_data import Point, TrainingData
 from tests.probes import by_definition
@@ -41,7 +41,7 @@ def test_a_tenth_of_every_class_is_set_aside_by_the_hash_of_the_keys() -> None:
 @pytest.mark.parametrize("fraction", ["0.1", "0.5", "1"])
 def test_a_fraction_of_every_class_is_drawn_by_the_seed(fraction: str, seed: int) -> None:
     expected = by_definition.fraction_of(KEYS, LABELS.tolist(), fraction, seed)
-    assert subset(KEYS, LABELS, Fraction(fraction), seed).tolist() == expected
+    assert subset_of(fraction_order(KEYS, seed), LABELS, Fraction(fraction)).tolist() == expected
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -172,7 +172,8 @@ def test_a_head_gets_the_samples_labels_and_seed_of_its_point(noise: str, fits: 
     for point, seen in zip(points, fits, strict=True):
         rows = fit
         if point.fraction < 1:
-            rows = fit[subset([data.keys[row] for row in fit], data.labels[fit], point.fraction, point.seed)]
+            order = fraction_order([data.keys[row] for row in fit], point.seed)
+            rows = fit[subset_of(order, data.labels[fit], point.fraction)]
         parts = [rows, data.carving.validation]
         labels = flip_labels(data.keys, data.labels, point.noise, 3, point.seed, parts)
         assert seen["seed"] == point.seed

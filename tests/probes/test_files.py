@@ -8,7 +8,7 @@ import pytest
 
 from nml.errors import UserError
 from probes.tasks import open_task
-from probes.tasks.checks import check_task
+from probes.tasks.registry import check_task
 from tests.probes.own_files import png, write_folder, write_tar
 
 

@@ -19,7 +19,7 @@ from plugins.registry import HEADS
 from probes.fitting import check_device, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.scoring import evaluate
-from probes.splits import carve, flip_labels, store_split, subset
+from probes.splits import carve, flip_labels, fraction_order, store_split, subset_of
 from probes.tasks.samplesets import Texts
 from probes.tasks.task import Evaluation
 from probes.training_data import Point, TrainingData
@@ -58,7 +58,8 @@ def test_carving_divides_the_training_data_and_leaves_every_class_something(labe
 @given(LABELS, st.integers(0, 3))
 def test_fractions_are_nested_and_hold_every_class(labels: np.ndarray, seed: int) -> None:
     parts = [
-        set(subset(keys(labels), labels, Fraction(f), seed)) for f in ("0.1", "0.25", "0.5", "0.75", "1")
+        set(subset_of(fraction_order(keys(labels), seed), labels, Fraction(f)))
+        for f in ("0.1", "0.25", "0.5", "0.75", "1")
     ]
     assert all(small <= large for small, large in itertools.pairwise(parts))
     assert all({labels[row] for row in part} == set(labels) for part in parts)

@@ -17,8 +17,7 @@ from nml import digits
 from nml.errors import UserError
 from shards import index, verify
 from shards.dataset import ShardDataset
-from shards.ledger import read_ledger
-from shards.reader import DamagedSample
+from shards.reader import DamagedSample, read_ledger
 from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
 from shards.tarwalk import walk

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from nml.errors import UserError
 from shards.dataset import ShardDataset
 from shards.layout import ShardLimits
-from shards.ledger import read_ledger
+from shards.reader import read_ledger
 from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
 from tests.shards.hostile_images import jpeg_bomb, png_bomb

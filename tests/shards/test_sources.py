@@ -14,7 +14,7 @@ import pytest
 
 from nml.errors import UserError
 from shards import index, write
-from shards.keys import MAX_LENGTH, key_of
+from shards.hashing import MAX_LENGTH, key_of
 from shards.shardset import ShardSet
 from shards.sources import SOURCES, open_source
 from shards.sources.files import expand
