@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -28,7 +29,7 @@ from plugins.head import check_data
 from plugins.hyper_parameters import check_types
 from plugins.schedule import TEXT, VISION, Modality, Schedule
 from plugins.trainable import Batch, HeadModule
-from plugins.trainer import Copy, train
+from plugins.trainer import Copy, fit_many
 
 STRONG_DECAY = 1.0
 """Weight decay that is tried beside the schedule's. AdamW takes off lr times it a step, so over a fit of some
@@ -48,6 +49,8 @@ class GradientHead(abc.ABC):
         lr: AdamW's first learning rate.
         weight_decay: AdamW's weight decay.
         batch_size: Samples a step.
+        least_steps: Steps of a fit on however few samples. None is 600, and 0 where ``epochs`` is given. The
+            paper knows epochs only: 0.
         rescale: Whether features are divided by one number fitted on the training features
             (:mod:`plugins.scale`), so that their unit does not matter; it is kept with the weights. Of the
             terms of Eq. 3 to 5 it changes L_COV alone, which is computed on the Z of the divided features.
@@ -64,6 +67,7 @@ class GradientHead(abc.ABC):
     weight_decay: float | None = None
     batch_size: int = 64
     rescale: bool = True
+    least_steps: int | None = None
 
     schedules: ClassVar[Mapping[str, Schedule]] = {"vision": VISION, "text": TEXT}
     stackable: ClassVar[bool] = True
@@ -86,11 +90,46 @@ class GradientHead(abc.ABC):
         return nn.Linear(in_features, num_classes)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms whose sum is minimised, already weighted, by name; cross-entropy is the first.
+        """Return the terms whose sum is minimised, already weighted, by name; the labels' is the first.
 
         The batch is that of one copy, whatever the number of copies in training.
         """
+        return self.label_terms(batch)
+
+    def label_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return how scores are held to labels: cross-entropy, or what withstands wrong ones better."""
         return {"cross_entropy": functional.cross_entropy(batch.logits.float(), batch.labels)}
+
+    def build_memory(self, samples: int, num_classes: int) -> dict[str, Tensor]:  # noqa: ARG002 - most have none
+        """Return what a fit remembers from step to step, by name, as it is before the first.
+
+        A head that overrides this finds it in ``Batch.memory`` and may change it there in place, for
+        example a row of every training sample by ``Batch.samples``.
+
+        Args:
+            samples: N, the samples of the training set; ``Batch.samples`` are below it.
+            num_classes: K.
+        """
+        return {}
+
+    def prepare(  # noqa: B027 - most heads need nothing
+        self,
+        copies: Sequence[Copy],
+        features: Tensor,
+        labels: Tensor,
+        *,
+        num_classes: int,
+        device: str,
+    ) -> None:
+        """Find out what heads need before they are trained, for many at once; each is told its own.
+
+        Args:
+            copies: Copies of one kind, of which this head's is one.
+            features: The training set, [N, D].
+            labels: Its labels, int64 [N].
+            num_classes: K.
+            device: Where to compute.
+        """
 
     def schedule(self) -> Schedule:
         """Return the schedule in force.
@@ -100,9 +139,11 @@ class GradientHead(abc.ABC):
         """
         given = {
             name: getattr(self, name)
-            for name in ("epochs", "lr", "weight_decay", "batch_size")
+            for name in ("epochs", "lr", "weight_decay", "batch_size", "least_steps")
             if getattr(self, name) is not None
         }
+        if self.epochs is not None:
+            given = {"least_steps": 0} | given
         return dataclasses.replace(self.schedules[self.modality], **given)
 
     def sweep(self) -> list[dict[str, Any]]:
@@ -135,7 +176,7 @@ class GradientHead(abc.ABC):
     ) -> Self:
         """Train on features [N, D] and labels [N]; see :meth:`plugins.head.Head.fit`."""
         num_classes = check_data(features, labels, validation, num_classes)
-        train([Copy(self, seed=seed)], features, labels, num_classes=num_classes, device=device)
+        fit_many([Copy(self, seed=seed)], features, labels, num_classes=num_classes, device=device)
         return self
 
     def adopt(self, module: HeadModule) -> None:
@@ -159,7 +200,8 @@ class GradientHead(abc.ABC):
         """Take the weights of a head with the same hyper-parameters."""
         # A head from before there was a scale has none.
         state = {"scale": torch.tensor(1.0), **state}
-        num_classes = state["classifier.weight"].shape[0]
+        weights = [value for name, value in state.items() if re.fullmatch(r"classifier\..*weight", name)]
+        num_classes = weights[-1].shape[0]
         module = self.build(int(state["in_features"]), num_classes)
         module.load_state_dict(state)
         self.adopt(module)

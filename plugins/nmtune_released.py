@@ -21,6 +21,7 @@ from plugins.lp import LinearProbe
 from plugins.schedule import Schedule
 from plugins.trainable import Batch
 
+_TUNED: Mapping[str, Schedule] = {"vision": Schedule(), "text": Schedule(epochs=10, decay="linear")}
 # Both linear probes of the README: lr 0.01, weight decay 0.0001, 30 epochs. It names none for text.
 _LINEAR: Mapping[str, Schedule] = {
     "vision": Schedule(lr=0.01),
@@ -82,6 +83,8 @@ class NMTuneReleased(GradientHead):
     cov_weight: float = 0.04
     svd_weight: float = 0.001
     k: int = 5
+
+    schedules: ClassVar[Mapping[str, Schedule]] = _TUNED
 
     def __post_init__(self) -> None:
         super().__post_init__()

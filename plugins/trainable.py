@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +20,19 @@ class Batch(NamedTuple):
         transformed: Z, [M, H].
         logits: Class scores, [M, K].
         labels: int64 [M].
+        samples: Which training samples these are, their rows in the training set, int64 [M].
+        epoch: Epochs done before this step, a fraction, float32 [].
+        memory: What this fit remembers, by name, as :meth:`Trainable.build_memory` began it; a term may
+            change it in place.
     """
 
     features: Tensor
     transformed: Tensor
     logits: Tensor
     labels: Tensor
+    samples: Tensor | None = None
+    epoch: Tensor | None = None
+    memory: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class HeadModule(nn.Module):
@@ -64,6 +73,14 @@ class Trainable(Protocol):
 
     def build(self, in_features: int, num_classes: int, *, seed: int = 0) -> HeadModule:
         """Return the untrained module."""
+
+    def prepare(
+        self, copies: Sequence[Any], features: Tensor, labels: Tensor, *, num_classes: int, device: str
+    ) -> None:
+        """Find out what copies of one kind need before they are trained."""
+
+    def build_memory(self, samples: int, num_classes: int) -> dict[str, Tensor]:
+        """Return what a fit on so many training samples remembers from step to step, before the first."""
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the terms whose sum is minimised."""

@@ -47,11 +47,13 @@ class Copy:
         head: The head to fit; each copy needs an object of its own.
         seed: Fixes the first weights and the order of the samples.
         rows: The rows of the training set that this copy sees, int64 [n]; None is all of them.
+        labels: Its own labels of the whole training set, int64 [N]; None is those of all copies.
     """
 
     head: Trainable
     seed: int = 0
     rows: Tensor | None = None
+    labels: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +84,7 @@ def fit_many(
         labels: Classes, int64 [N].
         num_classes: K; None means the largest label plus one.
         device: Where to compute.
-        memory_limit: Bytes that stacked parameters may take; more copies make more passes.
+        memory_limit: Bytes that a stack may take; more copies make more passes.
 
     Raises:
         UserError: If the data do not fit together, or a head occurs twice.
@@ -90,16 +92,22 @@ def fit_many(
     num_classes = check_data(features, labels, None, num_classes)
     if len({id(copy.head) for copy in copies}) < len(copies):
         raise UserError("one head object is in several copies", mend="make a head for each copy")
+    for copy in copies:
+        if copy.labels is not None and copy.labels.shape != labels.shape:
+            raise UserError(
+                f"a copy's labels are {list(copy.labels.shape)}",
+                possible=f"{list(labels.shape)}, one a row of the features",
+            )
     together: dict[Hashable, list[Copy]] = defaultdict(list)
     for copy in copies:
         together[_kind(copy, len(features))].append(copy)
     for group in together.values():
-        size = sum(
-            parameter.numel()
-            for parameter in group[0].head.build(features.shape[1], num_classes).parameters()
-        )
-        alone = not group[0].head.stackable or (size >= WIDE and torch.device(device).type == "cpu")
-        at_once = 1 if alone else max(1, memory_limit // (size * 4 * _TENSORS_A_PARAMETER))
+        head = group[0].head
+        head.prepare(group, features, labels, num_classes=num_classes, device=device)
+        size = sum(parameter.numel() for parameter in head.build(features.shape[1], num_classes).parameters())
+        memory = sum(value.numel() for value in head.build_memory(len(features), num_classes).values())
+        alone = not head.stackable or (size >= WIDE and torch.device(device).type == "cpu")
+        at_once = 1 if alone else max(1, memory_limit // (4 * (size * _TENSORS_A_PARAMETER + memory)))
         for start in range(0, len(group), at_once):
             part = group[start : start + at_once]
             train(part, features, labels, num_classes=num_classes, device=device)
@@ -116,8 +124,10 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
         scales = feature_scales(features, [lane.copy.rows for lane in lanes])
         for module, scale in zip(modules, scales, strict=True):
             module.scale.fill_(scale)
-    stack = _Stack(modules, lanes)
-    features, labels = features.to(device), labels.to(device)
+    memories = [lane.copy.head.build_memory(len(features), num_classes) for lane in lanes]
+    stack = _Stack(modules, lanes, memories, device)
+    features = features.to(device)
+    given = _Labels(lanes, labels, device)
     batches = Batches([lane.order for lane in lanes], lanes[0].schedule.batch(lanes[0].order.samples))
     # A module that is not stackable may draw from the global generator.
     with torch.random.fork_rng(devices=[]):
@@ -127,7 +137,7 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
             here = (rows if len(rows) == len(of_lane) else rows[of_lane]).to(features.device)
             # Whole rows: less than half the time of an index with two dimensions.
             batch = features.index_select(0, here.flatten()).unflatten(0, here.shape)
-            stack.step(step, batch.float(), labels[here])
+            stack.step(step, batch.float(), given.of(here), here)
     for number, (lane, module) in enumerate(zip(lanes, modules, strict=True)):
         module.load_state_dict(stack.state(number))
         lane.copy.head.adopt(module)
@@ -139,13 +149,26 @@ class _Stack:
     Args:
         modules: L modules of one kind.
         lanes: What each is trained with; those that go on longest come first.
+        memories: What each remembers from step to step, as it is before the first.
+        device: Where to compute.
     """
 
-    def __init__(self, modules: Sequence[HeadModule], lanes: Sequence[_Lane]) -> None:
+    def __init__(
+        self,
+        modules: Sequence[HeadModule],
+        lanes: Sequence[_Lane],
+        memories: Sequence[dict[str, Tensor]],
+        device: str,
+    ) -> None:
         self.lanes = lanes
         self.head = lanes[0].copy.head
         parameters, self.buffers = stack_module_state(list(modules))
         self.parameters = {name: value.detach() for name, value in parameters.items()}
+        self.memory = {
+            name: torch.stack([memory[name] for memory in memories]).to(device) for name in memories[0]
+        }
+        samples = [lane.order.samples for lane in lanes]
+        self.epochs_a_step = (lanes[0].schedule.batch(samples[0]) / torch.tensor(samples)).to(device)
         # Only its structure is used, so it needs no memory for weights.
         self.module = deepcopy(modules[0]).to("meta")
         stack_linear_layers(self.module)
@@ -161,24 +184,33 @@ class _Stack:
         self._losses = torch.vmap(self._loss, randomness="different")
 
     def _loss(
-        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], features: Tensor, labels: Tensor
+        self,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        memory: dict[str, Tensor],
+        features: Tensor,
+        *rest: Tensor,
     ) -> Tensor:
+        labels, samples, epoch = rest
         scaled, transformed, logits = functional_call(self.module, (parameters, buffers), (features,))
-        terms = self.head.terms(Batch(scaled, transformed, logits, labels))
+        terms = self.head.terms(Batch(scaled, transformed, logits, labels, samples, epoch, memory))
         return torch.stack([term.float() for term in terms.values()]).sum()
 
-    def step(self, step: int, features: Tensor, labels: Tensor) -> None:
+    def step(self, step: int, features: Tensor, labels: Tensor, samples: Tensor) -> None:
         """Move the lanes that are not finished.
 
         Args:
             step: Counted from 0.
             features: The batch of each unfinished lane, [L, M, D].
             labels: Their labels, [L, M].
+            samples: Their rows in the training set, [L, M].
         """
         live = len(features)
         leaves = {name: value[:live].detach().requires_grad_() for name, value in self.parameters.items()}
         buffers = {name: value[:live] for name, value in self.buffers.items()}
-        losses = self._losses(leaves, buffers, features, labels)
+        memory = {name: value[:live] for name, value in self.memory.items()}
+        epochs = step * self.epochs_a_step[:live]
+        losses = self._losses(leaves, buffers, memory, features, labels, samples, epochs)
         # The fused AdamW walks the memory of parameter and gradient alike.
         gradients = [
             gradient.contiguous() for gradient in torch.autograd.grad(losses.sum(), list(leaves.values()))
@@ -195,6 +227,25 @@ class _Stack:
     def state(self, number: int) -> dict[str, Tensor]:
         """Return the parameters and buffers of one lane."""
         return {name: value[number] for name, value in {**self.parameters, **self.buffers}.items()}
+
+
+class _Labels:
+    """The labels of each lane: common ones, or where a copy brings its own, a row a lane.
+
+    Args:
+        lanes: The lanes.
+        common: Labels of all copies that bring none, int64 [N].
+        device: Where to keep them.
+    """
+
+    def __init__(self, lanes: Sequence[_Lane], common: Tensor, device: str) -> None:
+        own = [common if lane.copy.labels is None else lane.copy.labels for lane in lanes]
+        self._each = any(lane.copy.labels is not None for lane in lanes)
+        self._labels = (torch.stack(own) if self._each else common).to(device)
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return the labels of rows [L, M] of the training set, a row a lane."""
+        return self._labels[: len(rows)].gather(1, rows) if self._each else self._labels[rows]
 
 
 def _lane(copy: Copy, total: int) -> _Lane:

@@ -82,7 +82,7 @@ def device_moves(subject: Subject) -> None:
     state = head.state_dict()
     moved = [name for name, value in state.items() if value.device.type != "cpu"]
     promise(not moved, f"state_dict left {', '.join(moved)} on {here.device}")
-    restored = subject.head()
+    restored = subject.fresh()
     restored.load_state_dict(state)
     promise(
         same(expected, subject.logits(restored), TOLERANCE), "other scores after the state moved to the CPU"

@@ -74,7 +74,7 @@ def unit_of_features(subject: Subject) -> None:
 def strided_features(subject: Subject) -> None:
     """A view of a larger array serves as well as an array of its own."""
     wide = torch.cat([subject.train.features, torch.full_like(subject.train.features, 1e3)], dim=1)
-    head = subject.head()
+    head = subject.fresh()
     # Not through ``Subject.fit``: its copy would be an array of its own.
     head.fit(
         wide[:, :WIDTH], subject.train.labels.clone(), num_classes=CLASSES, seed=0, device=subject.device

@@ -13,7 +13,7 @@ from plugins.conformance.subject import CLASSES, TOLERANCE, Subject, same
 def inputs_unchanged(subject: Subject) -> None:
     """Features and labels are read, never written."""
     features, labels = (part.clone() for part in subject.train)
-    head = subject.head()
+    head = subject.fresh()
     head.fit(features, labels, num_classes=CLASSES, seed=0, device=subject.device)
     head.transform(features)
     head.predict_logits(features)
@@ -34,7 +34,7 @@ def refit_gives_the_same(subject: Subject) -> None:
 
 def leaves_global_randomness_alone(subject: Subject) -> None:
     """Fit and predict leave the global random generators of torch, numpy and Python as they were."""
-    head = subject.head()
+    head = subject.fresh()
     with untouched_randomness("fit or predict_logits"):
         subject.logits(subject.fit(head=head))
 
@@ -42,7 +42,7 @@ def leaves_global_randomness_alone(subject: Subject) -> None:
 def state_round_trip(subject: Subject) -> None:
     """A fresh head with the state, through safetensors, predicts and transforms the same."""
     state = safetensors.torch.load(safetensors.torch.save(subject.fitted.state_dict()))
-    restored = subject.head()
+    restored = subject.fresh()
     restored.load_state_dict(state)
     promise(
         same(subject.logits(subject.fitted), subject.logits(restored), TOLERANCE),

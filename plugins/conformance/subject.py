@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Any
 
 import torch
@@ -51,10 +52,15 @@ class Subject:
 
         It sees a copy of the data, so that what one check's fault does to them stays in that check.
         """
-        head = self.head() if head is None else head
+        head = self.fresh() if head is None else head
         features, labels = (part.clone() for part in data or self.train)
         head.fit(features, labels, seed=seed, device=self.device, **{"num_classes": CLASSES, **more})
         return head
+
+    def fresh(self) -> Any:
+        """Return a head with its defaults, but without a least number of steps: dozens are fitted."""
+        known = inspect.signature(self.head).parameters
+        return self.head(**({"least_steps": 0} if "least_steps" in known else {}))
 
     def logits(self, head: Any) -> Tensor:
         """Return a head's scores of the test data."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import nn
 
 from nml.errors import UserError
@@ -118,6 +119,25 @@ def test_steps_cover_the_epochs() -> None:
     assert schedule.steps(640) == 30
     assert schedule.steps(641) == 31
     assert schedule.steps(10) == 3
+
+
+def test_few_samples_are_trained_on_for_some_steps_unless_epochs_are_given() -> None:
+    assert NMTune().schedule().steps(50) == 600
+    assert NMTune().schedule().steps(6400) == 3000
+    assert NMTune(epochs=30).schedule().steps(50) == NMTune(least_steps=0).schedule().steps(50) == 30
+    assert NMTune(epochs=30, least_steps=40).schedule().steps(50) == 40
+
+
+def test_on_few_narrow_unit_features_nmtune_is_no_worse_than_lp() -> None:
+    pixels, labels = (torch.from_numpy(part) for part in load_digits(return_X_y=True))
+    features = torch.nn.functional.normalize(pixels.float(), dim=1)
+    reached = []
+    for make in (LinearProbe, NMTune):
+        copies = [Copy(make(), seed, torch.arange(50 * seed, 50 * seed + 50)) for seed in range(8)]
+        fit_many(copies, features, labels)
+        right = [copy.head.predict_logits(features[400:]).argmax(dim=1) == labels[400:] for copy in copies]
+        reached.append(100 * float(torch.stack(right).float().mean()))
+    assert reached[1] > reached[0] - 0.5, reached
 
 
 @pytest.mark.gpu
