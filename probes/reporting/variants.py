@@ -15,7 +15,7 @@ FIRST = ("lp", "mlp", "nmtune")
 
 # Heads that exist to take nmtune apart: single loss terms (Table 15), another network (Table 16). They are
 # compared with nmtune in a section of their own and would only crowd every other one.
-TERMS = re.compile(r"(?:^|[-_ ])(mse|cov|svd)(?:$|[-_ ])")
+TERMS = re.compile(r"(?:^|[-_ ])(mse|cov|svd|cosine|kl)(?:$|[-_ ])")
 NETWORK = re.compile(r"layers|depth|activation|linear|relu|gelu")
 _TAKEN_APART = "nmtune-"
 
