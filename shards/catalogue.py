@@ -7,8 +7,11 @@ byte range and shards can be packed in any order by any process.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple, cast
@@ -58,11 +61,18 @@ class Catalogue(NamedTuple):
             num_classes=len(self.classes or ()),
             texts=texts,
             keys=KeyColumn(self.table["key"]),
+            names=KeyColumn(self.table["name"]),
+            classes=self.classes,
         )
 
 
-def write_catalogue(source: Source, folder: Path) -> None:
+def write_catalogue(source: Source, folder: Path, *, spooled: bool = True) -> None:
     """Read a source once and write its catalogue, and its spool if it needs one, into ``folder``.
+
+    Args:
+        source: The source.
+        folder: Where the files go.
+        spooled: Whether images that lie nowhere by themselves are kept; else their places mean nothing.
 
     Raises:
         UserError: If the source is empty or cannot be read.
@@ -70,7 +80,7 @@ def write_catalogue(source: Source, folder: Path) -> None:
     schema = _schema(source.kind)
     names: dict[str, int] = {}
     with (
-        (folder / SPOOL).open("wb") as spool,
+        (folder / SPOOL if spooled else Path(os.devnull)).open("wb") as spool,
         pa.OSFile(str(folder / CATALOGUE), "wb") as sink,
         pa.ipc.new_file(sink, schema) as writer,
         tqdm(desc="reading the source", unit=" samples", disable=not is_interactive()) as progress,
@@ -81,6 +91,19 @@ def write_catalogue(source: Source, folder: Path) -> None:
         if not progress.n and not writer.stats.num_record_batches:
             raise UserError("--source: the source holds no sample", mend="check the path and the split")
     _resolve(folder, names, source.classes)
+
+
+def clean_population(source: Source) -> Population:
+    """Read a source's samples and classes alone, as :func:`write_catalogue` and a plan read them.
+
+    Raises:
+        UserError: If the source is empty or cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_catalogue(source, Path(folder), spooled=False)
+        catalogue = read_catalogue(Path(folder), source.classes)
+        population = catalogue.population()
+        return replace(population, keys=list(population.keys), names=list(population.names))
 
 
 def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:

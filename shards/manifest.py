@@ -151,6 +151,17 @@ def read_source_rows(path: Path) -> Integers | None:
     return rows
 
 
+class SourceNames:
+    """What the source called each sample, read from a manifest when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[str]:
+        for table in iter_manifest(self._path):
+            yield from table["source_name"].to_pylist()
+
+
 def iter_manifest(path: Path) -> Iterator[pa.Table]:
     """Yield a manifest's row groups as tables."""
     # Pre-buffering would keep every row group until the file is closed.

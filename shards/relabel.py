@@ -31,6 +31,7 @@ from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_
 from shards.locking import existing_locked
 from shards.manifest import (
     SOURCE_ROW,
+    SourceNames,
     Statistics,
     index_digests,
     index_schema,
@@ -133,6 +134,8 @@ def read_population(shard_set: ShardSet) -> Population:
         source_rows=source_rows,
         # Tars that were indexed where they lie (no request) are in the source's order.
         source_order_lost=source_rows is None and bool(info.request),
+        names=SourceNames(shard_set.manifest_path),
+        classes=info.classes,
     )
 
 

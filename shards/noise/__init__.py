@@ -42,6 +42,8 @@ class Population:
         num_classes: K; 0 for captions.
         texts: Hash of each caption's text, uint64 [N]; empty for classes.
         keys: The keys themselves, for models that look samples up by name.
+        names: What the source calls the samples, in the same order; empty where nothing tells.
+        classes: Names of the classes in index order; None where they have none.
         source_rows: Place of each sample among the source's samples, a permutation int64 [N]; None
             if they come in the source's order.
         source_order_lost: Whether nothing tells those places, as in sets of versions that did not
@@ -56,6 +58,8 @@ class Population:
     keys: Iterable[str] = ()
     source_rows: Integers | None = None
     source_order_lost: bool = False
+    names: Iterable[str] = ()
+    classes: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.hashes)

@@ -279,14 +279,14 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path, wrong: int) -> None
 def test_labels_that_are_not_of_these_samples_are_refused(tmp_path: Path) -> None:
     people = population(3)
     np.save(tmp_path / "l.npy", np.zeros(4, np.int64))
-    (tmp_path / "l.csv").write_text("sample-0,1\nsample-1,2\n\nalone\n")
+    (tmp_path / "l.csv").write_text("sample-0,1\nsample-1,2\n\n")
     (tmp_path / "m.csv").write_text("sample-0,1\nsample-1,x\nsample-2,1\n")
     torch.save({"a": torch.zeros(3)}, tmp_path / "l.pt")
     for name, message in (
         ("l.npy", "holds 4 labels; possible: 3, one a sample"),
-        ("l.csv", "has no label of sample 'sample-2'"),
-        ("m.csv", "labels cannot be read"),
-        ("none.csv", "labels cannot be read"),
+        ("l.csv", "has no label of 1 samples, 'sample-2' the first"),
+        ("m.csv", "line 2 has class 'x'; possible: 0 to 9, or the name of a class"),
+        ("none.csv", "cannot be read"),
         ("l.pt:b", "no such labels; possible: .*l.pt:a"),
     ):
         with pytest.raises(UserError, match=message):
