@@ -35,7 +35,7 @@ def strings(prefix: str, count: int) -> pa.ChunkedArray:
 
 
 def plan(kind: str, samples: int) -> None:
-    from shards.columns import hash_column
+    from shards.arrow_columns import hash_column
     from shards.ladder import apply_flips, load_model, plan_ladder
     from shards.layout import ShardLimits, cut, write_order
     from shards.noise import Population

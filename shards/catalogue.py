@@ -24,7 +24,7 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.sources import ByteRange, Example, Source
-from shards.columns import BATCH, KeyColumn, hash_column
+from shards.arrow_columns import BATCH, KeyColumn, hash_column
 from shards.hashing import Hashes, hash_keys, key_of, with_hash
 from shards.noise import Integers, Kind, Population
 

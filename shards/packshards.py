@@ -21,8 +21,8 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import write_bytes
+from shards.arrow_columns import take_rows
 from shards.catalogue import SPOOL, map_catalogue
-from shards.columns import take_rows
 from shards.destination import Destination
 from shards.ladder import Level, clean_column
 from shards.layout import shard_name

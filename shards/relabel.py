@@ -23,8 +23,8 @@ from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from nml.levels import parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE
+from shards.arrow_columns import KeyColumn, hash_column, take_rows
 from shards.certified import refuse_damaged
-from shards.columns import KeyColumn, hash_column, take_rows
 from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
 from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder

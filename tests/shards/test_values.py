@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nml.errors import UserError
-from shards.columns import take_rows
+from shards.arrow_columns import take_rows
 from shards.shardset import ShardSet
 from shards.verify import verify
 from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
