@@ -18,7 +18,7 @@ TASKS = Registry("nml.tasks", kind="task", where="--task", listing="python -m pr
 """The registered tasks."""
 DEFAULT_ROOT = Path("data/tasks")
 """Where data of tasks is kept unless told otherwise."""
-MINIMUM_TRAINING_SAMPLES = 2
+_FEWEST = 2
 
 
 def task_source(name: str) -> TaskSource:
@@ -108,7 +108,7 @@ def _check_kind(task: Task, evaluation: Evaluation) -> None:
 
 def _check_samples(task: Task, split: str, samples: SampleSet, classes: int) -> None:
     count = len(samples.keys)
-    if count < (MINIMUM_TRAINING_SAMPLES if split == "train" else 1):
+    if count < (_FEWEST if split == "train" else 1):
         raise UserError(f"task {task.name}, {split}: {count} samples", mend="check the files of this split")
     if len(set(samples.keys)) != count:
         raise UserError(f"task {task.name}, {split}: sample keys occur twice", mend="make them unique")
