@@ -102,6 +102,11 @@ class Parser(jsonargparse.ArgumentParser):
         """Print one line that names the field, the value and the mend, and exit with status 2."""
         fail(_one_line(message, self._flags()) + f"; see: {self.prog} --help")
 
+    def _check_value_key(self, action: argparse.Action, value: Any, *rest: Any, **more: Any) -> Any:
+        # In a file, the one value of an option that takes several need not be a list.
+        several = action.nargs == "+" and value is not None and not isinstance(value, list)
+        return super()._check_value_key(action, [value] if several else value, *rest, **more)
+
     def _flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
 

@@ -104,6 +104,11 @@ def test_a_config_file_sets_options_and_the_command_line_wins(command: Path) -> 
     assert call(command, "--config", "study.yaml", "--engine", "ddp").stdout == "[0.2, 0.3] ddp\n"
 
 
+def test_one_value_in_a_config_file_is_a_list_of_one(command: Path) -> None:
+    (command.parent / "study.yaml").write_text("noise: 0.2\n")
+    assert call(command, "--config", "study.yaml").stdout == "[0.2] ddp\n"
+
+
 def test_an_unknown_key_of_a_config_file_is_told_with_the_one_like_it(command: Path) -> None:
     (command.parent / "study.yaml").write_text("nois: [0.2]\n")
     done = call(command, "--config", "study.yaml")
