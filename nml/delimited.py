@@ -1,4 +1,4 @@
-"""Text tables: values between commas, quoted as spreadsheets do it, or between tabs, without quotes."""
+"""Text tables: values quoted as spreadsheets do it, between commas or tabs; or between tabs, unquoted."""
 
 from __future__ import annotations
 
@@ -20,28 +20,40 @@ class Line(NamedTuple):
     values: list[str]
 
 
-def read_lines(file: Path, kind: str, *, errors: str = "strict") -> Iterator[Line]:
+def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str = "") -> Iterator[Line]:
     """Yield the rows of a ``csv`` or ``tsv`` file, header included and empty lines left out.
 
     Args:
         file: The file.
-        kind: Its format.
-        errors: What becomes of bytes that are no UTF-8: ``strict`` or ``replace``.
+        kind: Its format; a ``csv`` with tabs and no comma in its first line has tabs for commas.
+        errors: What becomes of bytes that are none of the encoding: ``strict`` or ``replace``.
+        encoding: How its text is encoded; UTF-8 where empty.
 
     Raises:
-        UserError: If the file cannot be read, or is no UTF-8.
+        UserError: If the file cannot be read, or is not of the encoding.
     """
     csv.field_size_limit(_LONGEST)
     try:
-        with file.open(encoding="utf-8-sig", errors=errors, newline="") as lines:
+        with file.open(encoding=encoding or "utf-8-sig", errors=errors, newline="") as lines:
+            first = lines.readline()
+            lines.seek(0)
+            delimiter = "\t" if "\t" in first and "," not in first else ","
             # A tab-separated text may hold a lone quotation mark.
             reader = (
                 csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
                 if kind == "tsv"
-                else csv.reader(lines, strict=True)
+                else csv.reader(lines, strict=True, delimiter=delimiter)
             )
             yield from (Line(reader.line_num, values) for values in reader if values)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except LookupError as error:
+        raise UserError(
+            f"encoding {encoding}: unknown", possible="a name that Python knows, such as latin-1 or cp1252"
+        ) from error
+    except UnicodeError as error:
+        raise UserError(
+            f"{file}: cannot be read as {encoding or 'UTF-8'}: {error}", mend="store the file as UTF-8"
+        ) from error
+    except (OSError, csv.Error) as error:
         raise UserError(
             f"{file}: cannot be read as {kind}: {error}", mend="check the file and its format"
         ) from error

@@ -27,7 +27,7 @@ def class_value(value: object) -> int | str:
     if isinstance(value, str):
         if not value.strip():
             raise ValueError(f"the class {value!r}, which is empty")
-        return value
+        return _encodable("class", value)
     # NumPy's truth value is no number to Python.
     if isinstance(value, numbers.Real) or type(value).__name__ in ("bool", "bool_"):
         number = float(value)  # type: ignore[arg-type]
@@ -57,8 +57,17 @@ def caption_value(value: object) -> str:
         ValueError: If it is no text: a list of captions would be stored with its brackets.
     """
     if isinstance(value, str):
-        return value
+        return _encodable("caption", value)
     raise ValueError(f"the caption {_shown(value)}, which is no text")
+
+
+def _encodable(what: str, value: str) -> str:
+    """Return a text that can be stored: JSON may hold one half of a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the {what} {_shown(value)}, which holds half a character") from error
+    return value
 
 
 def _shown(value: object) -> str:

@@ -23,6 +23,8 @@ from numbers import Rational
 from nml.errors import UserError
 
 CLEAN_LEVEL = "n00"
+# What a user asks for in place of a ratio where the noise model has one.
+OWN_RATE = "own"
 
 _NAME = re.compile(r"n(?P<whole>\d{2})(?:p(?P<rest>\d*[1-9]))?")
 

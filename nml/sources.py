@@ -126,6 +126,7 @@ class SourceSpec:
         label_column: Column of the classes.
         caption_column: Column of the captions.
         key_column: Column of the samples' names.
+        encoding: How a text file is encoded; UTF-8 where empty.
         header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
         image_root: Folder that images may lie in beside the table's own; empty for none.
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
@@ -145,6 +146,7 @@ class SourceSpec:
     caption_column: str = ""
     key_column: str = ""
     header: str = ""
+    encoding: str = ""
     image_root: str = ""
     end: Literal["set", "task", "labels"] = "set"
 

@@ -8,6 +8,7 @@ byte range and shards can be packed in any order by any process.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -174,7 +175,8 @@ def _numbered(
 ) -> tuple[Integers, list[str]]:
     """Return classes numbered in sorted order of their names, and the names.
 
-    Where some classes are names, numbers among them are names too: class 0 is not the first name.
+    Where some classes are names, numbers among them are names too: class 0 is not the first name. Where none
+    is, they keep the order of their numbers.
 
     Args:
         labels: A number, or below 0 the place of a name, int64 [N].
@@ -183,7 +185,7 @@ def _numbered(
     """
     numbers = np.unique(labels[labels >= 0]).tolist()
     called = {number: known[number] if known is not None else str(number) for number in numbers}
-    classes = sorted({*names, *called.values()})
+    classes = sorted({*names, *called.values()}) if names else list(called.values())
     place = {name: number for number, name in enumerate(classes)}
     values = {value: place[name] for name, value in names.items()}
     values |= {number: place[name] for number, name in called.items()}
@@ -192,13 +194,32 @@ def _numbered(
     return ranks[np.searchsorted(found, labels)], classes
 
 
+def _has_gaps(labels: Integers) -> bool:
+    """Whether numbers between 0 and the largest are no sample's class, of which noise would make labels."""
+    numbers = np.unique(labels)
+    return len(numbers) > 0 and tell_of_gaps(numbers)
+
+
+def tell_of_gaps(numbers: Integers) -> bool:
+    """Return whether class numbers, ascending, are not 0 to K - 1; tell then that they are made so."""
+    classes, largest = len(numbers), int(numbers[-1])
+    if classes == largest + 1:
+        return False
+    print(
+        f"class numbers from {numbers[0]:,} to {largest:,} are {classes:,} classes: they are numbered 0 to "
+        f"{classes - 1:,} here, and named by the numbers they had",
+        file=sys.stderr,
+    )
+    return True
+
+
 def _resolve(folder: Path, names: dict[str, int], known: tuple[str, ...] | None) -> None:
     """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be."""
     table = map_catalogue(folder)
     hashes = hash_column(table["key"])
     duplicates = _duplicates(hashes)
     metadata: dict[bytes, bytes] = {}
-    if names:
+    if names or (known is None and "label" in table.column_names and _has_gaps(_labels(table))):
         labels, classes = _numbered(_labels(table), names, known)
         table = table.set_column(5, "label", pa.chunked_array([pa.array(labels, pa.int32())]))
         metadata[b"classes"] = "\0".join(classes).encode()

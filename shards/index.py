@@ -22,6 +22,7 @@ from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
 from nml.images import image_extension
 from nml.set_file import SET_FILE
+from shards.catalogue import tell_of_gaps
 from shards.finishing import SetDescription, finish
 from shards.hashing import key_of
 from shards.ladder import clean_column
@@ -85,6 +86,7 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
             disable=not is_interactive(),
         )
         indexed = list(progress)
+    source.tell_of_replaced()
     classes = _class_names(indexed) if source.kind == "class" else None
     indexed = _with_unique_keys(indexed)
     schema = manifest_schema(source.kind, [clean_column(source.kind)])
@@ -160,10 +162,12 @@ def _read(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def _class_names(indexed: list[_Indexed]) -> tuple[str, ...]:
-    """Return the names of the classes: sorted; numbers name themselves, up to the largest."""
+    """Return the names of the classes, sorted; numbers name themselves, in their own order."""
     names = {name for each in indexed for name in each.rows["label"].unique().to_pylist()}
-    if all(each.numbers for each in indexed):
-        return tuple(str(number) for number in range(max(map(int, names), default=-1) + 1))
+    if names and all(each.numbers for each in indexed):
+        numbers = sorted(map(int, names))
+        tell_of_gaps(np.array(numbers, np.int64))
+        return tuple(map(str, numbers))
     return tuple(sorted(names))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nml.errors import UserError
-from nml.levels import CLEAN_LEVEL, decimal_text, level_name, level_ratio
+from nml.levels import CLEAN_LEVEL, OWN_RATE, decimal_text, level_name, level_ratio
 from shards.noise import NOISE_MODELS, Flips, Integers, Kind, NoiseModel, Population
 
 DEFAULT_MODEL = {"class": "symmetric", "caption": "caption-swap"}
@@ -47,7 +47,8 @@ class Level:
         """Return the line a user reads: asked and realised rate, and the count."""
         moved = "" if self.moved is None else f", moved {self.moved:,}, text_changed {self.flipped:,}"
         rate = f"asked {self.asked}, realised {self.realised:.6g}"
-        return f"{self.name}: {rate} ({self.model}, {self.flipped:,} flipped{moved})"
+        nothing = "" if self.flipped or self.moved or self.model == "clean" else "; no label is altered"
+        return f"{self.name}: {rate} ({self.model}, {self.flipped:,} flipped{moved}){nothing}"
 
     def as_json(self) -> dict[str, Any]:
         """Return the record that set.json stores, without the name."""
@@ -122,6 +123,26 @@ def plan_ladder(
         level = _describe(name, population, asked, flips, seed)
         levels.append(PlannedLevel(replace(level, model_input=model_input), flips))
     return levels
+
+
+def with_own_rate(
+    ratios: Sequence[Fraction], model: NoiseModel, name: str, population: Population
+) -> tuple[Fraction, ...]:
+    """Return the ratios asked for, and the model's own.
+
+    Raises:
+        UserError: If the model has none, or it is asked for already.
+    """
+    if model.own_ratio:
+        return tuple(ratios)
+    own_rate = getattr(model, "own_rate", None)
+    if own_rate is None:
+        raise UserError(
+            f"--noise {OWN_RATE}: the {name} model has no rate of its own", mend="name a ratio: --noise 0.2"
+        )
+    asked = (*ratios, own_rate(population))
+    check_ratios(asked)
+    return asked
 
 
 def level_ratio_of(flips: Flips, population: Population) -> Fraction:

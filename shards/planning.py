@@ -26,7 +26,7 @@ from nml.levels import CLEAN_LEVEL
 from nml.untrusted import read_json
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.features import describe_input, open_encoder
-from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder
+from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder, with_own_rate
 from shards.layout import cut, member_bytes, write_order
 from shards.noise import Integers, Kind
 from shards.packing import ImageReader
@@ -148,7 +148,7 @@ def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
     encoder = open_encoder(request.encoder, request.model, request.model_file)
     features = str(work / FEATURES) if encoder else None
     name, model = load_model(request.model, source.kind, features or request.model_file)
-    if any(request.ratios) or model.own_ratio:
+    if any(request.ratios) or model.own_ratio or request.own_rate:
         refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
     for stale in work.iterdir():
         stale.unlink()
@@ -157,7 +157,10 @@ def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
     if encoder:
         encoder.write_features(work / FEATURES, partial(_image, work, catalogue), len(catalogue.hashes))
     model_input = describe_input(features or request.model_file, encoder)
-    planned = plan_ladder(model, name, catalogue.population(), request.ratios, request.seed, model_input)
+    population, ratios = catalogue.population(), request.ratios
+    if request.own_rate:
+        ratios = with_own_rate(ratios, model, name, population)
+    planned = plan_ladder(model, name, population, ratios, request.seed, model_input)
     _save_levels(work, catalogue, planned)
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)

@@ -21,13 +21,21 @@ import pyarrow as pa
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
-from nml.levels import parse_ratio
+from nml.levels import OWN_RATE, parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.arrow_columns import KeyColumn, hash_column, take_rows
 from shards.certified import refuse_damaged
 from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
-from shards.ladder import Level, PlannedLevel, check_ratios, clean_column, load_model, plan_ladder
+from shards.ladder import (
+    Level,
+    PlannedLevel,
+    check_ratios,
+    clean_column,
+    load_model,
+    plan_ladder,
+    with_own_rate,
+)
 from shards.locking import existing_locked
 from shards.manifest import (
     SOURCE_ROW,
@@ -68,6 +76,7 @@ def relabel(
     *,
     chain: bool = False,
     force: bool = False,
+    own_rate: bool = False,
 ) -> tuple[SetInfo, list[Level]]:
     """Add levels to the set in ``folder``; return the set and the levels added.
 
@@ -88,6 +97,8 @@ def relabel(
             if encoder:
                 # These features were computed from the set itself, in its own order.
                 population = replace(population, source_rows=None, source_order_lost=False)
+            if own_rate:
+                ratios = with_own_rate(ratios, model, name, population)
             planned = plan_ladder(model, name, population, ratios, seed, model_input)
         asked = [level for level, _ in planned]
         if finished and all(info.levels.get(level.name) == level for level in asked):
@@ -203,7 +214,9 @@ def build_parser() -> Parser:
         epilog=_EPILOG,
     )
     parser.add_argument("set", type=str, help="folder of the set")
-    parser.add_argument("--noise", nargs="+", default=[], type=str, help="noise ratios, above 0 and below 1")
+    parser.add_argument(
+        "--noise", nargs="+", default=[], type=str, help="noise ratios, above 0 and below 1, or own"
+    )
     parser.add_argument("--model", default=None, type=str, help="noise model (default: as shards.write)")
     parser.add_argument("--model-file", default=None, type=str, help="what the model reads")
     parser.add_argument(
@@ -220,9 +233,10 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     arguments = build_parser().parse_args(argv)
-    ratios = tuple(parse_ratio(text) for text in arguments.noise)
+    ratios = tuple(parse_ratio(text) for text in arguments.noise if text != OWN_RATE)
+    own_rate = OWN_RATE in arguments.noise
     own_ratio = arguments.model and getattr(NOISE_MODELS.load(arguments.model), "own_ratio", False)
-    if not all(ratios) or not (ratios or own_ratio):
+    if not all(ratios) or not (ratios or own_ratio or own_rate):
         raise UserError(
             "--noise: names no level to add",
             possible="ratios above 0; clean is always there",
@@ -238,6 +252,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.encoder,
         chain=arguments.chain,
         force=arguments.force,
+        own_rate=own_rate,
     )
     for level in levels:
         print(level.describe())

@@ -24,6 +24,7 @@ class WriteRequest:
         ratios: Noise ratios, exact, in the order asked; the first is what ``.cls``/``.txt`` hold.
         model: Noise model, or None for the default one of the source's kind.
         model_file: File the model reads, or None.
+        own_rate: Whether the model's own rate was asked for, besides the ratios.
         encoder: Encoder that computes the features the model reads, or None.
         seed: Seed of the noise and of the write order.
         limits: Size of shards.
@@ -42,6 +43,7 @@ class WriteRequest:
     chain: bool = False
     force: bool = False
     encoder: str | None = None
+    own_rate: bool = False
 
     def __post_init__(self) -> None:
         check_ratios(self.ratios)
@@ -59,6 +61,7 @@ class WriteRequest:
             "options": {name: value for name, value in sorted(self.options.items()) if value},
             "hashing": hashing.VERSION,
             **({"encoder": self.encoder} if self.encoder else {}),
+            **({"own_rate": True} if self.own_rate else {}),
         }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from nml import digits
 from nml.cli import Parser, run
 from nml.errors import UserError
-from nml.levels import parse_ratio
+from nml.levels import OWN_RATE, parse_ratio
 from nml.urls import without_secret
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.noise import NOISE_MODELS
@@ -48,7 +48,7 @@ def build_parser() -> Parser:
         nargs="+",
         default=["0"],
         type=str,
-        help="noise ratios from 0 to below 1; the first is stored in .cls/.txt",
+        help="noise ratios from 0 to below 1; the first is stored in .cls/.txt; own: a matrix's own rate",
     )
     parser.add_argument(
         "--out",
@@ -97,6 +97,7 @@ def build_parser() -> Parser:
     )
     for column in ("image", "label", "caption", "key"):
         parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
+    parser.add_argument("--encoding", default="", help="encoding of a csv or tsv (default: UTF-8)")
     parser.add_argument(
         "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="bytes of a shard, such as 256MB or 1GiB"
     )
@@ -114,12 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     options = {
         "split": arguments.split,
+        "encoding": arguments.encoding,
         "image_root": arguments.image_root,
         **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "caption", "key")},
     }
     request = WriteRequest(
         source=arguments.source,
-        ratios=tuple(parse_ratio(text) for text in arguments.noise),
+        ratios=tuple(parse_ratio(text) for text in arguments.noise if text != OWN_RATE),
+        own_rate=OWN_RATE in arguments.noise,
         model=arguments.model,
         model_file=arguments.model_file,
         seed=arguments.seed,

@@ -2,11 +2,12 @@
 
 The matrix T, [K, K] and row-stochastic, comes from ``--model-file`` (CSV or npy). It gives the
 pattern, and the ratio the amount: the off-diagonal part is scaled so that exactly round(r N) labels
-flip. ``--noise`` equal to the matrix's own rate on the data leaves it as it is.
+flip. ``--noise own`` is the matrix's own rate on the data, which leaves it as it is.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -57,6 +58,12 @@ class TransitionMatrix:
         values = _targets(population.labels[rows], off_diagonal, seed)
         return [Flips(rows[:count], values[:count]) for count in counts]
 
+    def own_rate(self, population: Population) -> Fraction:
+        """Return the share of labels that the matrix as it is would flip, to four decimals."""
+        leave = self._checked(population.num_classes).sum(axis=1)
+        rate = float(population.class_sizes @ leave) / max(len(population), 1)
+        return Fraction(f"{rate:.4f}")
+
     def _checked(self, num_classes: int) -> npt.NDArray[np.float64]:
         """Return the off-diagonal part, [K, K]."""
         matrix = self._matrix
@@ -89,10 +96,14 @@ class TransitionMatrix:
             raise UserError(f"--model-file {self._file}: flips nothing", mend="put weight off the diagonal")
         # The weights are rounded, so the last millionth is not promised.
         if count and count / expected * float(leave.max()) > 1 - _TOLERANCE:
-            most = expected / float(leave.max()) / len(population)
+            # Rounded down twice: what is offered must not be refused.
+            most = int(expected / float(leave.max()) * (1 - _TOLERANCE)) / len(population)
+            most = math.floor(most * 1e4) / 1e4
+            own = float(self.own_rate(population))
             raise UserError(
                 f"--noise {float(max(ratios)):g}: more than class {int(leave.argmax())} has samples for",
-                possible=f"up to {most:.4g} with this matrix (own rate: {expected / len(population):.4g})",
+                possible=f"up to {most:g} with this matrix"
+                + (f"; its own rate is {own:g}" if own <= most else ""),
             )
 
 

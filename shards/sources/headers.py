@@ -23,7 +23,7 @@ def header(file: Path, spec: SourceSpec) -> list[str] | None:
     """
     if spec.header not in ("", "yes", "no"):
         raise UserError(f"{spec.shown}: header {spec.header}", possible="yes, no")
-    lines = read_lines(file, spec.name)
+    lines = read_lines(file, spec.name, encoding=spec.encoding)
     first = next(lines, None)
     if first is None:
         raise UserError(f"{spec.shown}: no samples in {file}")

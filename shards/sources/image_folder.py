@@ -61,7 +61,7 @@ class ImageFolderSource:
             except OSError as error:
                 raise UserError(
                     f"{self._shown}: {error.filename} cannot be read: {error.strerror}",
-                    mend="mend it or remove it; a link to a folder above itself never ends",
+                    mend="mend it or remove it",
                 ) from error
         if not found:
             raise UserError(
@@ -77,8 +77,11 @@ class ImageFolderSource:
                 file=sys.stderr,
             )
 
-    def _images(self, folder: str, relative: str, others: Counter[str]) -> Iterator[tuple[str, str, int]]:
+    def _images(
+        self, folder: str, relative: str, others: Counter[str], above: tuple[str, ...] = ()
+    ) -> Iterator[tuple[str, str, int]]:
         """Yield (name below the root, path, bytes) of every image below, sorted; links are followed."""
+        above = (*above, folder)
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
@@ -86,7 +89,12 @@ class ImageFolderSource:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from self._images(entry.path, name, others)
+                if entry.is_symlink() and _leads_back(Path(entry.path), above):
+                    raise UserError(
+                        f"{self._shown}: {entry.path} is a link to a folder above itself, which never ends",
+                        mend="remove the link",
+                    )
+                yield from self._images(entry.path, name, others, above)
             elif entry.name.lower().endswith(SUFFIXES):
                 yield name, entry.path, self._size(entry)
             else:
@@ -101,3 +109,9 @@ class ImageFolderSource:
                 f"{self._shown}: {entry.path} is {what}: {error.strerror}",
                 mend="mend it or remove it, and run the same command again",
             ) from error
+
+
+def _leads_back(link: Path, above: tuple[str, ...]) -> bool:
+    """Whether a link leads to one of the folders that it was found in, or to one above them."""
+    target = link.resolve()
+    return any(Path(folder).resolve().is_relative_to(target) for folder in above)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from nml.delimited import read_lines
 from nml.errors import UserError
 from nml.labels import class_of_text
 from nml.sources import ByteRange, Cell, Example, Kind, SourceSpec, whole_file
-from nml.untrusted import parse_json
+from nml.untrusted import parse_json, shown
 from shards.sources.columns import Columns, find_columns
 from shards.sources.files import files_of
 from shards.sources.headers import header
@@ -28,6 +29,8 @@ from shards.sources.headers import header
 # Rows in memory at a time; images of a web crawl are some 100 kB each.
 ROWS = 256
 READ_AHEAD = 1 << 20
+_QUOTED = re.compile(r'"(?:[^"]|"")*"', re.DOTALL)
+_AS_CSV = "where it was written with quotes, as pandas does it, name it csv:{}, which reads tabs too"
 
 Row = Sequence[Any]
 
@@ -74,12 +77,14 @@ class TableSource:
         names = header(file, self._spec)
         if names is not None:
             return find_columns(self._spec, names, typed=False)
-        *texts, label = map(str, range(len(next(read_lines(file, self._spec.name)).values)))
+        *texts, label = map(
+            str, range(len(next(read_lines(file, self._spec.name, encoding=self._spec.encoding)).values))
+        )
         return Columns(None, () if self._spec.end == "labels" else tuple(texts), label, "class", None)
 
     def _lines(self, file: Path) -> Iterator[Row]:
         """Yield the rows of a text table, classes read as numbers or names."""
-        lines = read_lines(file, self._spec.name)
+        lines = read_lines(file, self._spec.name, encoding=self._spec.encoding)
         names = header(file, self._spec)
         if names is not None:
             next(lines)
@@ -88,7 +93,13 @@ class TableSource:
             names = names or [str(place) for place in range(len(values))]
             places = places or self._places(file, names)
             if len(values) != len(names):
-                raise UserError(f"{file}: line {number} has {len(values)} columns", possible=str(len(names)))
+                raise UserError(
+                    f"{file}: line {number} has {len(values)} columns",
+                    possible=str(len(names)),
+                    mend=_AS_CSV.format(file) if self._spec.name == "tsv" else "",
+                )
+            if self._spec.name == "tsv" and self._spec.end == "set":
+                _refuse_quoted(file, number, values)
             row: list[Any] = [None if place is None else values[place] for place in places]
             if self.kind == "class":
                 try:
@@ -138,7 +149,7 @@ class TableSource:
             raise UserError(
                 f"{file}: has no column {error}", mend="all files must have the same columns"
             ) from error
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise _unreadable(file, error) from error
 
     def _refuse_other_types(self, schema: pa.Schema, file: Path) -> None:
@@ -187,6 +198,16 @@ class TableSource:
                 mend=f"if it is yours to use, say where images are: {self._spec.flag('image_root')}FOLDER",
             )
         return found
+
+
+def _refuse_quoted(file: Path, number: int, values: list[str]) -> None:
+    """Refuse values that were quoted as pandas does it: read as they stand, captions have the quotes."""
+    quoted = next((value for value in values if '""' in value and _QUOTED.fullmatch(value)), None)
+    if quoted is not None:
+        raise UserError(
+            f"{file}: line {number} has a value in quotes, {shown(quoted)}, and a tsv has none",
+            mend=_AS_CSV.format(file),
+        )
 
 
 def _content_and_path(image: Any) -> tuple[bytes | Cell | None, str | None]:

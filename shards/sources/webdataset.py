@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class WebDatasetSource:
     def __init__(self, spec: SourceSpec) -> None:
         spec.refuse_columns("label", "caption")
         self._spec = spec
+        self._replaced = 0
         self.tars, held_out_by_name = files_of(spec, "*.tar")
         self._field = spec.label_column or spec.caption_column
         self.kind: Kind = self._find_kind()
@@ -64,6 +66,15 @@ class WebDatasetSource:
                     # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
                     name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
                     yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
+        self.tell_of_replaced()
+
+    def tell_of_replaced(self) -> None:
+        """Tell how many of the captions that were read hold bytes that are no UTF-8."""
+        if self._replaced:
+            print(
+                f"{self._replaced:,} captions hold U+FFFD, which stands for bytes that are no UTF-8",
+                file=sys.stderr,
+            )
 
     def _find_kind(self) -> Kind:
         """Return what supervises the samples, and settle on the field of the .json that holds it."""
@@ -110,7 +121,9 @@ class WebDatasetSource:
             if self._field:
                 value = parse_json(content)[self._field]
             if self.kind == "caption":
-                return caption_value(value)
+                caption = caption_value(value)
+                self._replaced += "\ufffd" in caption
+                return caption
             return _class_of(value)
         except (KeyError, TypeError) as error:
             raise UserError(
