@@ -230,7 +230,7 @@ class _Stack:
 
 
 class _Labels:
-    """The labels of each lane: common ones, or where a copy brings its own, a row a lane.
+    """The labels of each lane: common ones, or where a copy brings its own, those; equal ones are kept once.
 
     Args:
         lanes: The lanes.
@@ -240,12 +240,14 @@ class _Labels:
 
     def __init__(self, lanes: Sequence[_Lane], common: Tensor, device: str) -> None:
         own = [common if lane.copy.labels is None else lane.copy.labels for lane in lanes]
-        self._each = any(lane.copy.labels is not None for lane in lanes)
-        self._labels = (torch.stack(own) if self._each else common).to(device)
+        distinct = {id(labels): labels for labels in own}
+        places = {key: place for place, key in enumerate(distinct)}
+        self._of_lane = torch.tensor([places[id(labels)] for labels in own], device=device)
+        self._labels = torch.stack(list(distinct.values())).to(device)
 
     def of(self, rows: Tensor) -> Tensor:
         """Return the labels of rows [L, M] of the training set, a row a lane."""
-        return self._labels[: len(rows)].gather(1, rows) if self._each else self._labels[rows]
+        return self._labels[self._of_lane[: len(rows), None], rows]
 
 
 def _lane(copy: Copy, total: int) -> _Lane:

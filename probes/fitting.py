@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,15 @@ from nml.errors import UserError
 from plugins.calibration import fit_temperature
 from plugins.head import Head
 from probes.answers import HeadFault, asked, predict
+from probes.downstream_noise import SYMMETRIC, identity_of
 from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving
 from probes.tasks.task import Metric
 from probes.training_data import Point, TrainingData, noisy_labels, noisy_validation
+
+if TYPE_CHECKING:
+    import torch
 
 RULE = "best validation metric, the first of equals"
 FLIPS = "exact in each fraction and in the validation data"
@@ -65,11 +69,24 @@ class Failed(NamedTuple):
     reason: str
 
 
+class _Labelling(NamedTuple):
+    """Labels as a point has them.
+
+    Attributes:
+        labels: Of the training samples, int64 [N], and once more for every view.
+        validation: Features [M, D] and labels [M] that selection sees.
+    """
+
+    labels: torch.Tensor
+    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+
+
 class _Fit(NamedTuple):
     point: Point
     candidate: int
     head: Head
     rows: npt.NDArray[np.int64]
+    labelling: _Labelling
 
 
 def check_device(device: str) -> None:
@@ -93,39 +110,25 @@ def fit_points(
 ) -> list[Fitted | Failed]:
     """Fit a head for every point and candidate, and choose a candidate for each point on validation data.
 
+    All are trained in one batched pass where the head is trained by gradient descent.
     A candidate that raises, diverges or gives back something malformed is not chosen, and its validation
     score is None.
 
     Args:
         choice: The head and its candidates.
         data: Training and validation data.
-        points: Fractions, seeds and downstream noise; all with the same noise.
+        points: Fractions, seeds and downstream noise.
         metric: What selection maximises.
         device: Where to compute.
     """
-    # Without downstream noise all points share their labels, so one batched pass serves them all. With it,
-    # exactly that share of every subset is flipped, so each point has labels of its own.
-    clean = [point for point in points if not point.noise]
-    groups = [*([clean] if clean else []), *([point] for point in points if point.noise)]
-    return [fitted for group in groups for fitted in _fit_group(choice, data, group, metric, device)]
-
-
-def _fit_group(
-    choice: HeadChoice, data: TrainingData, points: Sequence[Point], metric: Metric, device: str
-) -> list[Fitted | Failed]:
-    """Fit points that share their labels, and choose among each point's candidates."""
-    labels = noisy_labels(data, points[0])
-    validation = noisy_validation(data, labels, points[0])
     fits = [
-        _Fit(point, candidate, choice.build(candidate), rows)
-        for point in points
-        for rows in [data.rows(point.fraction, point.seed)]
+        _Fit(point, candidate, choice.build(candidate), data.rows(point.fraction, point.seed), labelling)
+        for point, labelling in zip(points, _labellings(data, points), strict=True)
         for candidate in range(len(choice.candidates))
     ]
-    seconds = _fit_all(fits, data, labels, validation, device)
+    seconds = _fit_all(fits, data, device)
     found = [
-        _validated(fit, spent, validation, metric, data.num_classes)
-        for fit, spent in zip(fits, seconds, strict=True)
+        _validated(fit, spent, metric, data.num_classes) for fit, spent in zip(fits, seconds, strict=True)
     ]
     chosen: list[Fitted | Failed] = []
     for point in points:
@@ -138,7 +141,7 @@ def _fit_group(
         best = max(able, key=lambda place: (cast(float, scores[place]), -place))
         fit = fits[mine[best]]
         try:
-            logits = predict(fit.head, validation[0], data.num_classes)
+            logits = predict(fit.head, fit.labelling.validation[0], data.num_classes)
         except HeadFault as fault:
             chosen.append(Failed(point, str(fault)))
             continue
@@ -157,29 +160,23 @@ def _fit_group(
                     }
                 ),
                 n_train=len(fit.rows),
-                n_validation=len(validation[1]),
+                n_validation=len(fit.labelling.validation[1]),
                 seconds=cast(float, seconds[mine[best]]),
-                temperature=fit_temperature(logits, validation[1]),
+                temperature=fit_temperature(logits, fit.labelling.validation[1]),
             )
         )
     return chosen
 
 
-def _validated(
-    fit: _Fit,
-    spent: float | HeadFault,
-    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
-    metric: Metric,
-    num_classes: int,
-) -> float | HeadFault:
+def _validated(fit: _Fit, spent: float | HeadFault, metric: Metric, num_classes: int) -> float | HeadFault:
     """Return the validation score of a fit, or what is wrong with its head."""
     if isinstance(spent, HeadFault):
         return spent
     try:
-        logits = predict(fit.head, validation[0], num_classes)
+        logits = predict(fit.head, fit.labelling.validation[0], num_classes)
     except HeadFault as fault:
         return fault
-    return score(logits, validation[1], metric).metric
+    return score(logits, fit.labelling.validation[1], metric).metric
 
 
 def _outcome(head: Head) -> dict[str, Any]:
@@ -187,13 +184,27 @@ def _outcome(head: Head) -> dict[str, Any]:
     return {"outcome": dict(outcome)} if outcome else {}
 
 
-def _fit_all(
-    fits: Sequence[_Fit],
-    data: TrainingData,
-    labels: npt.NDArray[np.int64],
-    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]],
-    device: str,
-) -> list[float | HeadFault]:
+def _labellings(data: TrainingData, points: Sequence[Point]) -> list[_Labelling]:
+    """Return the labels of each point; all points without downstream noise share theirs."""
+    import torch
+
+    views = len(data.features) // len(data.keys)
+    clean: _Labelling | None = None
+    found: list[_Labelling] = []
+    for point in points:
+        # With noise, exactly that share of every subset is flipped, so each point has labels of its own.
+        if clean is None or point.noise:
+            labels = noisy_labels(data, point)
+            validation = noisy_validation(data, labels, point)
+            labelling = _Labelling(torch.from_numpy(np.tile(labels, views)), validation)
+            clean = clean if point.noise else labelling
+            found.append(labelling)
+        else:
+            found.append(clean)
+    return found
+
+
+def _fit_all(fits: Sequence[_Fit], data: TrainingData, device: str) -> list[float | HeadFault]:
     """Fit every head in place and return the seconds of each, or what went wrong."""
     import torch
 
@@ -201,7 +212,7 @@ def _fit_all(
     from plugins.trainer import Copy, fit_many
 
     views = len(data.features) // len(data.keys)
-    features, all_labels = torch.from_numpy(data.features), torch.from_numpy(np.tile(labels, views))
+    features, clean = torch.from_numpy(data.features), torch.from_numpy(np.tile(data.labels, views))
     rows = [
         torch.from_numpy(np.concatenate([fit.rows + view * len(data.keys) for view in range(views)]))
         for fit in fits
@@ -210,28 +221,33 @@ def _fit_all(
     begun = time.perf_counter()
     if issubclass(kind, GradientHead) and kind.fit is GradientHead.fit:
         copies = [
-            Copy(cast(GradientHead, fit.head), seed=fit.point.seed, rows=part)
+            Copy(
+                cast(GradientHead, fit.head),
+                seed=fit.point.seed,
+                rows=part,
+                labels=fit.labelling.labels if fit.point.noise else None,
+            )
             for fit, part in zip(fits, rows, strict=True)
         ]
         try:
             asked(
                 "fit",
-                lambda: fit_many(copies, features, all_labels, num_classes=data.num_classes, device=device),
+                lambda: fit_many(copies, features, clean, num_classes=data.num_classes, device=device),
             )
         except HeadFault as fault:
             return [fault] * len(fits)
         # A copy costs in proportion to the samples it sees.
         total = sum(len(part) for part in rows)
         return [(time.perf_counter() - begun) * len(part) / total for part in rows]
-    held = (torch.from_numpy(validation[0]), torch.from_numpy(validation[1]))
     seconds: list[float | HeadFault] = []
     for fit, part in zip(fits, rows, strict=True):
         begun = time.perf_counter()
+        held = fit.labelling.validation
         learn = functools.partial(
             fit.head.fit,
             features[part],
-            all_labels[part],
-            validation=held,
+            fit.labelling.labels[part],
+            validation=(torch.from_numpy(held[0]), torch.from_numpy(held[1])),
             num_classes=data.num_classes,
             seed=fit.point.seed,
             device=device,
@@ -245,7 +261,9 @@ def _fit_all(
     return seconds
 
 
-def study_of(choice: HeadChoice, carving: Carving, views: int, noise: Fraction) -> str:
+def study_of(
+    choice: HeadChoice, carving: Carving, views: int, noise: Fraction, model: str = SYMMETRIC
+) -> str:
     """Return the JSON of what is decided before any fit: candidates, rule, validation, views, flips."""
     return _json(
         {
@@ -255,6 +273,7 @@ def study_of(choice: HeadChoice, carving: Carving, views: int, noise: Fraction) 
             "views": views,
             # Only with noise: results without it do not depend on how labels are flipped, and keep their ids.
             **({"flips": FLIPS} if noise else {}),
+            **({"noise_model": identity_of(model)} if noise and model != SYMMETRIC else {}),
         }
     )
 

@@ -1,4 +1,4 @@
-"""What fitted heads reach on the test sets of one (encoder, task), as result rows."""
+"""What becomes of the fitted heads of one (encoder, task): result rows of its test sets, and saved heads."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from nml.untrusted import parse_json
+from plugins.saved import save_head
 from plugins.spectra import Convention
-from probes.answers import predict, transform
+from probes.answers import HeadFault, asked, predict, transform
 from probes.encoders.encoder import Encoder
 from probes.features import Features
 from probes.fitting import Fitted
@@ -85,6 +89,7 @@ class Measured:
                 **dataclasses.asdict(self.encoder.info.provenance),
                 hyper_parameters=fit.hyper_parameters,
                 selection=fit.selection,
+                downstream_model=fit.point.model if fit.point.noise else None,
                 n_train=fit.n_train,
                 n_validation=fit.n_validation,
                 n_test=len(evaluation.samples.keys),
@@ -110,6 +115,37 @@ class Measured:
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
                 versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
             )
+
+    def save(self, folder: Path, choice: HeadChoice, fit: Fitted) -> None:
+        """Keep a fitted head for later use, see :mod:`plugins.saved`.
+
+        Raises:
+            HeadFault: If its state is none.
+        """
+        about = {
+            "encoder": self.encoder.info.name,
+            "encoder_hash": self.encoder.info.hash,
+            "task": self.task.name,
+            "fraction": float(fit.point.fraction),
+            "seed": fit.point.seed,
+            "downstream_noise": float(fit.point.noise),
+            "downstream_model": fit.point.model if fit.point.noise else None,
+            "n_train": fit.n_train,
+            "selection": parse_json(fit.selection),
+        }
+        state = asked("state_dict", fit.head.state_dict)
+        if not all(isinstance(value, torch.Tensor) for value in dict(state).values()):
+            raise HeadFault("state_dict returned values that are no tensors")
+        dim = self.features[0][1].array.shape[1]
+        save_head(
+            folder,
+            fit.head,
+            choice.plugin,
+            dim=dim,
+            classes=self.task.classes,
+            about=about,
+            temperature=fit.temperature,
+        )
 
     def _spectrum(self, number: int, features: Features) -> Spectrum:
         # By place: names are a task's to choose, and features of files all have their encoder's key.

@@ -47,6 +47,7 @@ class Options:
         seeds: Number of seeds.
         fractions: Shares of the training data, above 0 to 1.
         downstream_noise: Shares of the training labels to flip, 0 to below 1.
+        downstream_model: Noise models that flip them, ``NAME`` or ``NAME:FILE``.
         hyper: Hyper-parameters, see :func:`probes.heads.choose_heads`.
         tries: Settings to try of each head; None is :data:`probes.heads.TRIES`.
         views: Augmented views of the training images.
@@ -104,6 +105,10 @@ class Options:
     )
     downstream_noise: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "shares of training labels to flip"}
+    )
+    downstream_model: list[str] = field(
+        default_factory=lambda: ["symmetric"],
+        metadata={"help": "noise models that flip them: NAME or NAME:FILE, those of shards.write --model"},
     )
     hyper: list[str] = field(
         default_factory=list,

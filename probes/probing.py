@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from nml.cli import is_interactive, log
 from nml.errors import UserError
-from nml.untrusted import parse_json
-from plugins.saved import is_saved, save_head
+from plugins.saved import is_saved
 from plugins.spectra import Convention
-from probes.answers import HeadFault, asked
+from probes.answers import HeadFault
+from probes.downstream_noise import SYMMETRIC
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
 from probes.features import Features, FeatureStore, feature_pass
-from probes.fitting import Failed, Fitted, fit_points, study_of
+from probes.fitting import Failed, fit_points, study_of
 from probes.heads import HeadChoice
 from probes.matching import evaluations_of
 from probes.measured import Measured
@@ -46,6 +45,7 @@ class Plan:
         fractions: Shares of the training data.
         seeds: Seeds of each fit.
         noises: Downstream label noise ratios.
+        noise_models: Which labels become which, see :mod:`probes.downstream_noise`; each at every ratio.
         views: Augmented views of the training data beyond the plain one.
         convention: Singular value convention.
         head_spectra: Whether to compute the spectrum of each head's transformed features, too.
@@ -59,6 +59,7 @@ class Plan:
     fractions: Sequence[Fraction]
     seeds: Sequence[int]
     noises: Sequence[Fraction]
+    noise_models: Sequence[str] = (SYMMETRIC,)
     views: int = 0
     convention: Convention = "raw"
     head_spectra: bool = True
@@ -67,11 +68,20 @@ class Plan:
     store: FeatureStore
     heads_folder: Path | None = None
 
+    def labellings(self) -> list[tuple[Fraction, str]]:
+        """Return every (ratio, noise model); without noise they are all one."""
+        return list(
+            dict.fromkeys(
+                (noise, model if noise else SYMMETRIC)
+                for model, noise in itertools.product(self.noise_models, self.noises)
+            )
+        )
+
     def points(self) -> list[Point]:
         """Return every (fraction, seed, noise)."""
         return [
-            Point(fraction, seed, noise)
-            for noise, fraction, seed in itertools.product(self.noises, self.fractions, self.seeds)
+            Point(fraction, seed, *labelling)
+            for labelling, fraction, seed in itertools.product(self.labellings(), self.fractions, self.seeds)
         ]
 
 
@@ -127,13 +137,17 @@ class Probe:
             convention=self.plan.convention,
             head_spectra=self.plan.head_spectra,
         )
-        for choice, noise in tqdm(
-            self._pieces(), desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
+        # What processes divide among themselves.
+        pieces = list(itertools.product(self.plan.heads, self.plan.labellings()))
+        for choice, labelling in tqdm(
+            pieces, desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
         ):
+            noise, model = labelling
             work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {noise}"
+            work += "" if model == SYMMETRIC else f" {model}"
             with claim(self.plan.results, work, wait=wait) as mine:
                 if mine:
-                    self._measure(choice, noise, data, measured)
+                    self._measure(choice, labelling, data, measured)
 
     def _check_widths(self, data: TrainingData, tests: Sequence[tuple[Evaluation, Features]]) -> None:
         """Refuse features of one encoder that differ in width: some were cached before it changed."""
@@ -150,14 +164,10 @@ class Probe:
                     f"(python -m probes.features list {self.plan.store.folder}) and run again",
                 )
 
-    def _pieces(self) -> list[tuple[HeadChoice, Fraction]]:
-        """Return the pieces of work that processes divide among themselves."""
-        return list(itertools.product(self.plan.heads, self.plan.noises))
-
     def _measure(
         self,
         choice: HeadChoice,
-        noise: Fraction,
+        labelling: tuple[Fraction, str],
         data: TrainingData,
         measured: Measured,
     ) -> None:
@@ -166,7 +176,7 @@ class Probe:
         missing = [
             point
             for point in self.plan.points()
-            if point.noise == noise
+            if (point.noise, point.model) == labelling
             and (choice.plugin.name, point) not in self.failed
             and (
                 not {self._id(choice, point, evaluation) for evaluation in self.evaluations} <= done
@@ -185,7 +195,8 @@ class Probe:
                     )
                     # First: a result that is there is not computed again, and its head would be missing
                     # for good.
-                    self._save(choice, fit, data.features.shape[1])
+                    if folder := self.head_folder(choice, fit.point):
+                        measured.save(folder, choice, fit)
                 except HeadFault as fault:
                     self.failed[choice.plugin.name, fit.point] = str(fault)
                 else:
@@ -194,7 +205,7 @@ class Probe:
             write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
             log(
                 f"{choice.plugin.name} on {self.encoder.info.name}, {self.task.name}"
-                + (f", {100 * float(noise):g} % downstream noise" if noise else "")
+                + (f", {_told(*labelling)}" if labelling[0] else "")
                 + f": {len(missing)} fit(s) in {time.perf_counter() - begun:.0f} s"
             )
 
@@ -208,7 +219,7 @@ class Probe:
             first = those[0]
             where = f"fraction {float(first.fraction):g}, seed {first.seed}"
             if first.noise:
-                where += f", {100 * float(first.noise):g} % downstream noise"
+                where += f", {_told(first.noise, first.model)}"
             tqdm.write(
                 f"warning: {choice.plugin.name} on {self.encoder.info.name}, {self.task.name}: {reason}; "
                 f"no result of {len(those)} of {len(points)} fit(s), the first with {where}",
@@ -228,32 +239,6 @@ class Probe:
     def _unsaved(self, choice: HeadChoice, point: Point) -> bool:
         folder = self.head_folder(choice, point)
         return folder is not None and not is_saved(folder)
-
-    def _save(self, choice: HeadChoice, fit: Fitted, dim: int) -> None:
-        folder = self.head_folder(choice, fit.point)
-        if folder is not None:
-            about = {
-                "encoder": self.encoder.info.name,
-                "encoder_hash": self.encoder.info.hash,
-                "task": self.task.name,
-                "fraction": float(fit.point.fraction),
-                "seed": fit.point.seed,
-                "downstream_noise": float(fit.point.noise),
-                "n_train": fit.n_train,
-                "selection": parse_json(fit.selection),
-            }
-            state = asked("state_dict", fit.head.state_dict)
-            if not all(isinstance(value, torch.Tensor) for value in dict(state).values()):
-                raise HeadFault("state_dict returned values that are no tensors")
-            save_head(
-                folder,
-                fit.head,
-                choice.plugin,
-                dim=dim,
-                classes=self.task.classes,
-                about=about,
-                temperature=fit.temperature,
-            )
 
     def _features(self, evaluation: Evaluation) -> Features:
         name = f"{self.task.name} test" if evaluation.domain == "id" else evaluation.name
@@ -299,7 +284,7 @@ class Probe:
             "head_distribution": choice.plugin.distribution,
             "head_version": choice.plugin.version,
             "head_code": choice.code,
-            "study": study_of(choice, self.carving, self.plan.views, point.noise),
+            "study": study_of(choice, self.carving, self.plan.views, point.noise, point.model),
             "fraction": float(point.fraction),
             "seed": point.seed,
             "downstream_noise": float(point.noise),
@@ -308,3 +293,8 @@ class Probe:
 
     def _id(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> str:
         return identify(**self._identity(choice, point, evaluation))
+
+
+def _told(noise: Fraction, model: str) -> str:
+    name = "" if model == SYMMETRIC else f"{model.partition(':')[0]} "
+    return f"{100 * float(noise):g} % {name}downstream noise"

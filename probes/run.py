@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for text in options.tasks:
         find_task(TASKS, split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
+    from probes.downstream_noise import SYMMETRIC, open_model
     from probes.encoders import Settings, open_checkpoint, open_encoder
     from probes.encoders.api_keys import named_keys
     from probes.encoders.endpoint import print_costs
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not paths and not options.encoder:
         paths = [newest_run()]
         print(f"no encoder named: the newest finished run stands in ({paths[0]})")
+    for text in options.downstream_model:
+        if text != SYMMETRIC:
+            open_model(text)
     tasks = [open_task(text, Path(options.tasks_root)) for text in options.tasks]
     encoders = [open_checkpoint(path, settings) for path in paths]
     encoders += [open_encoder(text, settings) for text in options.encoder]
@@ -86,6 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fractions=[Fraction(str(fraction)) for fraction in options.fractions],
             seeds=range(options.seeds),
             noises=[parse_ratio(ratio, where="--downstream-noise") for ratio in options.downstream_noise],
+            noise_models=options.downstream_model,
             views=options.views,
             convention=options.svd,
             head_spectra=options.head_spectra,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from probes.splits import Carving, flip_labels, fraction_order, subset_of
+from probes.downstream_noise import SYMMETRIC, flip
+from probes.splits import Carving, fraction_order, subset_of
 
 
 class Point(NamedTuple):
@@ -20,11 +21,13 @@ class Point(NamedTuple):
         fraction: Share of the training data.
         seed: Seed of everything random.
         noise: Downstream label noise.
+        model: Its noise model, see :mod:`probes.downstream_noise`.
     """
 
     fraction: Fraction
     seed: int
     noise: Fraction
+    model: str = SYMMETRIC
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +71,7 @@ class TrainingData:
 def noisy_labels(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
     """Return the training labels of a point, int64 [N]: flipped in what it is fitted and chosen on."""
     parts = [data.rows(point.fraction, point.seed), data.carving.validation]
-    return flip_labels(data.keys, data.labels, point.noise, data.num_classes, point.seed, parts)
+    return flip(data.keys, data.labels, point.noise, data.num_classes, point.seed, parts, model=point.model)
 
 
 def noisy_validation(
@@ -78,7 +81,12 @@ def noisy_validation(
     if data.validation_features is None or data.validation_labels is None or data.validation_keys is None:
         held = data.carving.validation
         return data.features[held], labels[held]
-    flipped = flip_labels(
-        data.validation_keys, data.validation_labels, point.noise, data.num_classes, point.seed
+    flipped = flip(
+        data.validation_keys,
+        data.validation_labels,
+        point.noise,
+        data.num_classes,
+        point.seed,
+        model=point.model,
     )
     return data.validation_features, flipped

@@ -20,6 +20,8 @@ ALLOWED = {
     "probes": {"nml", "plugins"},
     "slurm": {"nml"},
 }
+# Noise models are a part that both rooms use: a second implementation would be another noise of one name.
+CROSSINGS = {"probes/downstream_noise.py": {"shards"}}
 OPTIONAL = (
     "aiohttp",
     "model_signing",
@@ -50,7 +52,8 @@ def test_a_room_imports_only_the_rooms_below_it(room: str) -> None:
     files = sorted((ROOT / room).rglob("*.py"))
     assert files
     for file in files:
-        foreign = (imported_packages(file) & ALLOWED.keys()) - ALLOWED[room] - {room}
+        allowed = ALLOWED[room] | CROSSINGS.get(str(file.relative_to(ROOT)), set())
+        foreign = (imported_packages(file) & ALLOWED.keys()) - allowed - {room}
         assert not foreign, f"{file.relative_to(ROOT)} imports {sorted(foreign)}"
 
 

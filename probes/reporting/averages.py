@@ -34,6 +34,7 @@ class Score:
             one name at several noise levels make a ladder. None where its name does not tell.
         seed: Seed of head, subset and downstream noise.
         downstream_noise: Share of training labels flipped on purpose, 0 to 1.
+        downstream_model: Name of the noise model that flipped them; empty without flips.
         metric: The task's metric, 0 to 1.
         sve: Singular value entropy of the encoder's features, in nats.
         lsvr: Largest singular value ratio of the encoder's features, in nats.
@@ -53,6 +54,7 @@ class Score:
     repetition: str | None = None
     seed: int
     downstream_noise: float
+    downstream_model: str = ""
     metric: float
     sve: float
     lsvr: float
@@ -102,7 +104,16 @@ def scores(selection: Selection, *, per_dataset: bool = False) -> list[Score]:
     for row in selection.rows:
         label = selection.head[row.row_id]
         task = row.dataset if per_dataset else row.task
-        key = (row.encoder_hash, label, task, row.domain, row.fraction, row.seed, row.downstream_noise)
+        key = (
+            row.encoder_hash,
+            label,
+            task,
+            row.domain,
+            row.fraction,
+            row.seed,
+            row.downstream_noise,
+            _model(row),
+        )
         groups[key].append(row)
     return [
         _score(members, str(key[2]), selection.family[members[0].encoder_hash], str(key[1]))
@@ -124,6 +135,7 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         repetition=repetition(first.encoder),
         seed=first.seed,
         downstream_noise=first.downstream_noise,
+        downstream_model=_model(first),
         metric=statistics.fmean(row.metric for row in rows),
         sve=statistics.fmean(row.sve for row in rows),
         lsvr=statistics.fmean(row.lsvr for row in rows),
@@ -131,6 +143,10 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         head_lsvr=statistics.fmean(_measured(row.head_lsvr) for row in rows),
         datasets=tuple(sorted({row.dataset for row in rows})),
     )
+
+
+def _model(row: Row) -> str:
+    return (row.downstream_model or "symmetric").partition(":")[0] if row.downstream_noise else ""
 
 
 def _measured(value: float | None) -> float:
@@ -219,11 +235,12 @@ class Case(NamedTuple):
     domain: str
     fraction: float
     downstream_noise: float
+    downstream_model: str
 
 
 def case_of(score: Score) -> Case:
     """Return what a score was measured on."""
-    return Case(score.task, score.domain, score.fraction, score.downstream_noise)
+    return Case(score.task, score.domain, score.fraction, score.downstream_noise, score.downstream_model)
 
 
 def per_run(found: Iterable[tuple[Score, float]]) -> dict[str, float]:

@@ -42,4 +42,4 @@ def case(score: Score) -> tuple[object, ...]:
 
 
 def _part(score: Score) -> tuple[object, ...]:
-    return score.task, score.fraction, score.downstream_noise
+    return score.task, score.fraction, score.downstream_noise, score.downstream_model

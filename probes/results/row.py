@@ -78,6 +78,8 @@ class Row:
         fraction: Share of the training data used, 0 to 1.
         seed: Seed of head, subset and downstream noise.
         downstream_noise: Ratio of training labels flipped on purpose, 0 to 1.
+        downstream_model: Noise model that flipped them, with its file; None without flips, and in rows from
+            before there was a choice: then it is ``symmetric``.
         n_train: Training samples used.
         n_validation: Validation samples used for selection.
         n_test: Test samples scored.
@@ -161,6 +163,7 @@ class Row:
     schema: str = SCHEMA_VERSION
     row_id: str = ""
     head_code: str | None = None
+    downstream_model: str | None = None
     temperature: float | None = None
     nll: float | None = None
     ece: float | None = None

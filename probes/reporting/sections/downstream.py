@@ -15,7 +15,8 @@ COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --downstream-noise 0 0.1 
 def section(study: Study) -> Section:
     """Return the section."""
     found = study.of_main_heads(study.scores)
-    figures = [_figure(study, found, domain, title) for domain, title in DOMAINS]
+    models = sorted({score.downstream_model for score in found} - {""})
+    figures = [_figure(study, found, domain, title, model) for model in models for domain, title in DOMAINS]
     figures = [figure for figure in figures if figure.panels]
     gap = Gap(
         title="Accuracy against noise in the downstream training labels",
@@ -26,8 +27,9 @@ def section(study: Study) -> Section:
     return Section(name="downstream", title="Noise in the downstream labels", items=tuple(figures) or (gap,))
 
 
-def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Figure:
-    within = in_domain(found, domain)
+def _figure(study: Study, found: list[Score], domain: Domain, title: str, model: str) -> Figure:
+    # Clean labels are the first point of every model.
+    within = [score for score in in_domain(found, domain) if score.downstream_model in ("", model)]
     noisy = {(score.encoder_hash, score.task, score.fraction) for score in within if score.downstream_noise}
     within = [score for score in within if (score.encoder_hash, score.task, score.fraction) in noisy]
     panels: list[Panel] = []
@@ -55,8 +57,8 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
             )
         )
     return Figure(
-        name=f"downstream-{domain}",
-        title=f"{title} {study.metric} against noise in the downstream training labels",
+        name=f"downstream-{domain}" + ("" if model == "symmetric" else f"-{model}"),
+        title=f"{title} {study.metric} against {model} noise in the downstream training labels",
         paper="Fig. 15 and 16",
         caption=(
             f"One panel a level of pre-training noise. Test labels are clean; how many training labels "
