@@ -18,6 +18,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+# Where runs and shard sets lie unless told otherwise, and the set of the bundled digits among them.
+RUNS = "runs"
+SETS = "data/shards"
 CONFIG = "config.yaml"
 DATA = "data.json"
 METRICS = "metrics.jsonl"
@@ -38,6 +41,11 @@ CHECKPOINT_FORMAT = "nml-checkpoint/1"
 EXPORT_FORMAT = "nml-export/1"
 
 _STEP = re.compile(r"step-(\d{8,})")
+
+
+def digits_set(level: str) -> str:
+    """Return the folder name of the bundled digits at a noise level, where no set is named."""
+    return f"digits-{level}"
 
 
 def step_name(step: int) -> str:

@@ -149,6 +149,16 @@ class RunOptions:
         engine = "" if self.engine == DEFAULT_ENGINE else f"-{self.engine}"
         return f"{self.recipe_name}-{self.level}-seed{self.seed}{engine}"
 
+    @property
+    def run_folder(self) -> Path:
+        """The run folder: as it was named, or by its name under runs/."""
+        return Path(self.run_dir or f"{layout.RUNS}/{self.run_name}")
+
+    @property
+    def shard_set(self) -> str:
+        """The shard set, a folder or URL: as it was named, or that of the bundled digits at the level."""
+        return self.shards or f"{layout.SETS}/{layout.digits_set(self.level)}"
+
     def resolved(self, base: Path) -> Self:
         """Return the options with every path absolute.
 

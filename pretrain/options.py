@@ -46,8 +46,7 @@ def parse_options(argv: list[str] | None) -> tuple[Options, str]:
     given = cli.given_options(namespace, RunOptions)
     # A configuration file of one's own may leave it out.
     given["recipe_name"] = given["recipe_name"] or DEFAULT
-    run_dir = Path(namespace.run_dir or f"runs/{RunOptions(**given).run_name}")
-    options = Options(recipe=recipe, **{**given, "run_dir": run_dir})
+    options = Options(recipe=recipe, **{**given, "run_dir": RunOptions(**given).run_folder})
     namespace.config = None
     # A run that was not to be there yet is there the next time that its config is used.
     namespace.resume = "auto"

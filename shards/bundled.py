@@ -6,13 +6,14 @@ from fractions import Fraction
 from numbers import Rational
 from pathlib import Path
 
+from nml import layout
 from nml.levels import level_name, level_ratio, parse_ratio
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.shardset import ShardSet
 from shards.sources import open_source
 from shards.writing import WriteRequest, write_set
 
-DEFAULT_FOLDER = Path("data/shards")
+DEFAULT_FOLDER = Path(layout.SETS)
 
 
 def ensure_digits(level: str | float | Rational = "n00", folder: str | Path = DEFAULT_FOLDER) -> ShardSet:
@@ -28,7 +29,7 @@ def ensure_digits(level: str | float | Rational = "n00", folder: str | Path = DE
     ratio: Fraction = (
         level_ratio(level) if isinstance(level, str) and level[:1] == "n" else parse_ratio(level)
     )
-    out = Path(folder) / f"digits-{level_name(ratio)}"
+    out = Path(folder) / layout.digits_set(level_name(ratio))
     request = WriteRequest(
         source="digits",
         ratios=(ratio,),

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from nml import digits
+from nml import digits, layout
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.levels import OWN_RATE, parse_ratio
@@ -132,7 +132,7 @@ def main(argv: list[str] | None = None) -> None:
         force=arguments.force,
         encoder=arguments.encoder,
     )
-    out = arguments.out or str(Path("data/shards") / default_name(arguments.source))
+    out = arguments.out or f"{layout.SETS}/{default_name(arguments.source)}"
     if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):
         print(digits.NOTICE)
     start = time.monotonic()

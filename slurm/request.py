@@ -68,8 +68,8 @@ class PretrainRequest:
         return dataclasses.replace(
             given,
             noise=decimal_text(given.noise),
-            shards=given.shards or f"data/shards/digits-{given.level}",
-            run_dir=given.run_dir or f"runs/{given.run_name}",
+            shards=given.shard_set,
+            run_dir=given.run_folder,
         ).resolved(self.base)
 
     @property

@@ -113,7 +113,7 @@ def everything(base: Path) -> list[Path]:
     sweeps = sorted(file.parent for file in base.glob(f"sweeps/*/{SWEEP}"))
     others = [
         file.parents[1]
-        for kind in ("runs", "jobs")
+        for kind in (layout.RUNS, "jobs")
         for file in sorted(base.glob(f"{kind}/*/{LAUNCH}/{COMMAND}"))
     ]
     return [*sweeps, *others]

@@ -15,7 +15,7 @@ ENCODERS = Registry(
     "nml.encoders", kind="encoder", where="--encoder", listing="python -m probes.encoders list"
 )
 """The registered kinds of encoders."""
-RUNS = Path("runs")
+RUNS = Path(layout.RUNS)
 """Where the newest run is looked for."""
 
 EncoderOpener = Callable[[Spec, Settings], Encoder]
