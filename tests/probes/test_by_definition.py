@@ -177,7 +177,7 @@ def test_a_head_gets_the_samples_labels_and_seed_of_its_point(noise: str, fits: 
         parts = [rows, data.carving.validation]
         labels = flip_labels(data.keys, data.labels, point.noise, 3, point.seed, parts)
         assert seen["seed"] == point.seed
-        assert seen["num_classes"] == 3
+        assert (seen["num_classes"], seen["device"]) == (3, "cpu")
         assert seen["features"][:, 0].long().tolist() == rows.tolist()
         assert seen["labels"].tolist() == labels[rows].tolist()
         assert seen["validation"][1].tolist() == labels[data.carving.validation].tolist()
