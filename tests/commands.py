@@ -20,7 +20,11 @@ from unittest.mock import patch
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["pytest", "tests.commands", "timm", "torch", "plugins.__main__", "probes.run", "probes.probing"]
+    [
+        *("pytest", "tests.commands", "timm", "torch", "open_clip", "matplotlib.font_manager"),
+        *("plugins.__main__", "probes.run", "probes.probing", "probes.predict", "probes.reporting.build"),
+        *("shards.write", "shards.relabel", "shards.verify", "pretrain.assembly", "slurm.launch"),
+    ]
 )
 
 

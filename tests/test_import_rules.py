@@ -27,8 +27,6 @@ OPTIONAL = (
     "model_signing",
     "deepspeed",
     "httpx",
-    "onnx",
-    "onnxruntime",
     "datasets",
     "simplejpeg",
     "tensorboard",

@@ -128,6 +128,10 @@ def _refuse_texts(records: list[dict[str, Any]], path: Path) -> None:
                 raise _unreadable(path, f"{name} {shown(value)} holds control characters")
         if record["domain"] not in get_args(Domain):
             raise _unreadable(path, f"domain is {shown(record['domain'])}")
+        for name, most in _SHARES.items():
+            # As a key, what is not a number is not even equal to itself.
+            if record.get(name) is not None and not 0 <= record[name] <= most:
+                raise _unreadable(path, f"{name} is {record[name]}")
         for name in _OBJECTS:
             if record.get(name) and not _is_object(record[name], name):
                 raise _unreadable(path, f"{name} {shown(record[name])} is not what it should be")
@@ -197,6 +201,7 @@ def _unreadable(path: Path, why: object) -> UserError:
 # A study of a thousand heads on a hundred tasks writes some megabytes a file.
 _MOST_BYTES = 128 << 20
 _MOST_ROWS = 1_000_000
+_SHARES = {"noise_ratio": 1.0, "fraction": 1.0, "downstream_noise": 1.0}
 # Columns whose texts are JSON.
 _OBJECTS = ("hyper_parameters", "selection", "study", "versions")
 LOCK = ".claims"
