@@ -109,6 +109,20 @@ class Example(NamedTuple):
         return ByteRange("", offset, len(self.image))
 
 
+class Defect(NamedTuple):
+    """A sample that cannot be taken.
+
+    Attributes:
+        name: Its name, as far as it has one.
+        kind: What is wrong, in two words that others of its kind share.
+        error: What is said where it is the only one.
+    """
+
+    name: str
+    kind: str
+    error: UserError
+
+
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
     """What a user says about a source.
@@ -132,6 +146,7 @@ class SourceSpec:
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
             caption each; a ``task`` of images or texts, read in any order, with a class each; or the
             ``labels`` of a task alone, whose samples lie elsewhere.
+        defects: Where samples that cannot be taken are noted; None to stop at the first.
     """
 
     text: str
@@ -149,6 +164,7 @@ class SourceSpec:
     encoding: str = ""
     image_root: str = ""
     end: Literal["set", "task", "labels"] = "set"
+    defects: list[Defect] | None = None
 
     @property
     def shown(self) -> str:
@@ -170,6 +186,12 @@ class SourceSpec:
     def row_name(self, number: int) -> str:
         """Return the name of a sample that has none of its own: published keys were made of these."""
         return f"row-{number:09d}" if self.end == "set" else f"{number:08d}"
+
+    def refuse(self, name: str, kind: str, error: UserError) -> None:
+        """Raise the error of a sample that cannot be taken, or note it where all are gathered."""
+        if self.defects is None:
+            raise error
+        self.defects.append(Defect(name, kind, error))
 
     def require_argument(self, what: str, example: str) -> str:
         """Return the argument.
@@ -226,17 +248,18 @@ def find_task(tasks: Registry, name: str) -> Plugin:
     return SOURCES.find(name)
 
 
-def open_source(text: str, **options: str) -> Source:
+def open_source(text: str, *, defects: list[Defect] | None = None, **options: str) -> Source:
     """Make the source that ``NAME:ARGUMENT`` names.
 
     Args:
         text: As typed.
+        defects: Where samples that cannot be taken are noted; None to stop at the first.
         options: Further fields of :class:`SourceSpec`.
 
     Raises:
         UserError: If the name is unknown or its argument or options are wrong.
     """
     name, _, argument = text.partition(":")
-    spec = SourceSpec(text=text, name=name, argument=argument, **options)  # type: ignore[arg-type]
+    spec = SourceSpec(text=text, name=name, argument=argument, defects=defects, **options)  # type: ignore[arg-type]
     source: Source = SOURCES.load(name)(spec)
     return source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +200,7 @@ def _matrix(found: Audit, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def open_population(against: str, **options: str) -> Population:
+def open_population(against: str, **options: Any) -> Population:
     """Return the clean labels of a source, or of a shard set in a folder.
 
     Raises:

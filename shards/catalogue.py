@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.sources import ByteRange, Example, Source
+from nml.sources import ByteRange, Defect, Example, Source
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
+from shards.defects import Checks, image_defects, settle
 from shards.hashing import Hashes, hash_keys, key_of, with_hash
 from shards.noise import Integers, Kind, Population
 
@@ -67,19 +68,31 @@ class Catalogue(NamedTuple):
         )
 
 
-def write_catalogue(source: Source, folder: Path, *, spooled: bool = True) -> None:
+def write_catalogue(
+    source: Source,
+    folder: Path,
+    *,
+    spooled: bool = True,
+    checks: Checks | None = None,
+    defects: list[Defect] | None = None,
+) -> None:
     """Read a source once and write its catalogue, and its spool if it needs one, into ``folder``.
 
     Args:
         source: The source.
         folder: Where the files go.
+        checks: What is asked of the samples, and how many bad ones may be left out; none by default.
+        defects: Where the source notes bad samples, if it does; the others found are noted there too.
         spooled: Whether images that lie nowhere by themselves are kept; else their places mean nothing.
 
     Raises:
-        UserError: If the source is empty or cannot be read.
+        UserError: If the source is empty or cannot be read, or has too many bad samples.
     """
+    checks = checks or Checks()
+    defects = [] if defects is None else defects
     schema = _schema(source.kind)
     names: dict[str, int] = {}
+    samples = 0
     with (
         (folder / SPOOL if spooled else Path(os.devnull)).open("wb") as spool,
         pa.OSFile(str(folder / CATALOGUE), "wb") as sink,
@@ -87,11 +100,15 @@ def write_catalogue(source: Source, folder: Path, *, spooled: bool = True) -> No
         tqdm(desc="reading the source", unit=" samples", disable=not is_interactive()) as progress,
     ):
         for batch in _batched(iter(source)):
-            writer.write_batch(_record_batch(batch, schema, spool, source, names))
+            sound = _sound(batch, source, checks, defects, spooled)
+            writer.write_batch(_record_batch(sound, schema, spool, source, names))
             progress.update(len(batch))
-        if not progress.n and not writer.stats.num_record_batches:
+            samples += len(sound)
+        if not samples:
+            settle(defects, 0, checks)
             raise UserError("--source: the source holds no sample", mend="check the path and the split")
-    _resolve(folder, names, source.classes)
+    twice = _resolve(folder, names, source.classes, defects)
+    settle(defects, samples - twice, checks)
 
 
 def clean_population(source: Source) -> Population:
@@ -141,9 +158,9 @@ def _record_batch(
     supervision: Sequence[int | str]
     if source.kind == "class":
         known = {name: number for number, name in enumerate(source.classes or ())}
-        supervision = [_class_index(example, source, known, names) for example in batch]
+        supervision = [_class_index(example.supervision, known, names) for example in batch]
     else:
-        supervision = [example.checked("caption", "--source") for example in batch]
+        supervision = [example.supervision for example in batch]
     return pa.record_batch(
         [
             pa.array([key_of(example.name) for example in batch]),
@@ -157,12 +174,34 @@ def _record_batch(
     )
 
 
-def _class_index(example: Example, source: Source, known: dict[str, int], names: dict[str, int]) -> int:
+def _class_index(value: int | str, known: dict[str, int], names: dict[str, int]) -> int:
     """Return the class as an index; names that are not known are numbered as they come, downwards from -1."""
-    value = example.checked("class", "--source")
     if isinstance(value, str):
         return known[value] if value in known else names.setdefault(value, -1 - len(names))
-    if source.classes is not None and value >= len(source.classes):
+    return value
+
+
+def _sound(
+    batch: list[Example], source: Source, checks: Checks, defects: list[Defect], images: bool
+) -> list[Example]:
+    """Return the samples of a batch that can be taken, with their classes as read; note the others."""
+    labelled = []
+    for example in batch:
+        try:
+            labelled.append(example._replace(supervision=_checked(example, source)))
+        except UserError as error:
+            kind = "bad class" if source.kind == "class" else "no caption"
+            defects.append(Defect(example.name, kind, error))
+    if not images:
+        return labelled
+    found = image_defects(labelled, decode=checks.decode)
+    defects += [defect for defect in found if defect is not None]
+    return [example for example, defect in zip(labelled, found, strict=True) if defect is None]
+
+
+def _checked(example: Example, source: Source) -> int | str:
+    value = example.checked(source.kind, "--source")
+    if source.classes is not None and isinstance(value, int) and value >= len(source.classes):
         raise UserError(
             f"--source: sample {example.name!r} has class {value}",
             possible=f"0 to {len(source.classes) - 1}",
@@ -213,48 +252,72 @@ def tell_of_gaps(numbers: Integers) -> bool:
     return True
 
 
-def _resolve(folder: Path, names: dict[str, int], known: tuple[str, ...] | None) -> None:
-    """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be."""
+def _resolve(
+    folder: Path, names: dict[str, int], known: tuple[str, ...] | None, defects: list[Defect]
+) -> int:
+    """Number class names in sorted order and make duplicate keys unique, rewriting the file if need be.
+
+    Returns:
+        How many samples were taken out, as an earlier one has their name; they are noted as defects.
+    """
     table = map_catalogue(folder)
-    hashes = hash_column(table["key"])
-    duplicates = _duplicates(hashes)
+    keys, hashes, twice = _unique_keys(table)
+    if len(twice):
+        defects += [_named_twice(table, row) for row in twice.tolist()]
+        kept = np.ones(table.num_rows, bool)
+        kept[twice] = False
+        table = table.filter(pa.array(kept))
+        keys, hashes, _ = _unique_keys(table)
     metadata: dict[bytes, bytes] = {}
     if names or (known is None and "label" in table.column_names and _has_gaps(_labels(table))):
         labels, classes = _numbered(_labels(table), names, known)
         table = table.set_column(5, "label", pa.chunked_array([pa.array(labels, pa.int32())]))
         metadata[b"classes"] = "\0".join(classes).encode()
-    if len(duplicates):
-        keys = table["key"].to_pylist()
-        found = {row: table["name"][row].as_py() for row in duplicates.tolist()}
-        twice = Counter(found.values())
-        for row, name in found.items():
-            path = table["path"][row].as_py()
-            # Tars that all count from 0 have equal names; shards.index makes the same keys of them.
-            in_tar = twice[name] > 1 and path.endswith(_TAR)
-            keys[row] = (
-                key_of(f"{Path(path).name.removesuffix(_TAR)}_{name}")
-                if in_tar
-                else with_hash(keys[row], name)
-            )
-        hashes = hash_keys(keys)
-        if len(still := _duplicates(hashes)):
-            row = int(still[0])
-            in_tar = table["path"][row].as_py().endswith(_TAR)
-            raise UserError(
-                f"--source: two samples are both named {table['name'][row].as_py()!r}",
-                mend="give each tar a name of its own, and each sample one within its tar"
-                if in_tar
-                else "give each sample a name of its own, for example with --key-column",
-            )
+    if keys is not None:
         batches = [pa.array(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
         table = table.set_column(0, "key", pa.chunked_array(batches))
-    if metadata or len(duplicates):
+    if metadata or keys is not None or len(twice):
         resolved = folder / ("resolved-" + CATALOGUE)
         schema = table.schema.with_metadata(metadata)
         with pa.OSFile(str(resolved), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(table.cast(schema), max_chunksize=BATCH)
         resolved.replace(folder / CATALOGUE)
     np.save(folder / "hashes.npy", hashes)
+    return len(twice)
+
+
+def _unique_keys(table: pa.Table) -> tuple[list[str] | None, Hashes, Integers]:
+    """Return the keys where some had to be made unique, their hashes, and the rows with an earlier's name."""
+    hashes = hash_column(table["key"])
+    duplicates = _duplicates(hashes)
+    if not len(duplicates):
+        return None, hashes, duplicates
+    keys = table["key"].to_pylist()
+    found = {row: table["name"][row].as_py() for row in duplicates.tolist()}
+    twice = Counter(found.values())
+    for row, name in found.items():
+        path = table["path"][row].as_py()
+        # Tars that all count from 0 have equal names; shards.index makes the same keys of them.
+        in_tar = twice[name] > 1 and path.endswith(_TAR)
+        keys[row] = (
+            key_of(f"{Path(path).name.removesuffix(_TAR)}_{name}") if in_tar else with_hash(keys[row], name)
+        )
+    hashes = hash_keys(keys)
+    still = _duplicates(hashes)
+    _, first = np.unique(hashes[still], return_index=True)
+    return keys, hashes, np.delete(still, first)
+
+
+def _named_twice(table: pa.Table, row: int) -> Defect:
+    name, path = table["name"][row].as_py(), table["path"][row].as_py()
+    mend = (
+        "give each tar a name of its own, and each sample one within its tar"
+        if path.endswith(_TAR)
+        else "give each sample a name of its own, for example with --key-column"
+    )
+    return Defect(
+        name, "duplicate key", UserError(f"--source: two samples are both named {name!r}", mend=mend)
+    )
 
 
 def _duplicates(hashes: Hashes) -> Integers:

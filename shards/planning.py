@@ -25,13 +25,14 @@ from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
 from nml.untrusted import read_json
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
+from shards.defects import Checks
 from shards.features import describe_input, open_encoder
 from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder, with_own_rate
 from shards.layout import cut, member_bytes, write_order
 from shards.noise import Integers, Kind
 from shards.packing import ImageReader
 from shards.request import WriteRequest, difference, refuse_changed_model_file
-from shards.sources import Source
+from shards.sources import Defect, Source
 
 PLAN_FILE = "plan.json"
 FEATURES = "features.npy"
@@ -61,7 +62,15 @@ class Plan(NamedTuple):
     held_out: bool
 
 
-def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Source], shown: str) -> Plan:
+def plan_once(
+    work: Path,
+    request: WriteRequest,
+    make_source: Callable[[], Source],
+    shown: str,
+    *,
+    defects: list[Defect] | None = None,
+    listed: Path | None = None,
+) -> Plan:
     """Return the plan in the work folder, making it first if it is not whole.
 
     Args:
@@ -69,6 +78,8 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
         request: What was asked.
         make_source: Opens the source; called only if the plan is not there yet.
         shown: What a message calls the set.
+        defects: Where the source notes samples that cannot be taken.
+        listed: The file that lists these.
 
     Raises:
         UserError: If a plan for other options is there, or the source cannot be read.
@@ -80,7 +91,8 @@ def plan_once(work: Path, request: WriteRequest, make_source: Callable[[], Sourc
         levels = [Level(**level) for level in stored["levels"]]
         refuse_changed_model_file(levels, request, f"what lies in {shown}")
     else:
-        stored = _make(work, request, make_source())
+        checks = Checks(request.decode_check, request.skip_bad, listed)
+        stored = _make(work, request, make_source(), checks, defects)
         sync_tree(work)
         stored["files"] = _hashes(work)
         write_json(plan_file, {**stored, _DIGEST: _digest(stored)})
@@ -143,7 +155,9 @@ def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: st
         )
 
 
-def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
+def _make(
+    work: Path, request: WriteRequest, source: Source, checks: Checks, defects: list[Defect] | None
+) -> dict[str, Any]:
     # Before the pass over the source: what is wrong with the request shows at once.
     encoder = open_encoder(request.encoder, request.model, request.model_file)
     features = str(work / FEATURES) if encoder else None
@@ -152,7 +166,7 @@ def _make(work: Path, request: WriteRequest, source: Source) -> dict[str, Any]:
         refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
     for stale in work.iterdir():
         stale.unlink()
-    write_catalogue(source, work)
+    write_catalogue(source, work, checks=checks, defects=defects)
     catalogue = read_catalogue(work, source.classes)
     if encoder:
         encoder.write_features(work / FEATURES, partial(_image, work, catalogue), len(catalogue.hashes))

@@ -25,6 +25,8 @@ class WriteRequest:
         model: Noise model, or None for the default one of the source's kind.
         model_file: File the model reads, or None.
         own_rate: Whether the model's own rate was asked for, besides the ratios.
+        skip_bad: How many samples that cannot be taken may be left out.
+        decode_check: Whether an image that cannot be decoded is one of them.
         encoder: Encoder that computes the features the model reads, or None.
         seed: Seed of the noise and of the write order.
         limits: Size of shards.
@@ -44,6 +46,8 @@ class WriteRequest:
     force: bool = False
     encoder: str | None = None
     own_rate: bool = False
+    skip_bad: int = 0
+    decode_check: bool = False
 
     def __post_init__(self) -> None:
         check_ratios(self.ratios)
@@ -62,6 +66,8 @@ class WriteRequest:
             "hashing": hashing.VERSION,
             **({"encoder": self.encoder} if self.encoder else {}),
             **({"own_rate": True} if self.own_rate else {}),
+            **({"skip_bad": self.skip_bad} if self.skip_bad else {}),
+            **({"decode_check": True} if self.decode_check else {}),
         }
 
 

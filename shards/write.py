@@ -14,7 +14,7 @@ from nml.levels import OWN_RATE, parse_ratio
 from nml.urls import without_secret
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.noise import NOISE_MODELS
-from shards.sources import SOURCES, open_source
+from shards.sources import SOURCES, Defect, open_source
 from shards.writing import WriteRequest, Written, write_set
 
 PROGRAM = "python -m shards.write"
@@ -97,6 +97,15 @@ def build_parser() -> Parser:
     )
     for column in ("image", "label", "caption", "key"):
         parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
+    parser.add_argument(
+        "--skip-bad",
+        default=0,
+        type=int,
+        help="samples that may be left out as they cannot be taken (default: 0)",
+    )
+    parser.add_argument(
+        "--decode-check", action="store_true", help="decode every image before anything is written"
+    )
     parser.add_argument("--encoding", default="", help="encoding of a csv or tsv (default: UTF-8)")
     parser.add_argument(
         "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="bytes of a shard, such as 256MB or 1GiB"
@@ -123,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
         source=arguments.source,
         ratios=tuple(parse_ratio(text) for text in arguments.noise if text != OWN_RATE),
         own_rate=OWN_RATE in arguments.noise,
+        skip_bad=arguments.skip_bad,
+        decode_check=arguments.decode_check,
         model=arguments.model,
         model_file=arguments.model_file,
         seed=arguments.seed,
@@ -136,12 +147,14 @@ def main(argv: list[str] | None = None) -> None:
     if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):
         print(digits.NOTICE)
     start = time.monotonic()
+    defects: list[Defect] = []
     written = write_set(
         out,
         request,
-        lambda: open_source(request.source, **options),
+        lambda: open_source(request.source, defects=defects, **options),
         workers=worker_count(arguments.workers),
         staging=arguments.staging,
+        defects=defects,
     )
     report(out, written, time.monotonic() - start)
 

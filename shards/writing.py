@@ -27,7 +27,7 @@ from shards.packshards import ShardPacker, forget_lost, pack_all, read_record
 from shards.planning import PLAN_FILE, Plan, plan_once
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, parse_set_info
-from shards.sources import Source
+from shards.sources import Defect, Source
 
 __all__ = ["WriteRequest", "Written", "write_set"]
 
@@ -54,6 +54,7 @@ def write_set(
     workers: int,
     wait: bool = False,
     staging: str | Path | None = None,
+    defects: list[Defect] | None = None,
 ) -> Written:
     """Write the set that ``request`` describes into ``out``, or continue, or find it done.
 
@@ -63,6 +64,7 @@ def write_set(
         make_source: Opens the source; called only if the plan is not there yet.
         workers: Processes that pack shards; has no influence on the result.
         wait: Wait for another process that writes the same set, instead of refusing.
+        defects: Where the source notes samples that cannot be taken, as in :func:`open_source`.
         staging: For a URL, the local folder that files are made in before they are uploaded.
 
     Raises:
@@ -77,17 +79,22 @@ def write_set(
         source = make_source()
         make_source = _constant(source)
     with made_and_locked(destination.staging, shown=destination.shown, wait=wait):
-        return find_done(destination, request) or _write(destination, request, make_source, workers)
+        return find_done(destination, request) or _write(destination, request, make_source, workers, defects)
 
 
 def _write(
-    destination: Destination, request: WriteRequest, make_source: Callable[[], Source], workers: int
+    destination: Destination,
+    request: WriteRequest,
+    make_source: Callable[[], Source],
+    workers: int,
+    defects: list[Defect] | None,
 ) -> Written:
     work = destination.work
     with _clean_up_if_nothing_began(destination), _full_disk_told(destination.staging):
         # First: a place that cannot be written to must show before a long pass over the source.
         destination.begin(request)
-        plan = plan_once(work, request, make_source, destination.shown)
+        listed = destination.staging.absolute().with_name(f"{destination.staging.absolute().name}.bad.csv")
+        plan = plan_once(work, request, make_source, destination.shown, defects=defects, listed=listed)
         for leftover in destination.staging.glob(".*.tmp"):
             leftover.unlink()
         forget_lost(work, plan.shards, destination.sizes())

@@ -95,7 +95,7 @@ def read_split(
         header=columns.get("header", ""),
         image_root=columns.get(IMAGE_ROOT, ""),
         end="labels" if labels_alone else "task",
-        **{f"{role}_column": columns.get(role, "") for role in COLUMNS},
+        **{f"{role}_column": columns.get(role, "") for role in COLUMNS},  # type: ignore[arg-type]
     )
     source: Source = SOURCES.load(kind)(spec)
     if source.kind != "class":

@@ -1,5 +1,5 @@
 """The readers, one a format of data; :mod:`nml.sources` says what a source is."""
 
-from nml.sources import SOURCES, ByteRange, Example, Source, SourceSpec, open_source
+from nml.sources import SOURCES, ByteRange, Defect, Example, Source, SourceSpec, open_source
 
-__all__ = ["SOURCES", "ByteRange", "Example", "Source", "SourceSpec", "open_source"]
+__all__ = ["SOURCES", "ByteRange", "Defect", "Example", "Source", "SourceSpec", "open_source"]

@@ -40,14 +40,20 @@ class HuggingFaceSource:
         columns = self._columns
         for number, row in enumerate(self._table):
             image = (row[columns.image] or {}) if columns.image else {}
-            content = image.get("bytes") or self._read(image.get("path"), number)
+            try:
+                content = image.get("bytes") or self._read(image.get("path"), number)
+            except UserError as error:
+                self._spec.refuse(f"row {number}", "unreadable image", error)
+                continue
             texts = tuple(row[name] for name in columns.texts)
             supervision = row[columns.supervision]
             if supervision is None or None in texts or (content is None and not texts):
                 missing = columns.supervision if supervision is None else "text" if texts else "image"
-                raise UserError(
-                    f"{self._spec.shown}: row {number} has no {missing}", mend="filter it out of the data set"
+                refused = f"{self._spec.shown}: row {number} has no {missing}"
+                self._spec.refuse(
+                    f"row {number}", f"no {missing}", UserError(refused, mend="filter it out of the data set")
                 )
+                continue
             name = str(row[columns.key]) if columns.key else self._spec.row_name(number)
             yield Example(name, supervision, content or b"", texts)
 

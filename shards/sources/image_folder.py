@@ -32,6 +32,7 @@ class ImageFolderSource:
                 mend="name the folder that holds one folder a class",
             )
         self._root = root
+        self._spec = spec
         self._shown = spec.shown
         with os.scandir(root) as entries:
             names = sorted(
@@ -52,12 +53,13 @@ class ImageFolderSource:
             try:
                 for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
                     found = True
-                    relative.encode()
-                    yield Example(relative, name, ByteRange(path, 0, size))
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{self._shown}: the name {error.object!r} is no UTF-8", mend="rename the file or folder"
-                ) from error
+                    if relative.isascii() or _is_utf8(relative):
+                        yield Example(relative, name, ByteRange(path, 0, size))
+                    else:
+                        refused = f"{self._shown}: the name {relative!r} is no UTF-8"
+                        self._spec.refuse(
+                            relative, "bad name", UserError(refused, mend="rename the file or folder")
+                        )
             except OSError as error:
                 raise UserError(
                     f"{self._shown}: {error.filename} cannot be read: {error.strerror}",
@@ -96,19 +98,31 @@ class ImageFolderSource:
                     )
                 yield from self._images(entry.path, name, others, above)
             elif entry.name.lower().endswith(SUFFIXES):
-                yield name, entry.path, self._size(entry)
+                size = self._size(entry, name)
+                if size is not None:
+                    yield name, entry.path, size
             else:
                 others[Path(entry.name).suffix.lower()] += 1
 
-    def _size(self, entry: os.DirEntry[str]) -> int:
+    def _size(self, entry: os.DirEntry[str], name: str) -> int | None:
         try:
             return entry.stat().st_size
         except OSError as error:
             what = "a link to nothing" if entry.is_symlink() else "an image that cannot be read"
-            raise UserError(
+            refused = UserError(
                 f"{self._shown}: {entry.path} is {what}: {error.strerror}",
                 mend="mend it or remove it, and run the same command again",
-            ) from error
+            )
+            self._spec.refuse(name, "unreadable image", refused)
+            return None
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _leads_back(link: Path, above: tuple[str, ...]) -> bool:

@@ -64,7 +64,19 @@ class TableSource:
         number = left_out = 0
         for file in self._files:
             for row in self._parquet(file) if self._typed else self._lines(file):
-                example = self._example(row, number, file)
+                try:
+                    example = self._example(row, number, file)
+                except _Lacking as error:
+                    refused = UserError(
+                        f"{file}: row {number} has no {error}", mend="remove the row, or fill it in"
+                    )
+                    self._spec.refuse(f"row {number}", f"no {self.kind}", refused)
+                    number += 1
+                    continue
+                except _NoFile as error:
+                    self._spec.refuse(f"row {number}", "unreadable image", error)
+                    number += 1
+                    continue
                 number += 1
                 if example is None:
                     left_out += 1
@@ -93,11 +105,13 @@ class TableSource:
             names = names or [str(place) for place in range(len(values))]
             places = places or self._places(file, names)
             if len(values) != len(names):
-                raise UserError(
+                refused = UserError(
                     f"{file}: line {number} has {len(values)} columns",
                     possible=str(len(names)),
                     mend=_AS_CSV.format(file) if self._spec.name == "tsv" else "",
                 )
+                self._spec.refuse(f"line {number}", "bad row", refused)
+                continue
             if self._spec.name == "tsv" and self._spec.end == "set":
                 _refuse_quoted(file, number, values)
             row: list[Any] = [None if place is None else values[place] for place in places]
@@ -105,9 +119,11 @@ class TableSource:
                 try:
                     row[0] = class_of_text(row[0])
                 except ValueError as error:
-                    raise UserError(
+                    refused = UserError(
                         f"{file}: line {number} has {error}", mend="remove the line, or fill it in"
-                    ) from error
+                    )
+                    self._spec.refuse(f"line {number}", _label_defect(row[0]), refused)
+                    continue
             yield row
 
     def _places(self, file: Path, names: Sequence[str]) -> list[int | None]:
@@ -167,7 +183,7 @@ class TableSource:
             return None
         for value, column in zip((supervision, *content), (self._columns.supervision, *texts), strict=False):
             if value is None:
-                raise UserError(f"{file}: row {number} has no {column}", mend="remove the row, or fill it in")
+                raise _Lacking(column)
         # The names of tasks with images in their tables were published without the path beside each.
         if key is None and path and (image is None or self._spec.end == "set"):
             key = path
@@ -187,7 +203,7 @@ class TableSource:
             found = whole_file(path)
         # What is no path at all holds a zero byte, or leads round in a circle.
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
+            raise _NoFile(
                 f"{table}: names the image {path}: {getattr(error, 'strerror', None) or error}",
                 mend="paths are relative to the table's folder; mend the table or the file",
             ) from error
@@ -208,6 +224,18 @@ def _refuse_quoted(file: Path, number: int, values: list[str]) -> None:
             f"{file}: line {number} has a value in quotes, {shown(quoted)}, and a tsv has none",
             mend=_AS_CSV.format(file),
         )
+
+
+class _Lacking(Exception):
+    """A row without a value in the column that the message names."""
+
+
+class _NoFile(UserError):
+    """A row that names an image that is not there."""
+
+
+def _label_defect(text: str) -> str:
+    return "bad class" if text.strip() else "no class"
 
 
 def _content_and_path(image: Any) -> tuple[bytes | Cell | None, str | None]:

@@ -56,11 +56,17 @@ class WebDatasetSource:
                 for place, sample in enumerate(tar_samples(walk(tar))):
                     image = sample.image()
                     if image is None:
-                        raise UserError(
+                        refused = UserError(
                             f"{tar}: sample {sample.base!r} has no image",
                             mend="leave the tar out, or pack it anew with each sample's files side by side",
                         )
-                    supervision = self.supervision(sample, file.fileno(), tar)
+                        self._spec.refuse(sample.base, "missing image", refused)
+                        continue
+                    try:
+                        supervision = self.supervision(sample, file.fileno(), tar)
+                    except UserError as error:
+                        self._spec.refuse(sample.base, f"no {self.kind}", error)
+                        continue
                     if self._own and self._spec.end == "set":
                         self._own.check(tar, place, sample.base, image, supervision, self._field)
                     # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
