@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 # What everybody needs, and what the demo and the tests need on top of it.
-EXTRAS := deepspeed,api,http,huggingface,fast-decode,sign,tensorboard,wandb,test,docs,lint
+EXTRAS := deepspeed,api,http,huggingface,onnx,fast-decode,sign,tensorboard,wandb,test,docs,lint
 
 # The recipes below show the very lines that a user types with .venv active.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 Array = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]
 
-# Temperatures that are looked at.
-COLDEST, HOTTEST = 0.01, 100.0
+# Temperatures that are looked at, and the deviation of their logarithm from 0 that is expected.
+COLDEST, HOTTEST = 1e-3, 1e4
+DEVIATION = 0.5
 BINS = 15
 # Scores in float64 at once.
 AT_ONCE = 1 << 24
@@ -38,24 +39,23 @@ class Calibration(NamedTuple):
 def fit_temperature(logits: Array, labels: Labels) -> float:
     """Return the temperature under which logits [N, K] say best what labels int64 [N] are.
 
-    A share of 1 / (N + 2) of every label is spread over all classes, as in Platt's scaling: few samples that
-    are all right do not make a head certain.
+    What is minimised is the sum of the negative log-likelihoods and (log T / 0.5)^2 / 2, as if T were drawn
+    log-normally around 1: few samples that are all right do not make a head certain.
     """
     from scipy.optimize import minimize_scalar
 
     count, classes = logits.shape
     if count == 0 or classes < 2:
         return 1.0
-    share = 1 / (count + 2)
     of_labels = np.take_along_axis(logits, labels[:, None], axis=1).mean(dtype=np.float64)
-    target = (1 - share) * of_labels + share * logits.mean(dtype=np.float64)
 
     def loss(log_sharpness: float) -> float:
         sharpness = np.exp(log_sharpness)
         total = sum(float(_log_sums(sharpness * part).sum()) for part in _parts(logits))
-        return total / count - sharpness * target
+        expected = (log_sharpness / DEVIATION) ** 2 / 2
+        return float((total + expected) / count - sharpness * of_labels)
 
-    # The loss is convex in 1 / T, so it has one minimum along log T as well.
+    # The likelihood is log-concave in 1 / T, so it has one peak along log T as well.
     bounds = (-np.log(HOTTEST), -np.log(COLDEST))
     found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
     return float(np.exp(-found.x))

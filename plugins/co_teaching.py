@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,16 @@ class Pair(nn.Module):
         left, right = rows.chunk(2, dim=1) if self.halves else (rows, rows)
         return torch.cat([self.first(left), self.second(right)], dim=1)
 
+    def to_onnx(self, graph: Any, name: str) -> str:
+        """Add the nodes of the same to a :class:`plugins.onnx_graph.Graph`."""
+        found: str = graph.add("Concat", *self.parts_to_onnx(graph, name), axis=1)
+        return found
+
+    def parts_to_onnx(self, graph: Any, name: str) -> list[str]:
+        """Add the nodes of both results; return their names."""
+        left, right = graph.add("Split", name, outputs=2, axis=1) if self.halves else (name, name)
+        return [graph.apply(self.first, left), graph.apply(self.second, right)]
+
 
 class PairOfClassifiers(Pair):
     """Two classifiers: in training their scores side by side [M, 2 K], afterwards common ones [M, K]."""
@@ -39,6 +50,16 @@ class PairOfClassifiers(Pair):
             return scores
         both = [functional.log_softmax(part, dim=1) for part in scores.chunk(2, dim=1)]
         return torch.logaddexp(*both) - torch.log(torch.tensor(2.0))
+
+    def to_onnx(self, graph: Any, name: str) -> str:
+        """Add the nodes of what a trained pair returns."""
+        first, second = (graph.add("LogSoftmax", part, axis=1) for part in self.parts_to_onnx(graph, name))
+        distance = graph.add("Abs", graph.add("Sub", first, second))
+        # log(a + b) = max + log(1 + exp(-distance)), of which the mean is log 2 less.
+        ratio = graph.add("Add", graph.add("Exp", graph.add("Neg", distance)), graph.constant(1.0))
+        more = graph.add("Log", graph.add("Mul", ratio, graph.constant(0.5)))
+        found: str = graph.add("Add", graph.add("Max", first, second), more)
+        return found
 
 
 @dataclass(kw_only=True, eq=False)

@@ -191,6 +191,10 @@ class GradientHead(abc.ABC):
         """Return class scores, float32 [N, K] on the CPU."""
         return self._forward(features, lambda module, rows: module(rows)[2])
 
+    def inference_module(self) -> nn.Module:
+        """Return the fitted module; of what it returns, the class scores are exported."""
+        return self._fitted()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights, the number of features as ``in_features``, and their ``scale``."""
         state = self._fitted().state_dict()

@@ -41,6 +41,8 @@ class Head(Protocol):
       ``probes`` records it with the result;
     - a method ``sweep()``: settings worth trying beside its own on validation data, as changes of its
       hyper-parameters, the most promising first. ``probes`` tries as many as its budget allows;
+    - a method ``inference_module()``: the fitted head as a ``torch.nn.Module`` of features [N, D], made of
+      parts that have an ONNX form (:mod:`plugins.onnx_graph`). ``probes.export`` needs it;
     - a property ``tries``: how many settings a fit compares by itself, where that is more than one.
     """
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
@@ -17,6 +19,49 @@ from plugins.hyper_parameters import at_least, check_types
 AT_ONCE = 1 << 24
 # The least that classes are scored as together: a class without votes may be right all the same.
 NO_VOTES = 0.01
+# What normalising divides by at least.
+SHORTEST = 1e-12
+
+
+class _Votes(nn.Module):
+    """Features [N, D] -> the logarithm of each class's share of the votes [N, K]."""
+
+    samples: Tensor
+    labels: Tensor
+
+    def __init__(self, state: Mapping[str, Tensor], k: int, temperature: float) -> None:
+        super().__init__()
+        self.register_buffer("samples", state["samples"])
+        self.register_buffer("labels", state["labels"])
+        self.classes = int(state["num_classes"])
+        self.k, self.temperature = min(k, len(state["samples"])), temperature
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Let the nearest samples vote."""
+        nearest = (functional.normalize(features, dim=1, eps=SHORTEST) @ self.samples.T).topk(self.k, dim=1)
+        weights = torch.softmax(nearest.values / self.temperature, dim=1).cpu()
+        # On the CPU, where the votes of a class are added in one order.
+        shares = weights.new_zeros(features.shape[0], self.classes)
+        shares = shares.scatter_add(1, self.labels[nearest.indices].cpu(), weights)
+        return shares.clamp(min=NO_VOTES / self.classes).log()
+
+    def to_onnx(self, graph: Any, name: str) -> str:
+        """Add the nodes of the same."""
+        length = graph.add("ReduceL2", name, axes=[1], keepdims=1)
+        unit = graph.add("Div", name, graph.add("Max", length, graph.constant(SHORTEST)))
+        cosines = graph.add("MatMul", unit, graph.constant(self.samples.T))
+        number = graph.constant(np.array([self.k]))
+        values, nearest = graph.add("TopK", cosines, number, outputs=2, axis=1)
+        scaled = graph.add("Div", values, graph.constant(self.temperature))
+        weights = graph.add("Softmax", scaled, axis=1)
+        voted = graph.add("Gather", graph.constant(self.labels), nearest)
+        count = graph.add("Shape", name, start=0, end=1)
+        shape = graph.add("Concat", count, graph.constant(np.array([self.classes])), axis=0)
+        shares = graph.add("ConstantOfShape", shape)
+        shares = graph.add("ScatterElements", shares, voted, weights, axis=1, reduction="add")
+        least = graph.constant(NO_VOTES / self.classes)
+        found: str = graph.add("Log", graph.add("Max", shares, least))
+        return found
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,18 +119,18 @@ class NearestNeighbours:
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Return the logarithm of each class's share of the votes [N, K]; a share is 0.01 / K at least."""
+        votes = self.inference_module()
         state = self._fitted()
-        samples, labels = state["samples"], state["labels"]
-        k = min(self.k, len(samples))
-        shares = torch.zeros(len(features), int(state["num_classes"]))
-        parts = max(1, AT_ONCE // len(samples))
-        for rows, share in zip(features.detach().split(parts), shares.split(parts), strict=True):
-            unit = functional.normalize(rows.to(samples), dim=1)
-            nearest = (unit @ samples.T).topk(k, dim=1)
-            weights = torch.softmax(nearest.values / self.temperature, dim=1)
-            # On the CPU, where the votes of a class are added in one order.
-            share.scatter_add_(1, labels[nearest.indices].cpu(), weights.cpu())
-        return shares.clamp_(min=NO_VOTES / shares.shape[1]).log_()
+        samples = state["samples"]
+        logits = torch.empty(len(features), int(state["num_classes"]))
+        rows = max(1, AT_ONCE // len(samples))
+        for part, of_part in zip(features.detach().split(rows), logits.split(rows), strict=True):
+            of_part.copy_(votes(part.to(samples)))
+        return logits
+
+    def inference_module(self) -> nn.Module:
+        """Return the votes of the samples for float32 features [N, D], as a module."""
+        return _Votes(self._fitted(), self.k, self.temperature)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the training samples, normalised, and their labels."""

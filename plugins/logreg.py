@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
@@ -20,6 +21,39 @@ UNSEEN_GAP = 10.0
 
 # Strengths that ``auto`` tries.
 STRENGTHS = (0.001, 0.01, 0.1, 1.0)
+
+
+class _Fitted(nn.Module):
+    """Standardised features [N, D] -> class scores [N, K]."""
+
+    mean: Tensor
+    scale: Tensor
+    weight: Tensor
+    bias: Tensor
+    unseen: Tensor
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name in ("mean", "scale", "weight", "bias", "unseen"):
+            self.register_buffer(name, state[name])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return class scores; a class that training never showed scores below all others."""
+        scores = (features - self.mean) / self.scale @ self.weight.T + self.bias
+        lowest = scores.masked_fill(self.unseen, torch.inf).amin(dim=1, keepdim=True)
+        return torch.where(self.unseen, lowest - UNSEEN_GAP, scores)
+
+    def to_onnx(self, graph: Any, name: str) -> str:
+        """Add the nodes of the same."""
+        centred = graph.add("Sub", name, graph.constant(self.mean))
+        standardised = graph.add("Div", centred, graph.constant(self.scale))
+        weight, bias, unseen = map(graph.constant, (self.weight, self.bias, self.unseen))
+        scores = graph.add("Gemm", standardised, weight, bias, transB=1)
+        masked = graph.add("Where", unseen, graph.constant(torch.inf), scores)
+        lowest = graph.add("ReduceMin", masked, axes=[1], keepdims=1)
+        below = graph.add("Sub", lowest, graph.constant(UNSEEN_GAP))
+        found: str = graph.add("Where", unseen, below, scores)
+        return found
 
 
 @dataclass(kw_only=True, eq=False)
@@ -143,12 +177,12 @@ class LogisticRegression:
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Return class scores [N, K]; a class that training never showed scores below all others."""
-        state = self._fitted()
-        scores = (self.transform(features) - state["mean"]) / state["scale"] @ state["weight"].T + state[
-            "bias"
-        ]
-        lowest = scores[:, ~state["unseen"]].amin(dim=1, keepdim=True)
-        return torch.where(state["unseen"], lowest - UNSEEN_GAP, scores)
+        scores: Tensor = self.inference_module()(self.transform(features))
+        return scores
+
+    def inference_module(self) -> nn.Module:
+        """Return the fitted function of float32 features [N, D], as a module."""
+        return _Fitted(self._fitted())
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return coefficients and the standardisation."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,12 @@ class ScaledResidual(nn.Module):
         """Return the features [M, D], corrected."""
         result: Tensor = features + self.scale * self.body(features)
         return result
+
+    def to_onnx(self, graph: Any, name: str) -> str:
+        """Add the nodes of the same."""
+        part = graph.add("Mul", graph.constant(self.scale), graph.apply(self.body, name))
+        corrected: str = graph.add("Add", name, part)
+        return corrected
 
 
 @dataclass(kw_only=True, eq=False)

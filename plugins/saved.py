@@ -103,16 +103,33 @@ def save_head(
     write_json(folder / RECORD, record)
 
 
+def _of_one_head(folder: Path) -> Path:
+    """Return the folder of the one head in a folder of heads."""
+    if is_saved(folder) or not folder.is_dir():
+        return folder
+    found = sorted(inner for inner in folder.iterdir() if is_saved(inner))
+    if len(found) > 1:
+        raise UserError(
+            f"{folder}: holds {len(found)} heads",
+            possible=", ".join(map(str, found)),
+            mend="name one of them",
+        )
+    return found[0] if found else folder
+
+
 def load_head(folder: str | Path) -> SavedHead:
     """Read a head that :func:`save_head` wrote.
 
+    Args:
+        folder: Its folder, or one that holds this folder and no other head's.
+
     Raises:
-        UserError: If the folder holds none, its weights are not those that were written, or the head is not
-            installed here or is of another distribution.
+        UserError: If the folder holds none or several, its weights are not those that were written, or the
+            head is not installed here or is of another distribution.
     """
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = _of_one_head(Path(folder))
     try:
         record = read_object(folder / RECORD)
         weights = (folder / WEIGHTS).read_bytes()

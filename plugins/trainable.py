@@ -56,6 +56,11 @@ class HeadModule(nn.Module):
         transformed = self.transform(scaled)
         return scaled, transformed, self.classifier(transformed)
 
+    def to_onnx(self, graph: Any, name: str) -> str:
+        """Add the nodes that give the class scores to a :class:`plugins.onnx_graph.Graph`."""
+        scaled = graph.add("Div", name, graph.constant(self.scale))
+        return graph.apply(self.classifier, graph.apply(self.transform, scaled))
+
 
 class Trainable(Protocol):
     """What the trainer asks of a head; :class:`plugins.gradient_head.GradientHead` says what each is."""

@@ -27,6 +27,8 @@ OPTIONAL = (
     "model_signing",
     "deepspeed",
     "httpx",
+    "onnx",
+    "onnxruntime",
     "datasets",
     "simplejpeg",
     "tensorboard",

@@ -52,6 +52,28 @@ def test_neighbours_vote_as_the_definition_says(k: int, temperature: float) -> N
     np.testing.assert_allclose(head.predict_logits(queries).exp(), np.maximum(expected, 0.0025), atol=1e-5)
 
 
+def test_neighbours_are_kept_where_they_are_asked_for() -> None:
+    train = separable(30, seed=0)
+    # What is there has shapes alone, which are not to be copied out.
+    state = NearestNeighbours().fit(*train, device="meta")._fitted()
+    assert {state[name].device.type for name in ("samples", "labels")} == {"meta"}
+
+
+def test_neighbours_stay_what_they_were_when_their_labels_change() -> None:
+    train = separable(30, seed=0)
+    head = NearestNeighbours().fit(*train)
+    before = head.predict_logits(train.features)
+    train.labels.zero_()
+    assert torch.equal(head.predict_logits(train.features), before)
+
+
+def test_neighbours_that_validation_data_do_not_fit_are_refused() -> None:
+    with pytest.raises(UserError, match="validation features have 3 columns"):
+        NearestNeighbours().fit(
+            *separable(30, seed=0), validation=(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64))
+        )
+
+
 def test_neighbours_are_kept_as_they_were_and_change_nothing_but_their_type() -> None:
     train = separable(30, seed=0)
     head = NearestNeighbours(k=3).fit(train.features.double(), train.labels, num_classes=5)

@@ -30,7 +30,7 @@ TRAIN, TEST = slice(0, 400), slice(400, 800)
 @pytest.mark.parametrize(
     ("head", "share", "options"),
     [
-        ("lp", 0.0, None),
+        ("lp", 0.0, {"epochs": 8}),
         ("knn", 0.2, None),
         ("logreg", 0.2, {"grid": [0.1, 1.0]}),
     ],

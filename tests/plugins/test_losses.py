@@ -225,3 +225,9 @@ def test_soft_top_share_goes_to_the_hard_one() -> None:
     of = products(torch.randn(10, 6), spectrum=True)
     torch.testing.assert_close(top_share(of, k=2, softness=1e-3), dominant_share(of, k=2))
     assert top_share(of, k=2, softness=1.0) != dominant_share(of, k=2)
+
+
+def test_a_soft_top_share_is_computed_where_the_spectrum_is() -> None:
+    of = products(torch.randn(10, 6), spectrum=True)
+    elsewhere = of._replace(singular_values=of.singular_values.to("meta"))
+    assert top_share(elsewhere, k=2, softness=1.0).device.type == "meta"

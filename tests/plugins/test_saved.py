@@ -45,6 +45,14 @@ def test_a_saved_head_predicts_what_it_predicted(name: str, tmp_path: Path) -> N
     assert saved.temperature == 1.5
 
 
+def test_a_folder_of_one_head_stands_for_it_and_one_of_several_names_them(tmp_path: Path) -> None:
+    save(tmp_path / "heads" / "lp-1")
+    assert load_head(tmp_path / "heads").name == "lp"
+    save(tmp_path / "heads" / "knn-2", "knn")
+    with pytest.raises(UserError, match=r"heads: holds 2 heads; possible: .*knn-2, .*lp-1; name one of them"):
+        load_head(tmp_path / "heads")
+
+
 def test_a_head_whose_saving_was_interrupted_is_none(tmp_path: Path) -> None:
     save(tmp_path / "lp")
     (tmp_path / "lp" / "head.json").unlink()

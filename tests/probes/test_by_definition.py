@@ -15,7 +15,7 @@ from plugins.head import Head
 from plugins.lp import LinearProbe
 from plugins.registry import HEADS
 from probes.answers import transform
-from probes.fitting import fit_points
+from probes.fitting import Failed, fit_points
 from probes.heads import HeadChoice
 from probes.scoring import score
 from probes.splits import Carving, carve, flip_labels, fraction_order, subset_of
@@ -177,9 +177,25 @@ def test_a_head_gets_the_samples_labels_and_seed_of_its_point(noise: str, fits: 
         parts = [rows, data.carving.validation]
         labels = flip_labels(data.keys, data.labels, point.noise, 3, point.seed, parts)
         assert seen["seed"] == point.seed
+        assert (seen["num_classes"], seen["device"]) == (3, "cpu")
         assert seen["features"][:, 0].long().tolist() == rows.tolist()
         assert seen["labels"].tolist() == labels[rows].tolist()
         assert seen["validation"][1].tolist() == labels[data.carving.validation].tolist()
+
+
+class Breaking(Biased):
+    """A head that cannot be fitted, each candidate for a reason of its own."""
+
+    def fit(self, features: Tensor, labels: Tensor, **rest: Any) -> None:
+        raise ValueError(f"no fit with {self.bias:g}")
+
+
+def test_a_point_without_a_head_tells_what_is_wrong_with_the_first_candidate() -> None:
+    choice, point = choice_of(Breaking, {"bias": 7.0}, {"bias": 8.0}), Point(Fraction(1), 3, Fraction(0))
+    [failed] = fit_points(choice, data_of(), [point], "accuracy", "cpu")
+    assert isinstance(failed, Failed)
+    assert failed.point == point
+    assert "no fit with 7" in failed.reason
 
 
 def test_a_head_trained_with_others_gets_the_seed_of_its_point() -> None:

@@ -216,6 +216,11 @@ def test_a_state_at_the_end_of_its_epoch_is_the_last_that_is_taken() -> None:
         ElasticBatchSampler(1000, global_batch=8, tail="keep")  # type: ignore[arg-type]
 
 
+def test_a_stream_may_have_a_single_sample() -> None:
+    [batch] = ElasticBatchSampler(8, global_batch=8, streams=8)
+    assert len({*batch}) == 8
+
+
 def test_the_step_of_a_batch_counts_before_it_is_handed_out() -> None:
     sampler = ElasticBatchSampler(100, global_batch=50, streams=10)
     seen = [(sampler.epoch, sampler.step) for _ in range(2) for _ in sampler]

@@ -160,6 +160,18 @@ def test_features_by_key_equal_features_by_order(tmp_path: Path) -> None:
     assert np.array_equal(by_order.rows, by_key.rows)
 
 
+def test_a_single_feature_is_read_from_a_csv_as_from_an_array(tmp_path: Path) -> None:
+    feature = np.random.default_rng(1).normal(size=(500, 1))
+    np.save(tmp_path / "f.npy", feature)
+    np.savetxt(tmp_path / "f.csv", feature, fmt="%.17g")
+    one, other = (
+        InstanceDependent(str(tmp_path / f"f.{kind}")).plan(population(500), RATIOS, 0)[1]
+        for kind in ("npy", "csv")
+    )
+    assert np.array_equal(one.rows, other.rows)
+    assert np.array_equal(one.values, other.values)
+
+
 def test_features_of_another_set_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "f.npy", np.zeros((4, 4)))
     with pytest.raises(UserError, match="5000 rows"):

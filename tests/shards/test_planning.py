@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -73,6 +73,26 @@ def test_a_plan_is_made_once_and_read_back_as_it_was_made(
     other = requested(request.source, *ratios, seed=1)
     with pytest.raises(UserError, match="an interrupted write with other options is there"):
         plan_once(work, other, nobody, "out")
+
+
+class Lengths:
+    """An encoder whose only feature is how long an image is."""
+
+    identity: ClassVar[dict[str, str]] = {"encoder": "lengths"}
+
+    def write_features(self, path: Path, image: Callable[[int], bytes], count: int) -> None:
+        np.save(path, [[float(len(image(number)))] for number in range(count)])
+
+
+def test_a_named_encoder_reads_the_images_of_the_source(
+    tmp_path: Path, requested: Callable[..., WriteRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shards.planning.open_encoder", lambda *_: Lengths())
+    request = requested(classes(tmp_path), "0", "0.25", model="instance-dependent", encoder="timm:lengths")
+    (tmp_path / "work").mkdir()
+    made = plan_once(tmp_path / "work", request, lambda: open_source(request.source), "out")
+    assert np.load(tmp_path / "work" / "features.npy")[:, 0].tolist() == [len(image) for image in IMAGES]
+    assert made.levels["n25"].flipped == 3
 
 
 class Samples(NamedTuple):

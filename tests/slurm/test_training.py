@@ -32,7 +32,7 @@ RECIPE = {
     "epochs": 4,
     "validate_every": 4,
     "global_batch": 64,
-    "model": {"name": "resnet18", "kwargs": {"channels": [8, 8, 16, 16]}},
+    "model": {"name": "resnet18", "kwargs": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}},
     "data": {
         **{"size": 32, "test_size": 32, "crop_pct": 1.0, "crop": "pad", "flip": 0.5},
         **{"workers": 1, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "streams": 8},
@@ -339,17 +339,17 @@ def idle_cluster(launcher: Launcher) -> None:
 
 
 @pytest.mark.usefixtures("idle_cluster")
-def test_eight_nodes_give_the_losses_of_eight_local_processes(
+def test_four_nodes_give_the_losses_of_four_local_processes(
     launcher: Launcher, waiting: Callable[..., None]
 ) -> None:
-    words = ("--nodes", "8", "--engine", "deepspeed", "--epochs", "1")
+    words = ("--nodes", "4", "--engine", "deepspeed", "--epochs", "1")
     words += ("--recipe.global_batch", "128", "--recipe.data.workers", "0")
-    job = Job(launcher, waiting, "eight-nodes", *words)
+    job = Job(launcher, waiting, "four-nodes", *words)
     job.finish()
     [record] = job.path.glob("launch/attempts/*")
     ranks = [json.loads(file.read_text()) for file in record.glob("rank-*.json")]
-    assert sorted((one["rank"], one["host"]) for one in ranks) == [(i, f"n{i}") for i in range(8)]
-    here = launcher.folder / "eight-here"
+    assert sorted((one["rank"], one["host"]) for one in ranks) == [(i, f"n{i}") for i in range(4)]
+    here = launcher.folder / "four-here"
     launcher.end(launcher.start(here.name, *words, "--cluster", "local"))
     assert len(losses(job.path)) == 9
     assert losses(job.path) == losses(here)
