@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.losses import products
 from plugins.mlp import MLP
 from plugins.trainable import Batch

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.mlp import MLP
 from plugins.trainable import Batch
 

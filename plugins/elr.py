@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nml.errors import UserError
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.mlp import MLP
 from plugins.trainable import Batch
 

@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.head import check_data
-from plugins.hyper_parameters import check_types
+from plugins.head import check_data, check_types
 from plugins.schedule import TEXT, VISION, Modality, Schedule
 from plugins.trainable import Batch, HeadModule
 from plugins.trainer import Copy, fit_many
@@ -52,9 +51,9 @@ class GradientHead(abc.ABC):
         least_steps: Steps of a fit on however few samples. None is 600, and 0 where ``epochs`` is given. The
             paper knows epochs only: 0.
         rescale: Whether features are divided by one number fitted on the training features
-            (:mod:`plugins.scale`), so that their unit does not matter; it is kept with the weights. Of the
-            terms of Eq. 3 to 5 it changes L_COV alone, which is computed on the Z of the divided features.
-            The paper takes features as the encoder gives them: False.
+            (:func:`plugins.trainable.feature_scales`), so that their unit does not matter; it is kept with
+            the weights. Of the terms of Eq. 3 to 5 it changes L_COV alone, which is computed on the Z of the
+            divided features. The paper takes features as the encoder gives them: False.
         schedules: The paper's schedule of each modality.
         stackable: Whether copies train in one batched pass; a module that draws random numbers as it
             trains (dropout) has to be trained alone.

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.head import check_data
-from plugins.hyper_parameters import at_least, check_types
+from plugins.head import at_least, check_data, check_types
 
 # Similarities that are held at once.
 AT_ONCE = 1 << 24

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.head import Labelled, check_data, hold_out
-from plugins.hyper_parameters import at_least, check_types
+from plugins.head import Labelled, at_least, check_data, check_types, hold_out
 
 # How far below every class that was seen a class without a training sample scores.
 UNSEEN_GAP = 10.0

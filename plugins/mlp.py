@@ -10,7 +10,7 @@ from torch import nn
 
 from nml.errors import UserError
 from plugins.gradient_head import GradientHead
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 
 Activation = Literal["relu", "gelu", "linear"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "linear": nn.Identity}

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.losses import Products, Reduction, consistency, covariance, dominant_share, products
 from plugins.mlp import MLP
 from plugins.trainable import Batch

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from plugins.gradient_head import GradientHead
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.losses import consistency, covariance, dominant_share, products
 from plugins.lp import LinearProbe
 from plugins.schedule import Schedule

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from nml.errors import UserError
-from plugins.head import Labelled, check_data, hold_out
-from plugins.hyper_parameters import at_least
+from plugins.head import Labelled, at_least, check_data, hold_out
 from plugins.losses import Products, top_share
 from plugins.nmtune import NMTune
 

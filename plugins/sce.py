@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.mlp import MLP
 from plugins.trainable import Batch
 

@@ -24,9 +24,8 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from plugins.head import check_data, hyper_parameters
 from plugins.sample_order import Batches, SampleOrder
-from plugins.scale import feature_scales
 from plugins.schedule import Schedule
-from plugins.trainable import Batch, HeadModule, Trainable
+from plugins.trainable import Batch, HeadModule, Trainable, feature_scales
 
 # Bytes that the stack of one pass may take.
 MEMORY_LIMIT = 4 << 30

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from plugins.hyper_parameters import at_least
+from plugins.head import at_least
 from plugins.losses import covariance, products
 from plugins.mlp import MLP
 from plugins.trainable import Batch

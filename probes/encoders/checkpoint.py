@@ -28,9 +28,8 @@ from nml.model_arguments import check_model_arguments
 from nml.signatures import check_signature
 from nml.untrusted import Untrusted, read_json, shown, typed
 from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
-from probes.encoders.imaging import checked, image_transform
 from probes.encoders.registry import newest_run
-from probes.encoders.torch_images import TorchImageEncoder
+from probes.encoders.torch_images import TorchImageEncoder, checked, image_transform
 from probes.spec import Spec, check_options
 
 

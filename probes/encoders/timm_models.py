@@ -7,8 +7,7 @@ from typing import Any
 
 from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
-from probes.encoders.imaging import image_transform, resolved
-from probes.encoders.torch_images import TorchImageEncoder
+from probes.encoders.torch_images import TorchImageEncoder, image_transform, resolved
 from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
 from probes.hub import unreachable
 from probes.spec import Spec, check_options

@@ -11,7 +11,7 @@ from plugins.gradient_head import GradientHead
 from plugins.lp import LinearProbe
 from plugins.nmtune import NMTune
 from plugins.registry import HEADS
-from plugins.scale import feature_scales
+from plugins.trainable import feature_scales
 from plugins.trainer import Copy, fit_many
 
 UNITS = (0.003, 0.03, 1.0, 30.0, 300.0)
