@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from probes.encoders.imaging import checked
 
 from nml.cli import Parser
 from nml.recipe import Recipe
@@ -27,6 +26,7 @@ from plugins.saved import load_head, save_head
 from pretrain.checkpoints import complete, verify
 from pretrain.engines import plan_reader
 from probes.encoders.checkpoint import find_export, read_meta
+from probes.encoders.torch_images import checked
 from probes.reporting.build import build
 from probes.results import read_rows, write_rows
 from probes.results.row import arrow_schema
