@@ -184,7 +184,13 @@ def _class_names(labels: Sequence[Any], path: str) -> tuple[str, ...]:
 
 
 def _by_name(raw: RawSplit, classes: tuple[str, ...], path: str) -> Sequence[Any]:
-    """Return the labels of a file, as names where its own list of classes is not that of the task."""
+    """Return the labels of a file, as names where its own list of classes is not that of the task.
+
+    Where all classes are called by numbers, a number without such a list is a name that lost its type: 10 in
+    a csv is the class "10" of a Parquet file, and not its eleventh.
+    """
+    if raw.names is None and len(raw.labels) and all(name.isdecimal() for name in classes):
+        return [str(label) for label in raw.labels]
     if not raw.names or raw.names == classes or not len(raw.labels) or isinstance(raw.labels[0], str):
         return raw.labels
     if max(raw.labels) >= len(raw.names):

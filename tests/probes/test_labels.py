@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_numbers_names_and_columns_of_labels_mean_what_they_mean_elsewhere(folde
     assert open_task("labels:n.npy,n.npy").train.labels.tolist() == LABELS.tolist()
     Path("zeros.csv").write_text("label\n007\n008\n007\n008\n")
     assert open_task("labels:zeros.csv,zeros.csv").classes == ("007", "008")
+
+
+def test_a_number_in_a_text_is_the_class_that_is_called_so_in_a_typed_file(folder: Path) -> None:
+    names = ["1", "2", "10", "2"]
+    pq.write_table(pa.table({"label": names}), "typed.parquet")
+    np.save("typed.npy", names)
+    Path("text.csv").write_text("\n".join(["label", *names]))
+    for train, test in itertools.product(["typed.parquet", "typed.npy"], ["typed.parquet", "text.csv"]):
+        task = open_task(f"labels:{train},{test}")
+        assert [task.classes[label] for label in task.evaluations[0].samples.labels] == names
 
 
 @pytest.mark.parametrize(
