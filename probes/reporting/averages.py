@@ -40,6 +40,8 @@ class Score:
         lsvr: Largest singular value ratio of the encoder's features, in nats.
         head_sve: Singular value entropy of the features as the head's classifier sees them, in nats.
         head_lsvr: Largest singular value ratio of the same. Both NaN where they were not measured.
+        nll: Mean negative log-likelihood of the labels, in nats.
+        ece: Expected calibration error, 0 to 1. Both NaN where they were not measured.
         datasets: Names of the test sets behind the mean.
     """
 
@@ -60,6 +62,8 @@ class Score:
     lsvr: float
     head_sve: float
     head_lsvr: float
+    nll: float = math.nan
+    ece: float = math.nan
     datasets: tuple[str, ...]
 
 
@@ -141,6 +145,8 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         lsvr=statistics.fmean(row.lsvr for row in rows),
         head_sve=statistics.fmean(_measured(row.head_sve) for row in rows),
         head_lsvr=statistics.fmean(_measured(row.head_lsvr) for row in rows),
+        nll=statistics.fmean(_measured(row.nll) for row in rows),
+        ece=statistics.fmean(_measured(row.ece) for row in rows),
         datasets=tuple(sorted({row.dataset for row in rows})),
     )
 

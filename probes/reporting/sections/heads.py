@@ -8,6 +8,7 @@ from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.comparable import balanced, comparable
 from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, marks
 from probes.reporting.records import Cell, Figure, Gap, Section, Table, cells
+from probes.reporting.sections import calibration
 from probes.reporting.sections.head_differences import by_run
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, percent, points, several
@@ -72,6 +73,7 @@ def section(study: Study) -> Section:
                 command=ENCODER_COMMAND,
             )
         )
+    items += calibration.tables(study)
     return Section(name="heads", title="Heads compared", items=tuple(items))
 
 

@@ -299,3 +299,28 @@ def test_spectra_of_a_head_that_were_not_measured_are_not_made_up(digits: MakeRo
         series.label for panel in figure(report, "head-spectra-accuracy").panels for series in panel.series
     }
     assert labels == {"lp"}
+
+
+def test_probabilities_are_judged_where_they_were_measured(digits: MakeRows) -> None:
+    measured = digits(nll=0.25, ece=0.02)
+    report = build(measured)
+    shown = table(report, "calibration-table")
+    assert shown.header == ("Noise", "Head", "ID NLL", "ID ECE", "OOD NLL", "OOD ECE")
+    assert len(shown.rows) == 2 * 3
+    assert [cell.split()[0] for cell in text(shown)[0]] == ["0", "lp", "0.25", "2.0", "0.25", "2.0"]
+    # Rows from before have none, and no table is made of them.
+    assert "calibration-table" not in {item.name for item in build(digits()).tables}
+    mixed = build(digits(heads=("lp",)) + digits(heads=("mlp",), nll=0.25, ece=0.02, downstream_noise=0.0))
+    assert {line[1] for line in text(table(mixed, "calibration-table"))} == {"mlp"}
+
+
+def test_without_out_of_domain_data_nothing_is_said_of_it(digits: MakeRows) -> None:
+    inside = [row for row in digits(noises=LADDER, repetitions=(0, 1)) if row.domain == "id"]
+    report = build(inside)
+    # The claims of the paper are listed whatever there is; the others are of what was measured.
+    for shown in [shown for shown in report.tables if shown.name != "claims-table"]:
+        said = " ".join([shown.caption, *shown.header, *(cell for line in text(shown) for cell in line)])
+        assert "LSVR, out-of-domain" not in said, shown.name
+        assert "LSVR of out-of-domain" not in said, shown.name
+    for drawn in report.figures:
+        assert not any("out-of-domain" in panel.title.lower() for panel in drawn.panels), drawn.name
