@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import functools
 import os
 import re
@@ -265,10 +266,14 @@ def run(main: Callable[[], Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if not is_full(error):
-            raise
         place = f"{error.filename}: " if error.filename else ""
-        fail(f"{place}{error.strerror}; make room and run the same command again")
+        if is_full(error):
+            fail(f"{place}{error.strerror}; make room and run the same command again")
+        if place and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            fail(
+                f"{place}{error.strerror}; name a place that you may read and write, or have it opened to you"
+            )
+        raise
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -51,7 +51,8 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
         ) from error
     except UnicodeError as error:
         raise UserError(
-            f"{file}: cannot be read as {encoding or 'UTF-8'}: {error}", mend="store the file as UTF-8"
+            f"{file}: cannot be read as {encoding or 'UTF-8'}: {error}",
+            mend="store the file as UTF-8, or say what it is (shards.write --encoding latin-1)",
         ) from error
     except (OSError, csv.Error) as error:
         raise UserError(

@@ -62,6 +62,11 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
         raise UserError(
             f"{folder}: is a shard set already", mend=f"to index anew, remove {folder / SET_FILE}"
         )
+    if not os.access(folder, os.W_OK):
+        # Before the tars are walked, which may take hours.
+        raise UserError(
+            f"{folder}: cannot be written to", mend="index a folder of yours with links to the tars"
+        )
     text = f"webdataset:{folder}"
     source = WebDatasetSource(
         SourceSpec(

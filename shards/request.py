@@ -51,6 +51,8 @@ class WriteRequest:
 
     def __post_init__(self) -> None:
         check_ratios(self.ratios)
+        if self.skip_bad < 0:
+            raise UserError(f"--skip-bad {self.skip_bad}: less than none", possible="0 and above")
 
     def as_json(self) -> dict[str, Any]:
         """Return what plan.json and set.json store."""

@@ -35,8 +35,10 @@ class ImageFolderSource:
         self._spec = spec
         self._shown = spec.shown
         with os.scandir(root) as entries:
-            names = sorted(
-                entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            names = sorted(entry.name for entry in visible if entry.is_dir())
+            self._without_class = sum(
+                entry.name.lower().endswith(SUFFIXES) for entry in visible if not entry.is_dir()
             )
         if not names:
             raise UserError(
@@ -49,10 +51,14 @@ class ImageFolderSource:
     def __iter__(self) -> Iterator[Example]:
         others: Counter[str] = Counter()
         found = False
+        empty = []
         for name in self.classes or ():
+            empty.append(name)
             try:
                 for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
                     found = True
+                    if empty and empty[-1] == name:
+                        empty.pop()
                     if relative.isascii() or _is_utf8(relative):
                         yield Example(relative, name, ByteRange(path, 0, size))
                     else:
@@ -69,6 +75,17 @@ class ImageFolderSource:
             raise UserError(
                 f"{self._shown}: no image in the {len(self.classes or ())} folders of {self._root}",
                 possible="files ending in " + " ".join(SUFFIXES),
+            )
+        if self._without_class:
+            print(
+                f"passed over {self._without_class:,} images directly in {self._root}, which are of no class",
+                file=sys.stderr,
+            )
+        if empty:
+            named = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
+            print(
+                f"no image of {len(empty):,} classes, which noise may give all the same: {named}",
+                file=sys.stderr,
             )
         if others:
             kinds = ", ".join(

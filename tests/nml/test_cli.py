@@ -27,6 +27,9 @@ def main():
     arguments = parser.parse_args()
     if arguments.fail == "user":
         raise UserError("--fail user", possible="no failure", mend="leave\\nit out")
+    if arguments.fail == "denied":
+        # Nobody may write to it, nor may root.
+        open("/proc/sys/kernel/ostype", "w")
     if arguments.fail == "bug":
         raise RuntimeError("a bug")
     if arguments.fail == "interrupt":
@@ -58,6 +61,7 @@ def call(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["--gpus-per-node", "two"], "--gpus-per-node two: not a possible value; possible: int"),
         (["--nois", "0.1"], "did you mean --noise?"),
         (["--config", "absent.yaml"], "absent.yaml"),
+        (["--fail", "denied"], "; name a place that you may read and write"),
         (["--fail", "user"], "--fail user; possible: no failure; leave it out"),
     ],
 )

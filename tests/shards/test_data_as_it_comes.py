@@ -114,6 +114,18 @@ def test_a_link_to_a_folder_above_is_named_once_and_one_to_another_is_followed(
         run(f"imagefolder:{image_folder}", tmp_path / "other")
 
 
+def test_what_a_folder_holds_beside_images_of_classes_is_told(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (image_folder / "bird").mkdir()
+    (image_folder / "alone.jpg").write_bytes(IMAGES[0])
+    run(f"imagefolder:{image_folder}", tmp_path / "set")
+    told = capsys.readouterr().err
+    assert "passed over 1 images directly in" in told
+    assert "no image of 1 classes, which noise may give all the same: bird" in told
+    assert ShardSet.open(tmp_path / "set").num_samples == len(IMAGES)
+
+
 def test_a_level_that_alters_nothing_says_so(image_folder: Path, tmp_path: Path, capsys) -> None:
     write.main(["--source", f"imagefolder:{image_folder}", "--noise", "0.01", "--out", str(tmp_path / "set")])
     assert "0 flipped); no label is altered" in capsys.readouterr().out
