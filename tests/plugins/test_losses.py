@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import hypothesis
 import pytest
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from plugins.batch_products import ZERO_SHARE
 from plugins.losses import consistency, covariance, dominant_share, products, top_share
@@ -231,3 +236,34 @@ def test_a_soft_top_share_is_computed_where_the_spectrum_is() -> None:
     of = products(torch.randn(10, 6), spectrum=True)
     elsewhere = of._replace(singular_values=of.singular_values.to("meta"))
     assert top_share(elsewhere, k=2, softness=1.0).device.type == "meta"
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that an operation gives."""
+
+    numbers = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.numbers = max(self.numbers, tensor.numel())
+        return result
+
+
+def test_wide_features_cost_no_matrix_of_their_width_and_lose_no_digit() -> None:
+    rows, columns = 8, 4096
+    f, z = torch.randn(2, rows, columns, dtype=torch.double)
+    z.requires_grad_()
+    with Largest() as largest:
+        of = products(z, f, spectrum=True)
+        found = consistency(of) + covariance(of) + dominant_share(of)
+        found.backward()
+    assert largest.numbers == rows * columns
+    again = z.detach().clone().requires_grad_()
+    expected = reference_consistency(f, again) + reference_covariance(again) + reference_share(again)
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(z.grad, again.grad, rtol=1e-9, atol=1e-12)
