@@ -15,7 +15,7 @@ from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.endpoint import DEFAULT_URL, ApiEncoder, Endpoint
 from probes.spec import Spec, check_options
 
-OPTIONS = ("url", "key_env", "batch", "rpm", "price", "retries", "date")
+OPTIONS = ("url", "key_env", "batch", "rpm", "price", "retries", "date", "prompt", "dimensions")
 
 
 def open_api(spec: Spec, settings: Settings) -> Encoder:
@@ -23,8 +23,8 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:
 
     Options: ``url`` (base address), ``key_env`` (variable that holds the key; without it another server
     than OpenAI's gets none), ``batch``, ``rpm`` (requests a minute), ``price`` (a million tokens),
-    ``retries``, ``date`` (names the version of a model that changes under its name; part of the feature
-    key).
+    ``retries``, ``date`` (names the version of a model that changes under its name), ``prompt`` (put before
+    every text), ``dimensions`` (length to ask for); the last three are part of the feature key.
 
     Raises:
         UserError: If no key is in the environment or it may not be sent there, or an option is impossible.
@@ -48,7 +48,10 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:
         requests_per_minute=_number(spec, "rpm", 0, 0),
         price=_price(spec),
         retries=_number(spec, "retries", 8, 0),
+        prompt=spec.options.get("prompt", ""),
+        dimensions=_number(spec, "dimensions", 0, 1) if "dimensions" in spec.options else 0,
     )
+    asked = {"prompt": endpoint.prompt, "dimensions": endpoint.dimensions}
     info = EncoderInfo(
         name=f"api:{endpoint.model}",
         kind="api",
@@ -58,6 +61,8 @@ def open_api(spec: Spec, settings: Settings) -> Encoder:
             "url": url,
             "model": endpoint.model,
             "date": spec.options.get("date", ""),
+            # Only where they are set: features that were computed without them keep their keys.
+            **{name: value for name, value in asked.items() if value},
         },
     )
     return ApiEncoder(info, endpoint)

@@ -41,6 +41,8 @@ class Endpoint:
         price: Money a million tokens, for the cost line; 0 to leave it out.
         retries: Attempts after the first.
         pause: First pause in seconds; doubles with every attempt.
+        prompt: Put before every text.
+        dimensions: Length of embeddings to ask for; 0 for the model's own.
     """
 
     model: str
@@ -51,6 +53,8 @@ class Endpoint:
     price: float = 0.0
     retries: int = 8
     pause: float = 0.5
+    prompt: str = ""
+    dimensions: int = 0
 
 
 class _Answer(NamedTuple):
@@ -104,7 +108,7 @@ class ApiEncoder:
         """Return the text; the two texts of a pair are put on two lines. An empty text becomes a space."""
         if isinstance(content, str | tuple):
             text = content if isinstance(content, str) else "\n".join(content)
-            return text or " "
+            return self._endpoint.prompt + text or " "
         raise UserError(f"encoder {self.info.name} reads texts, the task holds images")
 
     def encode(self, prepared: Sequence[Any]) -> npt.NDArray[np.float32]:
@@ -146,8 +150,10 @@ class ApiEncoder:
         self._wait_for_slot()
         self.requests += 1
         try:
+            length = {"dimensions": self._endpoint.dimensions} if self._endpoint.dimensions else {}
             answer = self._post(
-                {"model": self._endpoint.model, "input": texts, "encoding_format": "float"}, len(texts)
+                {"model": self._endpoint.model, "input": texts, "encoding_format": "float", **length},
+                len(texts),
             )
         except httpx.RequestError as error:
             # Dropped, too slow, or an answer whose compression does not read.
@@ -161,6 +167,12 @@ class ApiEncoder:
                 mend=self._mend(answer.status_code),
             )
         features = self._parse(answer, len(texts))
+        if length and features.shape[1] != self._endpoint.dimensions:
+            raise UserError(
+                f"encoder {self.info.name}: asked for {self._endpoint.dimensions} dimensions, "
+                f"the endpoint gives {features.shape[1]}",
+                mend="leave dimensions= out; this model has one length",
+            )
         self._check_dim(features.shape[1])
         return features
 

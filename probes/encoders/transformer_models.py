@@ -21,6 +21,7 @@ from probes.samples import Content
 from probes.spec import Spec, check_options
 
 MAX_TOKENS = 512
+OPTIONS = ("pooling", "max_tokens", "revision", "prompt", "dimensions")
 
 
 def _cls(states: Any, mask: Any) -> Any:  # noqa: ARG001 - one signature for all poolings
@@ -46,12 +47,14 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
 
     Options: ``pooling`` is ``cls`` (the first token), ``mean`` (over all tokens, special ones included) or
     ``last`` (default: ``last`` for left-to-right models, ``cls`` else); ``max_tokens`` cuts longer texts;
-    ``revision`` pins a revision on the hub. Of encoder-decoder models the encoder is taken.
+    ``revision`` pins a revision on the hub; ``prompt`` is put before every text, the first one of a pair;
+    ``dimensions`` keeps the first of the features, as models trained for it (Matryoshka) allow. Of
+    encoder-decoder models the encoder is taken.
 
     Raises:
         UserError: If the model cannot be had or an option is impossible.
     """
-    check_options(spec, ("pooling", "max_tokens", "revision"), where="--encoder")
+    check_options(spec, OPTIONS, where="--encoder")
     if len(spec.arguments) != 1:
         raise UserError(
             f"--encoder {spec.text}: names no single model", possible="transformers:NAME or :FOLDER"
@@ -72,6 +75,7 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
     asked = spec.options.get("max_tokens", str(MAX_TOKENS))
     if not asked.isdigit() or int(asked) < 1:
         raise UserError(f"--encoder {spec.text}: max_tokens {asked}", possible="1 or more")
+    prompt, dimensions = spec.options.get("prompt", ""), _dimensions(spec, model)
     positions = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS
     # RoBERTa's positions begin after its padding index.
     positions -= model.config.pad_token_id + 1 if model.config.model_type in ("roberta", "xlm-roberta") else 0
@@ -95,10 +99,33 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
             "tokenizer": _hash_tokenizer(tokenizer),
             "pooling": pooling,
             "max_tokens": max_tokens,
+            # Only where they are set: features that were computed without them keep their keys.
+            **({"prompt": prompt} if prompt else {}),
+            **({"dimensions": dimensions} if dimensions else {}),
         },
         versions={package: metadata.version(package) for package in ("torch", "transformers", "tokenizers")},
     )
-    return TransformersEncoder(info, tokenizer, model, POOLINGS[pooling], max_tokens, settings)
+    pool = POOLINGS[pooling]
+    return TransformersEncoder(
+        info,
+        tokenizer,
+        model,
+        lambda states, mask: pool(states, mask)[:, :dimensions],
+        max_tokens,
+        settings,
+        prompt=prompt,
+    )
+
+
+def _dimensions(spec: Spec, model: Any) -> int | None:
+    """Return how many of the features are kept; None for all of them."""
+    asked = spec.options.get("dimensions")
+    if asked is None:
+        return None
+    width = model.config.hidden_size
+    if not asked.isdigit() or not 1 <= int(asked) <= width:
+        raise UserError(f"--encoder {spec.text}: dimensions {asked}", possible=f"1 to {width}")
+    return int(asked) if int(asked) < width else None
 
 
 def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
@@ -178,6 +205,7 @@ class TransformersEncoder:
         pool: From states [B, T, D] and mask [B, T] to features [B, D].
         max_tokens: Longer texts are cut.
         settings: Device and batch size.
+        prompt: Put before every text.
     """
 
     def __init__(
@@ -188,7 +216,10 @@ class TransformersEncoder:
         pool: Callable[[Any, Any], Any],
         max_tokens: int,
         settings: Settings,
+        *,
+        prompt: str = "",
     ) -> None:
+        self._prompt = prompt
         self.info = info
         self.batch_size = settings.batch_size
         self._device = settings.torch_device()
@@ -198,9 +229,11 @@ class TransformersEncoder:
         self._max_tokens = max_tokens
 
     def prepare(self, content: Content) -> Any:
-        """Return the text, or the pair of texts, unchanged: tokenizers work on batches."""
-        if isinstance(content, str | tuple):
-            return content
+        """Return the text, or the pair of texts, after the prompt: tokenizers work on batches."""
+        if isinstance(content, str):
+            return self._prompt + content
+        if isinstance(content, tuple):
+            return (self._prompt + content[0], *content[1:])
         raise UserError(f"encoder {self.info.name} reads texts, the task holds images")
 
     def encode(self, prepared: Sequence[Any]) -> npt.NDArray[np.float32]:

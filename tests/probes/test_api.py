@@ -66,7 +66,10 @@ class Embeddings(http.server.BaseHTTPRequestHandler):
             words = f"batch size 2 > maximum allowed batch size 1\n for {self.server.keys[-1]}"
             self.answer(422, {"error": {"message": words, "type": "Validation"}})
         else:
-            data = [{"index": n, "embedding": embed(text)} for n, text in enumerate(body["input"])]
+            data = [
+                {"index": n, "embedding": embed(text)[: body.get("dimensions", 3)]}
+                for n, text in enumerate(body["input"])
+            ]
             # Every good answer comes back to front: only the index tells what belongs to what.
             self.answer(200, {"data": spoil(data, fault)[::-1], "usage": {"total_tokens": 7}})
 
@@ -131,6 +134,19 @@ def corpus(count: int = 24) -> Texts:
 
 def ask(encoder: ApiEncoder, *texts: str) -> Any:
     return encoder.encode([encoder.prepare(text) for text in texts])
+
+
+def test_a_prompt_and_a_length_are_asked_for_and_part_of_the_key(server: Server) -> None:
+    encoder = api(server, ",prompt=aa: ,dimensions=2")
+    assert ask(encoder, "a", "").tolist() == [[5, 3], [4, 2]]
+    assert len({api(server, more).info.hash for more in ("", ",prompt=x", ",dimensions=2")}) == 3
+    assert api(server, ",prompt=").info.hash == api(server).info.hash
+    with pytest.raises(
+        UserError, match="asked for 8 dimensions, the endpoint gives 3; leave dimensions= out"
+    ):
+        ask(api(server, ",dimensions=8"), "a")
+    with pytest.raises(UserError, match="dimensions 0; possible: 1 or more"):
+        api(server, ",dimensions=0")
 
 
 FAULTS = [

@@ -138,6 +138,20 @@ def test_the_way_a_model_reads_decides_where_it_is_pooled(tmp_path: Path) -> Non
         open_encoder(f"transformers:{tmp_path / 'gpt2'},pooling=cls", SETTINGS)
 
 
+def test_a_prompt_stands_before_the_text_and_the_first_features_are_kept(tmp_path: Path) -> None:
+    folder = f"transformers:{save_text_model(tmp_path, 'bert')}"
+    plain, prompted = open_encoder(folder, SETTINGS), open_encoder(f"{folder},prompt=dull film ", SETTINGS)
+    assert np.array_equal(features(prompted, ["a film"]), features(plain, ["dull film a film"]))
+    assert np.array_equal(features(prompted, [("a", "film")]), features(plain, [("dull film a", "film")]))
+    short = open_encoder(f"{folder},dimensions=5", SETTINGS)
+    assert np.array_equal(features(short, ["a film"]), features(plain, ["a film"])[:, :5])
+    whole = open_encoder(f"{folder},dimensions=16,prompt=", SETTINGS)
+    assert whole.info.hash == plain.info.hash
+    assert len({encoder.info.hash for encoder in (plain, prompted, short)}) == 3
+    with pytest.raises(UserError, match="dimensions 17; possible: 1 to 16"):
+        open_encoder(f"{folder},dimensions=17", SETTINGS)
+
+
 def test_a_text_model_elsewhere_is_the_same_encoder(tmp_path: Path) -> None:
     hashes = set()
     for name in ("a", "b"):
