@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,41 +10,39 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Install the examples into a folder of their own, and put that on the path."""
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the examples into a folder of their own, which is put on the path."""
     # A copy: building leaves traces beside the sources.
     source = shutil.copytree(EXAMPLES, tmp_path_factory.mktemp("example") / "source")
     sources = sorted(map(str, source.iterdir()))
     target = tmp_path_factory.mktemp("site")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "--target", str(target), *sources], check=True, capture_output=True)
-    return os.environ | {"PYTHONPATH": str(target), "OMP_NUM_THREADS": "1"}
+    return target
 
 
-def call(*words: str, cwd: Path, environment: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *words], cwd=cwd, env=environment, capture_output=True, text=True
-    )
+def call(*words: str, cwd: Path, site: Path) -> str:
+    done = run_command(*words, cwd=cwd, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_head_is_listed_with_its_distribution(tmp_path: Path, environment: dict[str, str]) -> None:
-    lines = call("plugins", "list", cwd=tmp_path, environment=environment).splitlines()
+def test_the_head_is_listed_with_its_distribution(tmp_path: Path, site: Path) -> None:
+    lines = call("plugins", "list", cwd=tmp_path, site=site).splitlines()
     (line,) = [line for line in lines if line.startswith("prototype ")]
     assert line.split()[1:] == ["nml-prototype-head", "0.1.0", "prototype_head:Prototype"]
 
 
-def test_the_head_probes_an_encoder(
-    tmp_path: Path, environment: dict[str, str], make_export: Callable[..., Path]
-) -> None:
+def test_the_head_probes_an_encoder(tmp_path: Path, site: Path, make_export: Callable[..., Path]) -> None:
     run = make_export(tmp_path / "runs" / "tiny")
     words = ("probes.run", "--plugin", "prototype", "--checkpoint", str(run))
-    printed = call(*words, cwd=tmp_path, environment=environment)
+    printed = call(*words, cwd=tmp_path, site=site)
     assert "prototype" in printed
 
     from probes.results import read_rows
@@ -57,7 +54,7 @@ def test_the_head_probes_an_encoder(
 
 
 def test_a_head_whose_code_was_changed_is_measured_anew(
-    tmp_path: Path, environment: dict[str, str], make_export: Callable[..., Path]
+    tmp_path: Path, site: Path, make_export: Callable[..., Path]
 ) -> None:
     from probes.results import read_rows
 
@@ -66,14 +63,14 @@ def test_a_head_whose_code_was_changed_is_measured_anew(
     results = tmp_path / "results"
 
     def measure() -> tuple[dict[str, float], list[str]]:
-        printed = call(*words, cwd=tmp_path, environment=environment).splitlines()
+        printed = call(*words, cwd=tmp_path, site=site).splitlines()
         rows = read_rows(results)
         said = [line for line in printed if "measured anew" in line]
         return {row.row_id: row.accuracy for row in rows if row.head == "prototype"}, said
 
     first, said = measure()
     assert (len(first), said) == (5, [])
-    source = Path(environment["PYTHONPATH"]) / "prototype_head.py"
+    source = site / "prototype_head.py"
     text = source.read_text()
     source.write_text(text.replace("features.cpu().float()", "-features.cpu().float()"))
     both, said = measure()
@@ -87,12 +84,10 @@ def test_a_head_whose_code_was_changed_is_measured_anew(
     assert measure() == (both, [])
 
 
-def test_every_example_keeps_its_contract_by_the_kits(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_every_example_keeps_its_contract_by_the_kits(tmp_path: Path, site: Path) -> None:
     tests = tmp_path / "tests"
     for example in EXAMPLES.iterdir():
         shutil.copytree(example / "tests", tests, dirs_exist_ok=True)
-    printed = call(
-        "pytest", "-q", "-p", "no:cacheprovider", str(tests), cwd=tmp_path, environment=environment
-    )
+    printed = call("pytest", "-q", "-p", "no:cacheprovider", str(tests), cwd=tmp_path, site=site)
     assert " passed" in printed
     assert "failed" not in printed
