@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.served import PASSWORD, USER, served
 from tests.slurm_cluster.slurm_daemons import SlurmCluster
 
 pytestmark = pytest.mark.slurm
@@ -126,6 +127,23 @@ def test_a_run_survives_the_death_of_a_node(submitted, cluster) -> None:
         json.loads(file.read_text()) for file in sorted(run.path.glob("launch/attempts/*/close.json"))
     ]
     assert first["reason"] == "lost rank 2"
+
+
+def test_a_password_in_a_url_is_in_the_environment_of_ranks_and_in_no_file(
+    submitted, project, tmp_path: Path
+) -> None:
+    (tmp_path / "served" / "set").mkdir(parents=True)
+    record = {"format": "nml-shards/1", "levels": {"n20": {}}}
+    (tmp_path / "served" / "set" / "set.json").write_text(json.dumps(record))
+    with served(tmp_path / "served") as server:
+        run = submitted("--shards", f"http://{USER}:{PASSWORD}@{server.place}/set", "--recipe.steps", "4")
+    run.finish()
+    shown = f"http://{server.place}/set"
+    assert json.loads((run.path / "DONE.json").read_text())["with_secret"] == [shown]
+    [script] = run.path.glob("launch/nml-*.json")
+    assert shown in script.read_text()
+    for file in project.work.rglob("*"):
+        assert not file.is_file() or PASSWORD.encode() not in file.read_bytes(), file
 
 
 def test_shards_are_written_as_a_job_from_the_folder_of_the_user(project, cluster, waiting) -> None:

@@ -158,7 +158,8 @@ def main() -> int:
     if ring.rank == 0:
         (run / "export").mkdir(exist_ok=True)
         (run / "export" / "model.safetensors").write_text(weights)
-        (run / "DONE.json").write_text(json.dumps({"step": step}))
+        with_secret = sorted(json.loads(os.environ.get("NML_URL_SECRETS") or "{}"))
+        (run / "DONE.json").write_text(json.dumps({"step": step, "with_secret": with_secret}))
     ring.sum(0)
     os.kill(worker, signal.SIGKILL)
     if ring.rank == 0:
