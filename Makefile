@@ -6,6 +6,9 @@ VENV := .venv
 # What everybody needs, and what the demo and the tests need on top of it.
 EXTRAS := deepspeed,api,http,huggingface,onnx,fast-decode,sign,tensorboard,wandb,test,docs,lint
 
+# The same as files, by their hashes, for one platform: continuous integration says `make test HASHES=1`.
+LOCK := .ci/requirements.txt
+
 # The recipes below show the very lines that a user types with .venv active.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
@@ -13,18 +16,23 @@ unexport PYTHONPATH PYTHONHOME
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick docs mutants lint format clean
+.PHONY: help install demo test quick docs mutants lint lock audit format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
 install: $(VENV)/installed ## make .venv with the project and all it needs, at the versions of constraints.txt
 
-$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt $(if $(HASHES),$(LOCK))
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+ifdef HASHES
+	$(VENV)/bin/python -m pip install --quiet --require-hashes --no-deps --requirement $(LOCK)
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+endif
 	@touch $@
 
 demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards, pre-training, heads, report
@@ -54,6 +62,18 @@ lint: $(VENV)/installed
 	ruff check .
 	ruff format --check .
 	mypy
+
+lock: $(VENV)/installed ## write the hashes of what constraints.txt names, for continuous integration
+	mkdir -p build
+	python -m pip install --quiet --dry-run --ignore-installed --report build/lock.json \
+	  --constraint constraints.txt '.[$(EXTRAS)]'
+	python .ci/lock.py build/lock.json > build/lock.txt
+	mv build/lock.txt $(LOCK)
+
+audit: ## ask a vulnerability service about what continuous integration installs; needs more network than the rest
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	build/audit/bin/python -m pip_audit --requirement $(LOCK) --require-hashes --disable-pip
 
 format: $(VENV)/installed ## let ruff lay out the code
 	ruff check --fix .
