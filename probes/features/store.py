@@ -23,6 +23,7 @@ from probes.encoders.encoder import EncoderInfo
 from probes.hashing import hash_keys, hash_value
 from probes.samples import SampleSet
 
+FORMAT = "nml-features/1"
 DONE = "DONE.json"
 KEY = "key.json"
 LOCK = "lock"
@@ -31,6 +32,48 @@ DEFAULT_FOLDER = Path("features")
 
 # The lock byte of joining, far beyond any chunk.
 _JOIN = 1 << 40
+
+
+class FeatureKey(NamedTuple):
+    """What features follow from.
+
+    Attributes:
+        parts: The encoder's identity, the fingerprint of the samples, the hash of their keys in order,
+            and the augmented view; JSON-like.
+        names: What to call them in listings; no part of the key.
+    """
+
+    parts: Mapping[str, Any]
+    names: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Folder name: 32 hex digits."""
+        return hash_value(self.parts)[:32]
+
+
+def feature_key(info: EncoderInfo, samples: SampleSet, *, view: int = 0, dataset: str = "") -> FeatureKey:
+    """Return the key of the features of ``samples``.
+
+    Args:
+        info: What the encoder is made of.
+        samples: What it reads.
+        view: 0 for the samples as they are, n > 0 for the n-th augmented view.
+        dataset: Name for listings.
+    """
+    return FeatureKey(
+        parts={
+            "format": FORMAT,
+            "encoder": dict(info.identity),
+            "encoder_hash": info.hash,
+            "samples": samples.fingerprint,
+            "keys": hash_keys(samples.keys),
+            "count": len(samples.keys),
+            "view": view,
+            "dtype": "float32",
+        },
+        names={"encoder": info.name, "dataset": dataset},
+    )
 
 
 class Features(NamedTuple):
@@ -229,48 +272,3 @@ def read_key(folder: Path) -> dict[str, Any]:
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of an entry on disk."""
     return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
-
-
-FORMAT = "nml-features/1"
-
-
-class FeatureKey(NamedTuple):
-    """What features follow from.
-
-    Attributes:
-        parts: The encoder's identity, the fingerprint of the samples, the hash of their keys in order,
-            and the augmented view; JSON-like.
-        names: What to call them in listings; no part of the key.
-    """
-
-    parts: Mapping[str, Any]
-    names: Mapping[str, str]
-
-    @property
-    def digest(self) -> str:
-        """Folder name: 32 hex digits."""
-        return hash_value(self.parts)[:32]
-
-
-def feature_key(info: EncoderInfo, samples: SampleSet, *, view: int = 0, dataset: str = "") -> FeatureKey:
-    """Return the key of the features of ``samples``.
-
-    Args:
-        info: What the encoder is made of.
-        samples: What it reads.
-        view: 0 for the samples as they are, n > 0 for the n-th augmented view.
-        dataset: Name for listings.
-    """
-    return FeatureKey(
-        parts={
-            "format": FORMAT,
-            "encoder": dict(info.identity),
-            "encoder_hash": info.hash,
-            "samples": samples.fingerprint,
-            "keys": hash_keys(samples.keys),
-            "count": len(samples.keys),
-            "view": view,
-            "dtype": "float32",
-        },
-        names={"encoder": info.name, "dataset": dataset},
-    )
