@@ -29,7 +29,7 @@ class Checks(NamedTuple):
     Attributes:
         decode: Whether every image must be decoded.
         skip: How many bad samples may be left out.
-        file: Where they are listed; None for nowhere.
+        file: Where they are listed; None for nowhere, and where none may be left out.
     """
 
     decode: bool = False
@@ -69,7 +69,8 @@ def _image_defect(example: Example, decode: bool, file: _LastFile) -> Defect | N
         else:
             # A source that is read from start to end gives bytes or ranges of them, no cells.
             where, offset, size = cast("ByteRange", image)
-            data = file.read(where, offset, size if decode else min(size, _HEAD))
+            # Nothing is opened for nothing: a pipe that is called an image would be waited for.
+            data = file.read(where, offset, size if decode else min(size, _HEAD)) if size else b""
         if not size:
             return _defect(example, "empty image", where, "has an image of 0 bytes")
         if image_extension(data[:_HEAD]) is None:
@@ -144,8 +145,8 @@ def settle(defects: Sequence[Defect], samples: int, checks: Checks) -> None:
         print(f"left out: {summary}", file=sys.stderr)
         return
     first = defects[0].error
-    if not samples:
-        # Leaving them out would leave nothing.
+    if not samples or checks.file is None:
+        # Leaving them out would leave nothing, or is not offered.
         raise UserError(first.what, possible=first.possible, mend=first.mend) from first
     if len(defects) == 1:
         raise UserError(
