@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nml.errors import UserError
+from shards.arrow_blocks import is_packed
 from shards.manifest import INDEX_BATCH, column_digest, index_schema, schema_fingerprint
 from shards.set_info import SetInfo
 
@@ -51,12 +52,17 @@ class IndexTable:
             labels = (0, len(info.classes or ()) - 1)
             self._ranges |= {level.column: labels for level in info.all_levels().values()}
         try:
-            self._reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            mapped = pa.memory_map(str(path))
+            self._bytes = memoryview(mapped.read_buffer())
+            self._reader = pa.ipc.open_file(mapped)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged or missing: {error}", mend=_MEND) from error
         schema = self._reader.schema
-        self._check(schema, info)
-        self._columns = {name: number for number, name in enumerate(schema.names)}
+        try:
+            self._check(schema, info)
+            self._columns = {name: number for number, name in enumerate(schema.names)}
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: damaged: {error}", mend=_MEND) from error
         self._batches: dict[int, pa.RecordBatch] = {}
         self._arrays: dict[tuple[int, str], Any] = {}
 
@@ -97,8 +103,10 @@ class IndexTable:
     def _get_batch(self, number: int) -> pa.RecordBatch:
         """Return a batch whose bytes are not checked yet."""
         try:
+            if is_packed(self._bytes, number):
+                raise UserError(f"{self._path}: a batch of it is compressed", possible="as it was written")
             return self._reader.get_batch(number)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise UserError(f"{self._path}: damaged: {error}", mend=_MEND) from error
 
     def _column(self, batch: int, name: str) -> Any:

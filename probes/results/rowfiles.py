@@ -126,9 +126,11 @@ def _refuse_texts(records: list[dict[str, Any]], path: Path) -> None:
         for name, value in record.items():
             if isinstance(value, str) and not is_printable(value):
                 raise _unreadable(path, f"{name} {shown(value)} holds control characters")
+            if isinstance(value, float) and abs(value) > _LARGEST:
+                raise _unreadable(path, f"{name} is {value}")
         if record["domain"] not in get_args(Domain):
             raise _unreadable(path, f"domain is {shown(record['domain'])}")
-        for name, most in _SHARES.items():
+        for name, most in _MOST.items():
             # As a key, what is not a number is not even equal to itself.
             if record.get(name) is not None and not 0 <= record[name] <= most:
                 raise _unreadable(path, f"{name} is {record[name]}")
@@ -201,7 +203,12 @@ def _unreadable(path: Path, why: object) -> UserError:
 # A study of a thousand heads on a hundred tasks writes some megabytes a file.
 _MOST_BYTES = 128 << 20
 _MOST_ROWS = 1_000_000
-_SHARES = {"noise_ratio": 1.0, "fraction": 1.0, "downstream_noise": 1.0}
+_MOST = {
+    **dict.fromkeys(("noise_ratio", "fraction", "downstream_noise"), 1.0),
+    **dict.fromkeys(("fit_seconds", "predict_seconds", "feature_seconds"), 1e9),
+}
+# Of any number in a row, so that squares of differences are still numbers.
+_LARGEST = 1e15
 # Columns whose texts are JSON.
 _OBJECTS = ("hyper_parameters", "selection", "study", "versions")
 LOCK = ".claims"
