@@ -301,6 +301,14 @@ def test_the_study_file_of_the_documentation_is_understood(tmp_path: Path) -> No
     assert [len(choice.candidates) for choice in choices] == [4, 4, 4]
 
 
+def test_the_study_that_is_measured_has_1600_fits() -> None:
+    study = Path(__file__).parents[2] / "benchmarks" / "probes_study.yaml"
+    options = build_parser().parse_args(["--config", str(study)])
+    heads = choose_heads(options.plugin, options.hyper, "image")
+    labellings = len(options.downstream_model) * len(options.downstream_noise)
+    assert len(options.task) * len(options.encoder) * labellings * len(heads) * options.seeds == 1600
+
+
 def test_a_study_in_a_file(tmp_path: Path, make_export: Callable[..., Path]) -> None:
     for seed, noise in ((1, 0.0), (2, 0.2)):
         make_export(tmp_path / f"e{seed}", seed=seed, realised=noise)
