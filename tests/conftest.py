@@ -33,6 +33,7 @@ LONGEST_FIRST = (
     "pretrain/test_exact_resume.py",
     "slurm/test_pretrain.py",
     "test_readme.py",
+    "test_secrets_in_urls.py",
     "pretrain/test_stop_and_damage.py",
     "pretrain/test_engine_parity.py",
     "pretrain/test_not_finite.py",
