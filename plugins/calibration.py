@@ -13,14 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating]
+"""Any floating dtype, of any shape."""
 Labels = npt.NDArray[np.int64]
+"""Classes, int64 [N]."""
 
 # Temperatures that are looked at, and the deviation of their logarithm from 0 that is expected.
 COLDEST, HOTTEST = 1e-3, 1e4
 DEVIATION = 0.5
 BINS = 15
-# Scores in float64 at once.
+"""Bins of confidence of the calibration error."""
 AT_ONCE = 1 << 24
+"""Scores in float64 at once."""
 
 
 class Calibration(NamedTuple):

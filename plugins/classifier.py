@@ -29,8 +29,8 @@ from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
 from plugins.saved import load_head, save_head
 
-# Samples that are predicted at once.
 ROWS = 512
+"""Samples that are predicted at once."""
 _OPTION = "options__"
 # What a saved head remembers of classes that need not be texts.
 _CLASSES, _KIND = "classifier_classes", "classifier_dtype"
