@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick docs mutants lint lock audit format clean
+.PHONY: help install demo test quick test-lowest test-pair test-newest docs mutants lint lock audit format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -50,6 +50,15 @@ test: $(VENV)/installed lint ## lint, types and the whole test suite
 quick: $(VENV)/installed ## the tests of functions and files: no Slurm, no training on several ranks
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not slurm'
 
+# Each in an environment of its own: .venv-lowest and so on. Of one Python: make test-newest ON=3.13
+ON := 3.11
+test-lowest: $(VENV)/installed ## a short suite at the lowest versions of setup.cfg (docs/testing.md)
+test-pair: $(VENV)/installed ## the same with torch 2.11 and torchvision 0.26
+test-newest: $(VENV)/installed ## the same with the newest versions there are
+test-lowest test-pair test-newest:
+	python -m pip install --quiet --constraint constraints.txt --editable '.[dependencies]'
+	python -m tests.dependencies $(@:test-%=%) --python $(ON)
+
 docs: $(VENV)/installed ## the documents as a site, build/site/index.html, with a reference of the Python interface
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build
 
@@ -80,4 +89,4 @@ format: $(VENV)/installed ## let ruff lay out the code
 	ruff format .
 
 clean: ## remove the environment and caches; data/, runs/ and results/ stay
-	rm -rf $(VENV) build mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VENV)-* build mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
