@@ -1,4 +1,4 @@
-"""Short types and deep compiled networks under the engines."""
+"""fp16 and deep compiled networks under the engines of torch's own parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.engines import Engine
-from tests.pretrain.small_engines import ENGINES, around, batch, make, train
+from tests.pretrain.small_engines import batch, make, train
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -68,28 +68,6 @@ def test_fp16_that_never_finds_a_scale_says_that_no_weight_was_updated(engine: s
     # It looks for its scale first, from 2^16 on down, which is no failure.
     assert told[:16] == [0.0] * 16
     assert told[17:] == [math.inf] * 3
-
-
-def attended(engine: str) -> dict[str, torch.Tensor]:
-    """Train a layer with attention, and one with a bias on sequences, in bf16; return the weights."""
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, dropout=0.0, batch_first=True)
-    trained = around(nn.Sequential(nn.Linear(8, 8), layer), engine, dtype="bf16")
-    for step in range(3):
-        sequences = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(step))
-        with trained.micro_step(last=True):
-            trained.backward(trained.forward(sequences).float().square().mean())
-        trained.step(0.05)
-    return trained.weights()
-
-
-@pytest.mark.parametrize("engine", ENGINES[1:])
-def test_bf16_rounds_a_transformer_as_under_ddp(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # An engine of another test may have put its own in the place of torch's, for the whole process.
-    monkeypatch.setattr(nn.functional, "linear", torch._C._nn.linear)
-    expected, found = attended("ddp"), attended(engine)
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-7, msg=name)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPUs")

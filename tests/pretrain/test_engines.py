@@ -21,7 +21,7 @@ from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.validation import evaluated
 from pretrain.world import World, wait_no_longer
-from tests.pretrain.small_engines import ENGINES, OPTIMIZERS, Network, batch, make, train
+from tests.pretrain.small_engines import ENGINES, OPTIMIZERS, Network, around, batch, make, train
 
 NAMES = ("ddp", "fsdp", "deepspeed")
 pytestmark = pytest.mark.usefixtures("process_group")
@@ -223,6 +223,28 @@ def test_gradients_travel_in_fp32_under_the_autocast_of_deepspeed(stage: int) ->
 
     trained = make(f"deepspeed-{stage}", dtype="bf16")
     assert get_all_comm_dtypes(trained.network.parameters()) == {torch.float32}
+
+
+def attended(engine: str) -> dict[str, torch.Tensor]:
+    """Train a layer with attention, and one with a bias on sequences, in bf16; return the weights."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, dropout=0.0, batch_first=True)
+    trained = around(nn.Sequential(nn.Linear(8, 8), layer), engine, dtype="bf16")
+    for step in range(3):
+        sequences = torch.randn(4, 6, 8, generator=torch.Generator().manual_seed(step))
+        with trained.micro_step(last=True):
+            trained.backward(trained.forward(sequences).float().square().mean())
+        trained.step(0.05)
+    return trained.weights()
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_bf16_rounds_a_transformer_as_under_ddp(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An engine of another test may have put its own in the place of torch's, for the whole process.
+    monkeypatch.setattr(nn.functional, "linear", torch._C._nn.linear)
+    expected, found = attended("ddp"), attended(engine)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
