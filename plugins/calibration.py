@@ -17,9 +17,10 @@ Array = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.int64]
 """Classes, int64 [N]."""
 
-# Temperatures that are looked at, and the deviation of their logarithm from 0 that is expected.
+# Temperatures that are looked at.
 COLDEST, HOTTEST = 1e-3, 1e4
 DEVIATION = 0.5
+"""Deviation from 0 that is expected of the logarithm of a temperature."""
 BINS = 15
 """Bins of confidence of the calibration error."""
 AT_ONCE = 1 << 24
