@@ -142,9 +142,8 @@ class Probe:
         for choice, labelling in tqdm(
             pieces, desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
         ):
-            noise, model = labelling
-            work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {noise}"
-            work += "" if model == SYMMETRIC else f" {model}"
+            work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {labelling[0]}"
+            work += "" if labelling[1] == SYMMETRIC else f" {labelling[1]}"
             with claim(self.plan.results, work, wait=wait) as mine:
                 if mine:
                     self._measure(choice, labelling, data, measured)
