@@ -295,7 +295,11 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
     "no-tar": ("wds", _bare, r"there is no \*\.tar in .*/a; check"),
     "no-file": ("parquet", lambda at: at / "gone.parquet", r"there is no file .*gone\.parquet"),
     "no-images": ("imagefolder", _bare, "no image in the 1 folders"),
-    "loop": ("imagefolder", lambda at: _linked(folder(at / "pets"), "../cat"), "Too many levels of symbolic"),
+    "loop": (
+        "imagefolder",
+        lambda at: _linked(folder(at / "pets"), "../cat"),
+        "gone.png is a link to a folder above itself",
+    ),
     "no-utf8": (
         "imagefolder",
         lambda at: _renamed(folder(at / "pets")),
@@ -307,7 +311,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         "gone.png is a link to nothing",
     ),
     "ragged": ("csv", lambda at: _with_line(a_csv(*WORDS)(at), "a.png,cat,more"), "line 8 has 3 columns"),
-    "latin": ("csv", lambda at: _with_line(a_csv(*WORDS)(at), "a.png,ca\xe9"), "read as csv: 'utf-8'"),
+    "latin": ("csv", lambda at: _with_line(a_csv(*WORDS)(at), "a.png,ca\xe9"), "cannot be read as UTF-8"),
 }
 
 
