@@ -85,8 +85,9 @@ def test_the_others_are_checked(run: Run) -> None:
 
 def test_probes_run_with_the_others_and_refuse_the_broken_ones(run: Run, tmp_path: Path) -> None:
     labels = np.arange(60) % 3
-    rows = (10 * np.eye(3, 8)[labels] + np.random.default_rng(0).standard_normal((60, 8))).astype(np.float32)
+    draws = np.random.default_rng(0)
     for split in ("train", "test"):
+        rows = (10 * np.eye(3, 8)[labels] + draws.standard_normal((60, 8))).astype(np.float32)
         np.save(tmp_path / f"{split}.npy", rows)
         text = "".join(f"sentence {number} of {split}\t{label}\n" for number, label in enumerate(labels))
         (tmp_path / f"{split}.tsv").write_text(text)
