@@ -24,6 +24,7 @@ from probes.features import Features
 from probes.fitting import Fitted
 from probes.heads import HeadChoice
 from probes.results.row import Row
+from probes.results.rowfiles import LARGEST
 from probes.scoring import Spectrum, calibrated, evaluate, spectrum
 from probes.tasks.task import Evaluation, Task
 
@@ -80,6 +81,12 @@ class Measured:
             predict_seconds = time.perf_counter() - begun
             scores = evaluate(logits, evaluation, self.task.metric)
             quality = calibrated(logits, evaluation, fit.temperature)
+            if quality.nll > LARGEST:
+                # A row that nobody could read would keep all others of the folder from being read.
+                raise HeadFault(
+                    f"diverged: predict_logits gave scores up to {np.abs(logits).max():.3g}, "
+                    f"a mean negative log-likelihood of {quality.nll:.3g}"
+                )
             own = self._spectrum(number, features)
             reshaped = self._head_spectrum(fit, features, own)
             yield Row(

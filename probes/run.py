@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.probing import Plan, Probe, probes_of
     from probes.results import read_rows
     from probes.results.row import spectra_note
+    from probes.results.rowfiles import row_files
     from probes.summary import summary_table
     from probes.tasks import open_task
     from probes.tasks.overlap import check_overlap
@@ -112,7 +113,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What was spent is told however the run ends.
         print_costs(encoders)
     ids = frozenset().union(*(probe.ids for probe in measurements))
-    rows = [row for row in read_rows(results) if row.row_id in ids]
+    # Where every fit failed there may be none.
+    rows = [row for row in read_rows(results) if row.row_id in ids] if row_files(results) else []
     if options.receipt:
         ids_of = {
             head: sorted(row.row_id for row in rows if row.head == head)

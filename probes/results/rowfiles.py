@@ -126,7 +126,7 @@ def _refuse_texts(records: list[dict[str, Any]], path: Path) -> None:
         for name, value in record.items():
             if isinstance(value, str) and not is_printable(value):
                 raise _unreadable(path, f"{name} {shown(value)} holds control characters")
-            if isinstance(value, float) and abs(value) > _LARGEST:
+            if isinstance(value, float) and abs(value) > LARGEST:
                 raise _unreadable(path, f"{name} is {value}")
         if record["domain"] not in get_args(Domain):
             raise _unreadable(path, f"domain is {shown(record['domain'])}")
@@ -207,8 +207,9 @@ _MOST = {
     **dict.fromkeys(("noise_ratio", "fraction", "downstream_noise"), 1.0),
     **dict.fromkeys(("fit_seconds", "predict_seconds", "feature_seconds"), 1e9),
 }
-# Of any number in a row, so that squares of differences are still numbers.
-_LARGEST = 1e15
+# So that squares of differences are still numbers.
+LARGEST = 1e15
+"""Of any number in a row: no result is larger, in either direction."""
 # Columns whose texts are JSON.
 _OBJECTS = ("hyper_parameters", "selection", "study", "versions")
 LOCK = ".claims"

@@ -96,6 +96,18 @@ def test_a_number_in_a_text_is_the_class_that_is_called_so_in_a_typed_file(folde
         assert [task.classes[label] for label in task.evaluations[0].samples.labels] == names
 
 
+def test_a_head_whose_scores_no_row_can_hold_leaves_the_results_readable(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--encoder", ENCODER, "--task", "labels:train.csv,test.csv,name=pets", "--hyper", "epochs=2"]
+    assert main(["--plugin", "lp", *words, "lr=1e30"]) == 1
+    told = capsys.readouterr().err
+    assert f"lp on {ENCODER}, pets: diverged: predict_logits gave scores up to" in told
+    assert "error: no result of some fits of lp, see above" in told
+    assert main(["--plugin", "lp,mlp", *words, "lp.lr=1e30"]) == 1
+    assert {row.head for row in read_rows("results")} == {"mlp"}
+
+
 @pytest.mark.parametrize(
     ("encoder", "task", "error"),
     [
