@@ -102,7 +102,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         check_classification_targets(y)
         if len(X) < 2:
             raise ValueError(f"n_samples = {len(X)}; possible: 2 or more")
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        names, labels = np.unique(y, return_inverse=True)
         seed = _seed(self.random_state)
         fitted, held = self._divide(labels, seed)
         features, classes = torch.from_numpy(X), torch.from_numpy(labels.astype(np.int64))
@@ -112,13 +112,14 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
                 features[fitted],
                 classes[fitted],
                 validation=None if held is None else (features[held], classes[held]),
-                num_classes=len(self.classes_),
+                num_classes=len(names),
                 seed=seed,
                 device=self.device,
             )
         except UserError as error:
             raise ValueError(str(error)) from error
-        self.head_, self.temperature_ = head, 1.0
+        # Together, and last: no head answers with the classes of a fit that failed.
+        self.classes_, self.head_, self.temperature_, self._name = names, head, 1.0, self.head
         if held is not None:
             self.temperature_ = fit_temperature(self._logits(X[held]), labels[held])
         return self
@@ -148,7 +149,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         save_head(
             Path(folder),
             self.head_,
-            HEADS.find(self.head),
+            HEADS.find(self._name),
             dim=self.n_features_in_,
             classes=[str(name) for name in self.classes_],
             about={_CLASSES: self.classes_.tolist(), _KIND: self.classes_.dtype.str},
@@ -167,7 +168,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         names = np.array(saved.about.get(_CLASSES, saved.classes))
         estimator.classes_ = names.astype(saved.about.get(_KIND, names.dtype))
         estimator.n_features_in_ = saved.dim
-        estimator.head_, estimator.temperature_ = saved.head, saved.temperature
+        estimator.head_, estimator.temperature_, estimator._name = saved.head, saved.temperature, saved.name
         return estimator
 
     def _build(self) -> Head:

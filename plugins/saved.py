@@ -18,12 +18,13 @@ code but that of heads that are installed here.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
-from nml.files import write_bytes, write_json
+from nml.files import json_bytes, write_bytes
 from nml.registry import Plugin
 from nml.untrusted import Untrusted, check_object, read_object
 from plugins.head import Head, hyper_parameters
@@ -87,7 +88,6 @@ def save_head(
     from safetensors.torch import save
 
     weights = save({name: value.contiguous() for name, value in head.state_dict().items()})
-    write_bytes(folder / WEIGHTS, weights)
     record = {
         "format": FORMAT,
         "head": plugin.name,
@@ -100,7 +100,10 @@ def save_head(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "about": dict(about),
     }
-    write_json(folder / RECORD, record)
+    # Before anything is written: what is no JSON must not cost the head that lies here.
+    described = json_bytes(record)
+    write_bytes(folder / WEIGHTS, weights)
+    write_bytes(folder / RECORD, described)
 
 
 def _of_one_head(folder: Path) -> Path:
@@ -124,8 +127,8 @@ def load_head(folder: str | Path) -> SavedHead:
         folder: Its folder, or one that holds this folder and no other head's.
 
     Raises:
-        UserError: If the folder holds none or several, its weights are not those that were written, or the
-            head is not installed here or is of another distribution.
+        UserError: If the folder holds none or several, its weights are not those that were written, its
+            temperature is none, or the head is not installed here or is of another distribution.
     """
     from safetensors.torch import load
 
@@ -167,6 +170,12 @@ def load_head(folder: str | Path) -> SavedHead:
             mend=f"install {record['distribution']}=={record['version']}",
         ) from error
     # A head saved before temperatures were fitted has none.
-    temperature = float(record.get("temperature") or 1.0)
+    temperature = float(1.0 if record.get("temperature") is None else record["temperature"])
+    if not 0 < temperature < math.inf:
+        raise UserError(
+            f"{folder / RECORD}: temperature {temperature:g}",
+            possible="a finite number above 0",
+            mend="save the head again",
+        )
     classes = tuple(map(str, record["classes"]))
     return SavedHead(head, record["dim"], classes, record["about"], temperature, plugin.name)

@@ -110,3 +110,14 @@ def test_what_cannot_be_fitted_is_a_value_error_that_says_why(estimator: HeadCla
 def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no saved head"):
         HeadClassifier.load(tmp_path)
+
+
+def test_a_fit_that_fails_leaves_the_classes_of_the_head_that_answers(tmp_path: Path) -> None:
+    estimator = HeadClassifier("lp", options={"epochs": 2}).fit(X[TRAIN], y[TRAIN])
+    found = estimator.predict(X[TEST])
+    estimator.set_params(head="mlp", options__epochs=0)
+    with pytest.raises(ValueError, match="epochs 0"):
+        estimator.fit(X[TRAIN], y[TRAIN] + 10)
+    assert np.array_equal(estimator.predict(X[TEST]), found)
+    estimator.save(tmp_path)
+    assert np.array_equal(HeadClassifier.load(tmp_path).predict(X[TEST]), found)

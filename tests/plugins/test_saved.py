@@ -75,6 +75,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         ({"head": "nmtun"}, "did you mean nmtune"),
         ({"distribution": "other-heads"}, "head lp of other-heads .*; install other-heads"),
         ({"hyper_parameters": {"colour": 3}}, "cannot take what .* saved: .*colour.*; install noisy-model"),
+        ({"temperature": 0}, "temperature 0; possible: a finite number above 0; save the head again"),
         ({"format": "nml-head/9"}, "format 'nml-head/9'; possible: nml-head/1"),
     ],
 )
@@ -86,3 +87,11 @@ def test_a_head_that_is_not_the_one_installed_is_refused_in_one_line(
     record.write_text(json.dumps(json.loads(record.read_text()) | changes))
     with pytest.raises(UserError, match=error):
         load_head(tmp_path)
+
+
+def test_a_head_that_cannot_be_described_costs_none_that_was_saved(tmp_path: Path) -> None:
+    logits = save(tmp_path)
+    other = HEADS.load("mlp")().fit(*problem())
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_head(tmp_path, other, HEADS.find("mlp"), dim=6, classes=CLASSES, about={"day": tmp_path})
+    assert torch.equal(load_head(tmp_path).head.predict_logits(problem()[0]), logits)
