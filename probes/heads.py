@@ -66,7 +66,7 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str, *, tries: int 
             settings than that, all of them are tried.
 
     Raises:
-        UserError: If a head or hyper-parameter is unknown, or a value impossible.
+        UserError: If a head or hyper-parameter is unknown, one is set twice, or a value impossible.
     """
     asked = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     if not asked:
@@ -77,6 +77,12 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str, *, tries: int 
     known = {name: tuple(inspect.signature(make).parameters) for name, make in classes.items()}
     for setting in settings:
         _check_known(setting, known)
+    for earlier, later in itertools.combinations(settings, 2):
+        if (earlier.head, earlier.name) == (later.head, later.name):
+            raise UserError(
+                f"--hyper {earlier.text} and {later.text}: {later.name} is set twice",
+                mend="name the values to try together: NAME=VALUE,VALUE",
+            )
     return [
         HeadChoice(
             HEADS.find(name),

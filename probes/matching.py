@@ -51,7 +51,7 @@ def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool 
 
     Raises:
         UserError: If a file is named after no split and no out-of-domain evaluation of any of the tasks, or
-            the features of the training data are tested on and ``allow_overlap`` is not set.
+            the features of the training or validation data are tested on and ``allow_overlap`` is not set.
     """
     if not isinstance(encoder, FileEncoder):
         return
@@ -72,10 +72,15 @@ def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool 
         if name not in known:
             raise unknown_name(f"--encoder {encoder.info.name}: a file", name, known)
     hashes = encoder.info.identity["files"]
-    twice = [name for name in hashes if name != "train" and hashes[name] == hashes["train"]]
+    twice = [
+        f"{name} are those of {split}"
+        for split in ("train", "validation")
+        for name in hashes
+        if name != split and hashes[name] == hashes.get(split)
+    ]
     if twice and not allow_overlap:
         raise UserError(
-            f"--encoder {encoder.info.name}: the features of {twice[0]} are those of train",
+            f"--encoder {encoder.info.name}: the features of {twice[0]}",
             mend="name the file of each, or add --allow-overlap",
         )
     for task in tasks:

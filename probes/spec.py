@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from nml.errors import unknown_name
+from nml.errors import UserError, unknown_name
 
 
 class Spec(NamedTuple):
@@ -29,6 +29,9 @@ def split_spec(text: str) -> Spec:
 
     A part counts as an option if what stands before its ``=`` is an identifier, so that a path
     such as ``/data/a=b`` stays an argument.
+
+    Raises:
+        UserError: If an option is given twice.
     """
     kind, _, rest = text.partition(":")
     arguments: list[str] = []
@@ -36,6 +39,9 @@ def split_spec(text: str) -> Spec:
     for part in filter(None, rest.split(",")):
         name, equals, value = part.partition("=")
         if equals and name.isidentifier():
+            if name in options:
+                # Without the text: what a key may stand in is not judged yet.
+                raise UserError(f"{kind}: {name}= is given twice", possible="one value")
             options[name] = value
         else:
             arguments.append(part)

@@ -30,7 +30,7 @@ def open_features(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - 
     """Return the encoder that looks features up in files.
 
     Raises:
-        UserError: If no file is named for ``train`` and ``test``, or one cannot be read.
+        UserError: If no file is named for ``train`` or ``test``, or two for one split, or one cannot be read.
     """
     parts = dict(spec.options)
     for argument in spec.arguments:
@@ -40,6 +40,8 @@ def open_features(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - 
             raise UserError(
                 f"--encoder {spec.text}: {argument}", possible="SPLIT=FILE, for example train=a.npy"
             )
+        if name in parts:
+            raise UserError(f"--encoder {spec.text}: {name}= is given twice", possible="one file")
         parts[name] = path
     missing = [name for name in ("train", "test") if name not in parts]
     if missing:

@@ -75,7 +75,8 @@ def check_task(task: Task) -> None:
         raise UserError(
             f"task {task.name}: no training sample of class {', '.join(missing[:5])}"
             + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
-            mend="every class that is tested must occur in the training data",
+            mend=("number classes from 0, or name them; " if missing[0] == "0" else "")
+            + "every class that is tested must occur in the training data",
         )
 
 

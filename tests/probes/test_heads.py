@@ -52,6 +52,13 @@ def test_a_swept_setting_that_a_head_refuses_is_told_as_the_users() -> None:
         choose_heads("lp", ["batch_size=0"], "image")
 
 
+def test_a_setting_that_is_given_twice_is_refused_but_one_of_a_head_goes_before_one_of_all() -> None:
+    with pytest.raises(UserError, match=r"lr=1 and lr=2: lr is set twice; .*NAME=VALUE,VALUE"):
+        choose_heads("lp", ["lr=1", "lr=2"], "image")
+    [choice] = choose_heads("lp", ["lp.lr=2", "lr=1"], "image", tries=1)
+    assert [candidate["lr"] for candidate in choice.candidates] == [2]
+
+
 def study_of(selections: dict[str, str]) -> Study:
     rows = [
         row

@@ -96,6 +96,12 @@ def test_a_number_in_a_text_is_the_class_that_is_called_so_in_a_typed_file(folde
         assert [task.classes[label] for label in task.evaluations[0].samples.labels] == names
 
 
+def test_numbers_that_begin_at_one_are_told_to_begin_at_zero(folder: Path) -> None:
+    np.save("one.npy", LABELS + 1)
+    with pytest.raises(UserError, match="no training sample of class 0; number classes from 0, or name them"):
+        open_task("labels:one.npy,one.npy")
+
+
 def test_a_head_whose_scores_no_row_can_hold_leaves_the_results_readable(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +144,10 @@ def test_a_head_whose_scores_no_row_can_hold_leaves_the_results_readable(
             "ood.x=test.csv,name=pets",
             "ood.x and pets-x are one variant",
         ),
+        (f"{ENCODER},train=c.npy", "name=x", "features: train= is given twice; possible: one value"),
+        (f"{ENCODER},ood.x=c.npy,ood.x=b.npy", "ood.x=test.csv", "ood.x= is given twice; possible: one file"),
+        (ENCODER, "name=x,name=y", "labels: name= is given twice"),
+        (f"{ENCODER},validation=b.npy", "validation=test.csv", "features of test are those of validation; "),
         ("timm:resnet18,weights=random", "name=x", "reads images, task x is labels alone; .*features:train"),
     ],
 )
