@@ -273,6 +273,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
             fail(
                 f"{place}{error.strerror}; name a place that you may read and write, or have it opened to you"
             )
+        if place and error.errno == errno.ENOTDIR:
+            fail(f"{place}{error.strerror}; name another place")
         raise
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -44,9 +44,16 @@ def fsync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, where they are missing; their names are durable when this returns."""
+    """Make a folder and those above it, where they are missing; their names are durable when this returns.
+
+    Raises:
+        NotADirectoryError: If a file stands in the way.
+    """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
     for each in reversed(missing):
         # A folder that one may write to but not list, such as a drop box, cannot be opened.
         with contextlib.suppress(PermissionError):

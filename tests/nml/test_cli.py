@@ -12,6 +12,7 @@ import pytest
 from nml.errors import UserError, unknown_name
 
 COMMAND = """
+import os
 from typing import Literal
 from nml.cli import Parser, run
 from nml.errors import UserError
@@ -30,6 +31,8 @@ def main():
     if arguments.fail == "denied":
         # Nobody may write to it, nor may root.
         open("/proc/sys/kernel/ostype", "w")
+    if arguments.fail == "file":
+        os.makedirs(os.path.join(__file__, "below"))
     if arguments.fail == "bug":
         raise RuntimeError("a bug")
     if arguments.fail == "interrupt":
@@ -62,6 +65,7 @@ def call(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["--nois", "0.1"], "did you mean --noise?"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--fail", "denied"], "; name a place that you may read and write"),
+        (["--fail", "file"], "example.py/below: Not a directory; name another place"),
         (["--fail", "user"], "--fail user; possible: no failure; leave it out"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nml.files import atomic_writer, sha256_file, write_bytes, write_json
+from nml.files import atomic_writer, make_folder, sha256_file, write_bytes, write_json
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -59,3 +59,10 @@ def test_equal_values_give_equal_json_bytes(tmp_path: Path) -> None:
 def test_the_hash_is_of_the_bytes(tmp_path: Path) -> None:
     write_bytes(tmp_path / "data", b"digits")
     assert sha256_file(tmp_path / "data") == hashlib.sha256(b"digits").hexdigest()
+
+
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_a_file_stands_in_the_way_of_is_told_as_such(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=name):
+        make_folder(tmp_path / name)
