@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from nml.errors import UserError
 from plugins.head import at_least
 from plugins.mlp import MLP
 from plugins.trainable import Batch
@@ -33,6 +34,9 @@ class SymmetricCrossEntropy(MLP):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "alpha", "beta")
+        if not self.zero < 0:
+            # Above 0 the reverse term would reward wrong answers.
+            raise UserError(f"zero {self.zero}", possible="below 0")
 
     def label_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return both, weighted."""

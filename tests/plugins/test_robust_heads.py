@@ -67,6 +67,12 @@ def test_sce_adds_the_cross_entropy_the_other_way_round() -> None:
     assert float(terms["reverse"]) == pytest.approx(reverse, rel=1e-5)
 
 
+@pytest.mark.parametrize("zero", [0.0, 4.0])
+def test_a_logarithm_of_zero_that_is_not_below_zero_is_refused(zero: float) -> None:
+    with pytest.raises(UserError, match=f"zero {zero}; possible: below 0"):
+        SymmetricCrossEntropy(zero=zero)
+
+
 def test_elr_holds_a_sample_to_the_running_mean_of_its_predictions() -> None:
     head = EarlyLearningRegularisation()
     memory, samples = head.build_memory(20, K), torch.tensor([3, 9, 0, 4, 11, 19, 5])
