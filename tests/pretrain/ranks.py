@@ -46,7 +46,7 @@ class Zygote:
         return Ranks(int(leader), output, size)
 
     def end(self) -> None:
-        # Closing alone is no end where a process that the tests forked, a loader's worker, still has the socket.
+        # Closing alone is no end where a process that the tests forked, a loader's worker, still has it.
         self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
         self.process.wait()
