@@ -39,8 +39,8 @@ demo: $(VENV)/installed ## the whole pipeline on bundled real data: noisy shards
 	python -m shards.write --source digits --noise 0 0.2 --out data/shards/digits
 	python slurm/launch.py pretrain --noise 0 --nodes 2 --shards data/shards/digits
 	python slurm/launch.py pretrain --noise 0.2 --nodes 2 --shards data/shards/digits
-	python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/quickstart-n00-seed0
-	python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/quickstart-n20-seed0
+	python -m probes.run --plugin lp,mlp,nmtune --tries 1 --checkpoint runs/quickstart-n00-seed0
+	python -m probes.run --plugin lp,mlp,nmtune --tries 1 --checkpoint runs/quickstart-n20-seed0
 	python -m probes.report results/
 
 # One worker more than the cores that this is meant for: tests on Slurm mostly wait.
