@@ -88,7 +88,7 @@ def test_labels_of_a_file_are_taken_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ("pairflip", "did you mean pair-flip"),
+        ("pairflip", "^--downstream-model: unknown name .*did you mean pair-flip"),
         ("pair-flip:none.csv", "--downstream-model none.csv: not a map"),
         ("from-file", "needs the labels"),
         ("caption-swap", "is noise of captions"),
