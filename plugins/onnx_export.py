@@ -44,13 +44,13 @@ def onnx_bytes(saved: SavedHead) -> bytes:
     graph = Graph()
     try:
         result = graph.apply(module, "features")
+        model = graph.model(
+            saved.name, result, dim=saved.dim, classes=len(saved.classes), temperature=saved.temperature
+        )
     except UserError as error:
         raise UserError(
             f"head {saved.name} cannot be exported: {error.what}", possible=error.possible
         ) from error
-    model = graph.model(
-        saved.name, result, dim=saved.dim, classes=len(saved.classes), temperature=saved.temperature
-    )
     about = {
         "classes": json.dumps(list(saved.classes), ensure_ascii=False),
         "head": saved.name,

@@ -77,7 +77,7 @@ class Graph:
 
     def model(self, name: str, result: str, *, dim: int, classes: int, temperature: float) -> Any:
         """Return the model that ends in logits called ``result`` and their probabilities."""
-        from onnx import TensorProto, checker, helper
+        from onnx import TensorProto, checker, helper, shape_inference
 
         shares = self.add("Softmax", self.add("Div", result, self.constant(temperature)), axis=1)
         for inner, outer in ((result, "logits"), (shares, "probabilities")):
@@ -99,7 +99,13 @@ class Graph:
             ir_version=FORMAT,
             producer_name="noisy-model-learning",
         )
-        checker.check_model(model, full_check=True)
+        try:
+            checker.check_model(model, full_check=True)
+        except (checker.ValidationError, shape_inference.InferenceError) as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"features [N, {dim}] and {classes} classes are not its network's: {reason}"
+            ) from error
         return model
 
 

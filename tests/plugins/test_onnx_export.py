@@ -108,6 +108,14 @@ def test_heads_that_cannot_be_exported_are_refused(monkeypatch: pytest.MonkeyPat
         onnx_bytes(SavedHead(head, DIM, CLASSES, {}, name="knn"))
 
 
+@pytest.mark.parametrize("wrong", [{"dim": DIM - 1}, {"classes": CLASSES[:2]}])
+def test_a_record_that_does_not_fit_the_weights_is_one_line(wrong: dict[str, Any]) -> None:
+    saved = fitted("lp", epochs=1)._replace(**wrong)
+    with pytest.raises(UserError, match=r"cannot be exported: features .* are not its network's: ") as found:
+        onnx_bytes(saved)
+    assert "\n" not in str(found.value)
+
+
 def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
