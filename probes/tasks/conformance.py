@@ -6,7 +6,6 @@ them. :mod:`nml.conformance` says how they run as tests of another package.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -33,7 +32,7 @@ from nml.randomness import scrambled_randomness
 from nml.untrusted import parse_json
 from probes.samples import Content, SampleSet
 from probes.spec import split_spec
-from probes.tasks.overlap import overlaps
+from probes.tasks.overlap import shared_samples
 from probes.tasks.registry import DEFAULT_ROOT, check_task
 from probes.tasks.task import Task, TaskRecord, TaskSource
 
@@ -132,11 +131,7 @@ def it_is_tested_in_domain_first(subject: Subject) -> None:
 
 def splits_are_disjoint(subject: Subject) -> None:
     """No sample of the training or validation data is in a test set, by its bytes."""
-    task = readable(subject)
-    shared = [f"training data hold {found}" for found in overlaps(task)]
-    if task.validation is not None:
-        held = dataclasses.replace(task, train=task.validation)
-        shared += [f"validation data hold {found}" for found in overlaps(held)]
+    shared = shared_samples(readable(subject))
     promise(not shared, "; ".join(shared[:2]))
 
 

@@ -7,6 +7,7 @@ file, and is not found.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -55,7 +56,7 @@ class Overlap(NamedTuple):
 
 
 def check_overlap(task: Task, *, published: bool, allowed: bool) -> str | None:
-    """Refuse a task whose training and test data share samples.
+    """Refuse a task whose training or validation data share samples with its test data.
 
     Args:
         task: The task.
@@ -68,16 +69,24 @@ def check_overlap(task: Task, *, published: bool, allowed: bool) -> str | None:
     Raises:
         UserError: If samples are shared; names the test set, how many and some of them.
     """
-    found = overlaps(task)
-    if not found:
+    shared = "; ".join(shared_samples(task))
+    if not shared:
         return None
-    shared = "; ".join(map(str, found))
     if published or allowed:
-        return f"{task.name}: its training data hold {shared}: accuracy on these is of what the head has seen"
+        return f"{task.name}: its {shared}: accuracy on these is of what the head has seen"
     raise UserError(
-        f"--task {task.name}: its training data hold {shared}",
+        f"--task {task.name}: its {shared}",
         mend="divide the data anew, or keep it with --allow-overlap",
     )
+
+
+def shared_samples(task: Task) -> list[str]:
+    """Return what of the test sets the training data hold and what the validation data, in words."""
+    shared = [f"training data hold {found}" for found in overlaps(task)]
+    if task.validation is not None:
+        held = dataclasses.replace(task, train=task.validation)
+        shared += [f"validation data hold {found}" for found in overlaps(held)]
+    return shared
 
 
 def overlaps(task: Task) -> list[Overlap]:

@@ -68,6 +68,13 @@ def test_shifts_of_the_test_images_are_told_once_and_other_test_sets_for_themsel
     assert overlaps(open_task(f"parquet:{train},{clean}")) == []
 
 
+def test_validation_data_that_are_test_data_are_refused(tmp_path: Path) -> None:
+    train = images(tmp_path / "train.parquet", list(range(40)))
+    test = images(tmp_path / "test.parquet", list(range(50, 60)))
+    with pytest.raises(UserError, match=r"its validation data hold 10 of 10 samples of .*--allow-overlap"):
+        probe(tmp_path, f"parquet:{train},{test},validation={test}")
+
+
 def test_texts_and_pairs_are_compared_whole(tmp_path: Path) -> None:
     train, test = tmp_path / "train.tsv", tmp_path / "test.tsv"
     train.write_text("text\tlabel\n" + "".join(f"text {number}\t{number % 2}\n" for number in range(30)))
