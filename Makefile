@@ -48,7 +48,7 @@ test: $(VENV)/installed lint ## lint, types and the whole test suite
 	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 quick: $(VENV)/installed ## the tests of functions and files: no Slurm, no training on several ranks
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m 'not long and not slurm'
+	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m 'not long and not slurm'
 
 # Each in an environment of its own: .venv-lowest and so on. Of one Python: make test-newest ON=3.13
 ON := 3.11

@@ -53,6 +53,11 @@ LONGEST_FIRST = (
     "shards/test_write.py",
     "shards/test_destination.py",
     "shards/test_compatibility.py",
+    "hostile/test_commands.py",
+    "probes/test_api.py",
+    "slurm/test_install.py",
+    "shards/test_resume_grid.py",
+    "shards/test_damage_in_workers.py",
 )
 
 
