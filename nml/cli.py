@@ -20,6 +20,7 @@ import argparse
 import difflib
 import errno
 import functools
+import itertools
 import os
 import re
 import signal
@@ -43,6 +44,9 @@ from nml.urls import redacted, take_secret, take_secret_of_word
 # Before a command imports what may be hidden: this module is the first that each of them imports.
 ignore_namesakes()
 USER_ERROR_STATUS = 2
+_CONFIG = "--config"
+# How jsonargparse begins what a reader of YAML says of one.
+_UNREAD_CONFIG = "Problems parsing config: "
 _READ_YAML = jsonargparse.get_loader("yaml")
 # How progress bars go back to the start of their line, and to the line above.
 _PROGRESS = re.compile("(\r|\x1b\\[A)")
@@ -76,6 +80,7 @@ class Parser(jsonargparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str, *, epilog: str = "", config: bool = True) -> None:
+        self._path: Any = ""
         super().__init__(
             prog=spelled(prog),
             description=description,
@@ -85,14 +90,24 @@ class Parser(jsonargparse.ArgumentParser):
             allow_abbrev=False,
         )
         if config:
-            self.add_argument("--config", action="config", help="YAML file with any of the options below")
+            self.add_argument(_CONFIG, action="config", help="YAML file with any of the options below")
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None, **options: Any
     ) -> Any:
-        """Return the values of a command line; secrets in URLs are taken out (:mod:`nml.urls`)."""
+        """Return the values of a command line; secrets in URLs are taken out (:mod:`nml.urls`).
+
+        What the command line says wins over ``--config``, wherever that stands.
+        """
         words = [take_secret_of_word(word) for word in (sys.argv[1:] if args is None else args)]
+        if _CONFIG in self._flags():
+            words = _config_first(words)
         return _without_secrets(super().parse_args(words, namespace, **options))
+
+    def parse_path(self, path: Any, *more: Any, **options: Any) -> Any:
+        """Return the values of a config file, whose name an error begins with."""
+        self._path = path
+        return super().parse_path(path, *more, **options)
 
     def dump(self, cfg: Any, *more: Any, **options: Any) -> str:
         """Return values as YAML; what came out of a config file may hold a secret, too."""
@@ -101,6 +116,7 @@ class Parser(jsonargparse.ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002 - jsonargparse's signature
         """Print one line that names the field, the value and the mend, and exit with status 2."""
+        message = message.replace(_UNREAD_CONFIG, f"{_CONFIG} {self._path}: ")
         fail(_one_line(message, self._flags()) + f"; see: {self.prog} --help")
 
     def _check_value_key(self, action: argparse.Action, value: Any, *rest: Any, **more: Any) -> Any:
@@ -110,6 +126,20 @@ class Parser(jsonargparse.ArgumentParser):
 
     def _flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings]
+
+
+def _config_first(words: list[str]) -> list[str]:
+    """Return a command line with its config files before everything else."""
+    end = words.index("--") if "--" in words else len(words)
+    configs: list[str] = []
+    others: list[str] = []
+    rest = iter(words[:end])
+    for word in rest:
+        if word == _CONFIG:
+            configs += [word, *itertools.islice(rest, 1)]
+        else:
+            (configs if word.startswith(f"{_CONFIG}=") else others).append(word)
+    return [*configs, *others, *words[end:]]
 
 
 def flag_of(name: str) -> str:

@@ -194,22 +194,50 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def check_yaml(text: str) -> None:
-    """Refuse a YAML text that would be too large in memory, without building anything of it.
+    """Refuse a YAML text that would be too large in memory, or that says one thing twice.
 
     Raises:
-        Untrusted: If it is too large, too deep, or its aliases repeat too much.
+        Untrusted: If it is too large, too deep, its aliases repeat too much, or a mapping has a key twice.
         yaml.YAMLError: If it is no YAML.
     """
     import yaml
 
-    if len(text) <= _HARMLESS_YAML:
-        return
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if len(text) > _HARMLESS_YAML:
+        _check_yaml_size(text, loader)
+    # Readers of YAML keep the last value of such a key and say nothing.
+    nodes, seen = [yaml.compose(text, Loader=loader)], set[int]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or isinstance(node, yaml.ScalarNode) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        lines: dict[tuple[str, Any], int] = {}
+        for key, value in node.value:
+            nodes += [key, value]
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line, name = key.start_mark.line + 1, (key.tag, key.value)
+            if name in lines:
+                raise Untrusted(
+                    f"it has the key {shown(key.value)} twice, in line {lines[name]} and in line {line}"
+                )
+            lines[name] = line
+
+
+def _check_yaml_size(text: str, loader: Any) -> None:
+    """Refuse a text whose values are too many or too deep, without building anything of it."""
+    import yaml
+
     if len(text) > MOST_YAML_BYTES:
         raise Untrusted(f"it has more than {MOST_YAML_BYTES:,} characters")
     sizes: dict[str, int] = {}
     # Of each list or mapping around the current place: its anchor, and the nodes in it so far.
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
-    for event in yaml.parse(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(text, Loader=loader):
         size = 0
         if isinstance(event, yaml.AliasEvent):
             # One that stands inside what it names is not there yet.

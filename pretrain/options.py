@@ -73,7 +73,7 @@ def build_parser() -> cli.Parser:
 
 
 def _with_recipe_file(argv: list[str]) -> list[str]:
-    """Replace the recipe's name by its file, and note the name; quickstart where none is given."""
+    """Put the file of the recipe, the last one named, and its name first; quickstart where none is."""
     found = list(argv)
     joined = [number for number, word in enumerate(found) if word.startswith("--recipe=")]
     for number in reversed(joined):
@@ -82,9 +82,8 @@ def _with_recipe_file(argv: list[str]) -> list[str]:
     configured = any(word == "--config" or word.startswith("--config=") for word in found)
     if not places and configured:
         return found
-    if not places:
-        found, places = ["--recipe", DEFAULT, *found], [0]
-    path = find_recipe(found[places[-1] + 1])
-    found[places[-1] + 1] = str(path)
-    # First, so that a --recipe-name of the user's own wins.
-    return ["--recipe-name", path.stem, *found]
+    path = find_recipe(found[places[-1] + 1] if places else DEFAULT)
+    for number in reversed(places):
+        del found[number : number + 2]
+    # First, so that --recipe-name and values of the recipe that the user gives win.
+    return ["--recipe-name", path.stem, "--recipe", str(path), *found]

@@ -110,6 +110,27 @@ def test_a_config_file_sets_options_and_the_command_line_wins(command: Path) -> 
     (command.parent / "study.yaml").write_text("noise: [0.2, 0.3]\nengine: fsdp\n")
     assert call(command, "--config", "study.yaml").stdout == "[0.2, 0.3] fsdp\n"
     assert call(command, "--config", "study.yaml", "--engine", "ddp").stdout == "[0.2, 0.3] ddp\n"
+    assert call(command, "--engine", "ddp", "--config", "study.yaml").stdout == "[0.2, 0.3] ddp\n"
+    (command.parent / "more.yaml").write_text("noise: 0.4\n")
+    twice = call(command, "--config=study.yaml", "--engine=ddp", "--config", "more.yaml")
+    assert twice.stdout == "[0.4] ddp\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("noise: 0.2\nengine: ddp\nnoise: 0.3\n", "'noise' twice, in line 1 and in line 3"),
+        ('recipe:\n  lr: 1\n  "lr": 2\n', "'lr' twice, in line 2 and in line 3"),
+        ("{recipe: {lr: 1, lr: 1}}\n", "'lr' twice, in line 1 and in line 1"),
+        ("x: &x {lr: 1}\nrecipe: {<<: *x, lr: 2}\n", "unknown option x"),
+    ],
+)
+def test_a_key_twice_in_a_config_file_is_told(command: Path, text: str, told: str) -> None:
+    (command.parent / "study.yaml").write_text(text)
+    done = call(command, "--config", "study.yaml")
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert ("--config study.yaml: it has the key" in done.stderr) == ("twice" in told)
 
 
 def test_one_value_in_a_config_file_is_a_list_of_one(command: Path) -> None:

@@ -294,3 +294,13 @@ def test_the_learning_rate_warms_up_and_follows_a_cosine() -> None:
     assert rates[0] < rates[25] < rates[49]
     assert all(one >= other for one, other in itertools.pairwise(rates[50:]))
     assert rates[-1] == pytest.approx(1e-6, abs=1e-6)
+
+
+def test_values_on_the_command_line_win_wherever_the_recipe_and_the_config_stand(tmp_path: Path) -> None:
+    own = ["--recipe.epochs", "5", "--recipe-name", "mine"]
+    _, text = parse_options(["--recipe", "rsb_a3"])
+    (tmp_path / "config.yaml").write_text(text)
+    for words in (["--recipe", "rsb_a3"], ["--recipe=rsb_a3"], ["--config", str(tmp_path / "config.yaml")]):
+        options, _ = parse_options([*own, *words])
+        assert (options.recipe.epochs, options.recipe_name) == (5, "mine")
+        assert options.recipe.optimizer.name == "lamb"
