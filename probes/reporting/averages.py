@@ -280,6 +280,11 @@ def noise_key(score: Score) -> float:
     return percentage(score.noise or 0.0)
 
 
+def level_and_head(score: Score) -> tuple[float | None, str]:
+    """Return what makes a line of a table: the noise in percent, None if unknown, and the head."""
+    return None if score.noise is None else noise_key(score), score.head
+
+
 def percentage(noise: float) -> float:
     """Return a realised noise ratio as the percentage that groups encoders, to 0.1 %."""
     return round(100 * noise, 1)

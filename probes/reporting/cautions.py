@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from probes.reporting.averages import Score, means, noise_key
+from probes.reporting.averages import Score, level_and_head, means, noise_key
 from probes.reporting.records import Caution
 from probes.reporting.sections import tries
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
@@ -69,7 +69,7 @@ def uncompared(study: Study) -> list[str]:
     """
     notes: dict[str, list[str]] = defaultdict(list)
     for domain, title in DOMAINS:
-        for family in dict.fromkeys(score.family for score in study.main):
+        for family in study.families:
             for note in _of(family, in_domain(of_family(study.main, family), domain)):
                 notes[note].append(title.lower())
     both = {score.domain for score in study.main} == {domain for domain, _ in DOMAINS}
@@ -81,12 +81,12 @@ def uncompared(study: Study) -> list[str]:
 
 
 def _of(family: str, found: list[Score]) -> list[str]:
-    kept = means(found, _key)
+    kept = means(found, level_and_head)
     shared = tasks_behind(kept.values())
     tasks = several(shared, limit=20)
     lacking = f"all the tasks that the other means are over ({tasks})" if kept else "the tasks of its group"
     dropped: dict[str, list[str]] = defaultdict(list)
-    for level, head in dict.fromkeys(_key(score) for score in found):
+    for level, head in dict.fromkeys(map(level_and_head, found)):
         if (level, head) not in kept:
             dropped[head] += [] if level is None else [f"{level:g} %"]
     notes = [
@@ -100,7 +100,3 @@ def _of(family: str, found: list[Score]) -> list[str]:
             f"results; the means are over {tasks}."
         )
     return notes
-
-
-def _key(score: Score) -> tuple[float | None, str]:
-    return None if score.noise is None else noise_key(score), score.head

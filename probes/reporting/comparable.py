@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from probes.reporting.averages import Score
+from probes.reporting.averages import Case, Score, case_of
 
 
 def balanced(found: Sequence[Score]) -> list[Score]:
@@ -18,13 +18,13 @@ def balanced(found: Sequence[Score]) -> list[Score]:
     Dropping the runs that lack a task instead would drop whole noise levels: one task that was run at a
     single level would leave that level alone in a mean over all. Empty if the runs have nothing in common.
     """
-    runs: dict[tuple[object, ...], set[tuple[object, ...]]] = defaultdict(set)
+    runs: dict[tuple[object, ...], set[Case]] = defaultdict(set)
     for score in found:
-        runs[score.domain, score.encoder_hash, score.seed].add(_part(score))
-    shared: dict[str, set[tuple[object, ...]]] = {}
+        runs[score.domain, score.encoder_hash, score.seed].add(case_of(score))
+    shared: dict[str, set[Case]] = {}
     for domain in {score.domain for score in found}:
         shared[domain] = set.intersection(*(parts for run, parts in runs.items() if run[0] == domain))
-    return [score for score in found if _part(score) in shared[score.domain]]
+    return [score for score in found if case_of(score) in shared[score.domain]]
 
 
 def comparable(found: Sequence[Score], measure: Sequence[Score]) -> list[Score]:
@@ -38,8 +38,4 @@ def comparable(found: Sequence[Score], measure: Sequence[Score]) -> list[Score]:
 
 def case(score: Score) -> tuple[object, ...]:
     """Return what a score was measured on, whatever the head."""
-    return score.encoder_hash, score.seed, score.domain, *_part(score)
-
-
-def _part(score: Score) -> tuple[object, ...]:
-    return score.task, score.fraction, score.downstream_noise, score.downstream_model
+    return score.encoder_hash, score.seed, case_of(score)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from nml.palette import ROLES
 from probes.reporting.records import Kind, Panel, Point, Series
@@ -137,20 +138,21 @@ def _labelled(panel: Panel) -> bool:
 
 def _frame(axes: Axes) -> Box:
     """Return the axes' own rectangle: beyond it are numbers and names."""
-    canvas = axes.get_figure(root=True)
-    if canvas is None:
-        raise ValueError("axes without a figure have no size to lay labels out in")
-    (left, bottom), (right, top) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / canvas.dpi
+    (left, bottom), (right, top) = axes.transAxes.transform([(0, 0), (1, 1)]) * 72 / _canvas(axes).dpi
     return Box(float(left), float(bottom), float(right), float(top))
 
 
 def _place(axes: Axes, x: float, y: float) -> tuple[float, float]:
     """Return where a position of the data lies on the canvas, in points."""
+    across, up = axes.transData.transform((x, y)) * 72 / _canvas(axes).dpi
+    return float(across), float(up)
+
+
+def _canvas(axes: Axes) -> Figure:
     canvas = axes.get_figure(root=True)
     if canvas is None:
         raise ValueError("axes without a figure have no size to lay labels out in")
-    across, up = axes.transData.transform((x, y))
-    return 72 * float(across) / canvas.dpi, 72 * float(up) / canvas.dpi
+    return canvas
 
 
 def _around(x: float, y: float, text: str) -> Iterator[Box]:
@@ -172,10 +174,7 @@ def label_series(axes: Axes, series: Sequence[Series], *, kind: Kind) -> None:
     of its mark and colour in front. A name at the end of its line would stand in another order in every
     panel.
     """
-    canvas = axes.get_figure(root=True)
-    if canvas is None:
-        raise ValueError("axes without a figure have no size to lay labels out in")
-    width, height = (72 * inches for inches in canvas.get_size_inches())
+    width, height = (72 * inches for inches in _canvas(axes).get_size_inches())
     box = axes.get_position()
     text_width = NAME_GAP + max(len(one.label) for one in series) * CHARACTER_WIDTH * NAME_SIZE
     box.x1 = max(box.x0 + 0.3 * (box.x1 - box.x0), box.x1 - text_width / width)

@@ -164,18 +164,16 @@ class Figure:
             bar = self.bar(point)
             rows.append(
                 cells(
-                    [
-                        panel.title,
-                        series.label,
-                        Cell(point.label or f"{point.x:g}", numbers=(("", point.x),)),
-                        Cell(f"{point.y:.4g}", numbers=(("", point.y),)),
-                        Cell("–" if bar is None else f"{bar:.2g}", numbers=(("", bar),)),
-                        Cell(
-                            " ".join(f"{run:.4g}" for run in point.runs),
-                            numbers=tuple((str(number), run) for number, run in enumerate(point.runs, 1)),
-                        ),
-                        _span(point.seeds),
-                    ]
+                    panel.title,
+                    series.label,
+                    Cell(point.label or f"{point.x:g}", numbers=(("", point.x),)),
+                    Cell(f"{point.y:.4g}", numbers=(("", point.y),)),
+                    Cell("–" if bar is None else f"{bar:.2g}", numbers=(("", bar),)),
+                    Cell(
+                        " ".join(f"{run:.4g}" for run in point.runs),
+                        numbers=tuple((str(number), run) for number, run in enumerate(point.runs, 1)),
+                    ),
+                    _span(point.seeds),
                 )
             )
         # Panels of one figure may have axes of their own: then no name holds for all.
@@ -322,6 +320,6 @@ class Report:
         return [item for section in self.sections for item in section.items]
 
 
-def cells(texts: Sequence[str | Cell]) -> tuple[Cell, ...]:
+def cells(*texts: str | Cell) -> tuple[Cell, ...]:
     """Return a table row of plain texts and ready cells."""
     return tuple(text if isinstance(text, Cell) else Cell(text) for text in texts)

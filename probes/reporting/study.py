@@ -7,7 +7,7 @@ import functools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from probes.reporting.averages import Score, noise_key, plain, scores
+from probes.reporting.averages import Score, level_and_head, noise_key, plain, scores
 from probes.reporting.selection import Selection
 from probes.reporting.variants import FIRST, is_ablation
 from probes.reporting.wording import metric_label, several, unique
@@ -70,6 +70,11 @@ class Study:
         return {family: levels for family, levels in found.items() if len(levels) > 1}
 
     @functools.cached_property
+    def families(self) -> list[str]:
+        """Families with main scores."""
+        return list(dict.fromkeys(score.family for score in self.main))
+
+    @functools.cached_property
     def fractions(self) -> list[float]:
         """Shares of the training data that were used, ascending."""
         return unique(score.fraction for score in self.scores)
@@ -96,6 +101,12 @@ class Study:
     def known(self, found: Iterable[Score]) -> list[Score]:
         """Return the scores of encoders whose pre-training noise is known."""
         return [score for score in found if score.noise is not None]
+
+    def lines(self, found: Iterable[Score]) -> list[tuple[float | None, str]]:
+        """Return noise level and head of each line of a table: levels ascending, unknown noise last."""
+        there = {level_and_head(score) for score in found}
+        levels = sorted({level for level, _ in there}, key=lambda level: (level is None, level or 0.0))
+        return [(level, head) for level in levels for head in self.heads if (level, head) in there]
 
     def of_main_heads(self, found: Iterable[Score]) -> list[Score]:
         """Return the scores of heads in their main setting."""

@@ -79,7 +79,7 @@ def _table(study: Study, family: str, labels: list[str], *, name: str) -> Table 
             # A deviation would be of noise levels and shares of the data more than of runs.
             entries.append(percent(mean and mean.without_spread()))
             entries.append("baseline" if head == BASELINE else points(next(changes)))
-        rows.append(cells(entries))
+        rows.append(cells(*entries))
     metric = study.metric
     return Table(
         name=name,

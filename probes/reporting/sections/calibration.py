@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from probes.reporting.averages import Score, means, noise_key
+from probes.reporting.averages import level_and_head, means
 from probes.reporting.records import Cell, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import NONE, number, percent
@@ -23,20 +23,18 @@ def tables(study: Study) -> tuple[Table, ...]:
     for family in families:
         found = of_family(measured, family)
         by = {
-            (what, domain): means(in_domain(found, domain), _key, value)
+            (what, domain): means(in_domain(found, domain), level_and_head, value)
             for domain in domains
             for what, value in (("nll", lambda score: score.nll), ("ece", lambda score: score.ece))
         }
-        levels = {_key(score)[0] for score in found}
-        for level in sorted(levels, key=lambda level: (level is None, level or 0)):
-            for head in study.heads:
-                key = (level, head)
-                if not any(key in values for values in by.values()):
-                    continue
-                entries: list[str | Cell] = [NONE if level is None else f"{level:g} %", head]
-                for domain in domains:
-                    entries += [number(by["nll", domain].get(key)), percent(by["ece", domain].get(key))]
-                rows.append(cells([family, *entries] if len(families) > 1 else entries))
+        for key in study.lines(found):
+            if not any(key in values for values in by.values()):
+                continue
+            level, head = key
+            entries: list[str | Cell] = [NONE if level is None else f"{level:g} %", head]
+            for domain in domains:
+                entries += [number(by["nll", domain].get(key)), percent(by["ece", domain].get(key))]
+            rows.append(cells(*([family] if len(families) > 1 else []), *entries))
     table = Table(
         name="calibration-table",
         title="Calibration of the heads' probabilities",
@@ -57,7 +55,3 @@ def tables(study: Study) -> tuple[Table, ...]:
         grouped=True,
     )
     return (table,)
-
-
-def _key(score: Score) -> tuple[float | None, str]:
-    return (None if score.noise is None else noise_key(score)), score.head

@@ -46,7 +46,7 @@ def section(study: Study, found: Sequence[Claim], margins: Margins) -> Section:
                     "p, Holm",
                     "Runs",
                 ),
-                rows=tuple(cells([*([claim.encoders] if named else []), *_line(claim)]) for claim in found),
+                rows=tuple(cells(*([claim.encoders] if named else []), *_line(claim)) for claim in found),
                 text_columns=3 + named,
                 grouped=named,
                 prose=True,

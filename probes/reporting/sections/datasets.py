@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from probes.reporting.averages import Mean, Score, means, noise_key, plain
 from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, marks
-from probes.reporting.records import Figure, Gap, Panel, Section, Series, Table, cells
-from probes.reporting.sections.noise import NOISE_AXIS, describe, line
+from probes.reporting.records import Figure, Gap, Panel, Section, Table, cells
+from probes.reporting.sections.noise import head_lines, panel
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
 from probes.reporting.wording import error_bars, percent, points, runs_behind
 from probes.results.row import Domain
@@ -46,21 +46,7 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str) -> Fig
                 lambda score: (score.head, noise_key(score)),
             )
             behind += by.values()
-            series = tuple(
-                Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
-                for head in study.heads
-                if any(key[0] == head for key in by)
-            )
-            panels.append(
-                Panel(
-                    title=study.title(family, dataset),
-                    x_label=NOISE_AXIS,
-                    y_label=f"{study.metric.capitalize()} (%)",
-                    series=series,
-                    x_ticks=tuple(levels),
-                    alt=describe(series, "noise"),
-                )
-            )
+            panels.append(panel(study, study.title(family, dataset), head_lines(study, by, levels), levels))
     return Figure(
         name=f"datasets-{domain}",
         title=f"{study.metric.capitalize()} against pre-training noise on each {title.lower()} test set",
@@ -86,13 +72,11 @@ def _table(study: Study, found: list[Score], domain: Domain, title: str) -> Tabl
         behind += by.values()
         rows.append(
             cells(
-                [
-                    dataset,
-                    group,
-                    *(percent(by.get(head)) for head in heads),
-                    *(points(next(changes)) for _ in others),
-                    str(max((mean.n for mean in by.values()), default=0)),
-                ]
+                dataset,
+                group,
+                *(percent(by.get(head)) for head in heads),
+                *(points(next(changes)) for _ in others),
+                str(max((mean.n for mean in by.values()), default=0)),
             )
         )
     return Table(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from probes.reporting.averages import Mean, Score, means, noise_key
-from probes.reporting.records import Figure, Gap, Panel, Section, Series
-from probes.reporting.sections.noise import describe, line
+from probes.reporting.records import Figure, Gap, Panel, Section
+from probes.reporting.sections.noise import describe, head_lines
 from probes.reporting.study import DOMAINS, Study, in_domain
 from probes.reporting.wording import error_bars, unique
 from probes.results.row import Domain
@@ -37,11 +37,7 @@ def _figure(study: Study, found: list[Score], domain: Domain, title: str, model:
     for name, members in _encoders(study, within):
         by = means(members, lambda score: (score.head, round(100 * score.downstream_noise, 1)))
         levels = unique(key[1] for key in by)
-        series = tuple(
-            Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
-            for head in study.heads
-            if sum(key[0] == head for key in by) > 1
-        )
+        series = head_lines(study, by, levels, least=2)
         if not series:
             continue
         behind += by.values()

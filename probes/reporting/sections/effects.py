@@ -18,8 +18,9 @@ from probes.reporting.ladders import (
     trend,
 )
 from probes.reporting.paired import BASELINE
-from probes.reporting.records import INTERVAL, Cell, Figure, Gap, Panel, Point, Section, Series, Table, cells
-from probes.reporting.sections.noise import NOISE_AXIS, NOISE_COMMAND
+from probes.reporting.records import INTERVAL, Cell, Figure, Gap, Point, Section, Series, Table, cells
+from probes.reporting.sections.head_differences import difference_point, differences_panel
+from probes.reporting.sections.noise import NOISE_COMMAND, no_ladder
 from probes.reporting.study import DOMAINS, Study, in_domain, of_family
 from probes.reporting.wording import NONE, behind, count, number_cell, probability, signed, with_interval
 from probes.results.row import Domain
@@ -65,11 +66,6 @@ def section(study: Study) -> Section:
                 _trends(study, family, levels, found),
                 _correlations(study, family, found),
             ]
-    gap = Gap(
-        title="Effects of pre-training noise",
-        reason="the results have no two encoders that differ in known pre-training noise",
-        command=NOISE_COMMAND,
-    )
     return Section(
         name="effects",
         title="Effects of noise",
@@ -78,7 +74,7 @@ def section(study: Study) -> Section:
             "and the order of the data; the seed is read from the encoder's name. The order of a trend was "
             "declared before any result: accuracy falls with the noise, SVE and LSVR rise."
         ),
-        items=tuple(items) or (gap,),
+        items=tuple(items) or (no_ladder("Effects of pre-training noise"),),
     )
 
 
@@ -114,22 +110,7 @@ def _figure(study: Study, family: str, levels: Sequence[float], found: Sequence[
             if one.head and one.domain == domain and _points(one, levels)
         )
         if series:
-            panels.append(
-                Panel(
-                    title=title,
-                    x_label=NOISE_AXIS,
-                    y_label=f"{study.metric.capitalize()} minus that at {levels[0]:g} % (points)",
-                    series=series,
-                    x_ticks=tuple(levels[1:]),
-                    differences=True,
-                    alt="; ".join(
-                        f"{one.label} at {point.x:g} % noise: {point.y:+.1f} points"
-                        for one in series
-                        for point in one.points
-                    )
-                    + ".",
-                )
-            )
+            panels.append(differences_panel(study, title, f"that at {levels[0]:g} %", series, levels[1:]))
     return Figure(
         name=f"effects-{_place(study, family)}",
         title=study.title(family, f"Change of {study.metric} from {levels[0]:g} % noise, ladder by ladder"),
@@ -145,19 +126,8 @@ def _figure(study: Study, family: str, levels: Sequence[float], found: Sequence[
 
 
 def _points(quantity: Quantity, levels: Sequence[float]) -> tuple[Point, ...]:
-    points = []
-    for level in levels[1:]:
-        found = change(quantity.runs.values(), [level], levels[0])
-        if found:
-            points.append(
-                Point(
-                    x=level,
-                    y=100 * found.mean,
-                    spread=None if found.high is None else 100 * (found.high - found.mean),
-                    runs=() if found.against else tuple(100 * value for value in found.values),
-                )
-            )
-    return tuple(points)
+    changes = ((level, change(quantity.runs.values(), [level], levels[0])) for level in levels[1:])
+    return tuple(difference_point(level, found) for level, found in changes if found)
 
 
 def _changes(study: Study, family: str, levels: Sequence[float], found: Sequence[Quantity]) -> Table:
@@ -167,11 +137,9 @@ def _changes(study: Study, family: str, levels: Sequence[float], found: Sequence
     changes = iter(judged)
     rows = [
         cells(
-            [
-                one.name,
-                *(signed(next(changes), one.scale, one.digits) for _ in levels[1:]),
-                _behind(one, levels),
-            ]
+            one.name,
+            *(signed(next(changes), one.scale, one.digits) for _ in levels[1:]),
+            _behind(one, levels),
         )
         for one in found
     ]
@@ -210,7 +178,7 @@ def _trends(study: Study, family: str, levels: Sequence[float], found: Sequence[
     adjusted = holm([one.p for one in trends])
     slopes = judge([(one.slope, one.slope is not None and one.slope.p is not None) for one in trends])
     rows = [
-        cells([quantity.name, *_trend(quantity, one, slope, p)])
+        cells(quantity.name, *_trend(quantity, one, slope, p))
         for quantity, one, slope, p in zip(found, trends, slopes, adjusted, strict=True)
     ]
     return Table(
@@ -251,7 +219,7 @@ def _correlations(study: Study, family: str, found: Sequence[Quantity]) -> Table
         both = sorted(spectrum.runs.keys() & accuracy.runs.keys())
         values = [[of.runs[encoder].value for encoder in both] for of in (spectrum, accuracy)]
         one = rank_correlation(*values)
-        rows.append(cells([names[accuracy.domain], accuracy.name, *_correlation(one), str(len(both))]))
+        rows.append(cells(names[accuracy.domain], accuracy.name, *_correlation(one), str(len(both))))
     return Table(
         name=f"effects-{_place(study, family)}-spectra",
         title=study.title(family, "Spectra and accuracy over runs"),

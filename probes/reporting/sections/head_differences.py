@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from probes.reporting.averages import Score, noise_key
+from probes.reporting.inference import Estimate
 from probes.reporting.paired import BASELINE, difference, differences
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
 from probes.reporting.sections.noise import NOISE_AXIS
@@ -24,23 +27,7 @@ def by_run(study: Study) -> Figure:
                 if head != BASELINE and (marks_of := _changes(within, head, levels))
             )
             if series:
-                panels.append(
-                    Panel(
-                        title=title if len(study.ladders) < 2 else f"{family}: {title}",
-                        x_label=NOISE_AXIS,
-                        y_label=f"{study.metric.capitalize()} minus {BASELINE} (points)",
-                        series=series,
-                        x_ticks=tuple(levels),
-                        differences=True,
-                        alt="; ".join(
-                            f"{one.label} minus {BASELINE} at {point.x:g} % noise: {point.y:+.1f} points, "
-                            f"{count(len(point.runs), 'run')}"
-                            for one in series
-                            for point in one.points
-                        )
-                        + ".",
-                    )
-                )
+                panels.append(differences_panel(study, study.title(family, title), BASELINE, series, levels))
     return Figure(
         name="heads-differences",
         title=f"Difference from {BASELINE}, run by run",
@@ -65,13 +52,39 @@ def _changes(found: list[Score], head: str, levels: list[float]) -> tuple[Point,
                 len({score.seed for score in of_level if (score.encoder_hash, score.head) == (encoder, head)})
                 for encoder in differences(of_level, head)
             ]
-            found_points.append(
-                Point(
-                    x=level,
-                    y=100 * change.mean,
-                    spread=None if change.high is None else 100 * (change.high - change.mean),
-                    runs=tuple(100 * value for value in change.values),
-                    seeds=(min(seeds), max(seeds)),
-                )
-            )
+            found_points.append(difference_point(level, change, (min(seeds), max(seeds))))
     return tuple(found_points)
+
+
+def differences_panel(
+    study: Study, title: str, base: str, series: Sequence[Series], levels: Sequence[float]
+) -> Panel:
+    """Return a panel of differences from ``base``, in percentage points, over noise levels in percent."""
+    name = f"{study.metric.capitalize()} minus {base} (points)"
+    marks = (
+        f"{one.label} at {point.x:g} % noise {point.y:+.1f}"
+        + (f", {count(len(point.runs), 'run')}" if point.runs else "")
+        for one in series
+        for point in one.points
+    )
+    return Panel(
+        title=title,
+        x_label=NOISE_AXIS,
+        y_label=name,
+        series=tuple(series),
+        x_ticks=tuple(levels),
+        differences=True,
+        alt=f"{name}: {'; '.join(marks)}.",
+    )
+
+
+def difference_point(level: float, found: Estimate, seeds: tuple[int, int] = (1, 1)) -> Point:
+    """Return the mark of a difference of shares at a noise level in percent, with its interval as the bar."""
+    return Point(
+        x=level,
+        y=100 * found.mean,
+        spread=None if found.high is None else 100 * (found.high - found.mean),
+        # Of two groups that are not paired, no run has a difference of its own.
+        runs=() if found.against else tuple(100 * value for value in found.values),
+        seeds=seeds,
+    )

@@ -10,29 +10,16 @@ from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, m
 from probes.reporting.records import Cell, Figure, Gap, Section, Table, cells
 from probes.reporting.sections import calibration
 from probes.reporting.sections.head_differences import by_run
-from probes.reporting.study import Study, in_domain, of_family
+from probes.reporting.study import DOMAINS, Study, in_domain, of_family
 from probes.reporting.wording import NONE, percent, points, several
+from probes.results.row import Domain
 
 COMMAND = "python -m probes.run --plugin lp,mlp,nmtune --seeds 3"
 ENCODER_COMMAND = "python -m probes.run --encoder timm:tf_efficientnet_b3.ns_jft_in1k --plugin lp,mlp,nmtune"
 
 
-class Group(NamedTuple):
-    """Encoders that are read together.
-
-    Attributes:
-        name: What the group is called.
-        measured: All scores of the group.
-        compared: Those that its means and differences are over.
-    """
-
-    name: str
-    measured: list[Score]
-    compared: list[Score]
-
-
 class Line(NamedTuple):
-    """A group with a line a head.
+    """Encoders that are read together, a line a head.
 
     Attributes:
         name: What the group is called.
@@ -45,7 +32,7 @@ class Line(NamedTuple):
     name: str
     measured: list[Score]
     compared: list[Score]
-    means: dict[str, dict[str, Mean]]
+    means: dict[Domain, dict[str, Mean]]
     heads: list[str]
 
 
@@ -84,7 +71,7 @@ def _table(study: Study) -> Table:
         for line in lines
         for head in line.heads
         if head != BASELINE
-        for domain in ("id", "ood")
+        for domain, _ in DOMAINS
     ]
     judged = compare(asked)
     changes = iter(judged)
@@ -94,7 +81,7 @@ def _table(study: Study) -> Table:
         mixed = len({noise_key(score) for score in line.compared}) > 1 or _several_shares(line.compared)
         for head in line.heads:
             entries: list[str | Cell] = [line.name, head]
-            for domain in ("id", "ood"):
+            for domain, _ in DOMAINS:
                 mean = line.means[domain].get(head)
                 change = None if head == BASELINE else next(changes)
                 entries += [
@@ -102,7 +89,7 @@ def _table(study: Study) -> Table:
                     "baseline" if head == BASELINE else points(change),
                     NONE if change is None else str(change.found.n),
                 ]
-            rows.append(cells(entries))
+            rows.append(cells(*entries))
     return Table(
         name="heads-table",
         title=f"{study.metric.capitalize()} of the heads, and their difference from {BASELINE}",
@@ -144,33 +131,28 @@ def _left_out(study: Study, lines: list[Line]) -> str:
     return f" Left out: {several(left_out, limit=20)}." if left_out else ""
 
 
+def _line(study: Study, name: str, measured: list[Score], compared: list[Score]) -> Line:
+    by = {domain: means(in_domain(compared, domain), lambda score: score.head) for domain, _ in DOMAINS}
+    heads = [head for head in study.heads if any(head in values for values in by.values())]
+    return Line(name, measured, compared, by, heads)
+
+
 def _lines(study: Study) -> list[Line]:
-    lines = []
-    for group in _groups(study):
-        by = {
-            domain: means(in_domain(group.compared, domain), lambda score: score.head)
-            for domain in ("id", "ood")
-        }
-        heads = [head for head in study.heads if any(head in values for values in by.values())]
-        lines.append(Line(*group, by, heads))
-    return lines
-
-
-def _groups(study: Study) -> list[Group]:
     """Return the encoders by level, then each family over all its levels, and over all shares of the data."""
-    lines: list[Group] = []
-    for family in dict.fromkeys(score.family for score in study.main):
+    lines = []
+    for family in study.families:
         found = of_family(study.main, family)
         levels = sorted({noise_key(score) for score in study.known(found)})
         for level in levels:
             of_level = [score for score in found if noise_key(score) == level]
-            lines.append(Group(f"{family}, {level:g} % noise", of_level, of_level))
+            lines.append(_line(study, f"{family}, {level:g} % noise", of_level, of_level))
         if len(levels) != 1:
-            lines.append(Group(f"{family}, all levels" if levels else family, found, _compared(found)))
+            name = f"{family}, all levels" if levels else family
+            lines.append(_line(study, name, found, _compared(found)))
         everything = of_family(study.of_main_heads(study.scores), family)
         clean = [score for score in everything if score.downstream_noise == 0]
         if _several_shares(clean):
-            lines.append(Group(f"{family}, all levels and shares", clean, _compared(clean)))
+            lines.append(_line(study, f"{family}, all levels and shares", clean, _compared(clean)))
     return lines
 
 

@@ -83,7 +83,7 @@ def _definitions(study: Study) -> Table:
         title="Definitions",
         caption="",
         header=("Term", "Meaning here"),
-        rows=tuple(cells(entry) for entry in entries),
+        rows=tuple(cells(*entry) for entry in entries),
         text_columns=2,
         prose=True,
     )
@@ -103,7 +103,7 @@ def _beside(study: Study) -> list[tuple[str, str]]:
 
 def _coverage(before: Sequence[Section]) -> Table:
     rows = [
-        cells([item.paper, item.title, "missing" if isinstance(item, Gap) else "here"])
+        cells(item.paper, item.title, "missing" if isinstance(item, Gap) else "here")
         for section in before
         for item in section.items
         if item.paper

@@ -25,19 +25,22 @@ def section(study: Study) -> Section:
     if study.ladders:
         items = [by_head(study), by_fraction(study)]
     else:
-        items = [
-            Gap(
-                title="Accuracy against pre-training noise",
-                paper="Fig. 1 and 2",
-                reason="the results have no two encoders that differ in known pre-training noise",
-                command=NOISE_COMMAND,
-            )
-        ]
+        items = [no_ladder("Accuracy against pre-training noise", "Fig. 1 and 2")]
     return Section(
         name="noise",
         title="Accuracy against pre-training noise",
         intro="The noise is the share of pre-training labels that were changed, counted, not estimated.",
         items=tuple(items),
+    )
+
+
+def no_ladder(title: str, paper: str = "") -> Gap:
+    """Return the gap of what needs two noise levels."""
+    return Gap(
+        title=title,
+        paper=paper,
+        reason="the results have no two encoders that differ in known pre-training noise",
+        command=NOISE_COMMAND,
     )
 
 
@@ -52,14 +55,8 @@ def by_head(study: Study) -> Figure | Gap:
             if not by:
                 continue
             behind[family][domain] = list(by.values())
-            series = [
-                Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
-                for head in study.heads
-                if any(key[0] == head for key in by)
-            ]
-            panels.append(
-                _panel(study, study.title(family, title), series, levels, group=f"{family}-{domain}")
-            )
+            series = head_lines(study, by, levels)
+            panels.append(panel(study, study.title(family, title), series, levels, f"{family}-{domain}"))
     if not panels:
         return Gap(
             title="Accuracy against pre-training noise, by head",
@@ -109,7 +106,7 @@ def by_fraction(study: Study) -> Figure | Gap:
                     if any(key[0] == fraction for key in by)
                 ]
                 name = study.title(family, f"{head}, {title.lower()}")
-                panels.append(_panel(study, name, series, levels, group=f"{family}-{domain}"))
+                panels.append(panel(study, name, series, levels, f"{family}-{domain}"))
     if not panels:
         return Gap(
             title="Accuracy against noise at several shares of the training data",
@@ -123,6 +120,17 @@ def by_fraction(study: Study) -> Figure | Gap:
         paper="Fig. 1 and 2",
         caption=f"Labels name the share of the task's training data. {error_bars(behind)}.",
         panels=tuple(panels),
+    )
+
+
+def head_lines(
+    study: Study, by: Mapping[tuple[str, float], Mean], levels: Sequence[float], *, least: int = 1
+) -> tuple[Series, ...]:
+    """Return the line of each head that has ``least`` of the levels or more, which are in percent."""
+    return tuple(
+        Series(label=head, points=line(by, head, levels), slot=study.head_slot(head))
+        for head in study.heads
+        if sum(key[0] == head for key in by) >= least
     )
 
 
@@ -179,7 +187,10 @@ def describe(series: Sequence[Series], x: str) -> str:
     return "; ".join(parts) + "."
 
 
-def _panel(study: Study, title: str, series: Sequence[Series], levels: Sequence[float], group: str) -> Panel:
+def panel(
+    study: Study, title: str, series: Sequence[Series], levels: Sequence[float], group: str = ""
+) -> Panel:
+    """Return the panel of lines over pre-training noise, in percent."""
     return Panel(
         title=title,
         x_label=NOISE_AXIS,

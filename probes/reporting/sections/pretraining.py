@@ -148,15 +148,13 @@ def _time_table(runs: Sequence[Run]) -> Table:
         pace = [value.value for value in curves.samples_per_s]
         rows.append(
             cells(
-                [
-                    curves.name,
-                    NONE if run.noise is None else f"{run.noise:g} %",
-                    f"{curves.steps:,}" if curves.complete else f"{curves.steps:,}, not finished",
-                    f"{curves.wall_s:,.0f}",
-                    f"{statistics.median(pace):,.0f}" if pace else NONE,
-                    f"{100 * curves.top1[-1].value:.1f}" if curves.top1 else NONE,
-                    *(f"{100 * of_runs[number]:.1f}" for of_runs in shares.values()),
-                ]
+                curves.name,
+                NONE if run.noise is None else f"{run.noise:g} %",
+                f"{curves.steps:,}" if curves.complete else f"{curves.steps:,}, not finished",
+                f"{curves.wall_s:,.0f}",
+                f"{statistics.median(pace):,.0f}" if pace else NONE,
+                f"{100 * curves.top1[-1].value:.1f}" if curves.top1 else NONE,
+                *(f"{100 * of_runs[number]:.1f}" for of_runs in shares.values()),
             )
         )
     return Table(

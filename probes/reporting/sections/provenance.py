@@ -39,16 +39,14 @@ def _encoders(rows: Iterable[Row]) -> Table:
         header=("Encoder", "Hash", "Objective", "Step", "Noise", "Noise model", "Manifest", "D"),
         rows=tuple(
             cells(
-                [
-                    row.encoder,
-                    _short(row.encoder_hash),
-                    row.objective or NONE,
-                    NONE if row.step is None else f"{row.step:,}",
-                    NONE if row.noise_ratio is None else f"{100 * row.noise_ratio:.3g} %",
-                    row.noise_model or NONE,
-                    _short(row.manifest_sha256),
-                    str(row.dim),
-                ]
+                row.encoder,
+                _short(row.encoder_hash),
+                row.objective or NONE,
+                NONE if row.step is None else f"{row.step:,}",
+                NONE if row.noise_ratio is None else f"{100 * row.noise_ratio:.3g} %",
+                row.noise_model or NONE,
+                _short(row.manifest_sha256),
+                str(row.dim),
             )
             for row in ordered
         ),
@@ -67,13 +65,11 @@ def _tasks(rows: Iterable[Row]) -> Table:
         validation = max(row.n_validation for row in members)
         entries.append(
             cells(
-                [
-                    task,
-                    revision,
-                    _short(split),
-                    f"{train:,} / {validation:,}",
-                    several([f"{name} ({count:,})" for name, count in tests], limit=10),
-                ]
+                task,
+                revision,
+                _short(split),
+                f"{train:,} / {validation:,}",
+                several([f"{name} ({count:,})" for name, count in tests], limit=10),
             )
         )
     return Table(
@@ -109,7 +105,7 @@ def _software(rows: Iterable[Row]) -> Table:
         title="Heads and versions",
         caption="",
         header=("What", "Version"),
-        rows=tuple(cells(entry) for entry in entries),
+        rows=tuple(cells(*entry) for entry in entries),
         text_columns=2,
         prose=True,
     )

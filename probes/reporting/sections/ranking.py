@@ -16,7 +16,7 @@ COMMAND = (
 def section(study: Study) -> Section:
     """Return the section."""
     found: list[tuple[str, Domain, str, Ranks]] = []
-    for family in dict.fromkeys(score.family for score in study.main):
+    for family in study.families:
         for domain, title in DOMAINS:
             ranks = rank_heads(in_domain(of_family(study.main, family), domain), study.heads)
             if ranks:
@@ -72,15 +72,13 @@ def _table(study: Study, found: list[tuple[str, Domain, str, Ranks]]) -> Table:
         of_head = dict(zip(ranks.heads, ranks.ranks, strict=True))
         rows.append(
             cells(
-                [
-                    family,
-                    title,
-                    *(number_cell(of_head.get(head), 2) for head in heads),
-                    number_cell(ranks.statistic, 1),
-                    probability(ranks.p),
-                    number_cell(ranks.critical_difference, 2),
-                    str(len(ranks.tasks)),
-                ]
+                family,
+                title,
+                *(number_cell(of_head.get(head), 2) for head in heads),
+                number_cell(ranks.statistic, 1),
+                probability(ranks.p),
+                number_cell(ranks.critical_difference, 2),
+                str(len(ranks.tasks)),
             )
         )
     tasks = sorted({task for *_, ranks in found for task in ranks.tasks})

@@ -64,13 +64,11 @@ def _heads(fits: dict[str, list[Row]]) -> Table:
         predictions = statistics.fmean(1e6 * row.predict_seconds / row.n_test for row in members)
         rows.append(
             cells(
-                [
-                    head,
-                    f"{mean:.{digits}f}{spread}",
-                    f"{mean / base:.2f}" if base else NONE,
-                    _figures(predictions) if predictions else NONE,
-                    str(len(members)),
-                ]
+                head,
+                f"{mean:.{digits}f}{spread}",
+                f"{mean / base:.2f}" if base else NONE,
+                _figures(predictions) if predictions else NONE,
+                str(len(members)),
             )
         )
     every = [row for members in fits.values() for row in members]
@@ -98,7 +96,7 @@ def _encoders(measured: list[Row]) -> Table:
     for encoder, by_dataset in sorted(passes.items()):
         samples = sum(row.n_test for row in by_dataset.values())
         seconds = sum(row.feature_seconds for row in by_dataset.values())
-        rows.append(cells([encoder, f"{samples:,}", _figures(seconds), _figures(samples / seconds)]))
+        rows.append(cells(encoder, f"{samples:,}", _figures(seconds), _figures(samples / seconds)))
     return Table(
         name="run-time-features",
         title="Time to compute test features, by encoder",

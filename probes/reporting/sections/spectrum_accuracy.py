@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from probes.reporting.averages import Mean, Score, means, noise_key
 from probes.reporting.records import Figure, Gap, Panel, Section, Series
-from probes.reporting.sections.noise import NOISE_COMMAND, point
+from probes.reporting.sections.noise import no_ladder, point
 from probes.reporting.study import Study, in_domain, of_family
 from probes.reporting.wording import error_bars
 from probes.results.row import Domain
@@ -147,9 +147,4 @@ def _gap(study: Study, title: str, paper: str, found: list[Score]) -> Gap:
             reason=f"no results of {BASELINE}",
             command="python -m probes.run --plugin lp,mlp,nmtune",
         )
-    return Gap(
-        title=title,
-        paper=paper,
-        reason="the results have no two encoders that differ in known pre-training noise",
-        command=NOISE_COMMAND,
-    )
+    return no_ladder(title, paper)

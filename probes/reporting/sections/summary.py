@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from probes.reporting.averages import Mean, Score, means, noise_key
+from probes.reporting.averages import Mean, Score, level_and_head, means
 from probes.reporting.records import Section, Table, cells
 from probes.reporting.study import Study, in_domain, of_family
-from probes.reporting.wording import NONE, number, percent, runs_behind, several, tasks_behind, unique
+from probes.reporting.wording import NONE, number, percent, runs_behind, several, tasks_behind
 from probes.results.row import spectra_note
 
 SUMMARY = "summary-table"
@@ -19,7 +19,7 @@ def section(study: Study) -> Section:
 
 def summary_table(study: Study) -> Table:
     """Return accuracy in and out of domain, SVE and LSVR for every noise level and head."""
-    families = list(dict.fromkeys(score.family for score in study.main))
+    families = study.families
     named = len(families) > 1
     rows = []
     behind: list[Mean] = []
@@ -30,23 +30,20 @@ def summary_table(study: Study) -> Table:
         columns = _columns(found)
         behind += columns["id"].values()
         averaged[family] = _averaged(study, family, columns)
-        for noise in _noises(found):
-            for head in study.heads:
-                key = (noise, head)
-                if key not in columns["id"] and key not in columns["ood"]:
-                    continue
-                rows.append(
-                    cells(
-                        [
-                            *([family] if named else []),
-                            NONE if noise is None else f"{noise:g} %",
-                            head,
-                            percent(columns["id"].get(key)),
-                            *([percent(columns["ood"].get(key))] if any(shifted.values()) else []),
-                            *(number(columns[name].get(key)) for name in SPECTRAL),
-                        ]
-                    )
+        for key in study.lines(found):
+            if key not in columns["id"] and key not in columns["ood"]:
+                continue
+            noise, head = key
+            rows.append(
+                cells(
+                    *([family] if named else []),
+                    NONE if noise is None else f"{noise:g} %",
+                    head,
+                    percent(columns["id"].get(key)),
+                    *([percent(columns["ood"].get(key))] if any(shifted.values()) else []),
+                    *(number(columns[name].get(key)) for name in SPECTRAL),
                 )
+            )
     metric = study.metric
     return Table(
         name=SUMMARY,
@@ -75,22 +72,13 @@ def summary_table(study: Study) -> Table:
 def _columns(found: list[Score]) -> dict[str, dict[tuple[float | None, str], Mean]]:
     inside, outside = in_domain(found, "id"), in_domain(found, "ood")
     return {
-        "id": means(inside, _key),
-        "ood": means(outside, _key),
-        "Encoder SVE": means(inside, _key, lambda score: score.sve),
-        "Head SVE": means(inside, _key, lambda score: score.head_sve),
-        "Encoder LSVR": means(outside or inside, _key, lambda score: score.lsvr),
-        "Head LSVR": means(outside or inside, _key, lambda score: score.head_lsvr),
+        "id": means(inside, level_and_head),
+        "ood": means(outside, level_and_head),
+        "Encoder SVE": means(inside, level_and_head, lambda score: score.sve),
+        "Head SVE": means(inside, level_and_head, lambda score: score.head_sve),
+        "Encoder LSVR": means(outside or inside, level_and_head, lambda score: score.lsvr),
+        "Head LSVR": means(outside or inside, level_and_head, lambda score: score.head_lsvr),
     }
-
-
-def _key(score: Score) -> tuple[float | None, str]:
-    return (None if score.noise is None else noise_key(score)), score.head
-
-
-def _noises(found: list[Score]) -> list[float | None]:
-    known = unique(noise_key(score) for score in found if score.noise is not None)
-    return [*known, *([None] if any(score.noise is None for score in found) else [])]
 
 
 def _averaged(study: Study, family: str, columns: dict[str, dict[tuple[float | None, str], Mean]]) -> str:

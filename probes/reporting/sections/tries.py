@@ -26,7 +26,7 @@ def table(study: Study) -> Table:
         chosen, times = Counter(_chosen(row) for row in members).most_common(1)[0]
         share = f"{chosen} ({100 * times / len(members):.0f} %)" if chosen else "\N{EN DASH}"
         number = Cell(several(list(map(str, counts))), numbers=(("", float(counts[-1])),))
-        rows.append(cells([head, task, _tried(members), share, number]))
+        rows.append(cells(head, task, _tried(members), share, number))
     return Table(
         name="tries",
         title="Settings that each head was tried with",

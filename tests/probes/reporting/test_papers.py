@@ -67,8 +67,8 @@ def test_latex_shows_means_with_their_intervals_and_marks(digits: MakeRows) -> N
             caption="50 % of_it.",
             header=("Head", "Δ"),
             rows=(
-                cells(["a_b", Cell("+1.2 [+0.3, +2.1]", strong=True, numbers=numbers)]),
-                cells(["c", "−1"]),
+                cells("a_b", Cell("+1.2 [+0.3, +2.1]", strong=True, numbers=numbers)),
+                cells("c", "−1"),
             ),
         )
     )
