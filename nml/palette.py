@@ -7,9 +7,16 @@ common forms of colour blindness; marks and direct labels carry the same distinc
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
 
 
 class Role(NamedTuple):
@@ -83,6 +90,23 @@ SETTINGS: dict[Any, Any] = {
     # Element ids are hashes of their content; without a fixed salt they differ from run to run.
     "svg.hashsalt": "nml-report",
 }
+
+
+def rendered(canvas: Figure, kind: str) -> bytes:
+    """Return a picture as the bytes of a ``png``, ``svg`` or ``pdf`` file, the same for the same picture."""
+    buffer, dpi = io.BytesIO(), canvas.dpi
+    with mpl.rc_context(SETTINGS):
+        # A date or a version in the file would make equal pictures differ. Figure.savefig would draw twice.
+        if kind == "svg":
+            FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
+        elif kind == "pdf":
+            bare = dict.fromkeys(("CreationDate", "Creator", "Producer"))
+            FigureCanvasPdf(canvas).print_pdf(buffer, metadata=bare)
+        else:
+            FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
+    # SVG and PDF count in points.
+    canvas.set_dpi(dpi)
+    return buffer.getvalue()
 
 
 def level_role(slot: int, of: int) -> str:

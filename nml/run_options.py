@@ -36,24 +36,8 @@ _PARTS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 class RunOptions:
     """What one run is asked to be, beside its recipe.
 
-    The metadata of a field is its ``help``; ``path`` where it is a file or folder unless it is a URL, and
-    then ``words``, which are none either.
-
-    Attributes:
-        recipe_name: The recipe's name.
-        shards: The shard set, a folder or URL; None stands for the bundled digits.
-        noise: The noise ratio as text.
-        validation: A shard set to validate on; None: the bundled set's own, or none.
-        require_signature: Public key that the sets must be signed with.
-        class_names, templates: See :func:`pretrain.zero_shot.read_prompts`.
-        engine: How ranks share the work.
-        epochs: In place of the recipe's; None keeps them.
-        seed: Seed of weights, order and augmentation.
-        run_dir: The run folder; None names it under runs/ (:attr:`run_name`).
-        resume: What to do with a run folder that holds a run, and with one that does not.
-        timeout: How long ranks wait for one that does not answer, and for a batch of a loader worker.
-        tensorboard, wandb: Write metrics there too.
-        profile: Steps to trace, 0 for none.
+    The metadata of a field is its ``help``, which says what it is; ``path`` where it is a file or folder
+    unless it is a URL, and then ``words``, which are none either.
 
     Raises:
         UserError: If a value is impossible.

@@ -56,7 +56,8 @@ def _files(out: str | None, default: Path) -> list[Path]:
 def write_curves(runs: Sequence[Curves], files: Sequence[Path]) -> Sequence[Path]:
     """Draw runs into one picture, write it to files by their suffixes, and return the files."""
     # It takes a second that refused options need not wait for.
-    from pretrain.curves_picture import draw, rendered
+    from nml.palette import rendered
+    from pretrain.curves_picture import draw
 
     picture = draw(runs)
     for file in files:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -61,19 +58,6 @@ def draw(runs: Sequence[Curves]) -> Canvas:
             panel(canvas.add_subplot(place), runs, looks)
         _name(canvas, runs, looks)
         return canvas
-
-
-def rendered(canvas: Canvas, kind: str) -> bytes:
-    """Return a picture as the bytes of a ``png`` or ``svg`` file, the same for the same picture."""
-    buffer = io.BytesIO()
-    with mpl.rc_context(SETTINGS):
-        if kind == "png":
-            # Whatever was written before it: SVG counts in points.
-            canvas.set_dpi(DPI)
-            FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
-        else:
-            FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
 
 
 def looks_of(runs: Sequence[Curves]) -> list[Look]:

@@ -33,28 +33,7 @@ tasks: python -m probes.tasks list      encoders: python -m probes.encoders list
 class Options:
     """What one study is asked to measure: encoders x tasks x heads x fractions x seeds x downstream noise.
 
-    Attributes:
-        plugin: Heads, comma-separated.
-        checkpoint, encoder: Encoders; none of either stands for the newest finished run.
-        task: Tasks; none stands for the bundled digits.
-        results, features: Folders of the result rows and of the feature store.
-        save_heads: Folder for the fitted heads; None for nowhere.
-        receipt: File for the ids of the rows asked for; None for none.
-        allow_overlap: Whether training and test data of the user's own may share samples.
-        tasks_root: Folder of prepared tasks.
-        require_signature: Public key that exports must be signed with.
-        allow_key: Which keys may be sent where, see :func:`probes.encoders.api_keys.named_keys`.
-        seeds: Number of seeds.
-        fractions: Shares of the training data, above 0 to 1.
-        downstream_noise: Shares of the training labels to flip, 0 to below 1.
-        downstream_model: Noise models that flip them, ``NAME`` or ``NAME:FILE``.
-        hyper: Hyper-parameters, see :func:`probes.heads.choose_heads`.
-        tries: Settings to try of each head; None is :data:`probes.heads.TRIES`.
-        views: Augmented views of the training images.
-        svd: Singular value convention.
-        head_spectra: Whether to compute the spectrum of each head's transformed features, too.
-        device: Where to compute.
-        batch_size: Samples a forward pass of the encoder.
+    The metadata of a field is its ``help``, which says what it is.
 
     Raises:
         UserError: If a value is impossible.

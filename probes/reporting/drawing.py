@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,14 +9,11 @@ from typing import Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nml.files import write_bytes
-from nml.palette import ROLES, SETTINGS
+from nml.palette import ROLES, SETTINGS, rendered
 from probes.reporting.labels import label_points, label_series
 from probes.reporting.records import INTERVAL, Figure, Panel, Point, Series
 from probes.reporting.theme import colour, marker
@@ -44,7 +40,7 @@ def save_figure(figure: Figure, folder: Path, kinds: Sequence[FileKind] = ("png"
         for axes, panel in zip(grid.flat, figure.panels, strict=False):
             _label(axes, figure, panel)
         for kind in kinds:
-            write_bytes(folder / f"{figure.name}.{kind}", _bytes(canvas, kind))
+            write_bytes(folder / f"{figure.name}.{kind}", rendered(canvas, kind))
 
 
 def panel_svg(figure: Figure, panel: Panel) -> str:
@@ -54,7 +50,7 @@ def panel_svg(figure: Figure, panel: Panel) -> str:
         axes = canvas.subplots()
         _draw(axes, figure, panel)
         _label(axes, figure, panel)
-        return _bytes(canvas, "svg").decode()
+        return rendered(canvas, "svg").decode()
 
 
 def shared_range(figure: Figure, panel: Panel) -> tuple[float, float] | None:
@@ -99,19 +95,6 @@ def _canvas(columns: int, rows: int) -> Canvas:
         hspace=(TOP + BOTTOM) / inner_height,
     )
     return canvas
-
-
-def _bytes(canvas: Canvas, kind: FileKind) -> bytes:
-    buffer = io.BytesIO()
-    # A date or a version in the file would make equal figures differ. Canvas.savefig would draw twice.
-    if kind == "svg":
-        FigureCanvasSVG(canvas).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    elif kind == "pdf":
-        bare = dict.fromkeys(("CreationDate", "Creator", "Producer"))
-        FigureCanvasPdf(canvas).print_pdf(buffer, metadata=bare)
-    else:
-        FigureCanvasAgg(canvas).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def _draw(axes: Axes, figure: Figure, panel: Panel) -> None:

@@ -117,7 +117,7 @@ def test_a_picture_that_fails_does_not_fail_its_run(
     def fail(*_: object) -> bytes:
         raise RuntimeError("no\nfont")
 
-    monkeypatch.setattr("pretrain.curves_picture.rendered", fail)
+    monkeypatch.setattr("nml.palette.rendered", fail)
     draw_at_end(run)
     assert capsys.readouterr().err == "note: the curves were not drawn: no font\n"
     assert not list(run.glob("curves*"))
