@@ -22,6 +22,7 @@ from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
 from shards.tarwalk import walk
 from tests.shards.hostile_images import jpeg_bomb, png_bomb
+from tests.shards.loaders import batches
 
 
 @pytest.fixture
@@ -80,8 +81,7 @@ def test_workers_share_one_budget_through_the_ledger(copied: Path, tmp_path: Pat
 
     def run(budget: float, ledger: str) -> None:
         dataset = ShardDataset(shard_set, transform=size_of, skip_budget=budget, ledger=tmp_path / ledger)
-        for _ in DataLoader(dataset, batch_sampler=sampler, num_workers=2, collate_fn=len):
-            pass
+        list(batches(DataLoader(dataset, batch_sampler=sampler, num_workers=2, collate_fn=len)))
 
     run(3 / 1259 + 1e-9, "enough")
     assert len({entry["key"] for entry in read_ledger(tmp_path / "enough")}) == 3
@@ -266,7 +266,7 @@ def test_an_error_of_a_worker_keeps_its_one_line(copied: Path) -> None:
     sampler = ElasticBatchSampler(ShardSet.open(copied), global_batch=32, streams=8, shuffle=False)
     loader = DataLoader(ShardDataset(ShardSet.open(copied)), batch_sampler=sampler, num_workers=1)
     with pytest.raises(UserError, match="does not match its SHA-256"):
-        list(loader)
+        list(batches(loader))
 
 
 def test_a_damaged_sample_error_survives_pickling() -> None:

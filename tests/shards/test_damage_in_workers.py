@@ -18,6 +18,7 @@ from shards.reader import read_ledger
 from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
 from tests.shards.hostile_images import jpeg_bomb, png_bomb
+from tests.shards.loaders import batches
 
 pytestmark = pytest.mark.timeout(120)
 SAMPLES = 96
@@ -50,7 +51,7 @@ def read(folder: Path, workers: int = 2, **options: object) -> dict[int, tuple[b
     dataset = ShardDataset(shard_set, "n25", pixels_of, **options)
     sampler = ElasticBatchSampler(shard_set, global_batch=16, streams=8)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=list)
-    return {sample.index: (sample.image, sample.target) for batch in loader for sample in batch}
+    return {sample.index: (sample.image, sample.target) for batch in batches(loader) for sample in batch}
 
 
 def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
@@ -119,7 +120,7 @@ def test_a_shard_deleted_while_training_is_one_line(copied: Path) -> None:
     (copied / "shard-000003.tar").unlink()
     sampler = ElasticBatchSampler(shard_set, global_batch=16, streams=8)
     with pytest.raises(UserError) as error:
-        list(DataLoader(dataset, batch_sampler=sampler, num_workers=2))
+        list(batches(DataLoader(dataset, batch_sampler=sampler, num_workers=2)))
     assert "of shard-000003.tar: No such file" in one_line(error)
 
 

@@ -17,6 +17,7 @@ from nml.errors import UserError
 from shards.dataset import ShardDataset
 from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
+from tests.shards.loaders import batches
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -60,7 +61,7 @@ def read(location: str | Path, cache: Path, workers: int) -> dict[int, tuple[byt
     sampler = ElasticBatchSampler(shard_set, global_batch=64, streams=8)
     dataset = ShardDataset(shard_set, "n20", pixels_of)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=list)
-    return {sample.index: (sample.image, sample.target) for batch in loader for sample in batch}
+    return {sample.index: (sample.image, sample.target) for batch in batches(loader) for sample in batch}
 
 
 def test_workers_read_it_as_a_local_set_and_fetch_each_shard_once(
@@ -100,7 +101,7 @@ def test_a_failing_network_is_one_line_also_from_a_worker(
     with pytest.raises(
         UserError, match=r"^bucket://.*tar: cannot be fetched to .*: \w*TimeoutError: ; check"
     ):
-        list(DataLoader(dataset, batch_sampler=sampler, num_workers=2))
+        list(batches(DataLoader(dataset, batch_sampler=sampler, num_workers=2)))
     with pytest.raises(UserError, match=r"set\.json: cannot be read: \w*TimeoutError"):
         ShardSet.open(bucket, cache=tmp_path / "cache")
 
