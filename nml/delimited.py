@@ -13,6 +13,10 @@ from nml.errors import UserError
 _LONGEST = 1 << 30
 
 
+class UnreadableTable(UserError):
+    """A file of a table that cannot be read, or not to its end."""
+
+
 class Line(NamedTuple):
     """One row of a file: the number of the line that it ends on, and its values."""
 
@@ -30,7 +34,8 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
         encoding: How its text is encoded; UTF-8 where empty.
 
     Raises:
-        UserError: If the file cannot be read, or is not of the encoding.
+        UnreadableTable: If the file cannot be read, or is not of the encoding.
+        UserError: If the encoding is unknown.
     """
     csv.field_size_limit(_LONGEST)
     try:
@@ -50,11 +55,11 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
             f"encoding {encoding}: unknown", possible="a name that Python knows, such as latin-1 or cp1252"
         ) from error
     except UnicodeError as error:
-        raise UserError(
+        raise UnreadableTable(
             f"{file}: cannot be read as {encoding or 'UTF-8'}: {error}",
             mend="store the file as UTF-8, or say what it is (shards.write --encoding latin-1)",
         ) from error
     except (OSError, csv.Error) as error:
-        raise UserError(
+        raise UnreadableTable(
             f"{file}: cannot be read as {kind}: {error}", mend="check the file and its format"
         ) from error

@@ -109,3 +109,12 @@ def sha256_file(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name of a file system can be stored as text; Python keeps bytes that are none in halves."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

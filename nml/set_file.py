@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
+from nml.files import is_utf8
 from nml.levels import CLEAN_LEVEL, level_ratio
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, read_file
 from nml.urls import access_error, redacted, take_secret, told_reason, with_secret, without_secret
@@ -27,8 +28,14 @@ _LOCAL_URLS = ("file://", "local://")
 
 
 def local_folder(location: str | Path) -> Path | None:
-    """Return the folder of a set on this machine; None for one at a URL."""
+    """Return the folder of a set on this machine; None for one at a URL.
+
+    Raises:
+        UserError: If its name is no UTF-8, as which Arrow opens and stores names.
+    """
     text = str(location)
+    if not is_utf8(text):
+        raise UserError(f"{text}: the name is no UTF-8", mend="rename it, or name a link to it")
     for prefix in _LOCAL_URLS:
         text = text.removeprefix(prefix)
     return None if "://" in text else Path(text).expanduser()

@@ -143,6 +143,8 @@ class SourceSpec:
         encoding: How a text file is encoded; UTF-8 where empty.
         header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
         image_root: Folder that images may lie in beside the table's own; empty for none.
+        members: Which members of a tar make a sample, ``image=input.jpg,caption=outputs.txt``; empty for the
+            usual ones.
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
             caption each; a ``task`` of images or texts, read in any order, with a class each; or the
             ``labels`` of a task alone, whose samples lie elsewhere.
@@ -163,6 +165,7 @@ class SourceSpec:
     header: str = ""
     encoding: str = ""
     image_root: str = ""
+    members: str = ""
     end: Literal["set", "task", "labels"] = "set"
     defects: list[Defect] | None = None
 
@@ -171,10 +174,10 @@ class SourceSpec:
         """What a message calls the source."""
         return f"--{'source' if self.end == 'set' else 'task'} {self.text}"
 
-    def flag(self, role: Role | Literal["split", "image_root"]) -> str:
+    def flag(self, role: Role | Literal["split", "image_root", "members"]) -> str:
         """Return how a user names the column of a role, or a split, up to the name itself."""
         if self.end == "set":
-            flags = {"split": "--split ", "image_root": "--image-root "}
+            flags = {"split": "--split ", "image_root": "--image-root ", "members": "--members "}
             return flags.get(role, f"--{role}-column ")
         return f"{self.usual_split if role == 'split' else role}="
 
@@ -203,14 +206,29 @@ class SourceSpec:
             raise UserError(f"{self.shown}: names no {what}", mend=f"write it as {example}")
         return self.argument
 
-    def refuse_columns(self, *allowed: Role) -> None:
-        """Raise a UserError if a column was named, but of the roles allowed, for a source that has none."""
+    def refuse_columns(self, *allowed: Role, members: bool = False) -> None:
+        """Raise a UserError if a column was named, but of the roles allowed, for a source that has none.
+
+        Args:
+            allowed: Roles that may be named.
+            members: Whether members may be.
+        """
         for role in ROLES:
             if role not in allowed and (value := self.column(role)):
                 raise UserError(
                     f"{self.flag(role)}{value}: the {self.name} source has no columns",
                     mend="leave it out, or use a parquet, csv, tsv or huggingface source",
                 )
+        if not members:
+            self.refuse_members()
+
+    def refuse_members(self) -> None:
+        """Raise a UserError if members were named for a source that has none."""
+        if self.members:
+            raise UserError(
+                f"{self.flag('members')}{self.members}: the {self.name} source has no members",
+                mend="leave it out, or use a webdataset source",
+            )
 
 
 class Source(Protocol):

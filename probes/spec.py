@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from nml.errors import UserError, unknown_name
+
+_COMMA = re.compile(r",(?![^{}]*\})")
 
 
 class Spec(NamedTuple):
@@ -25,7 +28,7 @@ class Spec(NamedTuple):
 
 
 def split_spec(text: str) -> Spec:
-    """Split a specification into kind, arguments and options.
+    """Split a specification into kind, arguments and options, at commas that lie in no braces.
 
     A part counts as an option if what stands before its ``=`` is an identifier, so that a path
     such as ``/data/a=b`` stays an argument.
@@ -36,7 +39,7 @@ def split_spec(text: str) -> Spec:
     kind, _, rest = text.partition(":")
     arguments: list[str] = []
     options: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
+    for part in filter(None, _COMMA.split(rest)):
         name, equals, value = part.partition("=")
         if equals and name.isidentifier():
             if name in options:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
+from nml.files import is_utf8
 from nml.sources import ByteRange, Defect, Example, Source
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
 from shards.defects import Checks, image_defects, settle
@@ -192,6 +193,14 @@ def _sound(
         except UserError as error:
             kind = "bad class" if source.kind == "class" else "no caption"
             defects.append(Defect(example.name, kind, error))
+            continue
+        path = "" if isinstance(example.image, bytes) else example.image.path
+        if not is_utf8(example.name + path):
+            named = UserError(
+                f"--source: the name {path or example.name} is no UTF-8",
+                mend="rename the file or folder, or name a link to it",
+            )
+            defects.append(Defect(labelled.pop().name, "bad name", named))
     if not images:
         return labelled
     found = image_defects(labelled, decode=checks.decode)

@@ -32,7 +32,8 @@ from shards.set_info import SetInfo, Shard
 from shards.sources import SourceSpec
 from shards.sources.webdataset import WebDatasetSource
 from shards.storage import refuse_url
-from shards.tarwalk import TarSample, tar_samples, walk
+from shards.tarbytes import TarBytes
+from shards.tarwalk import TarSample
 from shards.write import worker_count
 
 PROGRAM = "python -m shards.index"
@@ -77,6 +78,8 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
             caption_column=caption_column,
         )
     )
+    if elsewhere := [tar for tar in source.tars if not tar.name.endswith(".tar") or tar.parent != folder]:
+        raise _not_in_place(elsewhere[0])
     if len(source.tars) < len(list(folder.glob("*.tar"))):
         raise UserError(
             f"{folder}: holds tars of several splits, by their names",
@@ -91,7 +94,7 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
             disable=not is_interactive(),
         )
         indexed = list(progress)
-    source.tell_of_replaced()
+    source.tell()
     classes = _class_names(indexed) if source.kind == "class" else None
     indexed = _with_unique_keys(indexed)
     schema = manifest_schema(source.kind, [clean_column(source.kind)])
@@ -113,23 +116,31 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
     )
 
 
+def _not_in_place(tar: Path) -> UserError:
+    return UserError(
+        f"{tar}: cannot be read where it lies",
+        possible="tars directly in the folder that is indexed, not compressed",
+        mend="unpack it or link it there; or write a set of it: "
+        f"python -m shards.write --source webdataset:{tar.parent}",
+    )
+
+
 def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
     """Walk one tar and hash it."""
     size = tar.stat().st_size
     tree = TreeHash()
     rows = []
-    descriptor = os.open(tar, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        position = 0
-        for sample in tar_samples(walk(tar)):
+    with TarBytes(tar) as opened:
+        if opened.compressed:
+            raise _not_in_place(tar)
+        descriptor, position = opened.descriptor, 0
+        for sample in source.samples(opened):
             row = _row(sample, source, descriptor, tar)
             tree.plain(_read(descriptor, row["image_offset"] - position, position))
             tree.image(row["sha256"])
             position = row["image_offset"] + row["image_size"]
             rows.append(row)
         tree.plain(_read(descriptor, size - position, position))
-    finally:
-        os.close(descriptor)
     column = clean_column(source.kind)
     numbers = all(isinstance(row[column], int) for row in rows)
     schema = manifest_schema("caption", [column])
@@ -139,7 +150,7 @@ def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
 
 
 def _row(sample: TarSample, source: WebDatasetSource, descriptor: int, tar: Path) -> dict[str, Any]:
-    image = sample.image()
+    image = source.image(sample)
     if image is None:
         raise UserError(f"{tar}: sample {sample.base!r} has no image", mend="leave the tar out")
     content = _read(descriptor, image.size, image.offset)

@@ -82,7 +82,7 @@ class LocalStorage:
 
 def refuse_url(location: str) -> None:
     """Raise a UserError if a command that works on a local folder was given a URL."""
-    if "://" in location:
+    if local_folder(location) is None:
         raise UserError(
             f"{location}: this command works on a local folder",
             mend="copy the set to one, and back if it changes",

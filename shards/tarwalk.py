@@ -7,26 +7,30 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from nml.errors import UserError
 from nml.images import EXTENSIONS
 from shards.tar import BLOCK
+from shards.tarbytes import TarBytes
 
 _REGULAR = (b"0", b"\0", b"7")
 _FOLDER = b"5"
 _PAX = (b"x", b"g")
 _LONG_NAME = b"L"
 _NAMES = {b"1": "a hard link", b"2": "a symbolic link", b"3": "a device", b"4": "a device", b"6": "a pipe"}
-# Members that common readers would run code from; a data set never needs them.
-_CODE = re.compile(r".*\.(pkl|pickle|pyd|pyc|pth|pt|npz|so|dll)", re.IGNORECASE)
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=]+)=")
 _OCTAL = re.compile(rb"[0-7]+")
 _PAX_SIZE = re.compile(rb"\d{1,19}")
 # A pax header holds names and times; a larger one is an attack or garbage.
 _MAX_EXTENSION = 1 << 20
+# Where another tar may begin that was put behind one with `cat`: a last record is filled up to ten kilobytes.
+_BEHIND = 64 << 10
 
 
 class Member(NamedTuple):
@@ -43,32 +47,78 @@ class Member(NamedTuple):
     size: int
 
 
-def walk(path: str | Path) -> Iterator[Member]:
-    """Yield the regular files of an uncompressed tar, in order.
+@dataclass
+class Passed:
+    """What was passed over in the tars of a source, and is told once at its end.
+
+    Attributes:
+        members: Members that are no part of a sample, counted by their ending.
+        unended: Tars without an end mark: whole as far as they go, and perhaps cut short.
+        behind: Tars with something behind their end mark.
+    """
+
+    members: Counter[str] = field(default_factory=Counter)
+    unended: list[str] = field(default_factory=list)
+    behind: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of_all(cls, each: Sequence[Passed]) -> Passed:
+        """Return what was passed over in several tars together."""
+        joined = cls()
+        for one in each:
+            joined.members.update(one.members)
+            joined.unended += one.unended
+            joined.behind += one.behind
+        return joined
+
+    def tell(self, shown: str) -> None:
+        """Say what was passed over, a line a kind; ``shown`` is what a message calls the source."""
+        if self.members:
+            kinds = ", ".join(f"{count:,} {ending}" for ending, count in sorted(self.members.items()))
+            print(f"passed over {self.members.total():,} members of tars: {kinds}", file=sys.stderr)
+        for tars, what in (
+            (self.unended, "end without an end mark: they were read to their end, and may be cut short"),
+            (self.behind, "hold more behind their end mark, which was not read, as if put together with cat"),
+        ):
+            if tars:
+                print(f"{shown}: {len(tars):,} tars {what}; the first: {tars[0]}", file=sys.stderr)
+
+
+def walk(tar: str | Path | TarBytes, passed: Passed | None = None) -> Iterator[Member]:
+    """Yield the regular files of a tar, in order.
+
+    Args:
+        tar: The tar, or its path.
+        passed: Where a missing end mark is noted, and what follows one; None to refuse a missing one.
 
     Raises:
-        UserError: If the tar is damaged or cut short, or a member is a link, a device, lies outside
-            (``../x``, ``/x``) or is of a kind that readers would unpickle.
+        UserError: If the tar is damaged or cut short, or a member is a link, a device or lies outside
+            (``../x``, ``/x``).
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        yield from _walk(descriptor, os.fstat(descriptor).st_size, path)
-    finally:
-        os.close(descriptor)
+    if isinstance(tar, TarBytes):
+        yield from _walk(tar, passed)
+    else:
+        with TarBytes(tar) as opened:
+            yield from _walk(opened, passed)
 
 
-def _walk(descriptor: int, end: int, path: str | Path) -> Iterator[Member]:
+def _walk(tar: TarBytes, passed: Passed | None) -> Iterator[Member]:
+    descriptor, path = tar.descriptor, tar.path
     position = 0
     long_name: str | None = None
     long_size: int | None = None
     while True:
+        tar.reach(position + BLOCK)
         block = os.pread(descriptor, BLOCK, position)
         if not block.strip(b"\0"):
-            if len(block) < BLOCK:
+            if len(block) == BLOCK:
+                tar.reach(position + _BEHIND)
+                if passed is not None and os.pread(descriptor, _BEHIND, position).strip(b"\0"):
+                    passed.behind.append(str(path))
+            elif passed is None:
                 raise _damaged(path, position, "the end-of-archive mark is missing: the tar is cut short")
+            else:
+                passed.unended.append(str(path))
             return
         if len(block) < BLOCK:
             raise _damaged(path, position, "a header is cut short")
@@ -77,6 +127,7 @@ def _walk(descriptor: int, end: int, path: str | Path) -> Iterator[Member]:
         if kind == _LONG_NAME or kind in _PAX:
             if size > _MAX_EXTENSION:
                 raise _damaged(path, content, f"an extension header of {size} bytes")
+            tar.reach(content + size)
             extension = os.pread(descriptor, size, content)
             position = content + size + -size % BLOCK
             if kind == _LONG_NAME:
@@ -91,7 +142,7 @@ def _walk(descriptor: int, end: int, path: str | Path) -> Iterator[Member]:
         long_name = long_size = None
         if kind != _FOLDER:
             _check_safe(name, kind, path)
-        if content + size > end:
+        if not tar.reach(content + size):
             raise _damaged(path, content, f"{name} ends after the file does: the tar is cut short")
         position = content + size + -size % BLOCK
         if kind == _FOLDER:
@@ -156,8 +207,6 @@ def _check_safe(name: str, kind: bytes, path: str | Path) -> None:
         raise _refused(path, f"member {name!r} is {what}")
     if name.startswith("/") or ".." in name.split("/"):
         raise _refused(path, f"member {name!r} lies outside the archive")
-    if _CODE.fullmatch(name):
-        raise _refused(path, f"member {name!r} is of a kind that readers would run code from")
 
 
 def _refused(path: str | Path, what: str) -> UserError:
@@ -171,6 +220,9 @@ def _damaged(path: str | Path, position: int, what: str) -> UserError:
 
 
 _NAME = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
+# What samples are made of; members of other kinds (features, weights, notes) are nothing that is read here.
+_SUPERVISION = ("cls", "txt", "json")
+_READ = frozenset((*EXTENSIONS, *_SUPERVISION))
 
 
 class TarSample(NamedTuple):
@@ -191,15 +243,30 @@ class TarSample(NamedTuple):
         return next(plain, None) or next(longer, None)
 
 
-def tar_samples(members: Iterable[Member]) -> Iterator[TarSample]:
-    """Yield samples: runs of adjacent members whose names agree up to the first dot."""
+def tar_samples(
+    members: Iterable[Member], passed: Passed | None = None, wanted: Collection[str] = ()
+) -> Iterator[TarSample]:
+    """Yield samples: runs of adjacent members whose names agree up to the first dot.
+
+    Args:
+        members: The members of a tar.
+        passed: Where members are counted that are no part of a sample.
+        wanted: Extensions that are read besides images, ``cls``, ``txt`` and ``json``.
+    """
     sample: TarSample | None = None
     for member in members:
         match = _NAME.fullmatch(member.name)
+        last = member.name.rpartition("/")[2]
         # Names starting with a dot or two underscores carry no sample (._x of macOS, __meta__).
-        if not match or match[1].rpartition("/")[2].startswith("__"):
+        if last.startswith((".", "__")):
             continue
-        base, extension = match[1], match[2].lower()
+        extension = match[2].lower() if match else ""
+        ending = extension.rpartition(".")[2]
+        if match is None or (ending not in _READ and extension not in wanted):
+            if passed is not None:
+                passed.members[f".{ending}" if ending else "without an ending"] += 1
+            continue
+        base = match[1]
         if sample is None or sample.base != base or extension in sample.members:
             if sample is not None:
                 yield sample

@@ -95,6 +95,11 @@ def build_parser() -> Parser:
         default="",
         help="folder that the images of a table may lie in, besides the table's own",
     )
+    parser.add_argument(
+        "--members",
+        default="",
+        help="members of a tar that make a sample: image=input.jpg,caption=outputs.txt or label=class.txt",
+    )
     for column in ("image", "label", "caption", "key"):
         parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
     parser.add_argument(
@@ -126,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
         "split": arguments.split,
         "encoding": arguments.encoding,
         "image_root": arguments.image_root,
+        "members": arguments.members,
         **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "caption", "key")},
     }
     request = WriteRequest(

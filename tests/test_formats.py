@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import tarfile
 from collections.abc import Callable
@@ -127,9 +129,39 @@ def labelled_tar(form: str = "{}", extension: str = "cls") -> Make:
     return lambda at: classes_in_tar(at / "x.tar", form, extension)
 
 
+def samples_of_tars(image: str) -> list[dict[str, bytes]]:
+    return [
+        {image: content, "cls": str(label).encode()} for content, label in zip(IMAGES, LABELS, strict=True)
+    ]
+
+
+def packed(make: Make) -> Callable[[Path], Path]:
+    def tar_and_gzip(at: Path) -> Path:
+        path = Path(str(make(at)))
+        path.with_suffix(".tar.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+        return path.with_suffix(".tar.gz")
+
+    return tar_and_gzip
+
+
+def unended(path: Path) -> Path:
+    """Cut off what closes a tar, as a writer that was not closed leaves it."""
+    path.write_bytes(path.read_bytes().rstrip(b"\0") + bytes(509))
+    return path
+
+
 def parquet_of_paths(at: Path) -> Path:
     text_table(at / "unused.csv", NUMBERS)
     return parquet(at / "x.parquet", file_name=[f"a, {number}.png" for number in range(6)], label=LABELS)
+
+
+def tars_below(at: Path) -> Path:
+    (at / "tars" / "0").mkdir(parents=True)
+    (at / "tars" / ".cache").mkdir()
+    classes_in_tar(at / "tars" / ".cache" / "a.tar")
+    classes_in_tar(at / "tars" / "0" / "a.tar")
+    return at / "tars"
 
 
 def images_alone(at: Path) -> str:
@@ -158,6 +190,15 @@ READ: dict[str, tuple[str, Make]] = {
     "tars-json": ("wds", labelled_tar('{{"label": {}}}', "json")),
     "tars-input": ("wds", a_tar({"in.png": IMAGES[0], "cls": b"0"}, {"gif": encoded(1, "GIF"), "cls": b"1"})),
     "tars-range": ("webdataset", lambda at: classes_in_tar(at / "x-00.tar").parent / "x-{00..00}.tar"),
+    "tars-foreign": (
+        "wds",
+        a_tar(*({"npz": b"x", **each, "pth": b"x", "pkl": b"x"} for each in samples_of_tars("png"))),
+    ),
+    "tars-members": ("wds", a_tar(*({"png": b"x", **each} for each in samples_of_tars("input.PNG")))),
+    "tars-gzip": ("webdataset", packed(labelled_tar())),
+    "tars-below": ("wds", tars_below),
+    "tars-list": ("wds", lambda at: classes_in_tar(at / "x-1.tar").parent / "{x,x}-{1..1,1}.tar"),
+    "tars-no-end": ("wds", lambda at: unended(classes_in_tar(at / "x.tar"))),
     "huggingface": ("huggingface", lambda at: saved_by_datasets(at / "saved")),
     "torchvision": ("torchvision", images_alone),
     "third-party": ("in-memory", lambda at: at),
@@ -198,9 +239,9 @@ def in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(site))
 
 
-def as_set(source: str, out: Path) -> tuple[list[str], list[str], str]:
+def as_set(source: str, out: Path, *more: str) -> tuple[list[str], list[str], str]:
     """Write a set; return names, classes and a hash of the images, in the order of the source."""
-    write.main(["--source", source, "--out", str(out), "--workers", "1"])
+    write.main(["--source", source, "--out", str(out), "--workers", "1", *more])
     rows = pq.read_table(out / "manifest.parquet").sort_by("source_row").to_pylist()
     classes = json.loads((out / "set.json").read_text())["classes"]
     shards = sorted(out.glob("*.tar"))
@@ -228,8 +269,10 @@ def as_task(source: str, **options: str) -> tuple[list[str], list[str], str]:
 def test_both_ends_read_the_same_samples(tmp_path: Path, case: str) -> None:
     name, make = READ[case]
     source = f"{name}:{make(tmp_path)}"
-    names, classes, images = as_set(source, tmp_path / "out")
-    keys, labels, fingerprint = as_task(source)
+    members = {"tars-members": {"members": "image=input.png+label=cls"}}.get(case, {})
+    more = [word for option, value in members.items() for word in (f"--{option}", value)]
+    names, classes, images = as_set(source, tmp_path / "out", *more)
+    keys, labels, fingerprint = as_task(source, **members)
     # What has no name is called by its row, which published keys of sets and of tasks write in two ways.
     assert [f"{int(name[4:]):08d}" if name.startswith("row-") else name for name in names] == keys
     assert classes == labels == CLASSES.get(case, labels)
@@ -247,8 +290,8 @@ def test_the_bundled_digits_are_the_same_at_both_ends(tmp_path: Path) -> None:
 WHOLE = {"png": IMAGES[0], "cls": b"0"}
 
 
-def _cut(path: Path) -> Path:
-    path.write_bytes(path.read_bytes()[:2000])
+def _cut(path: Path, size: int) -> Path:
+    path.write_bytes(path.read_bytes()[:size])
     return path
 
 
@@ -268,15 +311,25 @@ def _with_line(path: object, line: str) -> object:
     return path
 
 
+def _compressed_otherwise(path: Path) -> Path:
+    path.write_bytes(lzma.compress(b"x"))
+    return path
+
+
 def _bare(at: Path) -> Path:
     (at / "a" / "b").mkdir(parents=True)
     return at / "a"
 
 
 REFUSED: dict[str, tuple[str, Make, str]] = {
-    "pickle": ("wds", a_tar(WHOLE, {**WHOLE, "pkl": b"x"}), "of a kind that readers would run code from"),
+    "gzip-cut": (
+        "wds",
+        lambda at: _cut(packed(labelled_tar())(at), 100),
+        "damaged after .* of the tar",
+    ),
+    "zip": ("wds", lambda at: _compressed_otherwise(at / "x.tar"), "x.tar: is compressed by xz"),
     "link": ("webdataset", a_tar(WHOLE, link="1.png"), "'1.png' is a symbolic link"),
-    "cut": ("wds", lambda at: _cut(classes_in_tar(at / "x.tar")), "the tar is cut short"),
+    "cut": ("wds", lambda at: _cut(classes_in_tar(at / "x.tar"), 1536), "the tar is cut short"),
     "no-image": ("wds", a_tar(WHOLE, {"cls": b"1"}), "sample '001' has no image"),
     "no-class": ("wds", a_tar(WHOLE, {"png": IMAGES[1]}), r"sample '001' has no \.cls"),
     "minus-in-tar": ("wds", labelled_tar("-1"), "class -1, below 0"),
@@ -292,7 +345,7 @@ REFUSED: dict[str, tuple[str, Make, str]] = {
         "no image .*found.* picture, label",
     ),
     "no-label": ("parquet", a_parquet(image=IMAGES, x=LABELS), "no label .*column found.* columns: image, x"),
-    "no-tar": ("wds", _bare, r"there is no \*\.tar in .*/a; check"),
+    "no-tar": ("wds", _bare, r"there is no \*\.tar or \*\.tar\.gz or .* in .*/a; check"),
     "no-file": ("parquet", lambda at: at / "gone.parquet", r"there is no file .*gone\.parquet"),
     "no-images": ("imagefolder", _bare, "no image in the 1 folders"),
     "loop": (

@@ -19,6 +19,7 @@ from probes.tasks.task import Task, TaskRecord
 COLUMNS = ("image", "text", "pair", "label", "key")
 SPLITS = ("train", "test")
 IMAGE_ROOT = "image_root"
+MEMBERS = "members"
 
 
 class OwnDataTask:
@@ -43,7 +44,7 @@ class OwnDataTask:
     def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
         """Return the task."""
         header = ("header",) if spec.kind in ("csv", "tsv") else ()
-        check_options(spec, (*OPTIONS, *COLUMNS, *SPLITS, IMAGE_ROOT, *header), where="--task")
+        check_options(spec, (*OPTIONS, *COLUMNS, *SPLITS, IMAGE_ROOT, MEMBERS, *header), where="--task")
         if len(spec.arguments) == 1 and not Path(spec.arguments[0]).is_file():
             return self._of_splits(spec)
 
@@ -94,6 +95,7 @@ def read_split(
         usual_split=usual_split,
         header=columns.get("header", ""),
         image_root=columns.get(IMAGE_ROOT, ""),
+        members=columns.get(MEMBERS, ""),
         end="labels" if labels_alone else "task",
         **{f"{role}_column": columns.get(role, "") for role in COLUMNS},  # type: ignore[arg-type]
     )

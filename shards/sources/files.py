@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -27,7 +27,11 @@ _SPLITS = {
     "eval": "eval",
 }
 _TRAIN = "train"
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+# The innermost: a range, or a list whose parts may be ranges.
+_BRACES = re.compile(r"\{(\d+\.\.\d+|[^{},]*(?:,[^{},]*)+)\}")
+# A crawl of a billion samples comes in some hundred thousand files.
+_MOST_FILES = 1_000_000
 # A folder's longer name is a title, such as test_of_the_new_loader, where the last word alone counts.
 _MOST_WORDS = 3
 
@@ -68,42 +72,82 @@ def split_of(path: str | PurePath, folders: int = 1) -> str:
     return ""
 
 
-def files_of(spec: SourceSpec, below: str) -> Chosen:
+def files_of(spec: SourceSpec, *below: str) -> Chosen:
     """Return the files of one split that a source's argument names, sorted within each pattern.
 
     Args:
-        spec: Names a file, a folder, a pattern with ``*``, or a range such as ``cc12m-{0000..0099}.tar``.
-        below: Pattern of the files of a folder.
+        spec: Names a file, a folder, a pattern with ``*``, or several by braces, as a shell expands them:
+            ``cc12m-{0000..0099}.tar``, ``{train,extra/{00..07}}.tar``.
+        below: Patterns of the files of a folder. Where none lies directly in it, those below count.
 
     Raises:
         UserError: If there is none, one of a range is missing, or the split is not clear.
     """
-    ending = PurePath(below).suffix
-    argument = str(Path(spec.require_argument("file", f"{spec.name}:/data/train{ending}")).expanduser())
+    endings = " or ".join(PurePath(pattern).name for pattern in below)
+    argument = spec.require_argument("file", f"{spec.name}:/data/train{PurePath(below[0]).suffix}")
+    argument = str(Path(argument).expanduser())
     root = Path(argument) if Path(argument).is_dir() else None
     if root:
-        found = sorted(root.glob(below))
+        found = _in_folder(root, below)
+    elif Path(argument).is_file():
+        found = [Path(argument)]
     else:
         patterns = [(pattern, sorted(glob.glob(pattern, recursive=True))) for pattern in expand(argument)]  # noqa: PTH207 - absolute patterns
         found = [Path(name) for pattern, names in patterns for name in names or [pattern]]
     missing = [f"file {path}" for path in found if not path.is_file()]
     if missing or not found:
-        what = missing[0] if missing else f"{below} in {argument}"
+        what = missing[0] if missing else f"{endings} in {argument}"
         raise UserError(f"{spec.shown}: there is no {what}", mend="check the path")
     return _choose_split(spec, found, root)
 
 
+def _in_folder(root: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the files of a folder; those of folders below it where the patterns say so, or it has none."""
+    found = {path for pattern in patterns for path in root.glob(pattern)}
+    deeper = {path for pattern in patterns for path in root.rglob(PurePath(pattern).name)} - found
+    direct = sorted(filter(_is_shown(root), found))
+    further = sorted(filter(_is_shown(root), deeper))
+    if direct and further:
+        print(
+            f"passed over {len(further):,} files in folders below {root}, the first of them {further[0]}: "
+            f"{len(direct):,} lie in it",
+            file=sys.stderr,
+        )
+    return direct or further
+
+
+def _is_shown(root: Path) -> Callable[[Path], bool]:
+    """Tell files whose names, and those of their folders, begin with no dot: macOS and Jupyter leave such."""
+    return lambda path: not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
 def expand(pattern: str) -> list[str]:
-    """Expand ranges: ``x-{00..02}.tar`` gives three names."""
-    match = _RANGE.search(pattern)
+    """Expand braces as a shell does: ``x-{00..02,07}.tar`` gives four names, ``{a,b{1..2}}`` three.
+
+    Raises:
+        UserError: If they are more than a million.
+    """
+    match = _BRACES.search(pattern)
     if not match:
         return [pattern]
-    first, last = match.groups()
-    names = [
-        pattern[: match.start()] + str(number).zfill(len(first)) + pattern[match.end() :]
-        for number in range(int(first), int(last) + 1)
-    ]
-    return [name for partly in names for name in expand(partly)]
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    names: list[str] = []
+    for part in match[1].split(","):
+        limits = _RANGE.fullmatch(part)
+        if not limits:
+            names.append(part)
+            continue
+        first, last = map(int, limits.groups())
+        if last - first >= _MOST_FILES:
+            raise UserError(f"{pattern}: names {last - first + 1:,} files", possible=f"up to {_MOST_FILES:,}")
+        names += [str(number).zfill(len(limits[1])) for number in range(first, last + 1)]
+    # Each once: lists that lie in lists are expanded from within.
+    expanded: dict[str, None] = {}
+    for name in names:
+        expanded |= dict.fromkeys(expand(f"{before}{name}{after}"))
+        if len(expanded) > _MOST_FILES:
+            raise UserError(f"{pattern}: names too many files", possible=f"up to {_MOST_FILES:,}")
+    return list(expanded)
 
 
 def _choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = None) -> Chosen:

@@ -18,6 +18,7 @@ class HuggingFaceSource:
     parent: dict[str, str] | None = None
 
     def __init__(self, spec: SourceSpec) -> None:
+        spec.refuse_members()
         split = spec.split or spec.usual_split
         table = _load(spec, split)
         saved = str(table.split or "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nml.errors import UserError
+from nml.files import is_utf8
 from nml.images import SUFFIXES
 from nml.sources import ByteRange, Example, Kind, SourceSpec
 from shards.sources.files import looks_held_out
@@ -54,23 +55,17 @@ class ImageFolderSource:
         empty = []
         for name in self.classes or ():
             empty.append(name)
-            try:
-                for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
-                    found = True
-                    if empty and empty[-1] == name:
-                        empty.pop()
-                    if relative.isascii() or _is_utf8(relative):
-                        yield Example(relative, name, ByteRange(path, 0, size))
-                    else:
-                        refused = f"{self._shown}: the name {relative!r} is no UTF-8"
-                        self._spec.refuse(
-                            relative, "bad name", UserError(refused, mend="rename the file or folder")
-                        )
-            except OSError as error:
-                raise UserError(
-                    f"{self._shown}: {error.filename} cannot be read: {error.strerror}",
-                    mend="mend it or remove it",
-                ) from error
+            for relative, path, size in self._images(str(self._root.absolute() / name), name, others):
+                found = True
+                if empty and empty[-1] == name:
+                    empty.pop()
+                if is_utf8(relative):
+                    yield Example(relative, name, ByteRange(path, 0, size))
+                else:
+                    refused = f"{self._shown}: the name {relative!r} is no UTF-8"
+                    self._spec.refuse(
+                        relative, "bad name", UserError(refused, mend="rename the file or folder")
+                    )
         if not found:
             raise UserError(
                 f"{self._shown}: no image in the {len(self.classes or ())} folders of {self._root}",
@@ -101,18 +96,18 @@ class ImageFolderSource:
     ) -> Iterator[tuple[str, str, int]]:
         """Yield (name below the root, path, bytes) of every image below, sorted; links are followed."""
         above = (*above, folder)
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
+        for entry in self._entries(folder, relative):
             name = f"{relative}/{entry.name}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 if entry.is_symlink() and _leads_back(Path(entry.path), above):
-                    raise UserError(
+                    refused = UserError(
                         f"{self._shown}: {entry.path} is a link to a folder above itself, which never ends",
                         mend="remove the link",
                     )
+                    self._spec.refuse(name, "endless link", refused)
+                    continue
                 yield from self._images(entry.path, name, others, above)
             elif entry.name.lower().endswith(SUFFIXES):
                 size = self._size(entry, name)
@@ -120,6 +115,18 @@ class ImageFolderSource:
                     yield name, entry.path, size
             else:
                 others[Path(entry.name).suffix.lower()] += 1
+
+    def _entries(self, folder: str, relative: str) -> list[os.DirEntry[str]]:
+        """Return what lies in a folder, sorted; nothing where it cannot be read."""
+        try:
+            with os.scandir(folder) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            refused = UserError(
+                f"{self._shown}: {folder} cannot be read: {error.strerror}", mend="mend it or remove it"
+            )
+            self._spec.refuse(relative, "unreadable folder", refused)
+            return []
 
     def _size(self, entry: os.DirEntry[str], name: str) -> int | None:
         try:
@@ -132,14 +139,6 @@ class ImageFolderSource:
             )
             self._spec.refuse(name, "unreadable image", refused)
             return None
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _leads_back(link: Path, above: tuple[str, ...]) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nml.delimited import read_lines
+from nml.delimited import UnreadableTable, read_lines
 from nml.errors import UserError
 from nml.labels import class_of_text
 from nml.sources import ByteRange, Cell, Example, Kind, SourceSpec, whole_file
@@ -41,6 +41,7 @@ class TableSource:
     parent: dict[str, str] | None = None
 
     def __init__(self, spec: SourceSpec) -> None:
+        spec.refuse_members()
         self._spec = spec
         self._typed = spec.name == "parquet"
         self._files, self.held_out = files_of(spec, f"**/*.{spec.name}")
@@ -63,7 +64,7 @@ class TableSource:
     def __iter__(self) -> Iterator[Example]:
         number = left_out = 0
         for file in self._files:
-            for row in self._parquet(file) if self._typed else self._lines(file):
+            for row in self._rows(file):
                 try:
                     example = self._example(row, number, file)
                 except _Lacking as error:
@@ -84,6 +85,13 @@ class TableSource:
                     yield example
         if left_out:
             print(f"left out {left_out:,} of {number:,} rows: they hold no image", file=sys.stderr)
+
+    def _rows(self, file: Path) -> Iterator[Row]:
+        """Yield the rows of a file, as far as it can be read."""
+        try:
+            yield from self._parquet(file) if self._typed else self._lines(file)
+        except UnreadableTable as error:
+            self._spec.refuse(file.name, "unreadable file", error)
 
     def _columns_of_text(self, file: Path) -> Columns:
         names = header(file, self._spec)
@@ -165,7 +173,7 @@ class TableSource:
             raise UserError(
                 f"{file}: has no column {error}", mend="all files must have the same columns"
             ) from error
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        except (OSError, UnicodeError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
 
     def _refuse_other_types(self, schema: pa.Schema, file: Path) -> None:
@@ -276,7 +284,7 @@ def _is_below(folder: Path, roots: tuple[str, ...]) -> bool:
 def _schema(file: Path) -> pa.Schema:
     try:
         return pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         raise _unreadable(file, error) from error
 
 
@@ -292,7 +300,7 @@ def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) or None
 
 
-def _unreadable(file: Path, error: Exception) -> UserError:
-    return UserError(
+def _unreadable(file: Path, error: Exception) -> UnreadableTable:
+    return UnreadableTable(
         f"{file}: cannot be read as parquet: {error}", mend="check the file and the source's name"
     )

@@ -1,8 +1,9 @@
 """Existing WebDataset tars: an image and a ``.cls``, a ``.txt`` or a ``.json`` field a sample.
 
 ``webdataset:PATH``, where PATH is a tar, a folder of tars, a pattern with ``*``, or a range such as
-``cc12m-{0000..0099}.tar``. Image bytes are only pointed at. A shard set of this project is such a
-folder too; its own noise is known, and noising it again must be asked for.
+``cc12m-{0000..0099}.tar``. Image bytes are only pointed at, but for those of a tar that is compressed.
+A shard set of this project is such a folder too; its own noise is known, and noising it again must be
+asked for.
 """
 
 from __future__ import annotations
@@ -21,21 +22,29 @@ from nml.untrusted import parse_json
 from shards.sources.columns import LABEL
 from shards.sources.files import files_of
 from shards.sources.own_set import OwnSet
-from shards.tarwalk import Member, TarSample, tar_samples, walk
+from shards.tarbytes import TarBytes
+from shards.tarwalk import Member, Passed, TarSample, tar_samples, walk
 
+TARS = ("*.tar", "*.tar.gz", "*.tgz")
+_ENDING = re.compile(r"\.(tar|tar\.gz|tgz)$", re.IGNORECASE)
+_ROLES = ("image", "label", "caption")
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 # Captions and metadata; a larger member is no supervision.
 _MAX_TEXT = 1 << 20
+# As many as the most pixels that are decoded take, twice.
+_MOST_IMAGE = 1 << 30
 
 
 class WebDatasetSource:
     """Samples of WebDataset tars, in order of the tars' names; their class is a .cls or a field of .json."""
 
     def __init__(self, spec: SourceSpec) -> None:
-        spec.refuse_columns("label", "caption")
+        spec.refuse_columns("label", "caption", members=True)
         self._spec = spec
         self._replaced = 0
-        self.tars, held_out_by_name = files_of(spec, "*.tar")
+        self._passed: list[Passed] = []
+        self._members = _chosen_members(spec)
+        self.tars, held_out_by_name = files_of(spec, *TARS)
         self._field = spec.label_column or spec.caption_column
         self.kind: Kind = self._find_kind()
         self._own = OwnSet.around(self.tars[0])
@@ -52,26 +61,73 @@ class WebDatasetSource:
         for tar in self.tars:
             if self._own:
                 self._own.check_size(tar)
-            with tar.open("rb", buffering=0) as file:
-                for place, sample in enumerate(tar_samples(walk(tar))):
-                    image = sample.image()
-                    if image is None:
-                        refused = UserError(
-                            f"{tar}: sample {sample.base!r} has no image",
-                            mend="leave the tar out, or pack it anew with each sample's files side by side",
-                        )
-                        self._spec.refuse(sample.base, "missing image", refused)
-                        continue
-                    try:
-                        supervision = self.supervision(sample, file.fileno(), tar)
-                    except UserError as error:
-                        self._spec.refuse(sample.base, f"no {self.kind}", error)
-                        continue
-                    if self._own and self._spec.end == "set":
-                        self._own.check(tar, place, sample.base, image, supervision, self._field)
-                    # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
-                    name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
-                    yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
+            taken = 0
+            try:
+                with _opened(tar) as opened:
+                    for example in self._of(opened, tar):
+                        yield example
+                        taken += 1
+            except _UnreadableTar as error:
+                if self._spec.defects is None:
+                    raise
+                after = UserError(f"{error.what}; {taken:,} samples before it were read", mend=error.mend)
+                self._spec.refuse(tar.name, "unreadable tar", after)
+        self.tell()
+
+    def _of(self, opened: TarBytes, tar: Path) -> Iterator[Example]:
+        """Yield the samples of a tar.
+
+        Raises:
+            _UnreadableTar: If what follows cannot be read.
+        """
+        for place, sample in enumerate(self.samples(opened)):
+            image = self.image(sample)
+            if image is None:
+                refused = UserError(
+                    f"{tar}: sample {sample.base!r} has no image",
+                    mend="leave the tar out, or pack it anew with each sample's files side by side",
+                )
+                self._spec.refuse(sample.base, "missing image", refused)
+                continue
+            try:
+                supervision = self.supervision(sample, opened.descriptor, tar)
+            except UserError as error:
+                self._spec.refuse(sample.base, f"no {self.kind}", error)
+                continue
+            if self._own and self._spec.end == "set":
+                self._own.check(tar, place, sample.base, image, supervision, self._field)
+            # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
+            name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
+            if not opened.compressed:
+                yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
+                continue
+            if len(self.tars) > 1:
+                # Tars often count from 0 each, and of bytes that lie in none nobody could tell of which.
+                name = f"{_ENDING.sub('', tar.name)}/{name}"
+            yield Example(name, supervision, _read(opened.descriptor, image, tar))
+
+    def samples(self, opened: TarBytes) -> Iterator[TarSample]:
+        """Yield the samples of a tar; what is no part of one is counted, and told by :meth:`tell`.
+
+        Raises:
+            UserError: If what follows cannot be read.
+        """
+        # One a tar: several threads may walk one each.
+        passed = Passed()
+        self._passed.append(passed)
+        try:
+            yield from tar_samples(walk(opened, passed), passed, set(self._members.values()))
+        except UserError as error:
+            raise _UnreadableTar(error.what, possible=error.possible, mend=error.mend) from error
+
+    def image(self, sample: TarSample) -> Member | None:
+        """Return a sample's image; None if it has none."""
+        chosen = self._members.get("image")
+        return sample.members.get(chosen) if chosen else sample.image()
+
+    def tell(self) -> None:
+        """Tell what was passed over, and how many captions hold bytes that are no UTF-8."""
+        Passed.of_all(self._passed).tell(self._spec.shown)
         self.tell_of_replaced()
 
     def tell_of_replaced(self) -> None:
@@ -89,24 +145,50 @@ class WebDatasetSource:
             raise UserError("--label-column and --caption-column: both named", mend="name one of them")
         if self._field:
             return "class" if spec.label_column else "caption"
-        first = next(iter(tar_samples(walk(self.tars[0]))), None)
-        members = first.members if first else {}
+        if "label" in self._members:
+            return "class"
+        if "caption" in self._members:
+            return "caption"
+        members, fields = self._first()
         if "cls" in members:
             return "class"
         if "txt" in members and spec.end == "set":
             return "caption"
-        fields: object = {}
-        if "json" in members:
-            with self.tars[0].open("rb", buffering=0) as file, contextlib.suppress(ValueError):
-                fields = parse_json(read_text(file.fileno(), members["json"], self.tars[0]))
         self._field = next((name for name in LABEL if isinstance(fields, dict) and name in fields), "")
         if self._field:
             return "class"
         raise UserError(
             f"{spec.shown}: the first sample has neither .cls nor .txt but {', '.join(members) or 'nothing'}",
             mend=f"name a field of its .json: {spec.flag('label')}FIELD"
-            + (f" or {spec.flag('caption')}FIELD" if spec.end == "set" else ""),
+            + (f" or {spec.flag('caption')}FIELD" if spec.end == "set" else "")
+            + f"; or its members: {spec.flag('members')}image=input.jpg,label=class.txt",
         )
+
+    def _first(self) -> tuple[dict[str, Member], object]:
+        """Return the members of the first sample, and what its ``.json`` holds.
+
+        Raises:
+            UserError: If no tar can be read; where one can, the others are defects of the pass over them.
+        """
+        unreadable = None
+        for tar in self.tars:
+            try:
+                with TarBytes(tar) as opened:
+                    sample = next(tar_samples(walk(opened, Passed())), None)
+                    if sample is None:
+                        continue
+                    fields: object = {}
+                    if "json" in sample.members:
+                        with contextlib.suppress(ValueError):
+                            fields = parse_json(read_text(opened.descriptor, sample.members["json"], tar))
+                    return sample.members, fields
+            except UserError as error:
+                if self._spec.defects is None:
+                    raise
+                unreadable = unreadable or error
+        if unreadable is not None:
+            raise unreadable
+        return {}, {}
 
     def supervision(self, sample: TarSample, descriptor: int, tar: Path) -> int | str:
         """Return a sample's class or caption; ``descriptor`` is the open tar.
@@ -114,7 +196,8 @@ class WebDatasetSource:
         Raises:
             UserError: If the sample has none.
         """
-        extension = "json" if self._field else "cls" if self.kind == "class" else "txt"
+        chosen = self._members.get("label" if self.kind == "class" else "caption")
+        extension = chosen or ("json" if self._field else "cls" if self.kind == "class" else "txt")
         member = sample.members.get(extension)
         if member is None:
             raise UserError(
@@ -141,6 +224,45 @@ class WebDatasetSource:
             raise UserError(
                 f"{tar}: sample {sample.base!r}: its .{extension} holds {error}", mend="leave the tar out"
             ) from error
+
+
+class _UnreadableTar(UserError):
+    """A tar of which what follows cannot be read."""
+
+
+def _opened(tar: Path) -> TarBytes:
+    try:
+        return TarBytes(tar)
+    except UserError as error:
+        raise _UnreadableTar(error.what, possible=error.possible, mend=error.mend) from error
+
+
+def _chosen_members(spec: SourceSpec) -> dict[str, str]:
+    """Return the extensions that the user named, by what they hold."""
+    chosen: dict[str, str] = {}
+    # In a task, commas end an option.
+    for part in filter(None, re.split("[,+]", spec.members)):
+        role, equals, extension = part.partition("=")
+        if role not in _ROLES or not equals or not extension or role in chosen:
+            raise UserError(
+                f"{spec.flag('members')}{spec.members}: {part!r} does not name a member",
+                possible=", ".join(f"{role}=EXTENSION" for role in _ROLES) + ", each once",
+                mend="for example image=input.jpg,caption=outputs.txt",
+            )
+        chosen[role] = extension.lower().lstrip(".")
+    for role in ("label", "caption"):
+        if role in chosen and (spec.label_column or spec.caption_column or {"label", "caption"} <= {*chosen}):
+            raise UserError(
+                f"{spec.flag('members')}{spec.members}: the {role} is named twice",
+                mend="name a member, or a field of the .json, of a class or a caption",
+            )
+    return chosen
+
+
+def _read(descriptor: int, member: Member, tar: Path) -> bytes:
+    if member.size > _MOST_IMAGE:
+        raise _UnreadableTar(f"{tar}: {member.name} has {member.size:,} bytes, too many for an image")
+    return os.pread(descriptor, member.size, member.offset)
 
 
 def _class_of(value: object) -> int | str:

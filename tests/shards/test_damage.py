@@ -226,10 +226,6 @@ def hostile(path: Path, kind: str) -> None:
             tar.addfile(tarfile.TarInfo("../x.jpg"))
         elif kind == "absolute":
             tar.addfile(tarfile.TarInfo("/etc/x.jpg"))
-        elif kind == "pickle":
-            tar.addfile(tarfile.TarInfo("x.pkl"))
-        elif kind == "native":
-            tar.addfile(tarfile.TarInfo("x.pyd"))
         else:
             member = tarfile.TarInfo("x.jpg")
             member.type = {
@@ -241,9 +237,7 @@ def hostile(path: Path, kind: str) -> None:
             tar.addfile(member)
 
 
-@pytest.mark.parametrize(
-    "kind", ["outside", "absolute", "pickle", "native", "symlink", "hard link", "device"]
-)
+@pytest.mark.parametrize("kind", ["outside", "absolute", "symlink", "hard link", "device"])
 def test_a_tar_with_a_hostile_member_is_refused(tmp_path: Path, kind: str) -> None:
     hostile(tmp_path / "set" / "a.tar", kind)
     with pytest.raises(UserError, match=r"a\.tar: member '.*' (lies outside|is )"):
@@ -251,7 +245,7 @@ def test_a_tar_with_a_hostile_member_is_refused(tmp_path: Path, kind: str) -> No
     assert [path.name for path in (tmp_path / "set").iterdir()] == ["a.tar"]
 
 
-@pytest.mark.parametrize("keep", [100, 512 * 3 + 100, 512 * 5])
+@pytest.mark.parametrize("keep", [100, 512 * 3 + 100, 512 * 4])
 def test_a_foreign_tar_cut_short_is_named(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "set" / "a.tar"
     foreign_tar(path, {"x.jpg": bytes(2000), "x.cls": b"0", "y.jpg": bytes(2000), "y.cls": b"1"})
