@@ -211,7 +211,6 @@ def test_sst2_from_the_command_line_through_a_disturbed_endpoint(
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert not server.faults

@@ -110,7 +110,6 @@ def test_a_machine_without_network_is_told_in_one_line(tmp_path: Path) -> None:
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
