@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from nml import layout
 from nml.errors import UserError
-from nml.levels import decimal_text
-from nml.untrusted import parse_json, parse_yaml
+from nml.levels import decimal_text, is_ratio_name, level_of, level_ratio
+from nml.untrusted import parse_json, parse_yaml, read_object
 
 # What the ledger of a run calls time that no cause claims.
 _UNCLAIMED = "other"
@@ -38,8 +38,8 @@ class Curves:
 
     Attributes:
         run: The run folder.
-        about: What the run is, as its config.yaml says: ``recipe_name``, ``noise``, ``engine`` and so on;
-            empty where there is none.
+        about: What the run is, as its config.yaml says: ``recipe_name``, ``noise``, ``engine`` and so on,
+            and as ``asked`` the ratio of its level, where data.json tells it; empty where there is none.
         loss: Training loss of each step whose loss is finite.
         lr: Learning rate of each step.
         samples_per_s: Throughput of each step, over all ranks.
@@ -85,7 +85,15 @@ class Curves:
     def noise(self) -> str:
         """The noise ratio as text, ``0.2``; empty where it is not known."""
         try:
-            return decimal_text(self.about["noise"])
+            return decimal_text(level_ratio(self.level) if is_ratio_name(self.level) else self.about["asked"])
+        except (KeyError, UserError):
+            return ""
+
+    @property
+    def level(self) -> str:
+        """The name of the noise level, ``n20``; empty where it is not known."""
+        try:
+            return level_of(self.about["noise"])
         except (KeyError, UserError):
             return ""
 
@@ -166,7 +174,14 @@ def _about(run: Path) -> dict[str, Any]:
         stored = parse_yaml((run / layout.CONFIG).read_text())
     except (OSError, ValueError):
         return {}
-    return stored if isinstance(stored, dict) else {}
+    if not isinstance(stored, dict):
+        return {}
+    try:
+        # A level's name does not tell its ratio.
+        asked = read_object(run / layout.DATA, level=dict)["level"]["asked"]
+    except (OSError, ValueError, KeyError):
+        return stored
+    return {**stored, "asked": asked}
 
 
 def time_shares(runs: Sequence[Curves]) -> dict[str, list[float]]:

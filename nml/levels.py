@@ -1,4 +1,4 @@
-"""Noise ratios and the names of their levels.
+"""Noise ratios and the names of levels.
 
 A ratio is what a user asks for (``--noise 0.05``); its level name (``n05``) is what files, columns
 and run names carry: ``n`` and the percentage, at least two digits before a ``p`` for the point.
@@ -11,11 +11,15 @@ ratio  level
 0.125  n12p5
 0.3    n30
 ====== =======
+
+A set may hold several draws of one ratio, of other models or seeds. Those after the first have names that
+their user gave them (``n20-pair-flip``, ``worst``), and are asked for by these.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Rational
@@ -27,6 +31,12 @@ CLEAN_LEVEL = "n00"
 OWN_RATE = "own"
 
 _NAME = re.compile(r"n(?P<whole>\d{2})(?:p(?P<rest>\d*[1-9]))?")
+# What columns, run names and file names can all hold.
+_GIVEN = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+# A hundred billion digits would be a number, too, and take all memory.
+_MOST_DIGITS = re.compile(r"(?!.*[eE][+-]?\d{4}).{0,60}", re.DOTALL)
+_NO_NAMES = (OWN_RATE, "nan", "inf", "infinity")
+_LIKE_A_RATIO = re.compile(r"(n\d[0-9p]*)(?:[_-].*)?", re.DOTALL)
 
 
 def parse_ratio(value: str | float | Rational, *, where: str = "--noise") -> Fraction:
@@ -43,7 +53,7 @@ def parse_ratio(value: str | float | Rational, *, where: str = "--noise") -> Fra
         UserError: If the value is no number, or outside 0 <= ratio < 1.
     """
     try:
-        ratio = Fraction(str(value).strip())
+        ratio = Fraction(text if _MOST_DIGITS.fullmatch(text := str(value).strip()) else "none")
     except (ValueError, ZeroDivisionError):
         ratio = Fraction(-1)
     if not 0 <= ratio < 1:
@@ -57,7 +67,8 @@ def parse_ratio(value: str | float | Rational, *, where: str = "--noise") -> Fra
 
 def _mend(ratio: Fraction) -> str:
     """Suggest the ratio of a percentage, the most likely slip."""
-    return f"for {float(ratio):g} percent write {float(ratio / 100):g}" if 1 < ratio < 100 else ""
+    meant = f"{float(ratio / 100):g}"
+    return f"for {float(ratio):g} percent write {meant}" if 1 < ratio < 100 and Fraction(meant) < 1 else ""
 
 
 def decimal_text(ratio: str | float | Rational) -> str:
@@ -91,3 +102,92 @@ def level_ratio(name: str) -> Fraction:
         raise UserError(f"level {name!r}: not a level name", possible="n00, n05, n12p5 and the like")
     rest = match["rest"] or ""
     return Fraction(int(match["whole"] + rest), 100 * 10 ** len(rest))
+
+
+def is_level_name(text: str) -> bool:
+    """Whether a text has the form of a level's name, which no ratio has."""
+    return bool(_GIVEN.fullmatch(text)) and text.lower() not in _NO_NAMES
+
+
+def is_ratio_name(name: str) -> bool:
+    """Whether a level's name is that of a ratio, ``n20``."""
+    return bool(_NAME.fullmatch(name))
+
+
+def check_level_name(name: str, ratio: Rational, where: str = "--name") -> str:
+    """Return a name that a level of ``ratio`` may have.
+
+    Raises:
+        UserError: If it is none, or begins like the name of another ratio.
+    """
+    if not is_level_name(name):
+        raise UserError(
+            f"{where} {name}: not a name of a level",
+            possible="a letter, then up to 39 letters, digits, _ and -",
+            mend=f"{where} {level_name(ratio)}-b",
+        )
+    like = _LIKE_A_RATIO.fullmatch(name)
+    if like and like[1] != level_name(ratio):
+        raise UserError(
+            f"{where} {name}: reads like another ratio than {decimal_text(ratio)}",
+            mend=f"begin it with {level_name(ratio)}, or with another letter than n",
+        )
+    return name
+
+
+def level_of(noise: str | float | Rational) -> str:
+    """Return the name of the level that ``--noise`` asks for: as it is named, or that of a ratio.
+
+    Raises:
+        UserError: If it is neither a name nor a ratio.
+    """
+    text = str(noise).strip()
+    return text if is_level_name(text) else level_name(noise)
+
+
+def find_level(
+    noise: str | float | Rational, ratios: Mapping[str, str], what: str, *, location: str, strict: bool = True
+) -> str:
+    """Return the name of the level that is asked for among those of a set.
+
+    Args:
+        noise: A level's name, or a ratio.
+        ratios: The ratio of each level of the set, as text, by its name.
+        what: What a message calls the set.
+        location: The set's folder, or a URL.
+        strict: Whether a ratio that several levels have is refused; else it is the level named by it.
+
+    Raises:
+        UserError: If there is none, or the ratio is that of several.
+    """
+    name = level_of(noise)
+    alike: list[str] = []
+    if not is_level_name(str(noise).strip()):
+        wanted = decimal_text(noise)
+        alike = [each for each, ratio in ratios.items() if ratio == wanted]
+    if name in ratios and (len(alike) < 2 or not strict):
+        return name
+    if alike:
+        raise UserError(
+            f"{what}: {len(alike)} of its levels {'has' if len(alike) == 1 else 'have'} the ratio "
+            f"{decimal_text(noise)}",
+            possible=", ".join(alike),
+            mend=f"ask for it by its name: --noise {alike[0]}",
+        )
+    raise UserError(
+        f"{what}: has no noise level {name}",
+        possible=", ".join(f"{ratio} ({each})" for each, ratio in ratios.items()),
+        mend=_add(name, location),
+    )
+
+
+def _add(name: str, location: str) -> str:
+    """Say how a level is added, as far as its name tells."""
+    like = _LIKE_A_RATIO.fullmatch(name)
+    ratio = decimal_text(level_ratio(like[1])) if like and is_ratio_name(like[1]) else "RATIO"
+    named = "" if is_ratio_name(name) else f" --name {name}"
+    if "://" in location:
+        return (
+            f"add it to a copy of the set in a folder: python -m shards.relabel FOLDER --noise {ratio}{named}"
+        )
+    return f"add it: python -m shards.relabel {location} --noise {ratio}{named}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
-from nml.levels import level_name
+from nml.levels import level_of
 from nml.recipe import MAY_DIFFER, Recipe
 from nml.untrusted import parse_json, parse_yaml, read_file
 
@@ -103,7 +103,7 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference 
 
 
 def _comparable(name: str, value: Any) -> Any:
-    return level_name(value) if name == "noise" else value
+    return level_of(value) if name == "noise" else value
 
 
 def _free_names(group: Any, prefix: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, get_args
 from nml import layout
 from nml.cli import flag_of
 from nml.errors import UserError, unknown_name
-from nml.levels import level_name
+from nml.levels import is_ratio_name, level_of
 
 EngineName = Literal["ddp", "fsdp", "deepspeed"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -49,7 +49,8 @@ class RunOptions:
         metadata={"help": "shard set, a folder or URL; default: the bundled digits", "path": True},
     )
     noise: str = field(
-        default="0", metadata={"help": "noise ratio, 0 (clean) to below 1; a level of the set"}
+        default="0",
+        metadata={"help": "a level of the set: noise ratio, 0 (clean) to below 1, or the level's name"},
     )
     validation: str | None = field(
         default=None,
@@ -107,7 +108,12 @@ class RunOptions:
     profile: int = field(default=0, metadata={"help": "trace this many steps into RUN/logs/profile"})
 
     def __post_init__(self) -> None:
-        level_name(self.noise)
+        if not is_ratio_name(self.level) and self.shards is None:
+            raise UserError(
+                f"--noise {self.noise}: the bundled digits have no levels by name",
+                possible="a number from 0 (clean) to below 1",
+                mend="name a set: --shards",
+            )
         if self.engine not in ENGINES:
             raise unknown_name("--engine", self.engine, ENGINES)
         if self.epochs is not None and self.epochs < 1:
@@ -125,7 +131,7 @@ class RunOptions:
     @property
     def level(self) -> str:
         """The noise level's name, for example ``n20``."""
-        return level_name(self.noise)
+        return level_of(self.noise)
 
     @property
     def run_name(self) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.files import is_utf8
-from nml.levels import CLEAN_LEVEL, level_ratio
-from nml.untrusted import MOST_BYTES, Untrusted, parse_json, read_file
+from nml.levels import CLEAN_LEVEL, find_level
+from nml.untrusted import MOST_BYTES, Untrusted, check_object, parse_json, read_file
 from nml.urls import access_error, redacted, take_secret, told_reason, with_secret, without_secret
 
 SET_FORMAT = "nml-shards/1"
@@ -122,8 +122,8 @@ def parse_set_record(text: bytes, where: str) -> dict[str, Any]:
                 f"{where}: damaged: its content is not what its {DIGEST} says",
                 mend="restore the file, or write the set again",
             )
-        if not isinstance(stored.get("levels", {}), dict):
-            raise TypeError("its levels have no names")
+        for level in check_object(stored.get("levels", {})).values():
+            check_object(level)
     except (ValueError, TypeError, AttributeError) as error:
         raise damaged(where, error) from error
     record: dict[str, Any] = stored
@@ -145,24 +145,20 @@ def read_set_record(location: str | Path) -> dict[str, Any]:
     return parse_set_record(read_set_bytes(location), f"{without_secret(str(location))}/{SET_FILE}")
 
 
-def check_level(location: str | Path, level: str, where: str = "--shards") -> None:
-    """Check that there is a complete set that has a level.
+def check_level(location: str | Path, noise: str, where: str = "--shards", *, strict: bool = True) -> None:
+    """Check that there is a complete set that has the level that ``noise``, a name or a ratio, asks for.
 
     Raises:
-        UserError: If not.
+        UserError: If not, or if several have the ratio; see :func:`nml.levels.find_level`.
     """
     try:
         location = take_secret(str(location))
         record = read_set_record(location)
-        levels = {CLEAN_LEVEL, *record.get("levels", {})}
     except UserError as error:
         raise UserError(f"{where} {error}") from error
-    if level not in levels:
-        raise UserError(
-            f"{where} {location}: has no noise level {level}",
-            possible=", ".join(sorted(levels)),
-            mend=f"add it: python -m shards.relabel {location} --noise {float(level_ratio(level)):g}",
-        )
+    ratios = {name: str(level.get("asked")) for name, level in record.get("levels", {}).items()}
+    what = f"{where} {location}"
+    find_level(noise, {CLEAN_LEVEL: "0", **ratios}, what, location=location, strict=strict)
 
 
 def damaged(where: str, error: Exception) -> UserError:

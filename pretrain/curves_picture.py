@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from nml.curves import Curves, Value, thinned, time_shares
+from nml.levels import is_ratio_name
 from nml.palette import CATEGORIES, LEVELS, MARKERS, ROLES, SETTINGS, level_role
 
 WIDTH, HEIGHT = 11.0, 6.8  # inches
@@ -298,6 +299,8 @@ def _name(canvas: Canvas, runs: Sequence[Curves], looks: Sequence[Look]) -> None
 def _in_words(run: Curves) -> str:
     about = run.about
     noise = f"noise {100 * float(run.noise):g} %" if run.noise else ""
+    if not is_ratio_name(run.level):
+        noise = f"{noise} ({run.level})" if noise else run.level
     steps = f"{run.steps:,} steps in {_duration(run.wall_s)}"
     parts = [
         *(f"recipe {about['recipe_name']}" if about.get("recipe_name") else "", noise),

@@ -89,6 +89,7 @@ def describe_run(
             "asked": level.asked,
             "realised": level.realised,
             "model": level.model,
+            "seed": level.seed,
             "flipped": level.flipped,
             "num_samples": shard_set.num_samples,
             "manifest_sha256": shard_set.manifest_sha256,

@@ -128,7 +128,8 @@ def _open_set(options: Options) -> ShardSet:
     if options.shards is None:
         return ensure_digits(options.level)
     shard_set = ShardSet.open(options.shards, signed_by=options.require_signature)
-    shard_set.level(options.level)
+    # A run that has begun goes on with its level, also where another of that ratio was added since.
+    shard_set.level(options.noise, strict=not (options.run_dir / layout.DATA).exists())
     return shard_set
 
 

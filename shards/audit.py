@@ -36,6 +36,7 @@ _EPILOG = """
 examples:
   python -m shards.audit CIFAR-10_human.pt:worse_label --against torchvision:CIFAR10 --claimed 0.4
   python -m shards.audit labels.csv --against data/shards/in1k
+  python -m shards.audit data/shards/in1k --level n20-pair-flip     # a level
 """
 
 
@@ -74,18 +75,38 @@ def audit(text: str, population: Population) -> Audit:
     Raises:
         UserError: If the file cannot be read, or does not have one label for every sample.
     """
-    classes = population.num_classes
-    if not 2 <= classes <= _MOST_CLASSES or not len(population):
-        raise UserError(
-            f"--against: {classes:,} classes, {len(population):,} samples", possible=f"2 to {_MOST_CLASSES:,}"
-        )
+    _check_classes(population)
     labels = read_labels(text, population)
     other_order = ""
     if labels.clean is not None and (wrong := int((labels.clean != population.labels).sum())):
         other_order = f"{wrong:,} of the clean labels in the file are not the source's"
     elif not is_better_than_chance(labels.given, population):
         other_order = "the labels agree with the clean ones no better than in any order"
-    pairs = population.labels * classes + labels.given
+    return _audit(population, labels.given, other_order)
+
+
+def audit_level(shard_set: ShardSet, noise: str) -> Audit:
+    """Compare the labels of a set's level, named or by its ratio, with the clean ones.
+
+    Raises:
+        UserError: If there is no such level.
+    """
+    population = read_population(shard_set)
+    _check_classes(population)
+    return _audit(population, shard_set.index.column(shard_set.level(noise).column).to_numpy(), "")
+
+
+def _check_classes(population: Population) -> None:
+    classes = population.num_classes
+    if not 2 <= classes <= _MOST_CLASSES or not len(population):
+        raise UserError(
+            f"--against: {classes:,} classes, {len(population):,} samples", possible=f"2 to {_MOST_CLASSES:,}"
+        )
+
+
+def _audit(population: Population, given: Integers, other_order: str) -> Audit:
+    classes = population.num_classes
+    pairs = population.labels * classes + given
     counts = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).astype(np.int64)
     return Audit(counts, other_order, evenness(counts))
 
@@ -225,11 +246,16 @@ def build_parser() -> Parser:
         "whether it is in the source's order.",
         epilog=_EPILOG,
     )
-    parser.add_argument("file", type=str, help="the labels: .csv, .npy, .json or FILE.pt:NAME")
+    parser.add_argument(
+        "file", type=str, help="the labels: .csv, .npy, .json or FILE.pt:NAME; with --level, a set's folder"
+    )
+    parser.add_argument(
+        "--level", type=str, default=None, help="level of the set in FILE, by its name or ratio"
+    )
     parser.add_argument(
         "--against",
         type=str,
-        required=True,
+        default=None,
         help=f"the clean labels: folder of a set, or NAME:ARGUMENT; names: {', '.join(SOURCES.names())}",
     )
     parser.add_argument(
@@ -245,12 +271,22 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit status is 1 if the labels seem to be those of other samples."""
     arguments = build_parser().parse_args(argv)
     claimed = None if arguments.claimed is None else parse_ratio(arguments.claimed, where="--claimed")
+    against = arguments.file if arguments.level is not None else arguments.against
+    if against is None or None not in (arguments.level, arguments.against):
+        raise UserError(
+            "--against, --level: one of them is needed", mend="name the clean labels: --against SOURCE"
+        )
+    if arguments.level is not None and not (Path(against) / SET_FILE).is_file():
+        raise UserError(f"--level {arguments.level}: {against} is no folder of a set", mend="name one")
     population = open_population(
-        arguments.against,
+        against,
         split=arguments.split,
         **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "key")},
     )
-    found = audit(arguments.file, population)
+    if arguments.level is not None:
+        found = audit_level(ShardSet.open(against), arguments.level)
+    else:
+        found = audit(arguments.file, population)
     names = population.classes or tuple(map(str, range(population.num_classes)))
     print("\n".join(describe(found, names, claimed)))
     return int(bool(found.other_order))

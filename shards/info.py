@@ -18,8 +18,8 @@ PROGRAM = "python -m shards.info"
 _NAMED_CLASSES = 24
 
 
-def describe(shard_set: ShardSet) -> str:
-    """Return the lines that ``shards.info`` prints."""
+def describe(shard_set: ShardSet, level: str | None = None) -> str:
+    """Return the lines that ``shards.info`` prints; of one level alone where it is named."""
     info = shard_set.info
     sizes = [shard.bytes for shard in info.shards]
     lines = [
@@ -36,7 +36,7 @@ def describe(shard_set: ShardSet) -> str:
     if info.parent:
         lines.append(f"made from    set {info.parent['fingerprint']} at level {info.parent['level']}")
     lines.append("levels")
-    lines += [f"  {level.describe()}" for level in info.all_levels().values()]
+    lines += [f"  {each.describe()}" for name, each in info.all_levels().items() if level in (None, name)]
     return "\n".join(lines)
 
 
@@ -75,8 +75,8 @@ def transition_matrix(stats: dict[str, Any], level: str) -> npt.NDArray[np.float
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def plot(shard_set: ShardSet, path: Path) -> None:
-    """Draw the realised transition matrix of every noisy level into one PNG.
+def plot(shard_set: ShardSet, path: Path, level: str | None = None) -> None:
+    """Draw the realised transition matrix of every noisy level, or of the one named, into one PNG.
 
     Raises:
         UserError: If the set has no noisy level of classes.
@@ -87,7 +87,9 @@ def plot(shard_set: ShardSet, path: Path) -> None:
     from matplotlib import pyplot
 
     stats = read_stats(shard_set)
-    names = [name for name, level in stats["levels"].items() if "transitions" in level]
+    names = [
+        name for name, each in stats["levels"].items() if "transitions" in each and level in (None, name)
+    ]
     if not names:
         raise UserError(
             f"--plot: {shard_set.path} has no noisy level of classes", mend="add one with shards.relabel"
@@ -100,8 +102,8 @@ def plot(shard_set: ShardSet, path: Path) -> None:
         noise = matrix * (1 - np.eye(len(matrix)))
         # The diagonal would swallow the scale; what it holds is the title's number.
         picture = axis.imshow(np.where(np.eye(len(matrix)) > 0, np.nan, noise), cmap="viridis", vmin=0)
-        level = shard_set.levels[name]
-        axis.set_title(f"{name}: {level.realised:.4g} flipped ({level.model})", fontsize=9)
+        shown = shard_set.levels[name]
+        axis.set_title(f"{name}: {shown.realised:.4g} flipped ({shown.model})", fontsize=9)
         axis.set_xlabel("given label")
         axis.set_ylabel("clean label")
         if len(matrix) <= _NAMED_CLASSES:
@@ -121,6 +123,7 @@ def build_parser() -> Parser:
         epilog="example:\n  python -m shards.info data/shards/digits --plot",
     )
     parser.add_argument("set", type=str, help="folder or URL of the set")
+    parser.add_argument("--level", default=None, type=str, help="one level alone, by its name or ratio")
     parser.add_argument(
         "--plot",
         nargs="?",
@@ -136,10 +139,11 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     arguments = build_parser().parse_args(argv)
     shard_set = ShardSet.open(arguments.set)
-    print(describe(shard_set))
+    level = None if arguments.level is None else shard_set.level(arguments.level).name
+    print(describe(shard_set, level))
     if arguments.plot is not None:
         path = Path(arguments.plot or f"{Path(arguments.set).name}-noise.png")
-        plot(shard_set, path)
+        plot(shard_set, path, level)
         print(f"picture: {path}")
 
 

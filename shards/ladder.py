@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nml.errors import UserError
-from nml.levels import CLEAN_LEVEL, OWN_RATE, decimal_text, level_name, level_ratio
+from nml.levels import CLEAN_LEVEL, OWN_RATE, check_level_name, decimal_text, level_name
 from shards.noise import NOISE_MODELS, Flips, Integers, Kind, NoiseModel, Population
 
 DEFAULT_MODEL = {"class": "symmetric", "caption": "caption-swap"}
@@ -21,7 +21,7 @@ class Level:
     """One noise level of a set.
 
     Attributes:
-        name: ``n20``; ``n00`` is clean.
+        name: ``n20``, or as its user named it; ``n00`` is clean.
         asked: The ratio a user asked for, as decimal text.
         realised: Share of samples whose supervision differs from the clean one.
         model: The noise model, or ``clean``.
@@ -47,8 +47,13 @@ class Level:
         """Return the line a user reads: asked and realised rate, and the count."""
         moved = "" if self.moved is None else f", moved {self.moved:,}, text_changed {self.flipped:,}"
         rate = f"asked {self.asked}, realised {self.realised:.6g}"
-        nothing = "" if self.flipped or self.moved or self.model == "clean" else "; no label is altered"
+        what = "label" if self.moved is None else "caption"
+        nothing = "" if self.flipped or self.model == "clean" else f"; no {what} is altered"
         return f"{self.name}: {rate} ({self.model}, {self.flipped:,} flipped{moved}){nothing}"
+
+    def draw(self) -> tuple[Any, ...]:
+        """Return what decides whose supervision is altered, and to what: model, ratio, seed and input."""
+        return self.model, self.asked, self.seed, self.model_input
 
     def as_json(self) -> dict[str, Any]:
         """Return the record that set.json stores, without the name."""
@@ -102,8 +107,18 @@ def plan_ladder(
     ratios: Sequence[Fraction],
     seed: int,
     model_input: dict[str, Any] | None = None,
+    names: Sequence[str] = (),
 ) -> list[PlannedLevel]:
-    """Plan every ratio above 0, in the order asked; ``model_input`` is recorded in each level.
+    """Plan every ratio above 0, in the order asked.
+
+    Args:
+        model: The noise model.
+        name: Its name.
+        population: The samples.
+        ratios: What was asked for.
+        seed: Seed of the noise.
+        model_input: Recorded in each level.
+        names: Names of the levels, one each; where there are none, the ratios name them.
 
     Raises:
         UserError: If the model cannot realise a ratio on this population, or two ratios share a name.
@@ -111,6 +126,10 @@ def plan_ladder(
     """
     noisy = [ratio for ratio in ratios if ratio]
     planned = model.plan(population, noisy, seed) if noisy or model.own_ratio else []
+    if names and len(names) != len(planned):
+        raise UserError(
+            f"--name: {len(names)} names for {len(planned)} levels", mend="give each level above 0 one name"
+        )
     levels = []
     for position, flips in enumerate(planned):
         _check(name, population, flips)
@@ -120,7 +139,8 @@ def plan_ladder(
                 mend="name a file of other labels of these samples",
             )
         asked = noisy[position] if noisy else level_ratio_of(flips, population)
-        level = _describe(name, population, asked, flips, seed)
+        called = check_level_name(names[position], asked) if names else level_name(asked)
+        level = _describe(called, name, population, asked, flips, seed)
         levels.append(PlannedLevel(replace(level, model_input=model_input), flips))
     return levels
 
@@ -151,19 +171,20 @@ def level_ratio_of(flips: Flips, population: Population) -> Fraction:
     return Fraction(f"{realised:.4f}") or Fraction(f"{realised:.1g}")
 
 
-def _describe(name: str, population: Population, asked: Fraction, flips: Flips, seed: int) -> Level:
+def _describe(
+    called: str, model: str, population: Population, asked: Fraction, flips: Flips, seed: int
+) -> Level:
     flipped, moved = len(flips.rows), None
     if population.kind == "caption":
         moved = int(np.count_nonzero(flips.rows != flips.values))
         flipped = int(np.count_nonzero(population.texts[flips.rows] != population.texts[flips.values]))
-    level = level_name(asked)
     return Level(
-        name=level,
+        name=called,
         asked=decimal_text(asked),
         realised=flipped / max(len(population), 1),
-        model=name,
+        model=model,
         flipped=flipped,
-        column=level_column(population.kind, level),
+        column=level_column(population.kind, called),
         seed=seed,
         moved=moved,
     )
@@ -190,11 +211,9 @@ def apply_flips(clean: Integers, flips: Flips) -> Integers:
     return noisy
 
 
-def check_ratios(ratios: Sequence[Fraction]) -> None:
-    """Raise a UserError if two of the ratios asked for are the same level."""
-    names = [level_name(ratio) for ratio in ratios]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(
-            f"--noise: {float(level_ratio(twice[0])):g} is asked for twice", mend="name each level once"
-        )
+def check_ratios(ratios: Sequence[Fraction], names: Sequence[str] = ()) -> None:
+    """Raise a UserError if two of the ratios asked for, or of the levels' names, are the same."""
+    asked = [decimal_text(ratio) for ratio in ratios]
+    for flag, values in (("--noise", asked), ("--name", names)):
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise UserError(f"{flag}: {twice[0]} is asked for twice", mend="name each level once")

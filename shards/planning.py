@@ -174,7 +174,7 @@ def _make(
     population, ratios = catalogue.population(), request.ratios
     if request.own_rate:
         ratios = with_own_rate(ratios, model, name, population)
-    planned = plan_ladder(model, name, population, ratios, request.seed, model_input)
+    planned = plan_ladder(model, name, population, ratios, request.seed, model_input, request.names)
     _save_levels(work, catalogue, planned)
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
-from nml.levels import OWN_RATE, parse_ratio
+from nml.levels import OWN_RATE, level_name, parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.arrow_columns import KeyColumn, hash_column, take_rows
 from shards.certified import refuse_damaged
@@ -63,6 +63,7 @@ _EPILOG = """
 examples:
   python -m shards.relabel data/shards/digits --noise 0.15
   python -m shards.relabel data/shards/cifar10 --noise 0.1 --model pair-flip
+  python -m shards.relabel data/shards/cifar10 --noise 0.1 --seed 1 --name n10-seed1    # another draw
 """
 
 
@@ -77,13 +78,26 @@ def relabel(
     chain: bool = False,
     force: bool = False,
     own_rate: bool = False,
+    names: Sequence[str] = (),
 ) -> tuple[SetInfo, list[Level]]:
     """Add levels to the set in ``folder``; return the set and the levels added.
+
+    Args:
+        folder: The set.
+        ratios: Their ratios.
+        model_name: Noise model; None for the default one.
+        model_file: What it reads.
+        seed: Seed of the noise; None for the set's own.
+        encoder: Computes the features that the model reads.
+        chain: Whether noise on top of noise is allowed.
+        force: Whether noise on a held-out split is.
+        own_rate: Whether the model's own rate is asked for, too.
+        names: Names of the levels, one each; where there are none, their ratios name them.
 
     Raises:
         UserError: If there is no set, or a damaged one, a level is there already, or a model cannot do it.
     """
-    check_ratios(ratios)
+    check_ratios(ratios, names)
     with existing_locked(folder):
         finished = finish_pending(folder)
         shard_set = ShardSet.open(folder)
@@ -99,17 +113,32 @@ def relabel(
                 population = replace(population, source_rows=None, source_order_lost=False)
             if own_rate:
                 ratios = with_own_rate(ratios, model, name, population)
-            planned = plan_ladder(model, name, population, ratios, seed, model_input)
+            planned = plan_ladder(model, name, population, ratios, seed, model_input, names)
         asked = [level for level, _ in planned]
         if finished and all(info.levels.get(level.name) == level for level in asked):
             return info, asked
         for level in asked:
-            if level.name in info.levels:
-                raise UserError(
-                    f"{folder}: level {level.name} is there already ({info.levels[level.name].describe()})",
-                    mend="choose another ratio, or write another set",
-                )
+            _refuse_there(level, info, folder)
         return _add(folder, info, shard_set, planned), asked
+
+
+def _refuse_there(level: Level, info: SetInfo, folder: Path) -> None:
+    """Raise a UserError if a set has a level of the same name, or the same draw under another."""
+    there = info.all_levels()
+    same = next((each for each in info.levels.values() if each.draw() == level.draw()), None)
+    if same is not None and same.flipped == level.flipped:
+        raise UserError(
+            f"{folder}: level {level.name} is there already ({same.describe()})",
+            mend="ask for another ratio, model or seed",
+        )
+    if level.name in there:
+        free = level_name(parse_ratio(level.asked)) + f"-{level.model}-seed{level.seed}"
+        while free in there:
+            free += "-b"
+        raise UserError(
+            f"{folder}: level {level.name} is there already ({there[level.name].describe()})",
+            mend=f"give this one a name of its own: --name {free}",
+        )
 
 
 @contextlib.contextmanager
@@ -222,6 +251,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--encoder", default=None, type=str, help="compute the features it reads (as shards.write)"
     )
+    parser.add_argument(
+        "--name",
+        nargs="+",
+        default=[],
+        type=str,
+        help="names of the levels, one each (default: n20 for 0.2), for another draw of a ratio",
+    )
     parser.add_argument("--seed", default=None, type=int, help="seed of the noise (default: the set's own)")
     parser.add_argument(
         "--chain", action="store_true", help="allow noise on top of labels that came from a noisy set"
@@ -253,6 +289,7 @@ def main(argv: list[str] | None = None) -> None:
         chain=arguments.chain,
         force=arguments.force,
         own_rate=own_rate,
+        names=tuple(arguments.name),
     )
     for level in levels:
         print(level.describe())

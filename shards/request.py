@@ -24,6 +24,7 @@ class WriteRequest:
         ratios: Noise ratios, exact, in the order asked; the first is what ``.cls``/``.txt`` hold.
         model: Noise model, or None for the default one of the source's kind.
         model_file: File the model reads, or None.
+        names: Names of the levels above 0; where there are none, their ratios name them.
         own_rate: Whether the model's own rate was asked for, besides the ratios.
         skip_bad: How many samples that cannot be taken may be left out.
         decode_check: Whether an image that cannot be decoded is one of them.
@@ -48,9 +49,10 @@ class WriteRequest:
     own_rate: bool = False
     skip_bad: int = 0
     decode_check: bool = False
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_ratios(self.ratios)
+        check_ratios(self.ratios, self.names)
         if self.skip_bad < 0:
             raise UserError(f"--skip-bad {self.skip_bad}: less than none", possible="0 and above")
 
@@ -68,6 +70,7 @@ class WriteRequest:
             "hashing": hashing.VERSION,
             **({"encoder": self.encoder} if self.encoder else {}),
             **({"own_rate": True} if self.own_rate else {}),
+            **({"names": list(self.names)} if self.names else {}),
             **({"skip_bad": self.skip_bad} if self.skip_bad else {}),
             **({"decode_check": True} if self.decode_check else {}),
         }

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from nml.errors import UserError
-from nml.levels import CLEAN_LEVEL, level_ratio
+from nml.levels import CLEAN_LEVEL, check_level_name, parse_ratio
 from nml.set_file import DIGEST, SET_FORMAT, damaged, parse_set_record, record_digest
 from nml.untrusted import Untrusted, file_name, sha256_text, shown, typed
 from shards.ladder import Level, clean_level, level_column
@@ -128,7 +128,7 @@ def _check(info: SetInfo) -> None:
         raise Untrusted("its parent names no set and level")
     for level in info.levels.values():
         try:
-            level_ratio(level.name)
+            check_level_name(level.name, parse_ratio(level.asked, where="asked"), "level")
         except UserError as error:
             raise Untrusted(error.what) from error
         if level.column != level_column(info.kind, level.name):

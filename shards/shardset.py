@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
-from nml.levels import level_name, parse_ratio
+from nml.levels import find_level
 from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE
 from nml.signatures import BadSignature, check_signed_bytes, unsigned
 from shards.index_table import IndexTable
@@ -98,25 +98,18 @@ class ShardSet:
         """Every level by name, clean (``n00``) first."""
         return self.info.all_levels()
 
-    def level(self, ratio: str | float | Rational) -> Level:
-        """Return the level of a noise ratio, or of a level name such as ``n20``.
+    def level(self, noise: str | float | Rational, *, strict: bool = True) -> Level:
+        """Return the level of a noise ratio, or of a level's name such as ``n20``.
+
+        Args:
+            noise: The ratio or the name.
+            strict: Whether a ratio that several levels have is refused; else it is that named by it.
 
         Raises:
-            UserError: If the set has no such level; the message names those there and the mend.
+            UserError: If the set has no such level, or several; the message names those there and the mend.
         """
-        name = (
-            str(ratio)
-            if str(ratio).startswith("n") and str(ratio) != "nan"
-            else level_name(parse_ratio(ratio))
-        )
-        if name not in self.levels:
-            there = ", ".join(f"{level.asked} ({level.name})" for level in self.levels.values())
-            raise UserError(
-                f"noise {ratio}: {self.path} has no such level",
-                possible=there,
-                mend=f"add it: python -m shards.relabel {self.path} --noise {ratio}",
-            )
-        return self.levels[name]
+        ratios = {name: level.asked for name, level in self.levels.items()}
+        return self.levels[find_level(noise, ratios, self.path, location=self.path, strict=strict)]
 
     @cached_property
     def index(self) -> IndexTable:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
-from nml.levels import level_ratio
+from nml.levels import parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, read_set_bytes
 from nml.signatures import BadSignature, check_signature
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
@@ -187,7 +187,7 @@ def _levels(manifest: pa.Table, info: SetInfo) -> Iterator[Finding]:
 
 
 def _ratio(level: Level) -> float:
-    return float(level_ratio(level.name))
+    return float(parse_ratio(level.asked))
 
 
 def _is_nested(model: str) -> bool:
@@ -206,7 +206,7 @@ def _level_count(level: Level, changed: np.ndarray, info: SetInfo) -> str:
     if found != level.flipped:
         return f"{found} samples differ from clean, set.json says {level.flipped}"
     moved = level.flipped if level.moved is None else level.moved
-    asked = exact_count(level_ratio(level.name), info.num_samples)
+    asked = exact_count(parse_ratio(level.asked), info.num_samples)
     if moved != asked and _is_exact(level.model):
         return f"{moved} samples altered, round({level.asked} * {info.num_samples}) is {asked}"
     return ""

@@ -51,6 +51,13 @@ def build_parser() -> Parser:
         help="noise ratios from 0 to below 1; the first is stored in .cls/.txt; own: a matrix's own rate",
     )
     parser.add_argument(
+        "--name",
+        nargs="+",
+        default=[],
+        type=str,
+        help="names of the levels above 0, one each (default: n20 for 0.2)",
+    )
+    parser.add_argument(
         "--out",
         default=None,
         type=str,
@@ -138,6 +145,7 @@ def main(argv: list[str] | None = None) -> None:
         source=arguments.source,
         ratios=tuple(parse_ratio(text) for text in arguments.noise if text != OWN_RATE),
         own_rate=OWN_RATE in arguments.noise,
+        names=tuple(arguments.name),
         skip_bad=arguments.skip_bad,
         decode_check=arguments.decode_check,
         model=arguments.model,

@@ -11,8 +11,9 @@ import sys
 from functools import cached_property
 from pathlib import Path
 
+from nml import layout
 from nml.digits import NOTICE
-from nml.levels import CLEAN_LEVEL, decimal_text
+from nml.levels import CLEAN_LEVEL, decimal_text, is_level_name, level_ratio
 from nml.recipe_files import DEFAULT, FOLDER, find_recipe
 from nml.run_options import RunOptions, check_extras, check_files, check_resume
 from nml.set_file import SET_FILE, check_level
@@ -53,7 +54,9 @@ class PretrainRequest:
                 folder does not hold what ``--resume`` says.
         """
         if self.options.shards is not None:
-            check_level(self.shard_set, self.level)
+            # A run that has begun goes on with its level, also where another of that ratio was added since.
+            begun = (self.path / layout.CONFIG).exists()
+            check_level(self.shard_set, self.options.noise, strict=not begun)
         if self.resolved.validation is not None:
             check_level(self.resolved.validation, CLEAN_LEVEL, "--validation")
         check_files(self.resolved)
@@ -67,7 +70,7 @@ class PretrainRequest:
         given = dataclasses.replace(self.options, recipe_name=self.options.recipe_name or file.stem)
         return dataclasses.replace(
             given,
-            noise=decimal_text(given.noise),
+            noise=given.noise if is_level_name(given.noise) else decimal_text(given.noise),
             shards=given.shard_set,
             run_dir=given.run_folder,
         ).resolved(self.base)
@@ -98,7 +101,8 @@ class PretrainRequest:
 
     def shards_argv(self) -> list[str]:
         """Return the command that writes the bundled digits at the run's level."""
-        words = ["--source", "digits", "--noise", decimal_text(self.options.noise), "--out", self.shard_set]
+        ratio = decimal_text(level_ratio(self.level))
+        words = ["--source", "digits", "--noise", ratio, "--out", self.shard_set]
         return [sys.executable, "-m", "shards.write", *words]
 
     def argv(self) -> list[str]:

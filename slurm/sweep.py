@@ -50,7 +50,7 @@ EXAMPLE = (
 
 def add_options(parser: cli.Parser) -> None:
     """Add the options of ``sweep``."""
-    parser.add_argument("--noise", nargs="+", type=str, default=["0", "0.2"], help="noise ratios")
+    parser.add_argument("--noise", nargs="+", type=str, default=["0", "0.2"], help="levels: ratios or names")
     parser.add_argument("--plugins", nargs="+", type=str, default=["lp", "mlp", "nmtune"], help="heads")
     parser.add_argument("--tasks", nargs="+", type=str, default=["digits"], help="tasks to probe on")
     parser.add_argument(

@@ -10,6 +10,7 @@ from probes.results import Row
 
 _LEVEL = re.compile(r"(?<![a-z0-9])n\d{2}(p\d+)?(?![a-z0-9])")
 _SEED = re.compile(r"(?<![a-z0-9])seed\d+(?![a-z0-9])")
+_USUAL_MODELS = ("symmetric", "caption-swap")
 _STEP = re.compile(r"@.*$")
 
 
@@ -19,7 +20,8 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
     Runs are named ``recipe-level-seed`` by default: names that differ in level and seed only make a
     family. An encoder whose name makes it the only level of its family was named by hand; all such
     encoders of one objective and feature dimension are taken together. Encoders of unknown noise
-    are families of their own.
+    are families of their own, and so are those of each noise model where there are several: 20 % of one
+    are not 20 % of another.
     """
     encoders = {row.encoder_hash: row for row in rows}
     stems = {key: _stem(row) for key, row in encoders.items()}
@@ -33,7 +35,7 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
             found[key] = stems[key]
         else:
             found[key] = f"{row.objective or row.encoder_kind}, D = {row.dim}"
-    return _unjoined(found, stems, encoders)
+    return _by_model(_unjoined(found, stems, encoders), encoders)
 
 
 def repetition(encoder: str) -> str | None:
@@ -45,8 +47,27 @@ def repetition(encoder: str) -> str | None:
 def _stem(row: Row) -> str:
     if row.noise_ratio is None:
         return row.encoder
-    name = _SEED.sub("", _LEVEL.sub("", _STEP.sub("", row.encoder)))
+    name = _STEP.sub("", row.encoder)
+    if row.noise_level:
+        # A level that its user named, as a run's name has it.
+        name = re.sub(rf"(?<![A-Za-z0-9]){re.escape(row.noise_level)}(?![A-Za-z0-9])", "", name)
+    name = _SEED.sub("", _LEVEL.sub("", name))
     return re.sub(r"[-_]{2,}", "-", name).strip("-_") or row.encoder
+
+
+def _by_model(found: dict[str, str], encoders: dict[str, Row]) -> dict[str, str]:
+    """Part families of several noise models; clean encoders stay with the usual one, else with the first."""
+    models: dict[str, set[str]] = defaultdict(set)
+    for key, family in found.items():
+        if encoders[key].noise_ratio:
+            models[family].add(encoders[key].noise_model or "")
+    parted = dict(found)
+    for key, family in found.items():
+        if len(models[family]) > 1:
+            usual = min(models[family], key=lambda model: (model not in _USUAL_MODELS, model))
+            model = encoders[key].noise_model if encoders[key].noise_ratio else usual
+            parted[key] = f"{family}, {model}"
+    return parted
 
 
 def _unjoined(found: dict[str, str], stems: dict[str, str], encoders: dict[str, Row]) -> dict[str, str]:

@@ -43,12 +43,20 @@ class CaptionSwap:
             raise UserError(
                 f"--noise {float(ratios[counts.index(1)]):g}: one of {len(population)} samples cannot swap "
                 "its caption alone",
-                mend=f"choose a ratio of at least {2 / len(population):.4g}",
+                mend=_enough_for_two(len(population)),
             )
         order = population.order(seed, "select")
         # One more than the largest count: an odd level borrows the sample after its last pair.
         pairs = _pair_up(order, population.texts[order], max(counts, default=0) + 1)
         return [_level(pairs, count, population.texts) for count in counts]
+
+
+def _enough_for_two(samples: int) -> str:
+    """Say which ratio alters two samples; of two samples, 1 would, which is none."""
+    ratio = f"{min(2 / samples, 0.9):.4g}"
+    if exact_count(Fraction(ratio), samples) < 2:
+        return "take a source with more samples"
+    return f"choose a ratio of at least {ratio}"
 
 
 def _pair_up(order: Integers, texts: Hashes, count: int) -> Integers:

@@ -210,6 +210,24 @@ def test_runs_named_by_hand_are_taken_together(row: MakeRow) -> None:
     assert len(set(select(rows).family.values())) == 1
 
 
+def test_named_levels_of_two_noise_models_are_two_families(row: MakeRow) -> None:
+    levels = [("n00", 0.0, "clean"), ("n20", 0.2, "symmetric"), ("worst", 0.4, "symmetric")]
+    levels += [("n20-pair-flip", 0.2, "pair-flip"), ("flipped", 0.4, "pair-flip")]
+    rows = [
+        row(
+            encoder_hash=name,
+            encoder=f"quickstart-{name}-seed0",
+            noise_level=name,
+            noise_ratio=ratio,
+            noise_model=model,
+        )
+        for name, ratio, model in levels
+    ]
+    family = select(rows).family
+    assert {family[name] for name in ("n00", "n20", "worst")} == {"quickstart, symmetric"}
+    assert {family[name] for name in ("n20-pair-flip", "flipped")} == {"quickstart, pair-flip"}
+
+
 def test_public_encoders_stand_alone(row: MakeRow) -> None:
     public = {"noise_ratio": None, "noise_level": None, "run_path": None}
     rows = [row(encoder=name, encoder_hash=name, **public) for name in ("timm:resnet18", "timm:resnet50")]
