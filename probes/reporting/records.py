@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 Scale = Literal["category", "ordered"]
@@ -117,7 +117,7 @@ class Figure:
     def __post_init__(self) -> None:
         if not self.bars:
             # Without two runs anywhere there is only the spread of the heads to show, under its own name.
-            over = SD_RUNS if any(point.spread is not None for point in self.points()) else SD_SEEDS
+            over = SD_RUNS if any(point.spread is not None for _, _, point in self.marks()) else SD_SEEDS
             object.__setattr__(self, "bars", over)
 
     @property
@@ -125,11 +125,14 @@ class Figure:
         """What is seen, panel by panel."""
         return " ".join(f"{panel.title}: {panel.alt}" for panel in self.panels)
 
-    def points(self) -> Iterator[Point]:
-        """Yield every mark."""
-        for panel in self.panels:
-            for series in panel.series:
-                yield from series.points
+    def marks(self) -> list[tuple[Panel, Series, Point]]:
+        """Return every mark with its panel and series."""
+        return [
+            (panel, series, point)
+            for panel in self.panels
+            for series in panel.series
+            for point in series.points
+        ]
 
     def bar(self, point: Point) -> float | None:
         """Return half the length of a mark's error bar."""
@@ -137,25 +140,12 @@ class Figure:
 
     def values(self) -> list[Table]:
         """Return what is drawn as a table; none for curves, which have too many points to read."""
-        found = [
-            (panel, series, point)
-            for panel in self.panels
-            if panel.kind != "curve"
-            for series in panel.series
-            for point in series.points
-        ]
+        found = [mark for mark in self.marks() if mark[0].kind != "curve"]
         return [self._table(found)] if found else []
 
     def data(self) -> Table:
         """Return every point that is drawn, those of curves too, in full precision."""
-        return self._table(
-            [
-                (panel, series, point)
-                for panel in self.panels
-                for series in panel.series
-                for point in series.points
-            ]
-        )
+        return self._table(self.marks())
 
     def _table(self, found: Sequence[tuple[Panel, Series, Point]]) -> Table:
         first = self.panels[0]

@@ -48,7 +48,7 @@ def test_columns_of_csv_have_names_of_their_own(digits: MakeRows) -> None:
 def test_every_point_of_a_figure_is_in_csv_those_of_curves_too(digits: MakeRows) -> None:
     drawn = build(digits(repetitions=(0, 1)))
     for name in ("accuracy-noise", "spectrum-id-digits"):
-        points = list(figure(drawn, name).points())
+        points = [point for _, _, point in figure(drawn, name).marks()]
         lines = read(csv_text(figure(drawn, name).data()))
         assert len(lines) == len(points) > 0
     runs = [

@@ -102,7 +102,7 @@ def test_every_mean_comes_with_its_runs_and_seeds(digits: MakeRows) -> None:
 def test_bars_of_runs_and_of_seeds_do_not_stand_in_one_figure(digits: MakeRows) -> None:
     single = figure(build(digits()), "accuracy-noise")
     assert "over seeds of the head on one encoder" in single.caption
-    assert all(single.bar(point) for point in single.points())
+    assert all(single.bar(point) for _, _, point in single.marks())
     mixed = figure(build([*digits(), *digits(noises=(0.0,), repetitions=(1,))]), "accuracy-noise")
     assert "over pre-training runs" in mixed.caption
     assert [mixed.bar(point) is None for point in mixed.panels[0].series[0].points] == [False, True]
