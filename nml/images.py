@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
@@ -24,6 +26,8 @@ MAX_PIXELS = 100_000_000
 # have thousands.
 MAX_SCANS = 100
 MAX_SCANNED_PIXELS = 2_000_000_000
+
+_ROWS = 256
 
 _SCAN = re.compile(b"\xff\xda")
 _BEGINNING = re.compile(
@@ -84,6 +88,39 @@ def bad_image() -> Iterator[None]:
         raise BadImage(f"no image of {', '.join(FORMATS)}, or damaged") from error
     except Exception as error:
         raise BadImage(f"{type(error).__name__}: {error}") from error
+
+
+def eight_bit_rgb(image: Image.Image) -> Image.Image:
+    """Decode an image to RGB of 8 bits: the one rule for every form that images come in.
+
+    - 16 bits a sample become 8 as the upper 8 (Pillow would make everything above 255 white).
+    - Grey, palettes and CMYK are converted as Pillow does it, without colour profiles.
+    - Transparency is left out: what counts is the colour that is stored.
+    - The rotation that EXIF tells of is not applied; of an animation the first frame counts.
+
+    Raises:
+        BadImage: If it is damaged.
+    """
+    with warnings.catch_warnings(), bad_image():
+        # Broken EXIF and palettes with bytes for transparency are common and harmless.
+        warnings.simplefilter("ignore")
+        image.load()
+        return image if image.mode == "RGB" else eight_bits(image).convert("RGB")
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image of 8 bits a sample; one of 16 bits becomes grey, others stay as they are.
+
+    Whole numbers of 32 bits are taken for such of 16, which PGM files are opened as.
+    """
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    # In bands: of one that takes all memory that an image may take there must not be two.
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):
+        grey[top : top + _ROWS] = np.clip(values[top : top + _ROWS], 0, 0xFFFF) >> 8
+    return Image.fromarray(grey)
 
 
 def image_extension(head: bytes | memoryview) -> str | None:

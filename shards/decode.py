@@ -17,7 +17,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from nml.images import MAX_PIXELS, BadImage, bad_image, check_pixels, check_scans, open_image
+from nml.images import (
+    MAX_PIXELS,
+    BadImage,
+    bad_image,
+    check_pixels,
+    check_scans,
+    eight_bit_rgb,
+    open_image,
+)
 
 __all__ = ["MAX_PIXELS", "BadImage", "ImageSize", "Pixels", "decode_pixels", "decode_rgb", "image_size"]
 
@@ -163,12 +171,11 @@ def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:
     image = _open(data)
     if at_least and image.format == "JPEG":
         image.draft("RGB", (min(at_least.width, size.width), min(at_least.height, size.height)))
+    rgb = eight_bit_rgb(image)
+    # Of one that takes all memory that an image may take there must not be two.
+    del image
     with warnings.catch_warnings(), bad_image():
-        # Broken EXIF and palettes with bytes for transparency are common and harmless.
         warnings.simplefilter("ignore")
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        # Of one that takes all memory that an image may take there must not be two.
-        del image
         return _copied(rgb)
 
 

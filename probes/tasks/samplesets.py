@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.images import MAX_PIXELS, BadImage, bad_image, open_image
+from nml.images import MAX_PIXELS, BadImage, bad_image, eight_bits, open_image
 from nml.stored_images import StoredImages
 from probes.hashing import hash_value, rank_by_hash
 from probes.samples import Content, SampleSet
@@ -53,7 +53,7 @@ class ImageBytes:
             image = open_image(self._data[index], max_pixels=MAX_PIXELS)
             with bad_image():
                 image.load()
-            return image
+                return eight_bits(image)
         except BadImage as error:
             raise UserError(
                 f"image {self._data.name(index)} cannot be decoded: {error}",
