@@ -24,6 +24,7 @@ from shards.manifest import (
     write_manifest,
 )
 from shards.noise import Kind
+from shards.packing import ORIGINAL_SHA256
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard, fingerprint
 
 ShardRecords = Callable[[], Iterable[tuple[Shard, pa.Table]]]
@@ -42,6 +43,7 @@ class SetDescription:
     request: dict[str, Any] = field(default_factory=dict)
     parent: dict[str, str] | None = None
     held_out: bool = False
+    resized: dict[str, Any] = field(default_factory=dict)
 
 
 def finish(out: Path, records: ShardRecords, description: SetDescription) -> SetInfo:
@@ -57,15 +59,20 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
     statistics = Statistics(kind, len(classes or ()), {name: level.column for name, level in levels.items()})
     shards: list[Shard] = []
     clean = hashlib.sha256()
+    resized = dict(description.resized)
 
     def tables() -> Iterator[pa.Table]:
         for shard, table in records():
             shards.append(shard)
             statistics.add(table)
+            if resized:
+                shrunk = pc.sum(pc.not_equal(table[ORIGINAL_SHA256], table["sha256"])).as_py()
+                resized["images"] = resized.get("images", 0) + shrunk
             clean.update(supervision_digest(table, columns[0]))
             yield table
 
-    write_manifest(out / MANIFEST_FILE, manifest_schema(kind, columns), tables())
+    schema = manifest_schema(kind, columns, resized=bool(resized))
+    write_manifest(out / MANIFEST_FILE, schema, tables())
     identity = fingerprint(kind, classes, shards, clean.digest())
     write_index(out / INDEX_FILE, index_schema(kind, columns, identity), (table for _, table in records()))
     write_json(out / STATS_FILE, statistics.as_json(classes))
@@ -85,6 +92,7 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
         request=description.request,
         parent=description.parent,
         held_out=description.held_out,
+        resized=resized,
     )
     write_json(out / SET_FILE, info.as_json())
     return info

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import atomic_writer
 from shards.noise import Integers, Kind
+from shards.packing import ORIGINAL_SHA256
 from shards.set_info import SetInfo
 
 # Rows of one record batch of the index: sample i lies in batch i // INDEX_BATCH.
@@ -53,9 +54,17 @@ def supervision_fields(kind: Kind, columns: Iterable[str]) -> list[pa.Field]:
     return [pa.field(column, pa.int32() if kind == "class" else pa.string()) for column in columns]
 
 
-def manifest_schema(kind: Kind, columns: Iterable[str]) -> pa.Schema:
-    """Return the manifest's schema; ``columns`` are the supervision columns, clean first."""
-    return pa.schema([pa.field(*item) for item in (*_PLACE, *_AUDIT)] + supervision_fields(kind, columns))
+def manifest_schema(kind: Kind, columns: Iterable[str], *, resized: bool = False) -> pa.Schema:
+    """Return the manifest's schema.
+
+    Args:
+        kind: ``class`` or ``caption``.
+        columns: The supervision columns, clean first.
+        resized: Whether images were made smaller: the hash of what each was is kept then.
+    """
+    original = [(ORIGINAL_SHA256, pa.binary(32))] if resized else []
+    fields = [pa.field(*item) for item in (*_PLACE, *_AUDIT, *original)]
+    return pa.schema(fields + supervision_fields(kind, columns))
 
 
 def index_schema(kind: Kind, columns: Iterable[str], fingerprint: str) -> pa.Schema:

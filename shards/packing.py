@@ -12,8 +12,9 @@ from typing import IO, Any, NamedTuple
 
 from nml.errors import UserError
 from nml.files import atomic_writer
-from nml.images import image_extension
+from nml.images import BadImage, image_extension
 from shards import tar
+from shards.resize import Resize
 
 BUFFER = 4 << 20
 
@@ -28,6 +29,10 @@ PLACE_COLUMNS = (
     "json_size",
     "sha256",
 )
+
+
+# One more where images were made smaller.
+ORIGINAL_SHA256 = "original_sha256"
 
 
 class Samples(NamedTuple):
@@ -113,19 +118,22 @@ class ImageReader:
         return descriptor
 
 
-def pack_shard(path: Path, samples: Samples, supervision_extension: str) -> PackedShard:
+def pack_shard(
+    path: Path, samples: Samples, supervision_extension: str, *, resize: Resize | None = None
+) -> PackedShard:
     """Write the tar of ``samples``, in their order, to ``path``, whole or not at all.
 
     Args:
         path: Final name of the shard.
         samples: What to pack.
         supervision_extension: ``cls`` or ``txt``.
+        resize: How images are made smaller; None to copy them as they are.
 
     Raises:
         UserError: If an image cannot be read or is of no known format.
     """
     with ImageReader(path.parent) as reader, atomic_writer(path) as file:
-        packer = _Packer(file, supervision_extension, reader)
+        packer = _Packer(file, supervision_extension, reader, resize)
         for sample in zip(*samples, strict=True):
             packer.add(*sample)
         return packer.close()
@@ -158,8 +166,12 @@ class TreeHash:
 class _Packer:
     """A buffer that samples are laid out in: images are read straight into their place and hashed there."""
 
-    def __init__(self, file: IO[bytes], supervision_extension: str, reader: ImageReader) -> None:
+    def __init__(
+        self, file: IO[bytes], supervision_extension: str, reader: ImageReader, resize: Resize | None
+    ) -> None:
         self._file = file
+        self._resize = resize
+        self._originals: list[bytes] = []
         self._ending = f".{supervision_extension}".encode()
         self._reader = reader
         self._tree = TreeHash()
@@ -170,6 +182,8 @@ class _Packer:
 
     def add(self, key: str, path: str, offset: int, size: int, supervision: bytes, record: bytes) -> None:
         """Lay a sample out after those before it."""
+        smaller = None if self._resize is None else self._smaller(self._resize, key, path, offset, size)
+        size = size if smaller is None else len(smaller)
         name = key.encode()
         text = tar.member(name + self._ending, supervision)
         after = tar.padding(size) + text + tar.member(name + b".json", record)
@@ -177,7 +191,10 @@ class _Packer:
         start = begin + tar.BLOCK
         end = start + size
         image = self._buffer[start:end]
-        self._reader.read_into(image, path, offset)
+        if smaller is None:
+            self._reader.read_into(image, path, offset)
+        else:
+            image[:] = smaller
         extension = image_extension(image[:16])
         if extension is None:
             raise UserError(
@@ -206,12 +223,23 @@ class _Packer:
         closing = tar.end_of_archive(self._written)
         self._tree.plain(closing)
         self._file.write(closing)
-        columns = map(list, zip(*self._places, strict=True))
-        return PackedShard(
-            self._written + len(closing),
-            self._tree.hexdigest(),
-            dict(zip(PLACE_COLUMNS, columns, strict=True)),
-        )
+        columns = dict(zip(PLACE_COLUMNS, map(list, zip(*self._places, strict=True)), strict=True))
+        if self._resize is not None:
+            columns[ORIGINAL_SHA256] = self._originals
+        return PackedShard(self._written + len(closing), self._tree.hexdigest(), columns)
+
+    def _smaller(self, resize: Resize, key: str, path: str, offset: int, size: int) -> bytes | None:
+        """Return an image made smaller, None if it stays as it is; note the hash of what it was."""
+        original = bytearray(size)
+        self._reader.read_into(memoryview(original), path, offset)
+        self._originals.append(hashlib.sha256(original).digest())
+        try:
+            return resize.smaller(bytes(original))
+        except BadImage as error:
+            raise UserError(
+                f"{path}: sample {key!r} cannot be decoded: {error}",
+                mend="the source changed under the writer; start again with a new --out",
+            ) from error
 
     def _reserve(self, size: int) -> int:
         """Return where the next ``size`` bytes of the buffer begin, writing what was there if need be."""

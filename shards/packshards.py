@@ -29,6 +29,7 @@ from shards.layout import shard_name
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.noise import Integers, Kind
 from shards.packing import PackedShard, Samples, pack_shard
+from shards.resize import Resize
 from shards.set_info import Shard
 
 _PR_SET_PDEATHSIG = 1
@@ -127,12 +128,20 @@ def _end_with_parent(parent: int) -> None:
 class ShardPacker:
     """Packs a shard by number; picklable, so that it can run in any process."""
 
-    def __init__(self, destination: Destination, kind: Kind, levels: list[Level], primary: str) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        kind: Kind,
+        levels: list[Level],
+        primary: str,
+        resize: Resize | None = None,
+    ) -> None:
         self._destination = destination
         self._work = destination.work
         self._kind: Kind = kind
         self._levels = levels
         self._primary = primary
+        self._resize = resize
 
     def __call__(self, number: int) -> int:
         """Write and publish shard ``number``, then its record; return its samples."""
@@ -147,6 +156,7 @@ class ShardPacker:
             self._destination.staging / name,
             self._samples(table, columns),
             "cls" if self._kind == "class" else "txt",
+            resize=self._resize,
         )
         self._destination.publish(name)
         self._write_record(number, table.append_column(SOURCE_ROW, pa.array(rows)), columns, packed)
@@ -187,7 +197,7 @@ class ShardPacker:
             **packed.columns,
             **columns.values,
         }
-        schema = manifest_schema(self._kind, columns.values)
+        schema = manifest_schema(self._kind, columns.values, resized=self._resize is not None)
         shard = Shard(shard_name(number), table.num_rows, packed.size, packed.digest)
         schema = schema.with_metadata({"bytes": str(shard.bytes), "tree_sha256": shard.tree_sha256})
         content = pa.BufferOutputStream()

@@ -32,6 +32,7 @@ from shards.layout import cut, member_bytes, write_order
 from shards.noise import Integers, Kind
 from shards.packing import ImageReader
 from shards.request import WriteRequest, difference, refuse_changed_model_file
+from shards.resize import encoder_version
 from shards.sources import Defect, Source
 
 PLAN_FILE = "plan.json"
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
         shards: How many shards there will be.
         parent: The set that the source was, if it was one.
         held_out: Whether the source is a validation or test split.
+        resized: How images are made smaller, and by which encoder; empty where they are copied.
     """
 
     kind: Kind
@@ -60,6 +62,7 @@ class Plan(NamedTuple):
     shards: int
     parent: dict[str, str] | None
     held_out: bool
+    resized: dict[str, Any]
 
 
 def plan_once(
@@ -90,8 +93,10 @@ def plan_once(
         refuse_other_request(stored["request"], request, shown)
         levels = [Level(**level) for level in stored["levels"]]
         refuse_changed_model_file(levels, request, f"what lies in {shown}")
+        _refuse_other_encoder(stored.get("resized", {}), shown)
     else:
-        checks = Checks(request.decode_check, request.skip_bad, listed)
+        decode = request.decode_check or request.resize is not None
+        checks = Checks(decode, request.skip_bad, listed)
         stored = _make(work, request, make_source(), checks, defects)
         sync_tree(work)
         stored["files"] = _hashes(work)
@@ -104,7 +109,18 @@ def plan_once(
         stored["shards"],
         stored["parent"],
         stored["held_out"],
+        stored.get("resized", {}),
     )
+
+
+def _refuse_other_encoder(resized: dict[str, Any], shown: str) -> None:
+    """Refuse to continue with another encoder: the shards of one set are made by one."""
+    if resized and resized["encoder"] != encoder_version():
+        raise UserError(
+            f"--out {shown}: an interrupted write is there whose images were made smaller by "
+            f"{resized['encoder']}, and here is {encoder_version()}",
+            mend="finish it with that version, or remove the folder to start anew",
+        )
 
 
 def _stored_plan(work: Path, shown: str) -> dict[str, Any]:
@@ -191,6 +207,7 @@ def _make(
         "shards": len(bounds) - 1,
         "parent": source.parent,
         "held_out": source.held_out,
+        **({"resized": request.resize.as_json()} if request.resize else {}),
     }
 
 

@@ -198,7 +198,7 @@ def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[Pla
             start += table.num_rows
             yield table
 
-    schema = manifest_schema(info.kind, columns)
+    schema = manifest_schema(info.kind, columns, resized=bool(info.resized))
     if read_source_rows(folder / MANIFEST_FILE) is None:
         schema = schema.remove(schema.get_field_index(SOURCE_ROW))
     index, manifest = next_file(folder, INDEX_FILE), next_file(folder, MANIFEST_FILE)

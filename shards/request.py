@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -13,6 +13,7 @@ from shards import hashing
 from shards.features import describe_input
 from shards.ladder import Level, check_ratios
 from shards.layout import ShardLimits
+from shards.resize import Resize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class WriteRequest:
         names: Names of the levels above 0; where there are none, their ratios name them.
         own_rate: Whether the model's own rate was asked for, besides the ratios.
         skip_bad: How many samples that cannot be taken may be left out.
-        decode_check: Whether an image that cannot be decoded is one of them.
+        decode_check: Whether an image that cannot be decoded is one of them; it is where images are resized.
+        resize: How images are made smaller; None to copy them as they are.
         encoder: Encoder that computes the features the model reads, or None.
         seed: Seed of the noise and of the write order.
         limits: Size of shards.
@@ -50,6 +52,7 @@ class WriteRequest:
     skip_bad: int = 0
     decode_check: bool = False
     names: tuple[str, ...] = ()
+    resize: Resize | None = None
 
     def __post_init__(self) -> None:
         check_ratios(self.ratios, self.names)
@@ -73,6 +76,7 @@ class WriteRequest:
             **({"names": list(self.names)} if self.names else {}),
             **({"skip_bad": self.skip_bad} if self.skip_bad else {}),
             **({"decode_check": True} if self.decode_check else {}),
+            **({"resize": asdict(self.resize)} if self.resize else {}),
         }
 
 

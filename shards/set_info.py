@@ -58,6 +58,7 @@ class SetInfo:
         request: What was asked of the writer, so that the same command finds its work done.
         parent: Fingerprint and level of the set these samples came from, if they came from one.
         held_out: Whether the samples are a validation or test split, which noise must not touch.
+        resized: How images were made smaller, and by which encoder; empty where they are as they came.
     """
 
     kind: Kind
@@ -75,10 +76,14 @@ class SetInfo:
     parent: dict[str, str] | None = None
     index_digests: dict[str, tuple[str, ...]] = field(default_factory=dict)
     held_out: bool = False
+    resized: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return what set.json stores."""
         stored = {name: value for name, value in asdict(self).items() if name not in ("levels", "shards")}
+        if not self.resized:
+            # Earlier versions do not know it.
+            del stored["resized"]
         record = {
             **stored,
             "levels": {name: level.as_json() for name, level in self.levels.items()},
@@ -124,6 +129,8 @@ def _check(info: SetInfo) -> None:
         raise Untrusted(f"its shards do not hold {info.num_samples} samples")
     if info.classes and info.kind != "class":
         raise Untrusted(f"its kind is {info.kind}, and it has {len(info.classes)} classes")
+    if info.resized and not isinstance(info.resized.get("short_side"), int):
+        raise Untrusted(f"its images have a short side of {shown(info.resized.get('short_side'))}")
     if info.parent is not None and not {"fingerprint", "level"} <= info.parent.keys():
         raise Untrusted("its parent names no set and level")
     for level in info.levels.values():

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,14 +20,14 @@ from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, read_set_bytes
 from nml.signatures import BadSignature, check_signature
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
 from shards.certified import Finding, check_files, check_statistics
-from shards.decode import BadImage, decode_pixels
 from shards.finishing import supervision_digest
 from shards.hashing import hash_keys
+from shards.image_checks import too_large, undecodable
 from shards.index_table import IndexTable
 from shards.ladder import Level, clean_column
 from shards.manifest import MUST_HAVE, iter_manifest, manifest_schema
 from shards.noise import NOISE_MODELS, exact_count
-from shards.packing import TreeHash
+from shards.packing import ORIGINAL_SHA256, TreeHash
 from shards.pending import is_pending
 from shards.set_info import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
 from shards.storage import refuse_url
@@ -84,8 +82,10 @@ def verify(
         for number, shard in enumerate(tqdm(info.shards, desc="verifying", disable=not is_interactive())):
             rows = _rows_of(manifest, number)
             yield Finding(f"{shard.name} content", _shard_content(folder, shard, rows, info))
+            if info.resized:
+                yield Finding(f"{shard.name} sizes", too_large(folder / shard.name, rows, info.resized))
             if decode:
-                yield Finding(f"{shard.name} images", _undecodable(folder / shard.name, rows))
+                yield Finding(f"{shard.name} images", undecodable(folder / shard.name, rows))
 
 
 def _signature(folder: Path, key: str) -> str:
@@ -106,8 +106,10 @@ def _same_size(folder: Path, shard: Shard) -> str:
 
 def _columns(manifest: pa.Table, info: SetInfo) -> str:
     """Hold the columns that are there to their types, and those that every sample has to having values."""
-    must_have = (*MUST_HAVE, clean_column(info.kind))
-    for field in manifest_schema(info.kind, [level.column for level in info.all_levels().values()]):
+    original = (ORIGINAL_SHA256,) if info.resized else ()
+    must_have = (*MUST_HAVE, *original, clean_column(info.kind))
+    levels = [level.column for level in info.all_levels().values()]
+    for field in manifest_schema(info.kind, levels, resized=bool(info.resized)):
         if field.name not in manifest.column_names:
             if field.name in must_have:
                 return f"has no column {field.name}"
@@ -274,33 +276,6 @@ def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) ->
                 if column is None and (problem := _json_differs(content, row)):
                     return f"{path}: {member.name}: {problem}"
     return ""
-
-
-def _undecodable(path: Path, rows: pa.Table) -> str:
-    """Decode every image of a shard as reading does, and tell of those that cannot be."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        return f"{path}: {error.strerror}"
-
-    def problem(offset: int, size: int) -> str:
-        try:
-            decode_pixels(os.pread(descriptor, max(size, 0), max(offset, 0)))
-        except BadImage as error:
-            return str(error)
-        return ""
-
-    try:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            places = (rows[name].to_pylist() for name in ("image_offset", "image_size"))
-            problems = list(pool.map(problem, *places))
-    finally:
-        os.close(descriptor)
-    bad = [row for row, each in enumerate(problems) if each]
-    if not bad:
-        return ""
-    first = f"{rows['key'][bad[0]]}: {problems[bad[0]]}"
-    return f"{path}: {len(bad):,} images cannot be decoded, the first of them {first}"
 
 
 def _json_differs(content: bytes, row: dict[str, object]) -> str:

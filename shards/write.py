@@ -14,6 +14,7 @@ from nml.levels import OWN_RATE, parse_ratio
 from nml.urls import without_secret
 from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
 from shards.noise import NOISE_MODELS
+from shards.resize import QUALITY, Resize
 from shards.sources import SOURCES, Defect, open_source
 from shards.writing import WriteRequest, Written, write_set
 
@@ -118,6 +119,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--decode-check", action="store_true", help="decode every image before anything is written"
     )
+    parser.add_argument(
+        "--resize",
+        default=None,
+        type=int,
+        help="shrink images whose short side is longer than this many pixels, and store them as JPEG",
+    )
+    parser.add_argument("--quality", default=None, type=int, help=f"of these JPEGs (default: {QUALITY})")
     parser.add_argument("--encoding", default="", help="encoding of a csv or tsv (default: UTF-8)")
     parser.add_argument(
         "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="bytes of a shard, such as 256MB or 1GiB"
@@ -156,6 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         chain=arguments.chain,
         force=arguments.force,
         encoder=arguments.encoder,
+        resize=_resize(arguments.resize, arguments.quality),
     )
     out = arguments.out or f"{layout.SETS}/{default_name(arguments.source)}"
     if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):
@@ -171,6 +180,12 @@ def main(argv: list[str] | None = None) -> None:
         defects=defects,
     )
     report(out, written, time.monotonic() - start)
+
+
+def _resize(side: int | None, quality: int | None) -> Resize | None:
+    if side is None and quality is not None:
+        raise UserError(f"--quality {quality}: images are copied as they are", mend="add --resize SIDE")
+    return None if side is None else Resize(side, QUALITY if quality is None else quality)
 
 
 def default_name(source: str) -> str:
@@ -198,6 +213,11 @@ def report(out: str, written: Written, seconds: float) -> None:
     for level in info.all_levels().values():
         if level.model != "clean":
             print(level.describe())
+    if made := info.resized:
+        print(
+            f"{made['images']:,} of {info.num_samples:,} images shrunk to a short side of "
+            f"{made['short_side']}, as JPEG of quality {made['quality']} ({made['encoder']})"
+        )
     total = sum(shard.bytes for shard in info.shards)
     print(
         f"{info.num_samples:,} samples in {len(info.shards)} shards, {_bytes(total)}{_pace(written, seconds)}"

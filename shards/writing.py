@@ -98,7 +98,7 @@ def _write(
         for leftover in destination.staging.glob(".*.tmp"):
             leftover.unlink()
         forget_lost(work, plan.shards, destination.sizes())
-        packer = ShardPacker(destination, plan.kind, list(plan.levels.values()), plan.primary)
+        packer = ShardPacker(destination, plan.kind, list(plan.levels.values()), plan.primary, request.resize)
         fresh = pack_all(packer, work, plan.shards, 1 if destination.in_process else workers)
         info = _finish(destination, request, plan)
     destination.end()
@@ -116,6 +116,7 @@ def _finish(destination: Destination, request: WriteRequest, plan: Plan) -> SetI
         request=request.as_json(),
         parent=plan.parent,
         held_out=plan.held_out,
+        resized=plan.resized,
     )
     work = destination.work
     info = finish(
