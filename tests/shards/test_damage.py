@@ -254,15 +254,6 @@ def test_a_foreign_tar_cut_short_is_named(tmp_path: Path, keep: int) -> None:
         index.main([str(tmp_path / "set")])
 
 
-def test_an_error_of_a_worker_keeps_its_one_line(copied: Path) -> None:
-    path, offset = place_of(copied, 0)
-    flip_byte(path, offset + 500)
-    sampler = ElasticBatchSampler(ShardSet.open(copied), global_batch=32, streams=8, shuffle=False)
-    loader = DataLoader(ShardDataset(ShardSet.open(copied)), batch_sampler=sampler, num_workers=1)
-    with pytest.raises(UserError, match="does not match its SHA-256"):
-        list(batches(loader))
-
-
 def test_a_damaged_sample_error_survives_pickling() -> None:
     import pickle
 

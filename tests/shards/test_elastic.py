@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from nml.errors import UserError
 from shards.dataset import Sample, ShardDataset
@@ -67,35 +66,6 @@ def test_resuming_at_any_world_continues_the_sequence(digits_set: ShardSet) -> N
             assert list(global_batches(digits_set, second, rank.state_dict())) == expected[stop:]
 
 
-def loaded(
-    shard_set: ShardSet, world: int, workers: int, start: int, stop: int
-) -> list[tuple[list, torch.Tensor]]:
-    """Load global batches start to stop through DataLoaders: sample numbers and augmentation draws."""
-    dataset = ShardDataset(shard_set, "n20", Jitter(), seed=5)
-    parts = []
-    for sampler in samplers(shard_set, world):
-        sampler.load_state_dict(sampler.state_dict(epoch=0, step=start))
-        loader = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=workers))
-        parts.append([next(loader) for _ in range(stop - start)])
-        del loader
-    batches = []
-    for ranks in zip(*parts, strict=True):
-        index = torch.stack([part.index for part in ranks], 1).reshape(-1).tolist()
-        image = torch.stack([part.image for part in ranks], 1).reshape(BATCH, -1)
-        target = torch.stack([part.target for part in ranks], 1).reshape(-1).tolist()
-        batches.append((list(zip(index, target, strict=True)), image))
-    return batches
-
-
-def test_loaded_batches_and_draws_do_not_depend_on_world_or_workers(digits_set: ShardSet) -> None:
-    expected = loaded(digits_set, 1, 0, 0, 4)
-    for world, workers, start in ((2, 0, 1), (4, 2, 2), (8, 0, 3), (1, 2, 2)):
-        found = loaded(digits_set, world, workers, start, 4)
-        for (samples, draws), (wanted, wanted_draws) in zip(found, expected[start:], strict=True):
-            assert samples == wanted
-            assert torch.equal(draws, wanted_draws)
-
-
 def test_the_training_process_keeps_its_own_random_state(digits_set: ShardSet) -> None:
     dataset = ShardDataset(digits_set, transform=Jitter())
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
@@ -112,23 +82,6 @@ def test_views_and_epochs_draw_differently(digits_set: ShardSet) -> None:
     assert [ref.index for ref in refs[:BATCH]] == [ref.index for ref in refs[BATCH:]]
     assert not torch.equal(dataset[refs[0]].image, dataset[refs[BATCH]].image)
     assert not torch.equal(dataset[refs[0]].image, dataset[refs[0]._replace(epoch=1)].image)
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_torchdata_resumes_it_exactly(digits_set: ShardSet, workers: int) -> None:
-    def loader() -> StatefulDataLoader:
-        dataset = ShardDataset(digits_set, transform=Jitter(), seed=5)
-        return StatefulDataLoader(dataset, batch_sampler=samplers(digits_set, 1)[0], num_workers=workers)
-
-    whole = [batch.index.tolist() for batch in loader()]
-    first = loader()
-    iterator = iter(first)
-    for _ in range(3):
-        next(iterator)
-    state = first.state_dict()
-    second = loader()
-    second.load_state_dict(state)
-    assert [batch.index.tolist() for batch in second] == whole[3:]
 
 
 def test_every_sample_is_seen_once_an_epoch_or_at_least_once_with_repeats(digits_set: ShardSet) -> None:
