@@ -4,7 +4,7 @@ In fp32 engines add in different orders, and training amplifies the last digit: 
 takes the sign of gradients that are nothing but rounding, large steps multiply it by themselves, and batch
 normalisation of a few values divides by their spread. So fp32 is held to 1e-4 with gentle settings here,
 and the harsh ones to 1e-9 in float64, where rounding cannot hide a real difference. What else a recipe can
-switch on meets every engine in test_crossings_training.py.
+switch on meets every engine in test_crossings.py.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether anybody looks at a run is nothing to it: same losses, same weights, to the last bit.
 
-On several ranks, where sums are taken in whatever order messages come, test_crossings_training.py has it.
+On several ranks, where sums are taken in whatever order messages come, test_crossings.py has it.
 """
 
 from __future__ import annotations
