@@ -5,12 +5,21 @@
 - Text has no types. In a text table a class is a number where it is written as one is: ``7`` is,
   ``007`` is a name.
 - Nothing, or blanks alone, is no class, and neither is -1, which marks hidden labels.
+
+Where a task says that its labels are numbers or several classes a sample, nothing is guessed either.
 """
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
+from typing import Any, Literal, get_args
+
+Target = Literal["classification", "multilabel", "regression"]
+"""What the labels of a task are: one class a sample, any number of classes a sample, or a number a sample."""
+TARGETS: frozenset[Target] = frozenset(get_args(Target))
+"""Every target."""
 
 # Classes are stored as 32-bit integers.
 _MOST = 2**31
@@ -48,6 +57,54 @@ def class_of_text(text: str) -> int | str:
         ValueError: As :func:`class_value`.
     """
     return class_value(float(text) if _NUMBER.fullmatch(text) else text)
+
+
+def number_value(value: object) -> float:
+    """Return a number that is predicted.
+
+    Raises:
+        ValueError: If it is none, or not finite.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(value, bool):
+        raise ValueError(f"the label {_shown(value)}, which is no finite number")
+    return number
+
+
+def label_names(value: object, separator: str) -> tuple[str, ...]:
+    """Return the classes of a sample that may have any number: a list of them, or a text with separators.
+
+    Raises:
+        ValueError: If it is a text and no separator is known, or a name occurs twice.
+    """
+    if isinstance(value, str) and separator:
+        parts: list[Any] = [part.strip() for part in value.split(separator)]
+        parts = [] if parts == [""] else parts
+    elif isinstance(value, list):
+        parts = value
+    else:
+        raise ValueError(f"the labels {_shown(value)}, which are no list, and no separator is named")
+    names = tuple(str(class_value(part)) for part in parts)
+    if len(set(names)) < len(names):
+        raise ValueError(f"the labels {_shown(value)}, one of them twice")
+    return names
+
+
+def label_applies(value: object) -> bool:
+    """Return what a class's own column says of a sample: 1 or true, 0 or false.
+
+    Raises:
+        ValueError: If it says neither: nothing and -1 are not known to mean no.
+    """
+    text = str(value).strip().lower()
+    if text in ("1", "1.0", "true"):
+        return True
+    if text in ("0", "0.0", "false"):
+        return False
+    raise ValueError(f"the label {_shown(value)}, which is neither 0 nor 1")
 
 
 def caption_value(value: object) -> str:

@@ -10,6 +10,7 @@ The project's own parts register through the same entry points as everybody else
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections import defaultdict
@@ -138,6 +139,14 @@ class Registry:
     def names(self) -> list[str]:
         """Return the registered names, sorted, each once."""
         return sorted({plugin.name for plugin in self.discover()})
+
+    def those(self, test: Callable[[Any], bool]) -> list[str]:
+        """Return the names of the plugins that load and pass a test, sorted."""
+        found = []
+        for name in self.names():
+            with contextlib.suppress(UserError):
+                found += [name] if test(self.load(name)) else []
+        return found
 
     def find(self, name: str) -> Plugin:
         """Return the one plugin registered as ``name``, without importing it.

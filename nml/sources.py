@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, Protocol, get_args
+from typing import IO, Any, Literal, NamedTuple, Protocol, get_args
 
 from nml.errors import UserError, unknown_name
-from nml.labels import caption_value, class_value
+from nml.labels import Target, caption_value, class_value
 from nml.registry import Plugin, Registry
 
 Kind = Literal["class", "caption"]
@@ -73,13 +73,15 @@ class Example(NamedTuple):
 
     Attributes:
         name: Its name in the source, for example its relative path; the sample's key is made from it.
-        supervision: The class as an index into ``classes`` or as a class name; or the caption.
+        supervision: The class as an index into ``classes`` or as a class name; or the caption. Of another
+            ``target`` what stands there: a number, a list or a text, or a tuple of the cells of several
+            columns.
         image: The encoded image, or where it lies; empty for a text, and where labels alone are read.
         texts: The text, or the two of a pair, where the sample is one.
     """
 
     name: str
-    supervision: int | str
+    supervision: Any
     image: bytes | Place
     texts: tuple[str, ...] = ()
 
@@ -137,7 +139,7 @@ class SourceSpec:
             usual ones.
         text_column: Column of the texts.
         pair_column: Column of the second texts.
-        label_column: Column of the classes.
+        label_column: Column of the classes; of ``multilabel`` also a column a class, with ``+`` between them.
         caption_column: Column of the captions.
         key_column: Column of the samples' names.
         encoding: How a text file is encoded; UTF-8 where empty.
@@ -148,6 +150,7 @@ class SourceSpec:
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
             caption each; a ``task`` of images or texts, read in any order, with a class each; or the
             ``labels`` of a task alone, whose samples lie elsewhere.
+        target: What the labels of a task are.
         defects: Where samples that cannot be taken are noted; None to stop at the first.
     """
 
@@ -167,6 +170,7 @@ class SourceSpec:
     image_root: str = ""
     members: str = ""
     end: Literal["set", "task", "labels"] = "set"
+    target: Target = "classification"
     defects: list[Defect] | None = None
 
     @property
@@ -180,6 +184,12 @@ class SourceSpec:
             flags = {"split": "--split ", "image_root": "--image-root ", "members": "--members "}
             return flags.get(role, f"--{role}-column ")
         return f"{self.usual_split if role == 'split' else role}="
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that each hold one class of several, as the user named them; empty for none such."""
+        several = self.target == "multilabel" and "+" in self.label_column
+        return tuple(self.label_column.split("+")) if several else ()
 
     def column(self, role: Role) -> str:
         """Return the column that the user named for a role; empty for none."""

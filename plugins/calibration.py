@@ -2,6 +2,10 @@
 
 One temperature T, fitted on validation data, leaves the order of the classes as it is (C. Guo et al., On
 Calibration of Modern Neural Networks, ICML 2017).
+
+Where a sample may have any number of classes, each of the N x K decisions is one of two classes, with logits
+0 and
+z: softmax is sigmoid(z / T) then, and a calibration is that of these decisions.
 """
 
 from __future__ import annotations
@@ -40,6 +44,43 @@ class Calibration(NamedTuple):
     ece: float
 
 
+def decisions(logits: Array, labels: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float32], Labels]:
+    """Return logits [N, K] and labels bool [N, K] as those of N x K decisions: [N K, 2] and int64 [N K]."""
+    scores = np.zeros((logits.size, 2), np.float32)
+    scores[:, 1] = logits.ravel()
+    return scores, labels.ravel().astype(np.int64)
+
+
+def best_thresholds(logits: Array, labels: npt.NDArray[np.bool_], temperature: float) -> list[float]:
+    """Return for each class the probability from which on it is best named, by the F1 of these samples.
+
+    A threshold lies halfway between the probabilities of two samples. A class that no sample has, or all,
+    gets 0.5.
+
+    Args:
+        logits: [N, K].
+        labels: Which classes apply, bool [N, K].
+        temperature: What logits are divided by before the sigmoid.
+    """
+    from scipy.special import expit
+
+    found: list[float] = []
+    for scores, applies in zip(logits.T.astype(np.float64), labels.T, strict=True):
+        order = np.argsort(-scores, kind="stable")
+        scores, right = scores[order], np.cumsum(applies[order])
+        named = np.arange(1, len(scores) + 1)
+        f1 = 2 * right / (named + right[-1])
+        # Samples of one score are named together or not at all.
+        f1[:-1][scores[:-1] == scores[1:]] = -1
+        last = int(f1.argmax())
+        if right[-1] in (0, len(scores)):
+            found.append(0.5)
+            continue
+        following = scores[last + 1] if last + 1 < len(scores) else scores[last]
+        found.append(float(expit((scores[last] + following) / 2 / temperature)))
+    return found
+
+
 def fit_temperature(logits: Array, labels: Labels) -> float:
     """Return the temperature under which logits [N, K] say best what labels int64 [N] are.
 
@@ -73,6 +114,14 @@ def probabilities(logits: Array, temperature: float = 1.0) -> npt.NDArray[np.flo
         scaled = part / temperature
         found[row : row + len(part)] = np.exp(scaled - _log_sums(scaled)[:, None])
         row += len(part)
+    return found
+
+
+def shares(logits: Array, temperature: float = 1.0) -> npt.NDArray[np.float32]:
+    """Return sigmoid(logits / temperature), float32 [N, K]: of each class whether it applies."""
+    from scipy.special import expit
+
+    found: npt.NDArray[np.float32] = expit(logits.astype(np.float64) / temperature).astype(np.float32)
     return found
 
 

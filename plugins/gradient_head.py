@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.head import check_data, check_types
+from nml.labels import TARGETS, Target
+from plugins.head import CLASSES_ALONE, check_data, check_types
 from plugins.schedule import TEXT, VISION, Modality, Schedule
 from plugins.trainable import Batch, HeadModule
 from plugins.trainer import Copy, fit_many
@@ -33,6 +34,8 @@ from plugins.trainer import Copy, fit_many
 STRONG_DECAY = 1.0
 """Weight decay that is tried beside the schedule's. AdamW takes off lr times it a step, so over a fit of some
 hundred steps it matters from about 1 on."""
+_LOSS = ("terms", "label_terms", "build_classifier", "fit")
+"""Methods that a subclass may write for classes alone."""
 PREDICT_ROWS = 8192
 """Rows a forward pass without gradients takes at once; bounds the memory of wide heads."""
 
@@ -58,6 +61,8 @@ class GradientHead(abc.ABC):
         stackable: Whether copies train in one batched pass; a module that draws random numbers as it
             trains (dropout) has to be trained alone.
         uses_validation: Whether :meth:`fit` looks at validation data.
+        targets: Which labels the head takes. A subclass with a loss, a classifier or a ``fit`` of its own
+            takes classes alone, unless it says otherwise.
     """
 
     modality: Modality = "vision"
@@ -71,8 +76,14 @@ class GradientHead(abc.ABC):
     schedules: ClassVar[Mapping[str, Schedule]] = {"vision": VISION, "text": TEXT}
     stackable: ClassVar[bool] = True
     uses_validation: ClassVar[bool] = False
+    targets: ClassVar[frozenset[Target]] = TARGETS
 
     _module: HeadModule | None = dataclasses.field(default=None, init=False, repr=False)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "targets" not in vars(cls) and any(name in vars(cls) for name in _LOSS):
+            cls.targets = CLASSES_ALONE
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -96,8 +107,17 @@ class GradientHead(abc.ABC):
         return self.label_terms(batch)
 
     def label_terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return how scores are held to labels: cross-entropy, or what withstands wrong ones better."""
-        return {"cross_entropy": functional.cross_entropy(batch.logits.float(), batch.labels)}
+        """Return how scores are held to labels: cross-entropy, or what withstands wrong ones better.
+
+        Of several labels a sample it is binary cross-entropy, the mean over samples and labels; of numbers
+        the squared error, in units of their deviation over the training samples.
+        """
+        logits, labels = batch.logits.float(), batch.labels
+        if labels.dtype == torch.bool:
+            return {"cross_entropy": functional.binary_cross_entropy_with_logits(logits, labels.float())}
+        if labels.is_floating_point():
+            return {"squared_error": functional.mse_loss(logits.squeeze(1), labels)}
+        return {"cross_entropy": functional.cross_entropy(logits, labels)}
 
     def build_memory(self, samples: int, num_classes: int) -> dict[str, Tensor]:  # noqa: ARG002 - most have none
         """Return what a fit remembers from step to step, by name, as it is before the first.
@@ -174,7 +194,7 @@ class GradientHead(abc.ABC):
         device: str = "cpu",
     ) -> Self:
         """Train on features [N, D] and labels [N]; see :meth:`plugins.head.Head.fit`."""
-        num_classes = check_data(features, labels, validation, num_classes)
+        num_classes = check_data(features, labels, validation, num_classes, targets=self.targets)
         fit_many([Copy(self, seed=seed)], features, labels, num_classes=num_classes, device=device)
         return self
 

@@ -1,4 +1,4 @@
-"""The contract of a head: a class that learns to classify from the features of a frozen encoder.
+"""The contract of a head: a class that learns a target from the features of a frozen encoder.
 
 A head sees features and labels and nothing else: no images, no encoder, no noise level. Its
 hyper-parameters are explicit keywords of ``__init__``, each with a default that works, and kept
@@ -11,6 +11,7 @@ import dataclasses
 import inspect
 import math
 import types
+from collections.abc import Collection
 from typing import (
     Any,
     Literal,
@@ -27,7 +28,10 @@ import torch
 from torch import Tensor
 
 from nml.errors import UserError
+from nml.labels import Target
 
+CLASSES_ALONE: frozenset[Target] = frozenset({"classification"})
+"""What a head takes whose class says nothing of it."""
 HELD_OUT = 0.2
 """Share of the training samples that chooses where no validation data are given."""
 _NAMES = {int: "a whole number", float: "a finite number", bool: "True or False", str: "a text"}
@@ -38,7 +42,7 @@ class Labelled(NamedTuple):
 
     Attributes:
         features: [N, D], any floating dtype.
-        labels: Classes 0 to K - 1, int64 [N].
+        labels: Classes 0 to K - 1, int64 [N]; or what else the head takes, see :class:`Head`.
     """
 
     features: Tensor
@@ -48,6 +52,16 @@ class Labelled(NamedTuple):
 @runtime_checkable
 class Head(Protocol):
     """What every head does. Tensors come in on any device and go out on the CPU, in float32.
+
+    Labels are classes, unless the class of the head says in ``targets`` which :data:`Target` it takes:
+
+    ==================  ========================  =====================================================
+    target              labels                    scores that ``predict_logits`` returns
+    ==================  ========================  =====================================================
+    ``classification``  classes, int64 [N]        [N, K], whose softmax is what the head believes
+    ``multilabel``      which apply, bool [N, K]  [N, K], whose sigmoid is what it believes of each label
+    ``regression``      numbers, floating [N]     the numbers [N, 1], in the unit of the labels
+    ==================  ========================  =====================================================
 
     A head may also have
 
@@ -74,10 +88,11 @@ class Head(Protocol):
 
         Args:
             features: [N, D], any floating dtype; left unchanged.
-            labels: Classes 0 to K - 1, int64 [N]; left unchanged.
+            labels: Classes 0 to K - 1, int64 [N], or those of another target; left unchanged.
             validation: More features and labels, to choose hyper-parameters by. Only a head whose class
                 says ``uses_validation = True`` may let them change its result.
-            num_classes: K. None means the largest label of ``labels`` and ``validation``, plus one.
+            num_classes: K; 1 of numbers. None means the largest label of ``labels`` and ``validation``, plus
+                one, or what the shape of the labels says.
             seed: Fixes every random choice. The global random state is left as it was.
             device: Where to compute, for example ``cpu`` or ``cuda:0``.
 
@@ -91,7 +106,8 @@ class Head(Protocol):
     def predict_logits(self, features: Tensor) -> Tensor:
         """Return logits [N, K]: the largest names the class, and their softmax is what the head believes.
 
-        Each row depends on its own input only.
+        Of another target they are what the table of :class:`Head` says. Each row depends on its own input
+        only.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -116,22 +132,45 @@ def hold_out(data: Labelled, seed: int) -> tuple[Labelled, Labelled]:
     return Labelled(data.features[kept], data.labels[kept]), Labelled(data.features[held], data.labels[held])
 
 
+def target_of(labels: Tensor) -> Target | None:
+    """Return which target labels are of, by their dtype and dimensions; None if they are none."""
+    if labels.ndim == 1 and labels.dtype == torch.int64:
+        return "classification"
+    if labels.ndim == 2 and labels.dtype == torch.bool:
+        return "multilabel"
+    return "regression" if labels.ndim == 1 and labels.is_floating_point() else None
+
+
+def targets_of(head: Any) -> frozenset[Target]:
+    """Return which targets a head, or its class, takes."""
+    return frozenset(getattr(head, "targets", CLASSES_ALONE))
+
+
 def check_data(
     features: Tensor,
     labels: Tensor,
     validation: tuple[Tensor, Tensor] | None,
     num_classes: int | None,
+    *,
+    targets: Collection[Target] = CLASSES_ALONE,
 ) -> int:
-    """Return K, after checking what ``fit`` was given.
+    """Return K, 1 of numbers, after checking what ``fit`` was given.
+
+    Args:
+        features: As ``fit`` was given them; so are the next three.
+        labels: Their labels.
+        validation: Features and labels.
+        num_classes: K, if it is known.
+        targets: Which labels the head takes.
 
     Raises:
-        UserError: If shapes, dtypes or labels do not fit together.
+        UserError: If shapes, dtypes or labels do not fit together, or the head takes no such labels.
     """
-    largest = 0
+    found = 0
     for name, part in (("training", Labelled(features, labels)), ("validation", validation)):
         if part is None:
             continue
-        rows, classes = part
+        rows, given = part
         if rows.ndim != 2 or not rows.is_floating_point():
             raise UserError(
                 f"{name} features are {rows.dtype} {list(rows.shape)}", possible="floating point [N, D]"
@@ -142,10 +181,14 @@ def check_data(
                 f"{name} features: row {int(bad[0])} is not finite ({len(bad)} of {len(rows)} rows)",
                 mend="repair the features, or leave these samples out",
             )
-        if classes.shape != rows.shape[:1] or classes.dtype != torch.int64:
+        target = target_of(given)
+        if given.shape[:1] != rows.shape[:1] or target not in targets or target != target_of(labels):
             raise UserError(
-                f"{name} labels are {classes.dtype} {list(classes.shape)}",
-                possible=f"torch.int64 [{len(rows)}], one a row of the features",
+                f"{name} labels are {given.dtype} {list(given.shape)}",
+                possible=" or ".join(
+                    shape.format(len(rows)) for of, shape in _SHAPES.items() if of in targets
+                )
+                + ", one a row of the features",
             )
         if len(rows) == 0:
             raise UserError(f"{name} features are empty", possible="one row or more")
@@ -154,16 +197,36 @@ def check_data(
                 f"validation features have {rows.shape[1]} columns",
                 possible=f"{features.shape[1]}, as in training",
             )
-        if classes.min() < 0:
-            raise UserError(f"{name} labels hold {int(classes.min())}", possible="classes counted from 0")
-        largest = max(largest, int(classes.max()))
+        found = max(found, _outputs(name, given))
     if num_classes is None:
-        return largest + 1
-    if largest >= num_classes:
+        return found
+    if target_of(labels) == "classification" and found > num_classes:
         raise UserError(
-            f"labels hold {largest}", possible=f"0 to {num_classes - 1}, as num_classes={num_classes}"
+            f"labels hold {found - 1}", possible=f"0 to {num_classes - 1}, as num_classes={num_classes}"
         )
+    if target_of(labels) != "classification" and found != num_classes:
+        raise UserError(f"labels have {found} columns", possible=f"{num_classes}, as num_classes says")
     return num_classes
+
+
+_SHAPES: dict[Target, str] = {
+    "classification": "torch.int64 [{}]",
+    "multilabel": "torch.bool [{}, K]",
+    "regression": "floating point [{}]",
+}
+
+
+def _outputs(name: str, labels: Tensor) -> int:
+    """Return how many scores a sample the labels of one part ask for."""
+    if labels.dtype == torch.bool:
+        return labels.shape[1]
+    if labels.is_floating_point():
+        if not labels.isfinite().all():
+            raise UserError(f"{name} labels are not all finite", mend="leave these samples out")
+        return 1
+    if labels.min() < 0:
+        raise UserError(f"{name} labels hold {int(labels.min())}", possible="classes counted from 0")
+    return int(labels.max()) + 1
 
 
 def check_types(head: Any) -> None:

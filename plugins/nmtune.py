@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from nml.labels import TARGETS, Target
 from plugins.head import at_least
 from plugins.losses import Products, Reduction, consistency, covariance, dominant_share, products
 from plugins.mlp import MLP
@@ -25,6 +26,7 @@ class NMTune(MLP):
     weight: float = 0.01
     reduction: Reduction = "sample"
 
+    targets: ClassVar[frozenset[Target]] = TARGETS
     # Which of Eq. 3 to 5 take part; the ablations leave some out.
     regularisers: ClassVar[frozenset[str]] = frozenset({"mse", "cov", "svd"})
 
@@ -33,7 +35,7 @@ class NMTune(MLP):
         at_least(self, 0, "weight")
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Return cross-entropy and the weighted terms of Eq. 3 to 5."""
+        """Return the labels' term, cross-entropy of classes, and the weighted terms of Eq. 3 to 5."""
         terms = super().terms(batch)
         features = batch.features if "mse" in self.regularisers else None
         of = products(batch.transformed, features, spectrum="svd" in self.regularisers)

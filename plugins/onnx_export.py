@@ -4,9 +4,11 @@
 
     features       float32 [N, D]
     logits         float32 [N, K], what predict_logits returns
-    probabilities  float32 [N, K], softmax(logits / temperature)
+    probabilities  float32 [N, K], softmax(logits / temperature); sigmoid where a sample has several classes
 
-The classes, in the order of the columns, are JSON in the file's metadata, under ``classes``.
+The classes, in the order of the columns, are JSON in the file's metadata, under ``classes``; where a sample
+has several, ``thresholds`` are the probabilities from which on they are named. A head that predicts numbers
+has one output, ``values``, float32 [N, 1].
 """
 
 from __future__ import annotations
@@ -45,7 +47,12 @@ def onnx_bytes(saved: SavedHead) -> bytes:
     try:
         result = graph.apply(module, "features")
         model = graph.model(
-            saved.name, result, dim=saved.dim, classes=len(saved.classes), temperature=saved.temperature
+            saved.name,
+            result,
+            dim=saved.dim,
+            outputs=saved.outputs,
+            temperature=saved.temperature,
+            target=saved.target,
         )
     except UserError as error:
         raise UserError(
@@ -56,6 +63,8 @@ def onnx_bytes(saved: SavedHead) -> bytes:
         "head": saved.name,
         "temperature": repr(saved.temperature),
         "encoder": str(saved.about.get("encoder", "")),
+        "target": saved.target,
+        **({"thresholds": json.dumps(saved.thresholds)} if saved.thresholds else {}),
     }
     for name, value in about.items():
         model.metadata_props.add(key=name, value=value)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from nml.errors import UserError
+from nml.labels import Target
 
 # Runtimes of 2022 and later read both.
 OPSET, FORMAT = 17, 8
@@ -75,18 +76,23 @@ class Graph:
             )
         return form(self, module, name)
 
-    def model(self, name: str, result: str, *, dim: int, classes: int, temperature: float) -> Any:
-        """Return the model that ends in logits called ``result`` and their probabilities."""
+    def model(
+        self, name: str, result: str, *, dim: int, outputs: int, temperature: float, target: Target
+    ) -> Any:
+        """Return the model that ends in scores called ``result``: logits and probabilities, or numbers."""
         from onnx import TensorProto, checker, helper, shape_inference
 
-        shares = self.add("Softmax", self.add("Div", result, self.constant(temperature)), axis=1)
-        for inner, outer in ((result, "logits"), (shares, "probabilities")):
+        ends = {"values" if target == "regression" else "logits": result}
+        if target != "regression":
+            scaled = self.add("Div", result, self.constant(temperature))
+            several = target == "multilabel"
+            ends["probabilities"] = (
+                self.add("Sigmoid", scaled) if several else self.add("Softmax", scaled, axis=1)
+            )
+        for outer, inner in ends.items():
             self.nodes.append(helper.make_node("Identity", [inner], [outer]))
-        shapes: dict[str, list[str | int | None]] = {
-            "features": ["N", dim],
-            "logits": ["N", classes],
-            "probabilities": ["N", classes],
-        }
+        shapes: dict[str, list[str | int | None]] = {"features": ["N", dim]}
+        shapes |= {end: ["N", outputs] for end in ends}
         values = {
             of: helper.make_tensor_value_info(of, TensorProto.FLOAT, shape) for of, shape in shapes.items()
         }
@@ -104,7 +110,8 @@ class Graph:
         except (checker.ValidationError, shape_inference.InferenceError) as error:
             reason = next(iter(str(error).splitlines()), "")
             raise UserError(
-                f"features [N, {dim}] and {classes} classes are not its network's: {reason}"
+                f"features [N, {dim}] and {outputs} {'values' if target == 'regression' else 'classes'} "
+                f"are not its network's: {reason}"
             ) from error
         return model
 

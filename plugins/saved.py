@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 from nml.errors import UserError
 from nml.files import json_bytes, write_bytes
+from nml.labels import TARGETS, Target
 from nml.registry import Plugin
 from nml.untrusted import Untrusted, check_object, read_object
 from plugins.head import Head, hyper_parameters
@@ -44,11 +45,13 @@ class SavedHead(NamedTuple):
     Attributes:
         head: The head, ready to predict.
         dim: D, the width of the features that it takes.
-        classes: Names of the K classes, in the order of its logits.
+        classes: Names of the K classes, in the order of its logits; empty of a head that predicts numbers.
         about: Where it came from, as JSON-like values: the encoder, the task, the result.
         temperature: What its logits are divided by before softmax makes probabilities of them
             (:mod:`plugins.calibration`).
         name: The name under which the head is registered.
+        target: What it predicts, which says what its scores are (:class:`plugins.head.Head`).
+        thresholds: Of ``multilabel`` the probability from which on each class is named.
     """
 
     head: Head
@@ -57,6 +60,13 @@ class SavedHead(NamedTuple):
     about: Mapping[str, Any]
     temperature: float = 1.0
     name: str = ""
+    target: Target = "classification"
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many scores it gives a sample."""
+        return 1 if self.target == "regression" else len(self.classes)
 
 
 def is_saved(folder: Path) -> bool:
@@ -72,7 +82,9 @@ def save_head(
     dim: int,
     classes: Sequence[str],
     about: Mapping[str, Any],
-    temperature: float = 1.0,
+    temperature: float | None = 1.0,
+    target: Target = "classification",
+    thresholds: Sequence[float] = (),
 ) -> None:
     """Write a fitted head.
 
@@ -83,7 +95,9 @@ def save_head(
         dim: D, the width of its features.
         classes: Names of the K classes.
         about: Where it came from, as JSON-like values.
-        temperature: What its logits are divided by before softmax.
+        temperature: What its logits are divided by before softmax or sigmoid; None where there are none.
+        target: What it predicts.
+        thresholds: Of ``multilabel`` the probability from which on each class is named.
     """
     from safetensors.torch import save
 
@@ -96,7 +110,9 @@ def save_head(
         "hyper_parameters": hyper_parameters(head),
         "dim": dim,
         "classes": list(classes),
+        "target": target,
         "temperature": temperature,
+        **({"thresholds": list(thresholds)} if thresholds else {}),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "about": dict(about),
     }
@@ -148,6 +164,7 @@ def load_head(folder: str | Path) -> SavedHead:
             record, head=str, distribution=str, version=str, hyper_parameters=dict, dim=int, classes=list
         )
         check_object(record, about=dict, weights_sha256=str, temperature=float | int | None)
+        check_object({"target": "", "thresholds": [], **record}, target=str, thresholds=list)
     except Untrusted as error:
         raise UserError(f"{folder / RECORD}: {error}", mend="save the head again") from error
     if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
@@ -177,5 +194,24 @@ def load_head(folder: str | Path) -> SavedHead:
             possible="a finite number above 0",
             mend="save the head again",
         )
+    target, thresholds = _target(record, folder)
     classes = tuple(map(str, record["classes"]))
-    return SavedHead(head, record["dim"], classes, record["about"], temperature, plugin.name)
+    return SavedHead(
+        head, record["dim"], classes, record["about"], temperature, plugin.name, target, thresholds
+    )
+
+
+def _target(record: Mapping[str, Any], folder: Path) -> tuple[Target, tuple[float, ...]]:
+    """Return what a saved head predicts, and its thresholds; without a word of it, classes."""
+    target: Target = record.get("target", "classification")
+    if target not in TARGETS:
+        raise UserError(f"{folder / RECORD}: target {target!r}", possible=", ".join(sorted(TARGETS)))
+    thresholds = record.get("thresholds", [])
+    wanted = len(record["classes"]) if target == "multilabel" else 0
+    if len(thresholds) != wanted or not all(isinstance(one, float) and 0 <= one <= 1 for one in thresholds):
+        raise UserError(
+            f"{folder / RECORD}: {len(thresholds)} thresholds",
+            possible=f"{wanted}, each 0.0 to 1.0",
+            mend="save the head again",
+        )
+    return target, tuple(thresholds)

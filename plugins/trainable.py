@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from nml.labels import Target
 from plugins.schedule import Schedule
 
 # Rows that are brought to float64 at once.
@@ -24,7 +25,8 @@ class Batch(NamedTuple):
         features: F, float32 [M, D], divided by the head's scale.
         transformed: Z, [M, H].
         logits: Class scores, [M, K].
-        labels: int64 [M].
+        labels: Classes, int64 [M]; of several a sample bool [M, K]; or numbers, float32 [M], with the mean
+            and deviation of the training samples taken out.
         samples: Which training samples these are, their rows in the training set, int64 [M].
         epoch: Epochs done before this step, a fraction, float32 [].
         memory: What this fit remembers, by name, as :meth:`Trainable.build_memory` began it; a term may
@@ -66,6 +68,18 @@ class HeadModule(nn.Module):
         scaled = graph.add("Div", name, graph.constant(self.scale))
         return graph.apply(self.classifier, graph.apply(self.transform, scaled))
 
+    def predict_in(self, offset: float, unit: float) -> None:
+        """Take numbers from units of their deviation to what they were: scores become unit x scores + offset.
+
+        Raises:
+            TypeError: If the classifier is no linear layer.
+        """
+        if not isinstance(self.classifier, nn.Linear) or self.classifier.bias is None:
+            raise TypeError(f"a head of numbers ends in a linear layer, not {type(self.classifier).__name__}")
+        with torch.no_grad():
+            self.classifier.weight.mul_(unit)
+            self.classifier.bias.mul_(unit).add_(offset)
+
 
 class Trainable(Protocol):
     """What the trainer asks of a head; :class:`plugins.gradient_head.GradientHead` says what each is."""
@@ -73,6 +87,10 @@ class Trainable(Protocol):
     @property
     def stackable(self) -> bool:
         """Whether copies may be trained in one pass."""
+
+    @property
+    def targets(self) -> frozenset[Target]:
+        """Which labels the head takes."""
 
     @property
     def rescale(self) -> bool:

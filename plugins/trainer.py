@@ -22,7 +22,9 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
+from nml.labels import TARGETS
 from plugins.head import check_data, hyper_parameters
+from plugins.lane_labels import LaneLabels
 from plugins.sample_order import Batches, SampleOrder
 from plugins.schedule import Schedule
 from plugins.trainable import Batch, HeadModule, Trainable, feature_scales
@@ -46,7 +48,7 @@ class Copy:
         head: The head to fit; each copy needs an object of its own.
         seed: Fixes the first weights and the order of the samples.
         rows: The rows of the training set that this copy sees, int64 [n]; None is all of them.
-        labels: Its own labels of the whole training set, int64 [N]; None is those of all copies.
+        labels: Its own labels of the whole training set; None is those of all copies.
     """
 
     head: Trainable
@@ -80,15 +82,16 @@ def fit_many(
     Args:
         copies: What to fit.
         features: [N, D], any floating dtype.
-        labels: Classes, int64 [N].
-        num_classes: K; None means the largest label plus one.
+        labels: Classes, int64 [N], or what else the heads take (:class:`plugins.head.Head`).
+        num_classes: K; None means the largest label plus one, or what their shape says.
         device: Where to compute.
         memory_limit: Bytes that a stack may take; more copies make more passes.
 
     Raises:
         UserError: If the data do not fit together, or a head occurs twice.
     """
-    num_classes = check_data(features, labels, None, num_classes)
+    targets = TARGETS.intersection(*(copy.head.targets for copy in copies))
+    num_classes = check_data(features, labels, None, num_classes, targets=targets)
     if len({id(copy.head) for copy in copies}) < len(copies):
         raise UserError("one head object is in several copies", mend="make a head for each copy")
     for copy in copies:
@@ -126,7 +129,11 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
     memories = [lane.copy.head.build_memory(len(features), num_classes) for lane in lanes]
     stack = _Stack(modules, lanes, memories, device)
     features = features.to(device)
-    given = _Labels(lanes, labels, device)
+    given = LaneLabels(
+        [labels if lane.copy.labels is None else lane.copy.labels for lane in lanes],
+        [lane.copy.rows for lane in lanes],
+        device,
+    )
     batches = Batches([lane.order for lane in lanes], lanes[0].schedule.batch(lanes[0].order.samples))
     # A module that is not stackable may draw from the global generator.
     with torch.random.fork_rng(devices=[]):
@@ -139,6 +146,7 @@ def train(copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_class
             stack.step(step, batch.float(), given.of(here), here)
     for number, (lane, module) in enumerate(zip(lanes, modules, strict=True)):
         module.load_state_dict(stack.state(number))
+        given.restore(number, module)
         lane.copy.head.adopt(module)
 
 
@@ -226,27 +234,6 @@ class _Stack:
     def state(self, number: int) -> dict[str, Tensor]:
         """Return the parameters and buffers of one lane."""
         return {name: value[number] for name, value in {**self.parameters, **self.buffers}.items()}
-
-
-class _Labels:
-    """The labels of each lane: common ones, or where a copy brings its own, those; equal ones are kept once.
-
-    Args:
-        lanes: The lanes.
-        common: Labels of all copies that bring none, int64 [N].
-        device: Where to keep them.
-    """
-
-    def __init__(self, lanes: Sequence[_Lane], common: Tensor, device: str) -> None:
-        own = [common if lane.copy.labels is None else lane.copy.labels for lane in lanes]
-        distinct = {id(labels): labels for labels in own}
-        places = {key: place for place, key in enumerate(distinct)}
-        self._of_lane = torch.tensor([places[id(labels)] for labels in own], device=device)
-        self._labels = torch.stack(list(distinct.values())).to(device)
-
-    def of(self, rows: Tensor) -> Tensor:
-        """Return the labels of rows [L, M] of the training set, a row a lane."""
-        return self._labels[self._of_lane[: len(rows), None], rows]
 
 
 def _lane(copy: Copy, total: int) -> _Lane:

@@ -16,7 +16,8 @@ import numpy as np
 
 from nml.errors import UserError
 from nml.files import sha256_file
-from probes.splits import Indices, Labels, flip_labels
+from probes.samples import Labels
+from probes.splits import Indices, flip_labels
 
 if TYPE_CHECKING:
     from shards.noise import NoiseModel

@@ -42,8 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     saved = load_head(arguments.head)
     write_bytes(out, onnx_bytes(saved))
     print(
-        f"onnx: {out} (features [N, {saved.dim}] -> logits and probabilities [N, {len(saved.classes)}], "
-        f"temperature {saved.temperature:.3g})"
+        f"onnx: {out} (features [N, {saved.dim}] -> "
+        + (
+            "values [N, 1])"
+            if saved.target == "regression"
+            else f"logits and probabilities [N, {saved.outputs}], temperature {saved.temperature:.3g})"
+        )
     )
 
 

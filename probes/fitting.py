@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError
-from plugins.calibration import fit_temperature
+from plugins.calibration import best_thresholds, decisions, fit_temperature
 from plugins.head import Head
 from probes.answers import HeadFault, asked, predict
 from probes.downstream_noise import SYMMETRIC, identity_of
 from probes.heads import HeadChoice
+from probes.samples import Labels
 from probes.scoring import score
 from probes.splits import Carving
 from probes.tasks.task import Metric
@@ -44,7 +45,9 @@ class Fitted(NamedTuple):
         n_train: Samples it was trained on, views counted once.
         n_validation: Samples it was chosen on.
         seconds: Time to fit it, its share of a common pass.
-        temperature: What makes probabilities of its logits, fitted on the validation data.
+        temperature: What makes probabilities of its logits, fitted on the validation data; None of numbers.
+        thresholds: The probability from which on each of several classes is named, chosen on the validation
+            data; empty of other targets.
     """
 
     point: Point
@@ -54,7 +57,8 @@ class Fitted(NamedTuple):
     n_train: int
     n_validation: int
     seconds: float
-    temperature: float
+    temperature: float | None
+    thresholds: tuple[float, ...] = ()
 
 
 class Failed(NamedTuple):
@@ -73,12 +77,12 @@ class _Labelling(NamedTuple):
     """Labels as a point has them.
 
     Attributes:
-        labels: Of the training samples, int64 [N], and once more for every view.
-        validation: Features [M, D] and labels [M] that selection sees.
+        labels: Of the training samples, and once more for every view.
+        validation: Features [M, D] and labels that selection sees.
     """
 
     labels: torch.Tensor
-    validation: tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
+    validation: tuple[npt.NDArray[np.float32], Labels]
 
 
 class _Fit(NamedTuple):
@@ -162,7 +166,7 @@ def fit_points(
                 n_train=len(fit.rows),
                 n_validation=len(fit.labelling.validation[1]),
                 seconds=cast(float, seconds[mine[best]]),
-                temperature=fit_temperature(logits, fit.labelling.validation[1]),
+                **_calibrated(logits, fit.labelling.validation[1]),
             )
         )
     return chosen
@@ -179,6 +183,24 @@ def _validated(fit: _Fit, spent: float | HeadFault, metric: Metric, num_classes:
     return score(logits, fit.labelling.validation[1], metric).metric
 
 
+def _calibrated(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, Any]:
+    """Return the temperature and the thresholds of a head, by its scores of the validation data."""
+    if labels.dtype == bool:
+        temperature = fit_temperature(*decisions(logits, labels))
+        return {
+            "temperature": temperature,
+            "thresholds": tuple(best_thresholds(logits, labels, temperature)),
+        }
+    return {"temperature": None if labels.dtype.kind == "f" else fit_temperature(logits, labels)}
+
+
+def _of_views(labels: Labels, views: int) -> torch.Tensor:
+    """Return labels once for every view."""
+    import torch
+
+    return torch.from_numpy(np.concatenate([labels] * views))
+
+
 def _outcome(head: Head) -> dict[str, Any]:
     outcome = getattr(head, "outcome", None)
     return {"outcome": dict(outcome)} if outcome else {}
@@ -186,8 +208,6 @@ def _outcome(head: Head) -> dict[str, Any]:
 
 def _labellings(data: TrainingData, points: Sequence[Point]) -> list[_Labelling]:
     """Return the labels of each point; all points without downstream noise share theirs."""
-    import torch
-
     views = len(data.features) // len(data.keys)
     clean: _Labelling | None = None
     found: list[_Labelling] = []
@@ -196,7 +216,7 @@ def _labellings(data: TrainingData, points: Sequence[Point]) -> list[_Labelling]
         if clean is None or point.noise:
             labels = noisy_labels(data, point)
             validation = noisy_validation(data, labels, point)
-            labelling = _Labelling(torch.from_numpy(np.tile(labels, views)), validation)
+            labelling = _Labelling(_of_views(labels, views), validation)
             clean = clean if point.noise else labelling
             found.append(labelling)
         else:
@@ -212,7 +232,7 @@ def _fit_all(fits: Sequence[_Fit], data: TrainingData, device: str) -> list[floa
     from plugins.trainer import Copy, fit_many
 
     views = len(data.features) // len(data.keys)
-    features, clean = torch.from_numpy(data.features), torch.from_numpy(np.tile(data.labels, views))
+    features, clean = torch.from_numpy(data.features), _of_views(data.labels, views)
     rows = [
         torch.from_numpy(np.concatenate([fit.rows + view * len(data.keys) for view in range(views)]))
         for fit in fits

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 from nml.errors import UserError, unknown_name
+from plugins.head import targets_of
+from plugins.registry import HEADS
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import OOD, FileEncoder
+from probes.heads import HeadChoice
 from probes.tasks.task import Evaluation, Task
 
 
@@ -44,6 +48,26 @@ def check_match(encoder: Encoder, task: Task, *, views: int = 0) -> None:
     for evaluation in evaluations_of(encoder, task):
         if evaluation.domain == "ood":
             encoder.look_up(evaluation.name, len(evaluation.samples.keys))
+
+
+def check_target(heads: Sequence[HeadChoice], task: Task, noises: Sequence[Fraction]) -> None:
+    """Refuse heads that do not learn from such labels as a task has, and noise that such labels cannot have.
+
+    Raises:
+        UserError: Names the head, and those that do.
+    """
+    wrong = [choice.plugin.name for choice in heads if task.target not in targets_of(choice.make)]
+    if wrong:
+        raise UserError(
+            f"--plugin {wrong[0]}: does not take {task.target}, which task {task.name} is",
+            possible=", ".join(HEADS.those(lambda head: task.target in targets_of(head))),
+        )
+    if task.target != "classification" and any(noises):
+        raise UserError(
+            f"--downstream-noise {float(max(noises)):g}: noise models flip single classes, "
+            f"and task {task.name} is {task.target}",
+            possible="0",
+        )
 
 
 def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool = False) -> Iterator[str]:

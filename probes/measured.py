@@ -25,7 +25,7 @@ from probes.fitting import Fitted
 from probes.heads import HeadChoice
 from probes.results.row import Row
 from probes.results.rowfiles import LARGEST
-from probes.scoring import Spectrum, calibrated, evaluate, spectrum
+from probes.scoring import Scores, Spectrum, calibrated, evaluate, spectrum
 from probes.tasks.task import Evaluation, Task
 
 # Rows that tell whether a head leaves features as they are.
@@ -77,12 +77,14 @@ class Measured:
         """
         for number, (evaluation, features) in enumerate(self.features):
             begun = time.perf_counter()
-            logits = predict(fit.head, features.array, len(self.task.classes))
+            logits = predict(fit.head, features.array, self.task.outputs)
             predict_seconds = time.perf_counter() - begun
             scores = evaluate(logits, evaluation, self.task.metric)
             quality = calibrated(logits, evaluation, fit.temperature)
-            if quality.nll > LARGEST:
-                # A row that nobody could read would keep all others of the folder from being read.
+            # A row that nobody could read would keep all others of the folder from being read.
+            if scores.measures.get("rmse", 0.0) > LARGEST:
+                raise HeadFault(f"diverged: predict_logits gave numbers up to {np.abs(logits).max():.3g}")
+            if quality is not None and quality.nll > LARGEST:
                 raise HeadFault(
                     f"diverged: predict_logits gave scores up to {np.abs(logits).max():.3g}, "
                     f"a mean negative log-likelihood of {quality.nll:.3g}"
@@ -107,8 +109,9 @@ class Measured:
                 metric_name=scores.metric_name,
                 metric=scores.metric,
                 temperature=fit.temperature,
-                nll=quality.nll,
-                ece=quality.ece,
+                nll=quality.nll if quality else None,
+                ece=quality.ece if quality else None,
+                measures=self._measures(scores),
                 sve=own.sve,
                 lsvr=own.lsvr,
                 head_sve=reshaped.sve if reshaped else None,
@@ -122,6 +125,10 @@ class Measured:
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
                 versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
             )
+
+    def _measures(self, scores: Scores) -> str:
+        of_classes = dict(zip(self.task.classes, scores.average_precision, strict=False))
+        return json.dumps({**scores.measures, **({"average_precision": of_classes} if of_classes else {})})
 
     def save(self, folder: Path, choice: HeadChoice, fit: Fitted) -> None:
         """Keep a fitted head for later use, see :mod:`plugins.saved`.
@@ -151,7 +158,9 @@ class Measured:
             dim=dim,
             classes=self.task.classes,
             about=about,
+            target=self.task.target,
             temperature=fit.temperature,
+            thresholds=fit.thresholds,
         )
 
     def _spectrum(self, number: int, features: Features) -> Spectrum:

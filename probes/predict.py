@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +15,17 @@ from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import atomic_writer, write_bytes
 
+if TYPE_CHECKING:
+    from plugins.saved import SavedHead
+
 EPILOG = """\
 examples:
   python -m probes.run --plugin lp --encoder timm:resnet50 --task imagefolder:train,test --save-heads heads
   python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy
-      predictions.csv: the row, the name of its class and the class's probability
+      predictions.csv: the row, the name of its class and the class's probability; of a task of several
+      classes those from their threshold on, and the probability of each; of numbers the value
   python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy --out all.npy
-      every probability, float32 [N, K]
+      every probability, float32 [N, K]; of numbers the values [N, 1]
   python -m probes.predict heads/lp-1f0c2b7a5d3e4968 --features new.npy --out all.npy --logits
       the scores that they are made of: softmax(logits / temperature)
 
@@ -28,6 +33,8 @@ in Python: plugins.saved.load_head(FOLDER).head.predict_logits(features)
 """
 ROWS = 8192
 OUTPUTS = (".csv", ".npy")
+# Between several classes in one column, as separator=bar reads them.
+BETWEEN = "|"
 
 
 def build_parser() -> Parser:
@@ -55,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--out {out}: exists already", mend="name another file, or remove it")
     if arguments.logits and out.suffix != ".npy":
         raise UserError(f"--logits: --out {out}", possible="a .npy file")
-    from plugins.calibration import probabilities
     from plugins.saved import load_head
     from probes.answers import HeadFault, predict
     from probes.encoders.feature_files import read_features
@@ -69,26 +75,47 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     starts = range(0, len(features), ROWS)
     try:
-        parts = [predict(saved.head, features[row : row + ROWS], len(saved.classes)) for row in starts]
+        parts = [predict(saved.head, features[row : row + ROWS], saved.outputs) for row in starts]
     except HeadFault as fault:
         raise UserError(f"{arguments.head}: {fault}", mend="save the head again") from fault
-    logits = np.concatenate(parts) if parts else np.empty((0, len(saved.classes)), np.float32)
-    found = logits if arguments.logits else probabilities(logits, saved.temperature)
+    logits = np.concatenate(parts) if parts else np.empty((0, saved.outputs), np.float32)
+    found = logits if arguments.logits else _predicted(logits, saved)
     if out.suffix == ".npy":
         with atomic_writer(out) as file:
             np.save(file, found, allow_pickle=False)
     else:
-        write_bytes(out, _table(found, saved.classes).encode())
+        write_bytes(out, _table(found, saved).encode())
     print(f"predictions: {out} ({len(logits):,} rows)")
 
 
-def _table(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> str:
+def _predicted(logits: npt.NDArray[np.float32], saved: SavedHead) -> npt.NDArray[np.float32]:
+    """Return probabilities [N, K], or numbers [N, 1]."""
+    from plugins.calibration import probabilities, shares
+
+    if saved.target == "regression":
+        return logits
+    made = shares if saved.target == "multilabel" else probabilities
+    return made(logits, saved.temperature)
+
+
+def _table(found: npt.NDArray[np.float32], saved: SavedHead) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "class", "probability"])
-    best = zip(probabilities.argmax(axis=1), probabilities.max(axis=1), strict=True)
-    for row, (place, value) in enumerate(best):
-        writer.writerow([row, classes[place], f"{value:.6g}"])
+    if saved.target == "regression":
+        writer.writerow(["row", "value"])
+        writer.writerows([row, f"{value:.9g}"] for row, value in enumerate(found[:, 0]))
+    elif saved.target == "multilabel":
+        writer.writerow(["row", "classes", *saved.classes])
+        for row, values in enumerate(found):
+            named = np.flatnonzero(values >= np.array(saved.thresholds))
+            classes = BETWEEN.join(saved.classes[place] for place in named)
+            writer.writerow([row, classes, *(f"{value:.6g}" for value in values)])
+    else:
+        writer.writerow(["row", "class", "probability"])
+        best = zip(found.argmax(axis=1), found.max(axis=1), strict=True)
+        writer.writerows(
+            [row, saved.classes[place], f"{value:.6g}"] for row, (place, value) in enumerate(best)
+        )
     return text.getvalue()
 
 

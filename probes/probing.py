@@ -260,7 +260,7 @@ class Probe:
             validation_features=None if held is None else held.array,
             validation_labels=None if task.validation is None else task.validation.labels,
             carving=self.carving,
-            num_classes=len(task.classes),
+            num_classes=task.outputs,
         )
         return data, views[0].key
 

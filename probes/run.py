@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.fitting import check_device
     from probes.head_code import earlier_code
     from probes.heads import TRIES, choose_heads
-    from probes.matching import check_files, check_match
+    from probes.matching import check_files, check_match, check_target
     from probes.probing import Plan, Probe, probes_of
     from probes.results import read_rows
     from probes.results.row import spectra_note
@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.tasks.overlap import check_overlap
     from probes.tasks.registry import task_source
 
-    choose_heads(options.plugin, options.hyper, "image")
+    heads = choose_heads(options.plugin, options.hyper, "image")
+    noises = [parse_ratio(ratio, where="--downstream-noise") for ratio in options.downstream_noise]
     words = sys.argv[1:] if argv is None else argv
     keys = named_keys(options.encoder, options.allow_key, words)
     settings = Settings(
@@ -67,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if text != SYMMETRIC:
             open_model(text)
     tasks = [open_task(text, Path(options.tasks_root)) for text in options.tasks]
+    for task in tasks:
+        check_target(heads, task, noises)
     encoders = [open_checkpoint(path, settings) for path in paths]
     encoders += [open_encoder(text, settings) for text in options.encoder]
     for encoder, task in itertools.product(encoders, tasks):
@@ -74,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Ready features are not computed from the samples, which may be stand-ins then.
     if not all(isinstance(encoder, FileEncoder) for encoder in encoders):
         for text, task in zip(options.tasks, tasks, strict=True):
-            published = task_source(split_spec(text).kind).record.num_classes > 0
+            published = task_source(split_spec(text).kind).record.published
             shared = check_overlap(task, published=published, allowed=options.allow_overlap)
             if shared:
                 print(shared)
@@ -90,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             heads=choose_heads(options.plugin, options.hyper, task.modality, tries=options.tries or TRIES),
             fractions=[Fraction(str(fraction)) for fraction in options.fractions],
             seeds=range(options.seeds),
-            noises=[parse_ratio(ratio, where="--downstream-noise") for ratio in options.downstream_noise],
+            noises=noises,
             noise_models=options.downstream_model,
             views=options.views,
             convention=options.svd,

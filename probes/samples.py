@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 # Samples of ``features`` are their labels alone: the features come from elsewhere.
 Modality = Literal["image", "text", "features"]
+Labels = npt.NDArray[Any]
+"""Classes, int64 [N]; of ``multilabel`` which apply, bool [N, K]; of ``regression`` numbers, float64 [N]."""
 Content = Image.Image | str | tuple[str, ...]
 
 
@@ -19,7 +20,7 @@ class SampleSet(Protocol):
 
     Attributes:
         keys: N names, unique within the set.
-        labels: Classes, int64 [N].
+        labels: Classes, int64 [N]; of ``multilabel`` which apply, bool [N, K]; or numbers, float64 [N].
         fingerprint: Hash of the bytes that the samples are made of, labels left out.
     """
 
@@ -29,8 +30,8 @@ class SampleSet(Protocol):
         ...
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        """Classes, int64 [N]."""
+    def labels(self) -> Labels:
+        """Classes, int64 [N]; of ``multilabel`` which apply, bool [N, K]; or numbers, float64 [N]."""
         ...
 
     @property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from plugins.calibration import Calibration, calibration
+from plugins.calibration import Calibration, calibration, decisions
 from plugins.spectra import Convention, lsvr, singular_values, sve
+from probes.samples import Labels
 from probes.tasks.task import Evaluation, Metric
 
 Logits = npt.NDArray[np.float32]
@@ -18,16 +21,20 @@ class Scores(NamedTuple):
     """Metrics of one prediction.
 
     Attributes:
-        accuracy: 0 to 1.
-        macro_f1: Mean F1 over the classes that occur, 0 to 1.
+        accuracy: 0 to 1; None where labels are no single classes.
+        macro_f1: Mean F1 over the classes that occur, 0 to 1; None the same.
         metric: The task's own metric.
         metric_name: Its name, for example ``matthews``.
+        average_precision: Of several classes a sample, that of each class; None where no sample has it.
+        measures: Further measures by name.
     """
 
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
     metric: float
     metric_name: str
+    average_precision: tuple[float | None, ...] = ()
+    measures: Mapping[str, float] = MappingProxyType({})
 
 
 class Spectrum(NamedTuple):
@@ -58,6 +65,8 @@ def evaluate(logits: Logits, evaluation: Evaluation, metric: Metric) -> Scores:
     Of perturbed frames, accuracy and macro F1 are those of the anchors; the metric is the share of sets
     whose frames are all right (pm-k accuracy, arXiv 1906.02168).
     """
+    if evaluation.samples.labels.dtype != np.int64:
+        return score(logits, evaluation.samples.labels, metric)
     logits = _project(logits, evaluation)
     frames = evaluation.perturbations
     if frames is None:
@@ -75,8 +84,15 @@ def evaluate(logits: Logits, evaluation: Evaluation, metric: Metric) -> Scores:
     )
 
 
-def calibrated(logits: Logits, evaluation: Evaluation, temperature: float) -> Calibration:
-    """Return how good a head's probabilities are on test data; of perturbed frames, on the anchors."""
+def calibrated(logits: Logits, evaluation: Evaluation, temperature: float | None) -> Calibration | None:
+    """Return how good a head's probabilities are on test data; of perturbed frames, on the anchors.
+
+    None where there are none: ``temperature`` is None.
+    """
+    if temperature is None:
+        return None
+    if evaluation.samples.labels.dtype == bool:
+        return calibration(*decisions(logits, evaluation.samples.labels), temperature)
     logits, labels, frames = _project(logits, evaluation), evaluation.samples.labels, evaluation.perturbations
     if frames is not None:
         anchors = [positions[0] for positions in frames.sets]
@@ -96,8 +112,12 @@ def _project(logits: Logits, evaluation: Evaluation) -> Logits:
     return masked
 
 
-def score(logits: Logits, labels: npt.NDArray[np.int64], metric: Metric) -> Scores:
-    """Score logits [N, K] against labels [N]."""
+def score(logits: Logits, labels: Labels, metric: Metric) -> Scores:
+    """Score logits [N, K], or numbers [N, 1], against labels of any target."""
+    if labels.dtype == bool:
+        return _score_several(logits, labels, metric)
+    if labels.dtype.kind == "f":
+        return _score_numbers(logits[:, 0].astype(np.float64), labels, metric)
     from sklearn.metrics import f1_score
 
     predicted = logits.argmax(axis=1)
@@ -106,6 +126,37 @@ def score(logits: Logits, labels: npt.NDArray[np.int64], metric: Metric) -> Scor
     own = {"accuracy": accuracy, "macro_f1": macro_f1}
     value = own[metric] if metric in own else _own(metric, logits, predicted, labels)
     return Scores(accuracy, macro_f1, value, metric)
+
+
+def _score_several(logits: Logits, labels: npt.NDArray[np.bool_], metric: Metric) -> Scores:
+    """Score logits against the classes of each sample, bool [N, K].
+
+    The metric is the mean of the average precisions (the sum of (R_n - R_(n-1)) P_n, without interpolation)
+    of the classes that some sample has. Of the others it is not defined, and where no class has a sample the
+    mean is 0.
+    """
+    from sklearn.metrics import average_precision_score
+
+    found = [
+        float(average_precision_score(applies, scores)) if applies.any() else None
+        for applies, scores in zip(labels.T, logits.T, strict=True)
+    ]
+    known = [value for value in found if value is not None]
+    return Scores(None, None, float(np.mean(known)) if known else 0.0, metric, tuple(found))
+
+
+def _score_numbers(
+    predicted: npt.NDArray[np.float64], labels: npt.NDArray[np.float64], metric: Metric
+) -> Scores:
+    """Score numbers; where all are the same on one side, neither correlation is defined, and both are 0."""
+    from scipy.stats import rankdata
+
+    measures = {
+        "pearson": _correlation(predicted, labels),
+        "spearman": _correlation(rankdata(predicted), rankdata(labels)),
+        "rmse": float(np.sqrt(np.mean((predicted - labels) ** 2))),
+    }
+    return Scores(None, None, measures[metric], metric, measures=measures)
 
 
 def _own(
@@ -129,6 +180,10 @@ def _pearson(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
     """Correlate the expected class with the label: classes that are steps of a scale (STS-B)."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = (shares / shares.sum(axis=1, keepdims=True)) @ np.arange(logits.shape[1])
-    if np.ptp(expected) == 0 or np.ptp(labels) == 0:
+    return _correlation(expected, labels)
+
+
+def _correlation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return float(np.corrcoef(expected, labels)[0, 1])
+    return float(np.corrcoef(first, second)[0, 1])

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import atomic_writer
 from probes.hashing import hash_value, rank_by_hash
+from probes.samples import Labels
 
 VALIDATION_SHARE = Fraction(1, 10)
 CARVE_SALT = "nml-validation/1"
 
 Indices = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def carve(keys: Sequence[str], labels: Labels, *, published: bool) -> Carving:
 
     Args:
         keys: Sample keys of the training split.
-        labels: Their classes, int64 [N].
+        labels: Their labels, see :func:`strata`.
         published: Whether the task brings validation data of its own; then nothing is set aside.
 
     Raises:
@@ -82,8 +82,18 @@ def subset_of(order: Indices, labels: Labels, fraction: Fraction) -> Indices:
     return _per_class(order, labels, fraction, least=1)
 
 
+def strata(labels: Labels) -> npt.NDArray[np.int64]:
+    """Return what samples are divided by, int64 [N]: their class, the rarest of several, or nothing."""
+    if labels.dtype != bool:
+        return labels if labels.dtype.kind != "f" else np.zeros(len(labels), np.int64)
+    rarest_first = np.argsort(labels.sum(axis=0), kind="stable")
+    # A sample without any class is one of its own kind.
+    with_none = np.column_stack([labels[:, rarest_first], np.ones(len(labels), bool)])
+    return with_none.argmax(axis=1)
+
+
 def _per_class(order: Indices, labels: Labels, share: Fraction, *, least: int = 0, leave: int = 0) -> Indices:
-    chosen = []
+    labels, chosen = strata(labels), []
     for label in np.unique(labels):
         members = order[labels[order] == label]
         count = max(least, round(share * len(members)))

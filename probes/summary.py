@@ -14,8 +14,8 @@ HEADER = (
     "noise",
     "task",
     "head",
-    "ID acc",
-    "OOD acc",
+    "ID",
+    "OOD",
     "encoder SVE",
     "head SVE",
     "encoder LSVR",
@@ -26,8 +26,9 @@ HEADER = (
 def summary_table(rows: Sequence[Row]) -> str:
     """Return a text table: one line an (encoder, task, head), means over seeds and OOD variants.
 
-    Where a study has several fractions or downstream noises, only the largest fraction and the smallest
-    noise are shown; the results hold the rest.
+    Where a task has no accuracy its own metric stands there, and the column says which. Where a study has
+    several fractions or downstream noises, only the largest fraction and the smallest noise are shown; the
+    results hold the rest.
     """
     fraction = max(row.fraction for row in rows)
     noise = min(row.downstream_noise for row in rows)
@@ -36,7 +37,10 @@ def summary_table(rows: Sequence[Row]) -> str:
         if row.fraction == fraction and row.downstream_noise == noise:
             pretraining = "-" if row.noise_ratio is None else f"{row.noise_ratio:.3g}"
             groups[row.encoder, pretraining, row.task, row.head].append(row)
-    lines = [HEADER, *((*key, *_cells(group)) for key, group in groups.items())]
+    measured = {row.metric_name if row.accuracy is None else "acc" for row in rows}
+    name = measured.pop() if len(measured) == 1 else "score"
+    header = (*HEADER[:4], f"ID {name}", f"OOD {name}", *HEADER[6:])
+    lines = [header, *((*key, *_cells(group)) for key, group in groups.items())]
     return "\n".join(in_columns(lines, text_columns=4))
 
 
@@ -44,13 +48,17 @@ def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
     inside = [row for row in rows if row.domain == "id"]
     outside = [row for row in rows if row.domain == "ood"]
     return (
-        _percent(row.accuracy for row in inside),
-        _percent(row.accuracy for row in outside),
+        _percent(map(_score, inside)),
+        _percent(map(_score, outside)),
         _number(row.sve for row in inside or outside),
         _number(row.head_sve for row in inside or outside),
         _number(row.lsvr for row in outside or inside),
         _number(row.head_lsvr for row in outside or inside),
     )
+
+
+def _score(row: Row) -> float:
+    return row.metric if row.accuracy is None else row.accuracy
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

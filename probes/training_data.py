@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from probes.downstream_noise import SYMMETRIC, flip
+from probes.samples import Labels
 from probes.splits import Carving, fraction_order, subset_of
 
 
@@ -37,20 +38,20 @@ class TrainingData:
     Attributes:
         keys: N training sample keys.
         features: Features of views 0 to V, float32 [(V + 1) N, D], view by view.
-        labels: Clean training labels, int64 [N].
+        labels: Clean training labels, [N] or [N, K], see :data:`probes.samples.Labels`.
         validation_keys: Keys of the published validation samples; None if carved from train.
         validation_features: Their features, float32 [M, D].
-        validation_labels: Their labels, int64 [M].
+        validation_labels: Their labels, the same.
         carving: How the training samples are divided.
-        num_classes: K.
+        num_classes: K; 1 where numbers are predicted.
     """
 
     keys: Sequence[str]
     features: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     validation_keys: Sequence[str] | None
     validation_features: npt.NDArray[np.float32] | None
-    validation_labels: npt.NDArray[np.int64] | None
+    validation_labels: Labels | None
     carving: Carving
     num_classes: int
     _rows: dict[tuple[Fraction, int], npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
@@ -68,15 +69,15 @@ class TrainingData:
         return self._rows[fraction, seed]
 
 
-def noisy_labels(data: TrainingData, point: Point) -> npt.NDArray[np.int64]:
-    """Return the training labels of a point, int64 [N]: flipped in what it is fitted and chosen on."""
+def noisy_labels(data: TrainingData, point: Point) -> Labels:
+    """Return the training labels of a point: flipped in what it is fitted and chosen on."""
     parts = [data.rows(point.fraction, point.seed), data.carving.validation]
     return flip(data.keys, data.labels, point.noise, data.num_classes, point.seed, parts, model=point.model)
 
 
 def noisy_validation(
-    data: TrainingData, labels: npt.NDArray[np.int64], point: Point
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    data: TrainingData, labels: Labels, point: Point
+) -> tuple[npt.NDArray[np.float32], Labels]:
     """Return what selection sees. Whoever has noisy annotations has them in the validation data, too."""
     if data.validation_features is None or data.validation_labels is None or data.validation_keys is None:
         held = data.carving.validation

@@ -7,6 +7,7 @@
     answers.py          what a fitted head returns
     data.py             training data of unusual kinds, and validation data
     reproducibility.py  seeds, global state, saved state
+    targets.py          labels that are numbers, or several classes a sample
 
 A check makes its own heads from the class's defaults, on a small problem that any classifier solves.
 One that fails says what was promised and what was seen. A head with one fault fails the one check
@@ -24,16 +25,25 @@ from typing import Any
 import torch
 
 from nml.conformance import CheckFailed, Outcome, checks_of, outcomes
-from plugins.conformance import answers, data, declaration, reproducibility
+from nml.labels import Target
+from plugins.conformance import answers, data, declaration, reproducibility, targets
 from plugins.conformance.subject import Subject, separable
+from plugins.head import targets_of
 
 __all__ = ["CHECKS", "CheckFailed", "Outcome", "Subject", "reason_to_skip", "run_checks", "separable"]
 
 Check = Callable[[Subject], None]
 
 CHECKS: dict[str, Check] = checks_of(
-    *(module.__name__ for module in (declaration, answers, data, reproducibility))
+    *(module.__name__ for module in (declaration, answers, data, reproducibility, targets))
 )
+
+
+_OF_TARGET: dict[str, Target] = {
+    "predicts_numbers": "regression",
+    "unit_of_numbers": "regression",
+    "names_several_classes": "multilabel",
+}
 
 
 def run_checks(
@@ -67,6 +77,9 @@ def reason_to_skip(name: str, subject: Subject) -> str | None:
         return "needs a second device: --device cuda:0"
     if name == "unit_of_features" and "rescale" not in inspect.signature(subject.head).parameters:
         return "the class has no rescale"
+    target = _OF_TARGET.get(name, "classification")
+    if target not in targets_of(subject.head):
+        return f"the class does not say that it takes {target}"
     chooses = bool(getattr(subject.head, "uses_validation", False))
     if name == "validation_is_not_peeked_at" and chooses:
         return "the class says uses_validation = True"

@@ -84,15 +84,19 @@ class Row:
         n_validation: Validation samples used for selection.
         n_test: Test samples scored.
         dim: Feature dimension D.
-        num_classes: Classes of the task.
-        accuracy: Test accuracy, 0 to 1.
-        macro_f1: Test F1 averaged over classes, 0 to 1.
+        num_classes: Classes of the task; 0 where it predicts numbers.
+        accuracy: Test accuracy, 0 to 1; None where a sample has no single class.
+        macro_f1: Test F1 averaged over classes, 0 to 1; None the same.
         metric_name: The task's own metric, for example ``matthews`` or ``mean_per_class``.
         metric: Its value.
         temperature: What the head's logits are divided by before softmax, fitted on the validation data; None
             in rows from before it was fitted.
         nll: Mean negative log-likelihood of the test labels under these probabilities, in nats.
-        ece: Expected calibration error of them over 15 bins, 0 to 1.
+        ece: Expected calibration error of them over 15 bins, 0 to 1. Where numbers are predicted there are no
+            probabilities, and all three are None.
+        measures: JSON object of further measures: of numbers ``pearson``, ``spearman`` and ``rmse``, the last
+            in their unit; of several classes a sample ``average_precision`` of each class by its name, null
+            of those that no test sample has.
         sve: Singular value entropy of the encoder's features on ``dataset`` (paper, definition 2.1).
         lsvr: Largest singular value ratio of the same (paper, definition 2.2).
         head_sve: Singular value entropy of the features on ``dataset`` as the head's classifier sees them;
@@ -142,8 +146,8 @@ class Row:
     n_test: int
     dim: int
     num_classes: int
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
     metric_name: str = "accuracy"
     metric: float
     sve: float
@@ -167,6 +171,7 @@ class Row:
     temperature: float | None = None
     nll: float | None = None
     ece: float | None = None
+    measures: str = "{}"
 
     def __post_init__(self) -> None:
         if not isinstance(self.singular_values, tuple):

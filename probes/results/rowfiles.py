@@ -211,7 +211,7 @@ _MOST = {
 LARGEST = 1e15
 """Of any number in a row: no result is larger, in either direction."""
 # Columns whose texts are JSON.
-_OBJECTS = ("hyper_parameters", "selection", "study", "versions")
+_OBJECTS = ("hyper_parameters", "selection", "study", "versions", "measures")
 LOCK = ".claims"
 """The file whose locked bytes say what processes work on."""
 

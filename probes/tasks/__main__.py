@@ -101,7 +101,7 @@ def _list(root: Path) -> None:
 def _group(source: TaskSource, root: Path) -> str:
     if isinstance(source, PreparedTask):
         return "ready" if source.is_prepared(root) else "to prepare"
-    if not source.record.num_classes:
+    if not source.record.published:
         return "your own data"
     return "placed by hand" if "by hand" in source.record.source else "ready"
 
@@ -113,7 +113,8 @@ def _show(source: TaskSource, root: Path) -> None:
         ("task", record.name),
         ("state", _group(source, root)),
         ("modality", record.modality),
-        ("classes", record.num_classes or "from your data"),
+        ("target", record.target if record.published else "classification; target= names others"),
+        ("classes", record.num_classes or ("none" if record.published else "from your data")),
         ("metric", record.metric),
         ("splits", splits or "from your data"),
         ("OOD", ", ".join(record.ood) or "shifts of the test samples"),

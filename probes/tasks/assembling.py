@@ -13,11 +13,12 @@ from nml.errors import UserError, unknown_name
 from nml.sources import Place
 from nml.stored_images import StoredImages
 from probes.hashing import hash_value
-from probes.samples import Modality, SampleSet
+from probes.samples import Labels, Modality, SampleSet
 from probes.spec import Spec
 from probes.tasks.samplesets import ImageBytes, Shifted, Texts, Unread, limited
 from probes.tasks.shifts import SHIFTS, VERSION
-from probes.tasks.task import Evaluation, Task
+from probes.tasks.targets import as_array, classes_of, declared
+from probes.tasks.task import Evaluation, Metric, Task
 
 OPTIONS = ("limit", "ood_limit", "shifts", "name", "validation", "mask")
 # What names a variant: ood.sketch=PATH.
@@ -31,7 +32,7 @@ class RawSplit(NamedTuple):
 
     Attributes:
         keys: N names.
-        labels: N labels as found: all integers or all strings.
+        labels: N labels as found: all integers or all strings; or numbers, or the names of several classes.
         names: Class names, if the source knows them.
         places: Where N images lie; empty where the samples are texts, or labels alone.
         texts: N texts, or pairs of them; empty where the samples are images, or labels alone.
@@ -58,8 +59,8 @@ class RawSplit(NamedTuple):
             places=[self.places[row] for row in rows],
         )
 
-    def build(self, codes: npt.NDArray[np.int64]) -> SampleSet:
-        """Return the samples, given their classes, int64 [N]."""
+    def build(self, codes: Labels) -> SampleSet:
+        """Return the samples, given their labels."""
         if self.texts:
             texts = [text[0] if len(text) == 1 else text for text in self.texts]
             return Texts(self.keys, codes, texts)
@@ -87,13 +88,20 @@ def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
             f"--task {spec.text}: names {len(spec.arguments)} of the two files or folders it needs",
             possible=f"{spec.kind}:TRAIN,TEST or {spec.kind}:TRAIN,TEST,OOD",
         )
+    target, metric, _ = declared(spec.options, f"--task {spec.text}:")
     train_path, test_path, *others = spec.arguments
     train = read(train_path, "train")
-    classes = train.names or _class_names(train.labels, train_path)
+    classes: tuple[str, ...] = ()
+    if target == "classification":
+        classes = train.names or _class_names(train.labels, train_path)
+    elif target == "multilabel":
+        classes = train.names or classes_of(train.labels)
     # Where the training data has no names, numbers are all that files have in common.
     named = bool(train.names) or not isinstance(train.labels[0], int)
 
-    def codes(path: str, raw: RawSplit) -> npt.NDArray[np.int64]:
+    def codes(path: str, raw: RawSplit) -> Labels:
+        if target != "classification":
+            return as_array(raw.labels, target, classes, path)
         return codes_of(_by_name(raw, classes, path) if named else raw.labels, classes, path)
 
     limit = parse_limit(spec)
@@ -128,21 +136,29 @@ def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
         name=name,
         modality=train.modality,
         classes=classes,
-        revision=content_revision(train_samples, validation, evaluations),
+        target=target,
+        metric=metric,
+        revision=content_revision(train_samples, validation, evaluations, metric),
         train=train_samples,
         validation=validation,
         evaluations=tuple(evaluations),
     )
 
 
-def content_revision(train: SampleSet, validation: SampleSet | None, tests: Sequence[Evaluation]) -> str:
+def content_revision(
+    train: SampleSet,
+    validation: SampleSet | None,
+    tests: Sequence[Evaluation],
+    metric: Metric = "accuracy",
+) -> str:
     """Return the hash of all that a task's results follow from: samples, labels and how tests are scored."""
     parts = [train, *([validation] if validation else []), *(test.samples for test in tests)]
     content: list[Any] = [[part.fingerprint, part.labels.tolist()] for part in parts]
     for test in tests:
         frames = test.perturbations
         content.append([test.classes, test.groups, frames and [frames.sets, [*map(sorted, frames.accepted)]]])
-    return hash_value(content)[:16]
+    # What chooses a head where there is a choice; results by accuracy keep the hash that they had.
+    return hash_value([*content, metric] if metric != "accuracy" else content)[:16]
 
 
 def _variants(others: Sequence[str], taken: Sequence[str]) -> list[tuple[str, str]]:

@@ -81,11 +81,12 @@ def readable(subject: Subject) -> Task:
 
 
 def the_record_is_true(subject: Subject) -> None:
-    """Modality, number of classes, metric and split sizes are those that the record says."""
+    """Modality, target, number of classes, metric and split sizes are those that the record says."""
     record, task = subject.source.record, subject.task
     promise(isinstance(record, TaskRecord), f"record is {type(record).__name__}, no TaskRecord")
     found = {
         "modality": task.modality,
+        "target": task.target,
         "classes": len(task.classes),
         "metric": task.metric,
         "training samples": len(task.train.keys),
@@ -93,24 +94,32 @@ def the_record_is_true(subject: Subject) -> None:
     }
     said = {
         "modality": record.modality,
+        "target": record.target,
         "classes": record.num_classes or found["classes"],
         "metric": record.metric,
         "training samples": record.splits.get("train", found["training samples"]),
         "test samples": record.splits.get("test", found["test samples"]),
     }
-    # A record of data that a user brings cannot know whether they are images.
-    if not record.num_classes:
-        said["modality"] = found["modality"]
+    # A record of data that a user brings cannot know what they are.
+    if not record.published:
+        said |= {name: found[name] for name in ("modality", "target", "metric")}
     for what, value in found.items():
         promise(value == said[what], f"{what}: {value}, the record says {said[what]}")
 
 
 def samples_are_aligned(subject: Subject) -> None:
-    """Keys are texts and labels int64 [N], as many of each; the fingerprint is a text."""
-    for name, samples in splits(subject.task):
+    """Keys are texts, and labels as the target says, as many of each; the fingerprint is a text."""
+    task = subject.task
+    columns = len(task.classes)
+    shapes = {
+        "classification": "int64 [{}]",
+        "multilabel": f"bool [{{}}, {columns}]",
+        "regression": "float64 [{}]",
+    }
+    for name, samples in splits(task):
         labels = samples.labels
         shown = f"{labels.dtype} {list(labels.shape)}" if isinstance(labels, np.ndarray) else repr(labels)
-        promise(shown == f"int64 [{len(samples.keys)}]", f"{name}: labels are {shown}")
+        promise(shown == shapes[task.target].format(len(samples.keys)), f"{name}: labels are {shown}")
         promise(all(isinstance(key, str) for key in samples.keys), f"{name}: a key is no text")
         promise(isinstance(samples.fingerprint, str), f"{name}: the fingerprint is no text")
 

@@ -7,17 +7,20 @@ There is nothing to read an encoder's input from, and nothing that a shift could
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nml.errors import UserError
-from nml.labels import class_value
+from nml.labels import Target, class_value, label_applies, number_value
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import RawSplit, SplitName, assemble
 from probes.tasks.own_data import read_split
+from probes.tasks.targets import OPTIONS as TARGET_OPTIONS
+from probes.tasks.targets import declared
 from probes.tasks.task import Task, TaskRecord
 
-OPTIONS = ("name", "validation", "mask", "label", "key", "header")
+OPTIONS = ("name", "validation", "mask", "label", "key", "header", *TARGET_OPTIONS)
 TABLES = ("csv", "tsv", "parquet")
 
 
@@ -45,32 +48,47 @@ def _read(path: str, spec: Spec, part: SplitName) -> RawSplit:
     kind = Path(path).suffix[1:]
     if kind in TABLES:
         header = {"header": spec.options["header"]} if "header" in spec.options and kind != "parquet" else {}
-        columns = {role: spec.options[role] for role in ("label", "key") if role in spec.options}
+        named = ("label", "key", *TARGET_OPTIONS)
+        columns = {role: spec.options[role] for role in named if role in spec.options}
         return read_split(kind, path, columns | header, usual_split=part, labels_alone=True)
     if kind == "npy":
-        return _read_array(Path(path), f"--task {spec.text}:")
+        where = f"--task {spec.text}:"
+        return _read_array(Path(path), where, declared(spec.options, where).target)
     raise UserError(
         f"--task {spec.text}: {path}",
         possible=f"files with {', '.join(f'.{name}' for name in TABLES)} or .npy",
     )
 
 
-def _read_array(path: Path, where: str) -> RawSplit:
+def _read_array(path: Path, where: str, target: Target) -> RawSplit:
+    several = target == "multilabel"
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         what = "no such file" if not path.exists() else f"cannot be read: {error}"
-        raise UserError(f"{where} {path}: {what}", possible="labels [N]") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iufUb":
+        shape = "[N, K]" if several else "[N]"
+        raise UserError(f"{where} {path}: {what}", possible=f"labels {shape}") from error
+    kinds = "iufb" if target != "classification" else "iufUb"
+    if not isinstance(array, np.ndarray) or array.ndim != 1 + several or array.dtype.kind not in kinds:
         shown = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else "several arrays"
-        raise UserError(f"{where} {path} holds {shown}", possible="numbers or names [N], one a sample")
-    labels: list[int | str] = []
+        possible = {
+            "classification": "numbers or names [N], one a sample",
+            "multilabel": "0 and 1 [N, K], a column a class",
+            "regression": "numbers [N], one a sample",
+        }
+        raise UserError(f"{where} {path} holds {shown}", possible=possible[target])
+    names = tuple(map(str, range(array.shape[1]))) if several else None
+    labels: list[Any] = []
     for row, value in enumerate(array.tolist()):
         try:
-            labels.append(class_value(value))
+            if names:
+                cells = zip(names, value, strict=True)
+                labels.append(tuple(name for name, cell in cells if label_applies(cell)))
+            else:
+                labels.append(class_value(value) if target == "classification" else number_value(value))
         except ValueError as error:
             raise UserError(f"{where} row {row} of {path} has {error}", mend="repair the labels") from error
-    return RawSplit([f"{row:08d}" for row in range(len(labels))], labels, None, [])
+    return RawSplit([f"{row:08d}" for row in range(len(labels))], labels, names, [])
 
 
 LABELS = LabelsTask()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nml.errors import UserError
 from nml.sources import SOURCES, Place, Source, SourceSpec
 from probes.spec import Spec, check_options
 from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
+from probes.tasks.targets import OPTIONS as TARGET_OPTIONS
+from probes.tasks.targets import declared, label_of
 from probes.tasks.task import Task, TaskRecord
 
 COLUMNS = ("image", "text", "pair", "label", "key")
@@ -44,7 +47,8 @@ class OwnDataTask:
     def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
         """Return the task."""
         header = ("header",) if spec.kind in ("csv", "tsv") else ()
-        check_options(spec, (*OPTIONS, *COLUMNS, *SPLITS, IMAGE_ROOT, MEMBERS, *header), where="--task")
+        known = (*OPTIONS, *TARGET_OPTIONS, *COLUMNS, *SPLITS, IMAGE_ROOT, MEMBERS, *header)
+        check_options(spec, known, where="--task")
         if len(spec.arguments) == 1 and not Path(spec.arguments[0]).is_file():
             return self._of_splits(spec)
 
@@ -79,7 +83,7 @@ def read_split(
     Args:
         kind: The source's name.
         argument: What follows the colon.
-        columns: Options: the columns of a table, and ``header``.
+        columns: Options: the columns of a table, ``header``, and what its labels are.
         split: The split asked for; may be empty.
         usual_split: What to read where none was asked for.
         labels_alone: Whether a table holds labels whose samples lie elsewhere.
@@ -87,6 +91,7 @@ def read_split(
     Raises:
         UserError: If the source cannot be read, or its samples have no classes.
     """
+    said = declared(columns, f"--task {kind}:{argument}:")
     spec = SourceSpec(
         text=f"{kind}:{argument}",
         name=kind,
@@ -97,6 +102,7 @@ def read_split(
         image_root=columns.get(IMAGE_ROOT, ""),
         members=columns.get(MEMBERS, ""),
         end="labels" if labels_alone else "task",
+        target=said.target,
         **{f"{role}_column": columns.get(role, "") for role in COLUMNS},  # type: ignore[arg-type]
     )
     source: Source = SOURCES.load(kind)(spec)
@@ -105,13 +111,13 @@ def read_split(
             f"{spec.shown}: its samples have captions, not classes", mend="choose data with classes"
         )
     keys: list[str] = []
-    labels: list[int | str] = []
+    labels: list[Any] = []
     places: list[Place] = []
     texts: list[tuple[str, ...]] = []
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - the split's samples are read from it
     for example in source:
         keys.append(example.name)
-        labels.append(example.checked("class", "--task"))
+        labels.append(label_of(example, said, spec.label_columns))
         if example.texts:
             texts.append(example.texts)
         elif not labels_alone:
@@ -123,7 +129,7 @@ def read_split(
         labels = [_named(label, source.classes) for label in labels]
         names = None
     else:
-        names = source.classes
+        names = spec.label_columns or source.classes
     if places and len(set(keys)) < len(keys) and all(place.path.endswith(".tar") for place in places):
         # Tars that each count from 0. Elsewhere keys stay as they are: the carving and the limit follow them.
         keys = [f"{Path(place.path).name}/{key}" for place, key in zip(places, keys, strict=True)]

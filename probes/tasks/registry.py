@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nml.errors import UserError
+from nml.labels import Target
 from nml.registry import Registry
 from nml.sources import SOURCES, find_task
 from probes.samples import SampleSet
@@ -19,6 +20,7 @@ TASKS = Registry("nml.tasks", kind="task", where="--task", listing="python -m pr
 DEFAULT_ROOT = Path("data/tasks")
 """Where data of tasks is kept unless told otherwise."""
 _FEWEST = 2
+_FEWEST_CLASSES: dict[Target, int] = {"classification": 2, "multilabel": 1, "regression": 0}
 
 
 def task_source(name: str) -> TaskSource:
@@ -51,10 +53,10 @@ def check_task(task: Task) -> None:
     Raises:
         UserError: Names the split and the class or key that is wrong.
     """
-    if len(task.classes) < 2:
+    if len(task.classes) < _FEWEST_CLASSES[task.target]:
         raise UserError(
             f"task {task.name}: {len(task.classes)} class in the training data",
-            possible="two or more",
+            possible="two or more" if task.target == "classification" else "one or more",
             mend="check the label column",
         )
     count = len(task.classes)
@@ -69,7 +71,10 @@ def check_task(task: Task) -> None:
         allowed = evaluation.classes
         if allowed is not None and not np.isin(evaluation.samples.labels, allowed).all():
             raise UserError(f"task {task.name}, {evaluation.name}: labels outside the classes it declares")
-    present = np.bincount(task.train.labels, minlength=len(task.classes))
+    if task.target == "regression":
+        return
+    labels = task.train.labels
+    present = labels.sum(axis=0) if labels.ndim > 1 else np.bincount(labels, minlength=len(task.classes))
     missing = [task.classes[label] for label in np.flatnonzero(present == 0)]
     if missing:
         raise UserError(
@@ -113,10 +118,36 @@ def _check_samples(task: Task, split: str, samples: SampleSet, classes: int) -> 
         raise UserError(f"task {task.name}, {split}: {count} samples", mend="check the files of this split")
     if len(set(samples.keys)) != count:
         raise UserError(f"task {task.name}, {split}: sample keys occur twice", mend="make them unique")
+    if task.target != "classification":
+        _check_target(task, split, samples)
+        return
     wrong = np.flatnonzero((samples.labels < 0) | (samples.labels >= classes))
     if len(wrong):
         raise UserError(
             f"task {task.name}, {split}: label {samples.labels[wrong[0]]} of sample {samples.keys[wrong[0]]}",
             possible=f"0 to {classes - 1}",
             mend="a class that is tested must occur in the training data",
+        )
+
+
+def _check_target(task: Task, split: str, samples: SampleSet) -> None:
+    """Refuse labels that are no numbers, or none of several classes, or that nothing can be told of."""
+    labels, count = samples.labels, len(samples.keys)
+    shown = f"{labels.dtype} {list(labels.shape)}"
+    several = task.target == "multilabel"
+    expected = f"bool [{count}, {len(task.classes)}]" if several else f"float64 [{count}]"
+    if shown != expected:
+        raise UserError(f"task {task.name}, {split}: labels are {shown}", possible=expected)
+    if several and not labels.any():
+        raise UserError(
+            f"task {task.name}, {split}: no sample has any of the classes", mend="check the label columns"
+        )
+    if not several and not np.isfinite(labels).all():
+        bad = samples.keys[int(np.flatnonzero(~np.isfinite(labels))[0])]
+        raise UserError(f"task {task.name}, {split}: the label of {bad} is not finite", mend="leave it out")
+    if not several and count > 1 and np.ptp(labels) == 0:
+        raise UserError(
+            f"task {task.name}, {split}: all labels are {labels[0]:g}",
+            possible="numbers that differ",
+            mend="check the label column",
         )

@@ -16,7 +16,7 @@ from nml.errors import UserError
 from nml.images import MAX_PIXELS, BadImage, bad_image, eight_bits, open_image
 from nml.stored_images import StoredImages
 from probes.hashing import hash_value, rank_by_hash
-from probes.samples import Content, SampleSet
+from probes.samples import Content, Labels, SampleSet
 from probes.tasks.remembered import remembered_hash
 
 # Images in memory at once while they are hashed.
@@ -37,11 +37,11 @@ class ImageBytes:
 
     Args:
         keys: N names.
-        labels: Classes, int64 [N].
+        labels: Their labels, see :data:`probes.samples.Labels`.
         data: N encoded images.
     """
 
-    def __init__(self, keys: Sequence[str], labels: npt.NDArray[np.int64], data: StoredImages) -> None:
+    def __init__(self, keys: Sequence[str], labels: Labels, data: StoredImages) -> None:
         self.keys = keys
         self.labels = labels
         self._data = data
@@ -88,14 +88,14 @@ class Texts:
 
     Args:
         keys: N names.
-        labels: Classes, int64 [N].
+        labels: Their labels, see :data:`probes.samples.Labels`.
         texts: N texts or tuples of texts.
     """
 
     def __init__(
         self,
         keys: Sequence[str],
-        labels: npt.NDArray[np.int64],
+        labels: Labels,
         texts: Sequence[str | tuple[str, ...]],
     ) -> None:
         self.keys = keys
@@ -113,10 +113,10 @@ class Unread:
 
     Args:
         keys: N names.
-        labels: Classes, int64 [N].
+        labels: Their labels, see :data:`probes.samples.Labels`.
     """
 
-    def __init__(self, keys: Sequence[str], labels: npt.NDArray[np.int64]) -> None:
+    def __init__(self, keys: Sequence[str], labels: Labels) -> None:
         self.keys = keys
         self.labels = labels
         self.fingerprint = hash_value(["unread", list(keys)])

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from nml.labels import Target
 from probes.hashing import hash_keys, hash_value
 from probes.results.row import Domain
 from probes.samples import Modality, SampleSet
 from probes.spec import Spec
 
-Metric = Literal["accuracy", "mean_per_class", "macro_f1", "matthews", "f1", "pearson"]
+Metric = Literal["accuracy", "mean_per_class", "macro_f1", "matthews", "f1", "pearson", "spearman", "map"]
 """Measures that a task may name as its own."""
 
 
@@ -25,7 +26,8 @@ class TaskRecord:
         name: Registered name.
         modality: What its samples are.
         num_classes: Classes; 0 where the user's data decides.
-        metric: The metric its field reports; accuracy and macro F1 are always computed.
+        target: What its labels are.
+        metric: The metric its field reports; of classes accuracy and macro F1 are always computed.
         splits: Samples in each split as published, for example ``{"train": 50000, "test": 10000}``.
         ood: Names of the variants that count as out-of-domain.
         source: Where the data comes from.
@@ -39,6 +41,7 @@ class TaskRecord:
     name: str
     modality: Modality
     num_classes: int
+    target: Target = "classification"
     metric: Metric = "accuracy"
     splits: Mapping[str, int] = dataclasses.field(default_factory=dict)
     ood: tuple[str, ...] = ()
@@ -48,6 +51,11 @@ class TaskRecord:
     disk: str = ""
     checked: str = ""
     note: str = ""
+
+    @property
+    def published(self) -> bool:
+        """Whether its data are given; otherwise they are whatever the user names."""
+        return self.num_classes > 0 or self.target == "regression"
 
 
 class Perturbations(NamedTuple):
@@ -94,7 +102,8 @@ class Task:
     Attributes:
         name: Name in results.
         modality: What the samples are.
-        classes: Names of the K classes.
+        classes: Names of the K classes; empty where numbers are predicted.
+        target: What the labels are: see ``SampleSet.labels``.
         metric: The metric its field reports.
         revision: Revision of the data.
         train: Training samples.
@@ -105,11 +114,17 @@ class Task:
     name: str
     modality: Modality
     classes: tuple[str, ...]
+    target: Target = "classification"
     metric: Metric = "accuracy"
     revision: str
     train: SampleSet
     validation: SampleSet | None
     evaluations: tuple[Evaluation, ...]
+
+    @property
+    def outputs(self) -> int:
+        """How many scores a head gives a sample: K, or one number."""
+        return 1 if self.target == "regression" else len(self.classes)
 
     @functools.cached_property
     def split_hash(self) -> str:

@@ -35,9 +35,10 @@ class Columns(NamedTuple):
     Attributes:
         image: Encoded images, paths, or structs of both; None where the samples are texts or elsewhere.
         texts: Texts, or the two of a pair; empty where the samples are images or elsewhere.
-        supervision: Classes or captions.
+        supervision: Classes or captions; of classes in columns of their own the first one.
         kind: Which of the two.
         key: Names of the samples; None to use the image's path, or the row's number.
+        more: Of classes in columns of their own those after the first.
     """
 
     image: str | None
@@ -45,6 +46,7 @@ class Columns(NamedTuple):
     supervision: str
     kind: Kind
     key: str | None
+    more: tuple[str, ...] = ()
 
 
 def find_columns(spec: SourceSpec, names: Sequence[str], *, typed: bool = True) -> Columns:
@@ -66,17 +68,23 @@ def find_columns(spec: SourceSpec, names: Sequence[str], *, typed: bool = True) 
             raise _not_found(spec, names, "image")
         kind, supervision = _supervision(spec, names)
         return Columns(image, (), supervision, kind, _choose(spec, names, "key", KEY["set"], fold=False))
-    label = _choose(spec, names, "label", LABEL)
+    several = spec.label_columns
+    for name in several:
+        if name not in names:
+            raise unknown_name(f"{spec.flag('label')}{spec.label_column}: column", name, names)
+    label = several[0] if several else _choose(spec, names, "label", LABEL)
     if label is None and spec.end == "labels" and len(names) == 1:
         label = names[0]
     if label is None:
         raise _not_found(spec, names, "label")
     if spec.end == "labels":
-        return Columns(None, (), label, "class", _choose(spec, names, "key", ()))
-    others = [name for name in names if name != label]
+        key = _choose(spec, names, "key", ())
+        return Columns(None, (), label, "class", key, several[1:])
+    others = [name for name in names if name not in (label, *several)]
     image, texts = _samples(spec, names, others, typed=typed)
     usual = KEY["task"] if typed or image else ()
-    return Columns(image, texts, label, "class", _choose(spec, others, "key", usual, fold=False))
+    key = _choose(spec, others, "key", usual, fold=False)
+    return Columns(image, texts, label, "class", key, several[1:])
 
 
 def known_names(names: Sequence[str]) -> int:

@@ -48,6 +48,9 @@ class HuggingFaceSource:
                 continue
             texts = tuple(row[name] for name in columns.texts)
             supervision = row[columns.supervision]
+            if columns.more and supervision is not None:
+                cells = (supervision, *(row[name] for name in columns.more))
+                supervision = None if None in cells else cells
             if supervision is None or None in texts or (content is None and not texts):
                 missing = columns.supervision if supervision is None else "text" if texts else "image"
                 refused = f"{self._spec.shown}: row {number} has no {missing}"

@@ -54,11 +54,12 @@ class TableSource:
         else:
             self._columns = self._columns_of_text(self._files[0])
         self.kind: Kind = self._columns.kind
-        # What a row is read as: its supervision, its key, and an image or one or two texts.
+        # What a row is read as: its supervision, its key, an image or one or two texts, and further classes.
         self._wanted = [
             self._columns.supervision,
             self._columns.key,
             *(self._columns.texts or (self._columns.image,)),
+            *self._columns.more,
         ]
 
     def __iter__(self) -> Iterator[Example]:
@@ -123,12 +124,14 @@ class TableSource:
             if self._spec.name == "tsv" and self._spec.end == "set":
                 _refuse_quoted(file, number, values)
             row: list[Any] = [None if place is None else values[place] for place in places]
-            if self.kind == "class":
+            if self.kind == "class" and self._spec.target == "classification":
                 try:
                     row[0] = class_of_text(row[0])
                 except ValueError as error:
                     refused = UserError(
-                        f"{file}: line {number} has {error}", mend="remove the line, or fill it in"
+                        f"{file}: line {number} has {error}",
+                        mend="remove the line, or fill it in"
+                        + ("" if self._spec.end == "set" else "; or say target=regression, or multilabel"),
                     )
                     self._spec.refuse(f"line {number}", _label_defect(row[0]), refused)
                     continue
@@ -168,7 +171,7 @@ class TableSource:
                         if leaf is None or (whole and _content_and_path(row[2])[0] is None):
                             yield row
                         else:
-                            yield [*row[:2], Cell(str(file), leaf, number)]
+                            yield [*row[:2], Cell(str(file), leaf, number), *row[3:]]
         except KeyError as error:
             raise UserError(
                 f"{file}: has no column {error}", mend="all files must have the same columns"
@@ -184,7 +187,10 @@ class TableSource:
 
     def _example(self, row: Row, number: int, file: Path) -> Example | None:
         supervision, key, *content = row
-        texts = self._columns.texts
+        texts, more = self._columns.texts, self._columns.more
+        if more:
+            content, rest = content[: -len(more)], content[-len(more) :]
+            supervision = (supervision, *rest) if None not in (supervision, *rest) else None
         elsewhere = self._spec.end == "labels"
         image, path = (b"", None) if texts or elsewhere else _content_and_path(content[0])
         if image is None and not path:

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nml.errors import UserError
 from nml.labels import caption_value, class_of_text, class_value
@@ -190,8 +191,8 @@ class WebDatasetSource:
             raise unreadable
         return {}, {}
 
-    def supervision(self, sample: TarSample, descriptor: int, tar: Path) -> int | str:
-        """Return a sample's class or caption; ``descriptor`` is the open tar.
+    def supervision(self, sample: TarSample, descriptor: int, tar: Path) -> Any:
+        """Return a sample's class or caption, or what stands there; ``descriptor`` is the open tar.
 
         Raises:
             UserError: If the sample has none.
@@ -208,7 +209,11 @@ class WebDatasetSource:
         value: object = content
         try:
             if self._field:
-                value = parse_json(content)[self._field]
+                fields = parse_json(content)
+                several = self._spec.label_columns
+                value = tuple(fields[name] for name in several) if several else fields[self._field]
+            if self._spec.target != "classification":
+                return value
             if self.kind == "caption":
                 caption = caption_value(value)
                 self._replaced += "\ufffd" in caption

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nml.labels import TARGETS
 from plugins.conformance import CHECKS, CheckFailed, Subject, run_checks
+from plugins.head import CLASSES_ALONE
 from plugins.lp import LinearProbe
 from plugins.testing import parametrize_head_checks
 
@@ -19,10 +21,21 @@ from plugins.testing import parametrize_head_checks
 class Probe(LinearProbe):
     epochs: int | None = 3
 
+    # Three epochs are too few for numbers.
+    targets = CLASSES_ALONE
+
 
 def head(**methods: Any) -> type[Any]:
     """Return a linear probe with some methods replaced."""
     return type("Faulty", (Probe,), methods)
+
+
+def wrong_labels(dtype: torch.dtype, change: Any) -> type[Any]:
+    """Return a linear probe of every target that learns something else of labels of one dtype."""
+    fit = replaced(
+        labels=lambda given: change(given["labels"]) if given["labels"].dtype == dtype else given["labels"]
+    )
+    return type("Faulty", (LinearProbe,), {"fit": fit, "targets": TARGETS})
 
 
 def fit_then(after: Any) -> Any:
@@ -165,6 +178,9 @@ FAULTS: dict[str, type[Any]] = {
     "state_is_a_copy": head(state_dict=_shares_weights),
     "validation_is_not_peeked_at": head(fit=replaced(features=_peeks, labels=_peeks_labels)),
     "validation_only_chooses": head(fit=_trains_on_validation, uses_validation=True),
+    "predicts_numbers": wrong_labels(torch.float32, lambda labels: labels.flip(0)),
+    "unit_of_numbers": wrong_labels(torch.float32, lambda labels: labels.clamp(max=5000)),
+    "names_several_classes": wrong_labels(torch.bool, torch.logical_not),
 }
 
 

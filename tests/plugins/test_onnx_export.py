@@ -79,7 +79,9 @@ def test_layers_that_heads_of_others_are_made_of_have_their_form() -> None:
     ]
     module = nn.Sequential(*parts, nn.Linear(6, 4)).eval()
     graph = Graph()
-    model = graph.model("parts", graph.apply(module, "features"), dim=DIM, classes=4, temperature=1)
+    model = graph.model(
+        "parts", graph.apply(module, "features"), dim=DIM, outputs=4, temperature=1, target="classification"
+    )
     features = torch.randn(5, DIM)
     found = onnxruntime.InferenceSession(model.SerializeToString()).run(
         ["logits"], {"features": features.numpy()}

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,17 @@ def in_turn(keys: Sequence[str], salt: str) -> list[int]:
         range(len(keys)),
         key=lambda row: hashlib.blake2b(keys[row].encode(), digest_size=16, key=salt.encode()).digest(),
     )
+
+
+def groups(labels: np.ndarray) -> list[int]:
+    """Return what samples are divided by: their class, the rarest of several, and all alike for numbers."""
+    if labels.ndim == 1:
+        return labels.tolist() if labels.dtype.kind == "i" else [0] * len(labels)
+    counts = labels.sum(axis=0).tolist()
+    return [
+        min((counts[place], place) for place in np.flatnonzero(row))[1] if row.any() else len(counts)
+        for row in labels
+    ]
 
 
 def carved(keys: Sequence[str], labels: Sequence[int]) -> list[int]:
@@ -81,7 +93,27 @@ def matthews(predicted: list[int], labels: list[int], classes: int) -> float:
     return float((p * y).sum() / spread) if spread else 0.0
 
 
-def metric_of(metric: Metric, logits: np.ndarray, labels: list[int]) -> float:
+def ranks(values: list[float]) -> list[float]:
+    """Return the place of each value, the mean place of equal ones."""
+    return [sum(o < v for o in values) + (sum(o == v for o in values) + 1) / 2 for v in values]
+
+
+def average_precision(scores: list[float], applies: list[bool]) -> float:
+    """Return the mean, over the samples that have a class, of the precision among those scored no lower."""
+    found = []
+    for score, there in zip(scores, applies, strict=True):
+        named = [other for value, other in zip(scores, applies, strict=True) if value >= score]
+        found += [sum(named) / len(named)] if there else []
+    return sum(found) / len(found)
+
+
+def metric_of(metric: Metric, logits: np.ndarray, labels: list[Any]) -> float:
+    if metric == "spearman":
+        return correlation(ranks(logits[:, 0].tolist()), ranks(labels))
+    if metric == "map":
+        columns = list(zip(logits.T.tolist(), zip(*labels, strict=True), strict=True))
+        known = [average_precision(scores, list(applies)) for scores, applies in columns if any(applies)]
+        return sum(known) / len(known)
     predicted = [max(range(len(row)), key=row.__getitem__) for row in logits.tolist()]
     if metric == "accuracy":
         return sum(p == y for p, y in zip(predicted, labels, strict=True)) / len(labels)

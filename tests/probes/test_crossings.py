@@ -19,7 +19,7 @@ from nml import cli
 from probes.answers import predict
 from probes.fitting import Fitted, fit_points
 from probes.heads import HeadChoice, choose_heads
-from probes.matching import check_match
+from probes.matching import check_match, check_target
 from probes.scoring import score
 from probes.splits import carve
 from probes.training_data import Point, TrainingData
@@ -37,18 +37,30 @@ class Sample(NamedTuple):
 
     keys: list[str]
     features: np.ndarray
-    labels: list[int]
+    labels: np.ndarray
 
 
 def classes_of(row: Row) -> int:
     return int(CROSSINGS.value("metric", row["metric"]).get("classes", 4))
 
 
-def sample(name: str, count: int, classes: int, views: int = 0) -> Sample:
-    """Return samples of unequal classes, whose features tell of them."""
+def target_of(row: Row) -> str:
+    return str(CROSSINGS.value("metric", row["metric"]).get("target", "classification"))
+
+
+def outputs_of(row: Row) -> int:
+    return 1 if target_of(row) == "regression" else classes_of(row)
+
+
+def sample(name: str, count: int, classes: int, target: str, views: int = 0) -> Sample:
+    """Return samples of unequal classes, whose features tell of their labels."""
     generator = np.random.default_rng(len(name))
-    labels = [min(number % 9 // 2, classes - 1) for number in range(count)]
+    labels = np.array([min(number % 9 // 2, classes - 1) for number in range(count)])
     centre = generator.normal(size=(count, WIDTH)) + 2 * np.eye(WIDTH)[labels]
+    if target == "regression":
+        labels = 50 + 7 * centre[:, 0]
+    if target == "multilabel":
+        labels = centre[:, :classes] > 1
     features = [centre + 0.1 * generator.normal(size=(count, WIDTH)) for _ in range(views + 1)]
     keys = [f"{name}-{number}" for number in range(count)]
     return Sample(keys, np.concatenate(features).astype(np.float32), labels)
@@ -57,8 +69,9 @@ def sample(name: str, count: int, classes: int, views: int = 0) -> Sample:
 def samples_of(row: Row) -> tuple[Sample, Sample | None, Sample]:
     """Return training data, published validation data and test data."""
     classes = classes_of(row)
-    published = sample("held", OTHERS, classes) if row["validation"] == "published" else None
-    return sample("train", TRAIN, classes, int(row["views"])), published, sample("unseen", OTHERS, classes)
+    told = (classes, target_of(row))
+    published = sample("held", OTHERS, *told) if row["validation"] == "published" else None
+    return sample("train", TRAIN, *told, int(row["views"])), published, sample("unseen", OTHERS, *told)
 
 
 def choice_of(row: Row) -> HeadChoice:
@@ -80,52 +93,56 @@ def fitted_together(row: Row) -> list[Fitted]:
     data = TrainingData(
         keys=train.keys,
         features=train.features,
-        labels=np.array(train.labels),
+        labels=train.labels,
         validation_keys=published.keys if published else None,
         validation_features=published.features if published else None,
-        validation_labels=np.array(published.labels) if published else None,
-        carving=carve(train.keys, np.array(train.labels), published=published is not None),
-        num_classes=classes_of(row),
+        validation_labels=published.labels if published else None,
+        carving=carve(train.keys, train.labels, published=published is not None),
+        num_classes=outputs_of(row),
     )
     return fit_points(choice_of(row), data, points_of(row), cast(Any, row["metric"]), "cpu")
+
+
+def flipped(data: Sample, ratio: str, classes: int, seed: int, parts: list[list[int]]) -> np.ndarray:
+    if Fraction(ratio) == 0:
+        return data.labels
+    return np.array(by_definition.flipped(data.keys, data.labels.tolist(), ratio, classes, seed, parts))
 
 
 def fitted_alone(row: Row, point: Point) -> tuple[list[Any], list[float]]:
     """Return the heads of a point, one a candidate, and how each scores on validation data."""
     train, published, _ = samples_of(row)
     classes, noise = classes_of(row), str(float(point.noise))
-    held = [] if published else by_definition.carved(train.keys, train.labels)
+    groups = by_definition.groups(train.labels)
+    held = [] if published else by_definition.carved(train.keys, groups)
     fit = [number for number in range(TRAIN) if number not in held]
     part = by_definition.fraction_of(
         [train.keys[number] for number in fit],
-        [train.labels[number] for number in fit],
+        [groups[number] for number in fit],
         str(float(point.fraction)),
         point.seed,
     )
     rows = [fit[place] for place in part]
-    labels = by_definition.flipped(train.keys, train.labels, noise, classes, point.seed, [rows, held])
+    labels = flipped(train, noise, classes, point.seed, [rows, held])
     if published:
-        everything = list(range(OTHERS))
-        validation = (
-            published.features,
-            by_definition.flipped(published.keys, published.labels, noise, classes, point.seed, [everything]),
-        )
+        given = flipped(published, noise, classes, point.seed, [list(range(OTHERS))])
+        validation = published.features, given
     else:
-        validation = train.features[held], [labels[number] for number in held]
+        validation = train.features[held], labels[held]
     seen = [number + view * TRAIN for view in range(int(row["views"]) + 1) for number in rows]
     choice = choice_of(row)
     heads = [choice.make(**candidate) for candidate in choice.candidates]
     for head in heads:
         head.fit(
             torch.from_numpy(train.features[seen]),
-            torch.tensor([labels[number % TRAIN] for number in seen]),
-            validation=(torch.from_numpy(validation[0]), torch.tensor(validation[1])),
-            num_classes=classes,
+            torch.from_numpy(labels[[number % TRAIN for number in seen]]),
+            validation=(torch.from_numpy(validation[0]), torch.from_numpy(validation[1])),
+            num_classes=outputs_of(row),
             seed=point.seed,
         )
     logits = [head.predict_logits(torch.from_numpy(validation[0])).numpy() for head in heads]
     return heads, [
-        by_definition.metric_of(cast(Any, row["metric"]), values, validation[1]) for values in logits
+        by_definition.metric_of(cast(Any, row["metric"]), values, validation[1].tolist()) for values in logits
     ]
 
 
@@ -140,14 +157,15 @@ def test_a_head_is_the_one_that_is_fitted_alone_and_chosen_by_definition(row: Ro
         told = json.loads(fitted.selection)
         assert told["validation"] == pytest.approx(scores, abs=bound)
         assert told["chosen"] == scores.index(max(scores))
-        logits = predict(fitted.head, unseen.features, classes_of(row))
+        logits = predict(fitted.head, unseen.features, outputs_of(row))
         alone = heads[told["chosen"]].predict_logits(torch.from_numpy(unseen.features)).numpy()
         np.testing.assert_allclose(logits, alone, rtol=bound, atol=bound)
         metric = cast(Any, row["metric"])
-        found = score(logits, np.array(unseen.labels), metric)
-        expected = by_definition.metric_of(metric, logits, unseen.labels)
+        found = score(logits, unseen.labels, metric)
+        expected = by_definition.metric_of(metric, logits, unseen.labels.tolist())
         assert found.metric == pytest.approx(expected, abs=1e-6)
-        assert found.accuracy == by_definition.metric_of("accuracy", logits, unseen.labels)
+        if target_of(row) == "classification":
+            assert found.accuracy == by_definition.metric_of("accuracy", logits, unseen.labels.tolist())
 
 
 @pytest.mark.parametrize("refusal", CROSSINGS.refused, ids=lambda refusal: label(refusal.values))
@@ -156,9 +174,14 @@ def test_what_cannot_meet_is_refused_in_one_line(
 ) -> None:
     row = CROSSINGS.completed(refusal)
     encoder = SimpleNamespace(info=SimpleNamespace(name="encoder", modality=row["modality"]))
-    task = SimpleNamespace(name="task", modality=row["modality"])
+    task = cast(Any, SimpleNamespace(name="task", modality=row["modality"], target=target_of(row)))
+
+    def checked() -> None:
+        check_target([choice_of(row)], task, [point.noise for point in points_of(row)])
+        check_match(cast(Any, encoder), task, views=int(row["views"]))
+
     with pytest.raises(SystemExit) as ended:
-        cli.run(lambda: check_match(cast(Any, encoder), cast(Any, task), views=int(row["views"])))
+        cli.run(checked)
     told = capsys.readouterr().err
     assert ended.value.code == 2
     assert refusal.says in told
