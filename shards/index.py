@@ -1,7 +1,7 @@
-"""``python -m shards.index``: make foreign WebDataset tars readable as a shard set, in place.
+"""``python -m shards.index``: make foreign WebDataset tars readable as a shard set.
 
 Every tar is walked once, its images hashed, and a manifest, an index and set.json are put beside
-it. The tars stay as they are.
+it, or into a folder of their own (:mod:`shards.sidecar`). The tars stay as they are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,17 @@ from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
 from nml.images import image_extension
 from nml.set_file import SET_FILE
+from nml.urls import without_secret
 from shards.catalogue import tell_of_gaps
 from shards.finishing import SetDescription, finish
+from shards.foreign_tars import elsewhere, in_place, is_set, made_folder, make_sidecar, not_in_place
 from shards.hashing import key_of
 from shards.ladder import clean_column
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.packing import TreeHash
 from shards.set_info import SetInfo, Shard
+from shards.shardset import ShardSet
+from shards.sidecar import tar_here
 from shards.sources import SourceSpec
 from shards.sources.webdataset import WebDatasetSource
 from shards.storage import refuse_url
@@ -37,6 +42,12 @@ from shards.tarwalk import TarSample
 from shards.write import worker_count
 
 PROGRAM = "python -m shards.index"
+_EPILOG = """
+examples:
+  python -m shards.index /data/cc12m --caption-column caption          in place
+  python -m shards.index s3://bucket/cc12m --out ./sidecar             nothing is written to the bucket
+  python -m shards.index 'https://host/cc12m-{0000..0099}.tar' --out ./sidecar
+"""
 
 
 class _Indexed(NamedTuple):
@@ -53,43 +64,46 @@ class _Indexed(NamedTuple):
     numbers: bool
 
 
-def index_tars(folder: Path, *, label_column: str, caption_column: str, workers: int) -> SetInfo:
-    """Index the tars in ``folder``, sorted by name, and return the set.
+def index_tars(
+    location: str | Path, out: Path | None = None, *, label_column: str, caption_column: str, workers: int
+) -> SetInfo:
+    """Index tars, sorted by name, and return the set.
+
+    Args:
+        location: Their folder; for a sidecar also a tar, several by braces, or a URL of these.
+        out: Folder of the sidecar; None to index the tars where they lie.
+        label_column: Field of the ``.json`` that holds the class.
+        caption_column: Field of the ``.json`` that holds the caption.
+        workers: How many tars are walked at a time.
 
     Raises:
         UserError: If there is a set already, or a tar is damaged or holds what no set may hold.
     """
+    folder = Path(location) if out is None else out
     if (folder / SET_FILE).exists():
         raise UserError(
             f"{folder}: is a shard set already", mend=f"to index anew, remove {folder / SET_FILE}"
         )
-    if not os.access(folder, os.W_OK):
-        # Before the tars are walked, which may take hours.
-        raise UserError(
-            f"{folder}: cannot be written to", mend="index a folder of yours with links to the tars"
-        )
-    text = f"webdataset:{folder}"
-    source = WebDatasetSource(
-        SourceSpec(
-            text=text,
-            name="webdataset",
-            argument=str(folder),
-            label_column=label_column,
-            caption_column=caption_column,
-        )
+    _refuse_not_writable(folder, in_place=out is None)
+    shown = without_secret(str(location))
+    spec = SourceSpec(
+        text=f"webdataset:{shown}",
+        name="webdataset",
+        argument=str(location),
+        label_column=label_column,
+        caption_column=caption_column,
     )
-    if elsewhere := [tar for tar in source.tars if not tar.name.endswith(".tar") or tar.parent != folder]:
-        raise _not_in_place(elsewhere[0])
-    if len(source.tars) < len(list(folder.glob("*.tar"))):
-        raise UserError(
-            f"{folder}: holds tars of several splits, by their names",
-            mend="give each split a folder of its own; links to the tars will do",
-        )
+    if out is not None and is_set(str(location)):
+        if label_column or caption_column:
+            raise UserError(f"{shown}: is a set, which has its labels", mend="name no column")
+        return make_sidecar(ShardSet.open(location), out)
+    found = in_place(spec, folder) if out is None else elsewhere(spec)
+    source = found.source
     with ThreadPoolExecutor(workers) as pool:
         progress = tqdm(
-            pool.map(lambda tar: _index_tar(tar, source), source.tars),
+            pool.map(lambda place: _index_at(place, source), found.places),
             desc="indexing",
-            total=len(source.tars),
+            total=len(found.places),
             unit=" tars",
             disable=not is_interactive(),
         )
@@ -110,19 +124,34 @@ def index_tars(folder: Path, *, label_column: str, caption_column: str, workers:
             yield shard, table.select(schema.names).cast(schema)
 
     return finish(
-        folder,
+        made_folder(folder),
         records,
-        SetDescription(kind=source.kind, classes=classes, source=text, held_out=source.held_out),
+        SetDescription(kind=source.kind, classes=classes, source=spec.text, held_out=found.held_out),
     )
 
 
-def _not_in_place(tar: Path) -> UserError:
-    return UserError(
-        f"{tar}: cannot be read where it lies",
-        possible="tars directly in the folder that is indexed, not compressed",
-        mend="unpack it or link it there; or write a set of it: "
-        f"python -m shards.write --source webdataset:{tar.parent}",
-    )
+def _refuse_not_writable(folder: Path, *, in_place: bool) -> None:
+    """Raise a UserError before the tars are walked, which may take hours."""
+    existing = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(
+            f"{folder}: cannot be written to",
+            mend="keep the index elsewhere: --out FOLDER" if in_place else "name another --out",
+        )
+
+
+def _index_at(place: str, source: WebDatasetSource) -> _Indexed:
+    """Index a tar; one at a URL keeps that, and is copied here as long as it takes."""
+    if "://" not in place:
+        return _index_tar(Path(place), source)
+    with tar_here(place) as tar:
+        try:
+            indexed = _index_tar(tar, source)
+        except UserError as error:
+            raise UserError(
+                error.what.replace(str(tar), place), possible=error.possible, mend=error.mend
+            ) from error
+    return indexed._replace(shard=replace(indexed.shard, url=place))
 
 
 def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
@@ -132,7 +161,7 @@ def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
     rows = []
     with TarBytes(tar) as opened:
         if opened.compressed:
-            raise _not_in_place(tar)
+            raise not_in_place(tar)
         descriptor, position = opened.descriptor, 0
         for sample in source.samples(opened):
             row = _row(sample, source, descriptor, tar)
@@ -231,10 +260,14 @@ def build_parser() -> Parser:
     """Return the command's parser."""
     parser = Parser(
         PROGRAM,
-        "Index existing WebDataset tars in place, so that they read like a set written here.",
-        epilog="example:\n  python -m shards.index /data/cc12m --caption-column caption",
+        "Index existing WebDataset tars, so that they read like a set written here. Without --out, what is\n"
+        "found is put beside them; with it nothing is, and they may lie on any server, or be a set already.",
+        epilog=_EPILOG,
     )
-    parser.add_argument("set", type=str, help="folder of .tar files")
+    parser.add_argument(
+        "set", type=str, help="folder of .tar files; with --out also a tar, {0000..0099}, or a URL of these"
+    )
+    parser.add_argument("--out", default=None, type=str, help="folder of the sidecar")
     parser.add_argument("--label-column", default="", help="field of the .json that holds the class")
     parser.add_argument("--caption-column", default="", help="field of the .json that holds the caption")
     parser.add_argument(
@@ -246,15 +279,16 @@ def build_parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     arguments = build_parser().parse_args(argv)
-    refuse_url(arguments.set)
+    refuse_url(arguments.out or arguments.set)
     info = index_tars(
-        Path(arguments.set),
+        arguments.set,
+        None if arguments.out is None else Path(arguments.out),
         label_column=arguments.label_column,
         caption_column=arguments.caption_column,
         workers=worker_count(arguments.workers),
     )
     print(f"{info.num_samples:,} samples in {len(info.shards)} tars, a {info.kind} each")
-    print(f"set: {arguments.set}")
+    print(f"set: {arguments.out or arguments.set}")
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nml.errors import UserError
 from nml.files import atomic_writer
@@ -32,10 +33,14 @@ class RemoteStorage:
         location: An fsspec URL, for example ``s3://bucket/in1k`` or ``https://host/in1k``.
         cache: Folder of the cache; default ``$NML_SHARD_CACHE``, else
             ``$XDG_CACHE_HOME/noisy-model-learning/shards``.
+        urls: Where files lie that do not lie at the location, by name.
     """
 
-    def __init__(self, location: str, cache: str | Path | None = None) -> None:
+    def __init__(
+        self, location: str, cache: str | Path | None = None, urls: Mapping[str, str] | None = None
+    ) -> None:
         self.location = take_secret(location)
+        self._urls = urls or {}
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         default = os.environ.get(CACHE_VARIABLE) or Path(base) / "noisy-model-learning" / "shards"
         self._cache = Path(cache or default)
@@ -95,26 +100,17 @@ class RemoteStorage:
     def _fetch(self, name: str, path: Path) -> None:
         expected, digest = self._sizes.get(name), hashlib.sha256()
         most = self._most if expected is None else expected
-        try:
-            with (
-                self._remote().open(with_secret(self._url(name)), "rb") as remote,
-                atomic_writer(path) as file,
-            ):
-                while file.tell() <= most and (chunk := remote.read(_CHUNK)):
-                    file.write(chunk)
-                    if name in self._hashes:
-                        digest.update(chunk)
-                # Inside the block: a file that is not what it should be never gets its final name.
-                self._check(name, file.tell(), most, digest.hexdigest())
-        except UserError:
-            raise
-        except Exception as error:
-            # Clients of object stores raise types of their own, which may show the URL with its secret.
-            raise access_error(
+        update = digest.update if name in self._hashes else None
+        with (
+            _access_told(
                 f"{self._url(name)}: cannot be fetched to {path.parent}",
-                error,
                 f"check the URL, the network and the room in the cache ({CACHE_VARIABLE} moves it)",
-            ) from None
+            ),
+            atomic_writer(path) as file,
+        ):
+            _copy(self._remote(name), self._url(name), file, most, update)
+            # Inside the block: a file that is not what it should be never gets its final name.
+            self._check(name, file.tell(), most, digest.hexdigest())
 
     def _check(self, name: str, size: int, most: int, sha256: str) -> None:
         expected = self._sizes.get(name)
@@ -134,11 +130,48 @@ class RemoteStorage:
             )
 
     def _url(self, name: str) -> str:
-        return f"{self.location.rstrip('/')}/{name}"
+        return self._urls.get(name) or f"{self.location.rstrip('/')}/{name}"
 
-    def _remote(self) -> Any:
+    def _remote(self, name: str = "") -> Any:
+        if name in self._urls:
+            return open_file_system(self._urls[name])
         # Asynchronous file systems (http, s3, gcs) do not survive a fork into a loader's worker.
         if self._file_system is None or self._process != os.getpid():
             self._process = os.getpid()
             self._file_system = open_file_system(self.location)
         return self._file_system
+
+
+def copy_file(url: str, file: IO[bytes], most: int | None = None) -> None:
+    """Copy a file at a URL into an open one, and a little more than ``most`` bytes at most.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    with _access_told(f"{url}: cannot be read", "check the URL, the network and the room on the disk"):
+        _copy(open_file_system(url), url, file, most)
+
+
+@contextlib.contextmanager
+def _access_told(what: str, mend: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Clients of object stores raise types of their own, which may show the URL with its secret.
+        raise access_error(what, error, mend) from None
+
+
+def _copy(
+    file_system: Any,
+    url: str,
+    file: IO[bytes],
+    most: int | None,
+    update: Callable[[bytes], None] | None = None,
+) -> None:
+    with file_system.open(with_secret(url), "rb") as remote:
+        while (most is None or file.tell() <= most) and (chunk := remote.read(_CHUNK)):
+            file.write(chunk)
+            if update is not None:
+                update(chunk)

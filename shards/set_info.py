@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,11 +13,14 @@ from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL, check_level_name, parse_ratio
 from nml.set_file import DIGEST, SET_FORMAT, damaged, parse_set_record, record_digest
 from nml.untrusted import Untrusted, file_name, sha256_text, shown, typed
+from nml.urls import without_secret
 from shards.ladder import Level, clean_level, level_column
 from shards.noise import Kind
 
 INDEX_FILE = "index.arrow"
 STATS_FILE = "stats.json"
+# Of one file; no chain of file systems, and nothing that a server would read as a question.
+_PLAIN = re.compile(r"[a-z][a-z0-9+.-]*://[^\s?#]+")
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,18 @@ class Shard:
         bytes: Its size.
         tree_sha256: Hash of its bytes with every image replaced by the image's own SHA-256,
             hexadecimal (:class:`shards.packing.TreeHash`).
+        url: Where it lies, in a sidecar; empty for one beside set.json.
     """
 
     name: str
     samples: int
     bytes: int
     tree_sha256: str
+    url: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what set.json stores."""
+        return {name: value for name, value in asdict(self).items() if name != "url" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +97,14 @@ class SetInfo:
         record = {
             **stored,
             "levels": {name: level.as_json() for name, level in self.levels.items()},
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [shard.as_json() for shard in self.shards],
         }
         return {"format": SET_FORMAT, **record, DIGEST: record_digest(record)}
+
+    @property
+    def is_sidecar(self) -> bool:
+        """Whether the tars lie elsewhere, at the URLs that name them."""
+        return any(shard.url for shard in self.shards)
 
     def all_levels(self) -> dict[str, Level]:
         """Return the levels by name, clean first."""
@@ -123,6 +138,7 @@ def _check(info: SetInfo) -> None:
         sha256_text(shard.tree_sha256)
         if shard.samples < 0 or shard.bytes < 0:
             raise Untrusted(f"{shard.name} has {shard.samples} samples in {shard.bytes} bytes")
+    _check_urls(info.shards)
     if len({shard.name for shard in info.shards}) != len(info.shards):
         raise Untrusted("two of its shards have one name")
     if info.num_samples != sum(shard.samples for shard in info.shards):
@@ -142,6 +158,27 @@ def _check(info: SetInfo) -> None:
             raise Untrusted(f"level {level.name} is in the column {shown(level.column)}")
     if info.primary not in info.all_levels():
         raise Untrusted(f"it has no level {shown(info.primary)}, which its shards would hold")
+
+
+def _check_urls(shards: Iterable[Shard]) -> None:
+    """Hold the URLs that a set.json names its tars by to their form.
+
+    Raises:
+        Untrusted: If one is none of a single file of the shard's name, or only some shards have one.
+    """
+    urls = {shard.url: shard for shard in shards}
+    if "" in urls and len(urls) > 1:
+        raise Untrusted("only some of its shards have a URL")
+    for url, shard in urls.items():
+        if url and not (_PLAIN.fullmatch(url) and url.endswith(f"/{shard.name}") and url == _kept(url)):
+            raise Untrusted(f"{shown(url)} is no URL of {shard.name}")
+
+
+def _kept(url: str) -> str:
+    try:
+        return without_secret(url)
+    except UserError:
+        return ""
 
 
 def fingerprint(

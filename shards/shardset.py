@@ -15,6 +15,7 @@ from shards.index_table import IndexTable
 from shards.ladder import Level
 from shards.noise import Kind
 from shards.set_info import INDEX_FILE, SetInfo, parse_set_info
+from shards.sidecar import SidecarStorage
 from shards.storage import SetStorage, open_storage
 
 
@@ -52,6 +53,8 @@ class ShardSet:
         storage = open_storage(str(path), cache)
         text = storage.read_small(SET_FILE)
         info = parse_set_info(text, f"{storage.location}/{SET_FILE}")
+        if info.is_sidecar:
+            storage = SidecarStorage(storage, info, cache)
         if signed_by is not None:
             _check_signature(storage, text, info, signed_by)
         storage.bind(info)

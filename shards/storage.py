@@ -64,20 +64,22 @@ class LocalStorage:
     def check_sizes(self, shards: Iterable[Shard]) -> None:
         """Compare every shard's size; a thousand shards take some milliseconds."""
         for shard in shards:
-            try:
-                found = (self._folder / shard.name).stat().st_size
-            except OSError as error:
-                reason = "is missing" if error.errno == errno.ENOENT else str(error.strerror)
-                raise UserError(f"{self._folder / shard.name}: {reason}", mend=_MEND) from error
-            if found != shard.bytes:
-                raise UserError(
-                    f"{self._folder / shard.name}: has {found:,} bytes, set.json says {shard.bytes:,}",
-                    mend=_MEND,
-                )
+            check_size(self._folder / shard.name, shard)
 
     def local(self, name: str) -> Path:
         """Return the file's path."""
         return self._folder / name
+
+
+def check_size(path: Path, shard: Shard) -> None:
+    """Raise a UserError if a shard is missing or of another size than set.json says."""
+    try:
+        found = path.stat().st_size
+    except OSError as error:
+        reason = "is missing" if error.errno == errno.ENOENT else str(error.strerror)
+        raise UserError(f"{path}: {reason}", mend=_MEND) from error
+    if found != shard.bytes:
+        raise UserError(f"{path}: has {found:,} bytes, set.json says {shard.bytes:,}", mend=_MEND)
 
 
 def refuse_url(location: str) -> None:

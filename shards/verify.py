@@ -16,7 +16,7 @@ from tqdm import tqdm
 from nml.cli import Parser, is_interactive, run
 from nml.errors import UserError
 from nml.levels import parse_ratio
-from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, read_set_bytes
+from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, local_folder, read_set_bytes
 from nml.signatures import BadSignature, check_signature
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
 from shards.certified import Finding, check_files, check_statistics
@@ -30,6 +30,7 @@ from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import ORIGINAL_SHA256, TreeHash
 from shards.pending import is_pending
 from shards.set_info import INDEX_FILE, SetInfo, Shard, fingerprint, parse_set_info
+from shards.sidecar import size_now, tar_here
 from shards.storage import refuse_url
 from shards.tarwalk import tar_samples, walk
 
@@ -81,11 +82,17 @@ def verify(
     if images:
         for number, shard in enumerate(tqdm(info.shards, desc="verifying", disable=not is_interactive())):
             rows = _rows_of(manifest, number)
-            yield Finding(f"{shard.name} content", _shard_content(folder, shard, rows, info))
-            if info.resized:
-                yield Finding(f"{shard.name} sizes", too_large(folder / shard.name, rows, info.resized))
-            if decode:
-                yield Finding(f"{shard.name} images", undecodable(folder / shard.name, rows))
+            try:
+                # What lies on a server now, not what a cache has of it.
+                with tar_here(shard.url or str(folder / shard.name), shard.bytes) as path:
+                    problem = _shard_content(path, shard, rows, info)
+                    yield Finding(f"{shard.name} content", problem.replace(str(path), shard.url or str(path)))
+                    if info.resized:
+                        yield Finding(f"{shard.name} sizes", too_large(path, rows, info.resized))
+                    if decode:
+                        yield Finding(f"{shard.name} images", undecodable(path, rows))
+            except UserError as error:
+                yield Finding(f"{shard.name} content", str(error))
 
 
 def _signature(folder: Path, key: str) -> str:
@@ -97,11 +104,16 @@ def _signature(folder: Path, key: str) -> str:
 
 
 def _same_size(folder: Path, shard: Shard) -> str:
-    path = folder / shard.name
-    if not path.is_file():
+    place = shard.url or str(folder / shard.name)
+    if (path := local_folder(place)) is not None and not path.is_file():
         return f"{path} is missing"
-    found = path.stat().st_size
-    return "" if found == shard.bytes else f"{path} has {found:,} bytes, set.json says {shard.bytes:,}"
+    try:
+        found = size_now(place)
+    except UserError as error:
+        return str(error)
+    if found in (None, shard.bytes):
+        return ""
+    return f"{place} has {found:,} bytes, set.json says {shard.bytes:,}"
 
 
 def _columns(manifest: pa.Table, info: SetInfo) -> str:
@@ -243,9 +255,8 @@ def _rows_of(manifest: pa.Table, number: int) -> pa.Table:
     return manifest.filter(pc.equal(manifest["shard"], number))
 
 
-def _shard_content(folder: Path, shard: Shard, rows: pa.Table, info: SetInfo) -> str:
+def _shard_content(path: Path, shard: Shard, rows: pa.Table, info: SetInfo) -> str:
     """Compare a shard's hash, and each member's place, name and content, with the manifest."""
-    path = folder / shard.name
     if not path.is_file():
         return f"{path} is missing"
     digest, damaged = _tree_hash(path, rows)
