@@ -47,19 +47,23 @@ def read_command(path: Path, *, mend: str) -> dict[str, Any] | None:
     return command
 
 
-def read_record(path: Path, *names: str, mend: str) -> dict[str, Any] | None:
+def read_record(path: Path, *, mend: str, **kinds: type) -> dict[str, Any] | None:
     """Return a JSON record of a run, or None where there is none.
 
     Args:
         path: A file of a run folder.
-        names: What it has to hold.
         mend: What its user can do about a broken one.
+        kinds: What it has to hold, and of which type each is.
 
     Raises:
-        UserError: If it does not read, or lacks one of ``names``.
+        UserError: If it does not read, or lacks one of ``kinds``.
     """
     record = _read(path, parse_json, mend)
-    missing = [name for name in names if not isinstance(record, dict) or name not in record]
+    missing = [
+        name
+        for name, kind in kinds.items()
+        if not isinstance(record, dict) or not isinstance(record.get(name), kind)
+    ]
     if record is not None and missing:
         raise UserError(f"{path.parent}: {path.name} holds no {', '.join(missing)}", mend=mend)
     return record

@@ -8,6 +8,7 @@ them as JSON or YAML, becomes part of a path, or is shown, passes here first; im
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -50,7 +51,9 @@ class Untrusted(ValueError):
         path: The file, where it is known: for who has nothing better to say of it.
     """
 
-    path: Path | None = None
+    def __init__(self, why: str, path: Path | None = None) -> None:
+        super().__init__(why)
+        self.path = path
 
 
 def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -102,6 +105,12 @@ def check_object(fields: Any, **kinds: type | types.UnionType) -> dict[str, Any]
         if not isinstance(fields.get(name), kind):
             raise Untrusted(f"{name} is {shown(fields.get(name))}")
     return fields
+
+
+def read_typed(kind: type[T], path: Path) -> T:
+    """Return a dataclass made of what a JSON file holds; errors as in :func:`read_json` and :func:`typed`."""
+    with _of(path):
+        return typed(kind, read_json(path))
 
 
 @contextmanager
@@ -308,7 +317,8 @@ def sha256_text(text: Any) -> str:
 def typed(kind: type[T], values: Any) -> T:
     """Return a dataclass made of what JSON gave, each value held to the type of its field.
 
-    Lists become tuples where the field is one, whole numbers fractions; other types are not converted.
+    Lists become tuples where the field is one, whole numbers fractions, text a path, and fields of their own
+    a dataclass; other types are not converted.
 
     Raises:
         Untrusted: If a value is missing, unknown or of another type.
@@ -347,6 +357,10 @@ def _as(hint: Any, value: Any, name: str) -> Any:
         return tuple(_as(inner[0], item, name) for item in value)
     elif origin is dict and isinstance(value, dict):
         return {_as(inner[0], key, name): _as(inner[1], item, name) for key, item in value.items()}
+    elif dataclasses.is_dataclass(hint):
+        return typed(typing.cast("type[Any]", hint), value)
+    elif hint is Path and isinstance(value, str):
+        return Path(value)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value) if abs(value) <= 2**63 else _refuse(name, value)
     elif hint is int and isinstance(value, int) and not isinstance(value, bool):

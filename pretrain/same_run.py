@@ -49,7 +49,7 @@ def check_same_data(run: Path, shard_set: ShardSet, level: str) -> None:
     Raises:
         UserError: Naming what differs.
     """
-    before = read_record(run / layout.DATA, "set_fingerprint", "level", mend=_BROKEN)
+    before = read_record(run / layout.DATA, set_fingerprint=str, level=dict, mend=_BROKEN)
     if before is None:
         return
     now = describe_data(shard_set, level)
@@ -72,7 +72,7 @@ def read_done(run: Path) -> dict[str, Any] | None:
         UserError: If it does not read.
     """
     mend = "remove it, and the same command continues from the newest checkpoint"
-    return read_record(run / layout.DONE, "step", "epochs", mend=mend)
+    return read_record(run / layout.DONE, step=int, epochs=int, mend=mend)
 
 
 def check_can_be_written(run: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from nml.errors import UserError
 from nml.files import write_json
 from nml.front import spelled
-from nml.untrusted import read_object
+from nml.untrusted import Untrusted, read_object, shown
 
 FILE = "command.json"
 
@@ -62,6 +62,7 @@ def recorded(folder: Path) -> tuple[list[str], Path]:
 
     Raises:
         UserError: If the folder keeps none.
+        Untrusted: If they are no words.
     """
     try:
         kept = read_object(folder / FILE, words=list, cwd=str)
@@ -69,4 +70,6 @@ def recorded(folder: Path) -> tuple[list[str], Path]:
         raise UserError(
             f"{folder.parent}: was not launched by this command", mend="name a folder under runs/ or sweeps/"
         ) from error
+    if not all(isinstance(word, str) for word in kept["words"]):
+        raise Untrusted(f"words is {shown(kept['words'])}", folder / FILE)
     return kept["words"], Path(kept["cwd"])

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 from nml.files import fsync_folder, make_folder
-from nml.untrusted import parse_json
+from nml.untrusted import Untrusted, check_object, parse_json, read_file, shown
 from slurm.members import Submission
 
 FILE = "jobs.jsonl"
 _UNANSWERED = ("submitting", "retrying", "unheard")
+# What becomes an argument of Slurm's commands: with nothing for a token, every job would carry it.
+_TOKEN = re.compile(r"nml-[0-9a-f]{1,64}")
+_JOB = re.compile(r"[0-9]{1,20}(_[0-9]{1,10})?")
 
 
 class Journal:
@@ -49,11 +53,19 @@ class Journal:
             fsync_folder(self.file.parent)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return every line, oldest first; a last line cut short by a crash is left out."""
+        """Return every line, oldest first; a last line cut short by a crash is left out.
+
+        Raises:
+            Untrusted: If a line is none of a journal's.
+        """
         if not self.file.exists():
             return []
-        whole, _, _ = self.file.read_text().rpartition("\n")
-        return [parse_json(line) for line in whole.splitlines()]
+        whole, _, _ = read_file(self.file).rpartition(b"\n")
+        try:
+            return [_line(parse_json(line)) for line in whole.splitlines()]
+        except Untrusted as error:
+            error.path = self.file
+            raise
 
     def unanswered(self) -> list[str]:
         """Return the tokens of submissions of which nobody knows whether Slurm took them."""
@@ -78,3 +90,22 @@ class Journal:
             if job in line.get("jobs", ()):
                 return self.file.parent / f"{line['token']}.json"
         raise KeyError(job)
+
+
+def _line(fields: Any) -> dict[str, Any]:
+    """Return a line whose ids are such as Slurm and the launcher give.
+
+    Raises:
+        Untrusted: If it is none.
+    """
+    line = check_object(fields, event=str, stage=str, token=str, members=list)
+    jobs = line.get("jobs", [])
+    if not _TOKEN.fullmatch(line["token"]):
+        raise Untrusted(f"token is {shown(line['token'])}")
+    if not all(isinstance(name, str) for name in line["members"]):
+        raise Untrusted(f"members is {shown(line['members'])}")
+    if not isinstance(jobs, list) or not all(isinstance(job, str) and _JOB.fullmatch(job) for job in jobs):
+        raise Untrusted(f"jobs is {shown(jobs)}")
+    if line["event"] == "submitted" and len(jobs) != len(line["members"]):
+        raise Untrusted(f"it names {len(jobs)} jobs of {len(line['members'])} members")
+    return line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 import time
 from pathlib import Path
@@ -32,13 +33,15 @@ def run(call: Invocation) -> int:
     options = call.options
     member = choose(launched_under(Path(options.folder)), options.member)
     log = wait_for_log(member, options.rank) if options.follow else find_log(member, options.rank)
+    # Its bytes may end within a character, and none of them is to act on the terminal.
+    decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
     with log.open("rb") as file:
         while True:
             # Whether it is over is asked before reading, so that its last words are not missed.
             over = not options.follow or not member.job or not states.is_active(member.job)
             while data := file.read(1 << 16):
-                sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
+                sys.stdout.write(decoder.decode(data))
+            sys.stdout.flush()
             if over:
                 return 0
             time.sleep(POLL_SECONDS)

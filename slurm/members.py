@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from nml.files import write_json
-from nml.untrusted import read_object
+from nml.untrusted import Untrusted, read_typed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,20 +88,16 @@ class Submission:
 
     @classmethod
     def read(cls, file: Path) -> Submission:
-        """Read what :meth:`write` wrote."""
-        fields = read_object(file, members=list)
-        return cls(**{**fields, "members": tuple(_member(one) for one in fields["members"])})
+        """Read what :meth:`write` wrote.
 
-
-def _member(fields: dict[str, Any]) -> Member:
-    probe = fields["probe"]
-    return Member(
-        **{
-            **fields,
-            "argv": tuple(fields["argv"]),
-            "probe": Probe(**{**probe, "heads": tuple(probe["heads"])}) if probe else None,
-        }
-    )
+        Raises:
+            OSError: If it cannot be read.
+            Untrusted: If it is no submission.
+        """
+        submission = read_typed(cls, file)
+        if not submission.members:
+            raise Untrusted("it has no members", file)
+        return submission
 
 
 def own_index() -> int:

@@ -17,7 +17,6 @@ from nml.files import write_bytes
 from nml.locking import held_alone
 from nml.recipe_files import DEFAULT
 from nml.run_options import RunOptions
-from nml.untrusted import read_object
 from slurm import executor, states
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.cores import fit_loaders, loader_workers
@@ -277,5 +276,4 @@ def _finished(folder: Path, member: Member) -> bool:
     if newest is None:
         # It was run with local processes.
         return True
-    asked: list[str] = read_object(newest, members=list)["members"][0]["argv"]
-    return options_of(asked) == options_of(member.argv)
+    return options_of(Submission.read(newest).members[0].argv) == options_of(member.argv)

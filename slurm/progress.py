@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml import layout
-from nml.untrusted import parse_json, parse_yaml
+from nml.untrusted import check_object, parse_json, read_yaml
 
 _TAIL_BYTES = 64_000
+# Of steps and of seconds since 1970; a file of somebody else's may hold anything.
+_LARGEST = 1e15
 
 
 class Progress(NamedTuple):
@@ -33,30 +36,31 @@ class Progress(NamedTuple):
 
 def read_progress(run: Path) -> Progress:
     """Return how far the run in a folder is."""
-    lines = [line for line in _last_lines(run / layout.METRICS) if isinstance(line.get("step"), int)]
+    lines = [line for line in _last_lines(run / layout.METRICS) if "step" in line]
     done = layout.is_done(run)
     if not lines:
         return Progress(done=done)
     last = lines[-1]
-    losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
+    losses = [line["loss"] for line in lines if "loss" in line]
     total = _total_steps(run, lines)
     eta = None if done or not total else _eta(lines, total)
-    return Progress(last["step"], total, losses[-1] if losses else None, eta, done)
+    return Progress(int(last["step"]), total, losses[-1] if losses else None, eta, done)
 
 
-def _total_steps(run: Path, lines: list[dict[str, Any]]) -> int | None:
+def _total_steps(run: Path, lines: list[dict[str, float]]) -> int | None:
     """Return the step a run ends with: the steps of an epoch so far, times the epochs it is asked for."""
     try:
-        epochs = parse_yaml((run / layout.CONFIG).read_text())["recipe"]["epochs"]
+        epochs = read_yaml(run / layout.CONFIG)["recipe"]["epochs"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     paces = [line["step"] / line["epoch"] for line in lines if line.get("epoch")]
-    return round(paces[-1] * epochs) if paces else None
+    total = paces[-1] * epochs if paces and isinstance(epochs, int) else math.inf
+    return round(total) if math.isfinite(total) else None
 
 
-def _eta(lines: list[dict[str, Any]], total: int) -> float | None:
+def _eta(lines: list[dict[str, float]], total: int) -> float | None:
     """Return the seconds left at the usual pace: the pause before a requeued attempt is not usual."""
-    timed = [line for line in lines if isinstance(line.get("time"), int | float)]
+    timed = [line for line in lines if "time" in line]
     paces = [
         (after["time"] - before["time"]) / (after["step"] - before["step"])
         for before, after in itertools.pairwise(timed)
@@ -65,9 +69,9 @@ def _eta(lines: list[dict[str, Any]], total: int) -> float | None:
     return max(0.0, (total - timed[-1]["step"]) * statistics.median(paces)) if paces else None
 
 
-def _last_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the last whole lines of a JSON-lines file; a line being written is left out."""
-    if not file.exists():
+def _last_lines(file: Path) -> list[dict[str, float]]:
+    """Return the numbers in the last whole lines of a JSON-lines file; a line being written is left out."""
+    if not file.is_file():
         return []
     with file.open("rb") as stream:
         start = max(0, file.stat().st_size - _TAIL_BYTES)
@@ -77,10 +81,16 @@ def _last_lines(file: Path) -> list[dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            found.append(parse_json(line))
+            fields = check_object(parse_json(line))
         except ValueError:
             continue
+        found.append({name: value for name, value in fields.items() if _is_number(name, value)})
     return found
+
+
+def _is_number(name: str, value: Any) -> bool:
+    """Whether a value can be reckoned with, or is a loss, which is shown whatever it has become."""
+    return isinstance(value, int | float) and (name == "loss" or abs(value) <= _LARGEST)
 
 
 def describe_seconds(seconds: float | None) -> str:

@@ -55,10 +55,10 @@ def missing_heads(probe: Probe, there: set[str]) -> tuple[str, ...]:
 
 def _is_complete(probe: Probe, head: str, there: set[str]) -> bool:
     try:
-        receipt = read_object(_receipt(probe, head), rows=list)
+        receipt = read_object(_receipt(probe, head), rows=list, run=str)
     except (OSError, ValueError):
         return False
-    own = set(receipt["rows"])
+    own = set(map(str, receipt["rows"]))
     # A receipt for nothing says nothing.
     return receipt["run"] == _run_version(probe) and bool(own) and own <= there
 

@@ -15,7 +15,7 @@ from nml.levels import CLEAN_LEVEL
 from nml.run_config import Difference, first_difference, read_command
 from nml.run_options import absolute
 from nml.set_file import local_folder, read_set_record
-from nml.untrusted import parse_yaml, read_json
+from nml.untrusted import Untrusted, parse_yaml, read_json, shown
 from nml.urls import without_secret
 from slurm import states
 from slurm.journal import Journal
@@ -66,8 +66,10 @@ def check_same_words(member: Member, folder: Path) -> None:
     job = journal.jobs().get(member.name)
     if job is None:
         return
-    submission = Submission.read(journal.submission(job))
-    there = next(one for one in submission.members if one.name == member.name)
+    file = journal.submission(job)
+    there = next((one for one in Submission.read(file).members if one.name == member.name), None)
+    if there is None:
+        raise Untrusted(f"it has no member {shown(member.name)}", file)
     before, now = options_of(there.argv), options_of(member.argv)
     other = next((name for name in [*now, *before] if now.get(name) != before.get(name)), None)
     if other and states.is_active(job):

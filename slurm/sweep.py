@@ -15,7 +15,7 @@ from nml.errors import UserError
 from nml.files import write_json
 from nml.locking import held_alone
 from nml.run_options import RunOptions
-from nml.untrusted import read_object
+from nml.untrusted import Untrusted, read_object, typed
 from slurm import dag, executor, states
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
@@ -262,14 +262,17 @@ def load_request(folder: Path) -> SweepRequest:
 
     Raises:
         UserError: If it holds no sweep.
+        Untrusted: If what it holds was not written by a sweep.
     """
     try:
         fields = read_object(folder / SWEEP)
-    except (OSError, ValueError) as error:
+        if "options" not in fields:
+            # Of a sweep from before all of a run's options could be given.
+            names = ("engine", "shards", "epochs")
+            fields["options"] = {name: fields.pop(name) for name in names if name in fields}
+        return typed(SweepRequest, fields)
+    except OSError as error:
         raise UserError(f"{folder}: holds no sweep", mend="name a folder under sweeps/") from error
-    if "options" not in fields:
-        # Of a sweep from before all of a run's options could be given.
-        fields["options"] = {name: fields.pop(name) for name in ("engine", "shards", "epochs")}
-    fields["options"] = RunOptions(**fields["options"])
-    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-    return SweepRequest(**{**fields, **lists, "base": Path(fields["base"])})
+    except Untrusted as error:
+        error.path = folder / SWEEP
+        raise

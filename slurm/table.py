@@ -227,10 +227,10 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
         return ("STARTED", "with local processes") if progress and progress.step else ("TO DO", "")
     closed = last_close(member)
     if job.state not in (states.UNKNOWN, "COMPLETED"):
-        return job.state, str(closed.get("reason", ""))
+        return job.state, closed.get("reason", "")
     # Slurm has forgotten the job, or it ended well: its markers know more.
     if closed.get("outcome") == "failed":
-        return "FAILED", str(closed["reason"])
+        return "FAILED", closed["reason"]
     if closed.get("outcome") == "done":
         # A part of a sweep has a result, which must have been removed since.
         if not member.has_result:
@@ -243,7 +243,7 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
 def last_close(member: Launched) -> dict[str, Any]:
     """Return how the newest attempt of the member's newest job was closed, empty if it was not."""
     files = sorted(member.record.glob(f"{member.job}-*/{CLOSE}"))
-    return read_object(files[-1]) if files else {}
+    return read_object(files[-1], outcome=str, reason=str) if files else {}
 
 
 def aligned(rows: Iterable[Row]) -> str:

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from nml.errors import UserError
 from nml.untrusted import Untrusted
 
@@ -145,8 +147,12 @@ def case(target: Target, source: Path, folder: Path, draw: random.Random) -> Non
     shutil.copytree(source, folder)
     path = folder / draw.choice(target.files)
     data = path.read_bytes()
-    as_json = path.suffix == ".json" and draw.random() < 0.7
-    path.write_bytes(mutated_json(data, draw) if as_json else mutated(data, draw))
+    as_json = path.suffix in (".json", ".jsonl", ".yaml") and draw.random() < 0.7
+    if as_json and path.suffix == ".yaml":
+        data = json.dumps(yaml.safe_load(data)).encode()
+    # Of lines, one is another.
+    first, last, rest = data.partition(b"\n") if path.suffix == ".jsonl" else (data, b"", b"")
+    path.write_bytes(mutated_json(first, draw) + last + rest if as_json else mutated(data, draw))
     if target.fit is not None and draw.random() < 0.5:
         with contextlib.suppress(Exception):
             target.fit(folder)
@@ -266,6 +272,10 @@ def make_targets(folder: Path) -> dict[str, tuple[Target, Path]]:
             pass
 
     plain = good.without_digest(digits, folder / "plain")
+    trained = good.run_folder(folder / "trained", digits)
+    command = (trained / "config.yaml").read_text()
+    records = good.launched(folder / "launched")
+    launched = tuple(str(path.relative_to(records)) for path in records.rglob("*.json*") if path.is_file())
     return {
         "set.json": (Target(("set.json",), read_set), digits),
         "set.json without its own hash": (Target(("set.json",), read_any), plain),
@@ -287,6 +297,18 @@ def make_targets(folder: Path) -> dict[str, tuple[Target, Path]]:
             Target(("COMPLETE.json", "state/.metadata"), good.read_checkpoint, good.fit_checkpoint),
             good.checkpoint(folder / "checkpoint"),
         ),
+        "run folder": (
+            Target(
+                (
+                    *("metrics.jsonl", "config.yaml", "data.json", "DONE.json"),
+                    *(f"checkpoints/step-00000002/{name}" for name in ("COMPLETE.json", "export/meta.json")),
+                ),
+                lambda place: good.read_run(place, digits, command),
+                lambda place: good.fit_checkpoint(place / "checkpoints/step-00000002"),
+            ),
+            trained,
+        ),
+        "launch folder": (Target(launched, good.read_launched), records),
         "recipe": (Target(("recipe.yaml",), good.read_recipe), good.recipe(folder / "recipe")),
     }
 

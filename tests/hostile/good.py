@@ -20,11 +20,18 @@ import torch
 from PIL import Image
 
 from nml.cli import Parser
+from nml.curves import read_curves, time_shares
+from nml.errors import UserError
+from nml.files import write_json
 from nml.recipe import Recipe
+from nml.untrusted import Untrusted
 from plugins.registry import HEADS
 from plugins.saved import load_head, save_head
 from pretrain.checkpoints import complete, verify
 from pretrain.engines import plan_reader
+from pretrain.export import export_run
+from pretrain.options import parse_options
+from pretrain.same_run import check_same_data, check_same_run, describe_data, read_done
 from probes.encoders.checkpoint import find_export, read_meta
 from probes.encoders.torch_images import checked
 from probes.reporting.build import build
@@ -36,6 +43,15 @@ from shards.manifest import index_digests
 from shards.reader import DamagedSample, ShardReader
 from shards.shardset import ShardSet
 from shards.write import main as write_shards
+from slurm.invocation import recorded
+from slurm.journal import Journal
+from slurm.logs import choose, find_log
+from slurm.members import Member, Submission
+from slurm.plan import SweepRequest, make_plan
+from slurm.pretraining import run_member
+from slurm.receipts import told_ids, write_receipts
+from slurm.same_run import check_same_words
+from slurm.table import aligned, launched_under, make_rows
 from tests.hostile.sets import info_of, with_record
 from tests.probes.conftest import write_export
 from tests.probes.reporting.made_up import make_row
@@ -207,3 +223,97 @@ def read_recipe(folder: Path) -> None:
     parser.add_argument("--recipe", type=Recipe, default=Recipe(), sub_configs=True)
     with suppress(SystemExit):
         parser.parse_args(["--recipe", str(folder / "recipe.yaml")])
+
+
+TOKEN = "nml-0123456789ab"
+STEP = {
+    "event": "step",
+    "step": 1,
+    "epoch": 0.5,
+    "loss": 2.25,
+    "lr": 0.1,
+    "samples_per_s": 52.0,
+    "useful_s": 1.5,
+    "lost_s": {"startup": 2.0, "down": 0.0, "other": 0.0},
+    "time": 1796031157.5,
+}
+
+
+def run_folder(folder: Path, shard_set: Path) -> Path:
+    """Write a run of two steps as pre-training leaves it, with a checkpoint and its export."""
+    export(folder)
+    step = folder / "checkpoints/step-00000002"
+    checkpoint(step)
+    shutil.copytree(folder / "export", step / "export")
+    fit_checkpoint(step)
+    words = ["--recipe", "quickstart", "--shards", str(shard_set), "--noise", "0.2", "--run-dir", str(folder)]
+    (folder / "config.yaml").write_text(parse_options(words)[1])
+    write_json(folder / "data.json", describe_data(ShardSet.open(shard_set), "n20"))
+    lines = [STEP, STEP | {"step": 2, "epoch": 1.0, "time": 1796031158.5}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(folder / "DONE.json", {"step": 2, "epochs": 1, "seconds": 3.0})
+    return folder
+
+
+def read_run(folder: Path, shard_set: Path, command: str) -> None:
+    """Read a run as what continues it, exports it, draws it and tells how far it is."""
+    for read in (
+        lambda: check_same_run(folder, command),
+        lambda: check_same_data(folder, ShardSet.open(shard_set), "n20"),
+        lambda: read_done(folder),
+        lambda: export_run(folder, None, str(folder / "out")),
+        lambda: time_shares([read_curves(folder)]),
+        lambda: aligned(make_rows(launched_under(folder))),
+    ):
+        with suppress(UserError, Untrusted):
+            read()
+
+
+def launched(folder: Path) -> Path:
+    """Write what the launcher keeps of a run that Slurm has run twice, and of a sweep."""
+    run, launch = folder / "run", folder / "run/launch"
+    member = Member(
+        name="pretrain run",
+        argv=("python", "-m", "pretrain.run", "--seed", "1"),
+        record=str(launch / "attempts"),
+        done=str(run / "DONE.json"),
+        progress=str(run / "checkpoints"),
+        distributed=True,
+        cwd=str(folder),
+    )
+    submission = Submission(
+        stage="pretrain", token=TOKEN, snapshot=str(folder), members=(member,), max_idle_attempts=5
+    )
+    journal = Journal(launch)
+    for event, more in (("submitting", {}), ("submitted", {"jobs": ["12_0"]})):
+        journal.note(event, submission, **more)
+    submission.write(launch / f"{TOKEN}.json")
+    write_json(launch / "command.json", {"words": ["pretrain", "--seed", "1"], "cwd": str(folder)})
+    for number in (0, 1):
+        attempt = launch / f"attempts/12_0-00{number}"
+        write_json(attempt / "open.json", {"job": "12_0", "step": 0, "time": 1.0, "attempt": attempt.name})
+        write_json(attempt / "close.json", {"outcome": "failed", "reason": "exit status 1", "status": 1})
+    (launch / "12_0_0_log.out").write_text("step 1\n")
+    request = SweepRequest(noise=("0", "0.2"), name="sweep", base=folder)
+    write_json(request.folder / "sweep.json", {**dataclasses.asdict(request), "base": str(folder)})
+    for part in make_plan(request, run_member):
+        if part.member.probe:
+            told_ids(part.member.probe.receipts).parent.mkdir(parents=True, exist_ok=True)
+            write_json(told_ids(part.member.probe.receipts), {"lp": ["a"]})
+            write_receipts(part.member.probe)
+    return folder
+
+
+def read_launched(folder: Path) -> None:
+    """Show, follow and go on with what was launched, as far as a reader comes without a cluster."""
+    run = folder / "run"
+    for read in (
+        lambda: aligned(make_rows(launched_under(run))),
+        lambda: aligned(make_rows(launched_under(folder / "sweeps/sweep"))),
+        lambda: find_log(choose(launched_under(run), None), 0),
+        lambda: recorded(run / "launch"),
+        lambda: Journal(run / "launch").unanswered(),
+        lambda: check_same_words(Submission.read(run / f"launch/{TOKEN}.json").members[0], run / "launch"),
+    ):
+        with suppress(UserError, Untrusted, OSError):
+            read()

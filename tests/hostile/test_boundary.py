@@ -23,6 +23,7 @@ from nml.untrusted import (
     read_file,
     typed,
 )
+from slurm.cluster import load_resources
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**100), 2**100) | st.floats(allow_nan=False) | st.text()
 VALUES = st.recursive(LEAVES, lambda each: st.lists(each) | st.dictionaries(st.text(), each), max_leaves=80)
@@ -70,6 +71,13 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 def test_what_would_be_too_much_is_told(parse: object, text: str | bytes, why: str) -> None:
     with pytest.raises(Untrusted, match=why):
         parse(text)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("text", [BOMB, "- " * 1_000 + "x", "nodes: !!python/object/apply:os.system [id]"])
+def test_a_cluster_file_is_read_as_any_other(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        load_resources(str(tmp_path / "mine.yaml"), {}, "pretrain")
 
 
 def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
