@@ -27,7 +27,7 @@ import signal
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -36,7 +36,7 @@ import jsonargparse
 import yaml
 
 from nml.errors import UserError
-from nml.files import is_full
+from nml.files import NoPlace, is_full
 from nml.front import ignore_namesakes, spelled
 from nml.untrusted import Untrusted, check_yaml, printable
 from nml.urls import redacted, take_secret, take_secret_of_word
@@ -100,7 +100,7 @@ class Parser(jsonargparse.ArgumentParser):
         What the command line says wins over ``--config``, wherever that stands.
         """
         words = [take_secret_of_word(word) for word in (sys.argv[1:] if args is None else args)]
-        if _CONFIG in self._flags():
+        if _CONFIG in self.flags():
             words = _config_first(words)
         return _without_secrets(super().parse_args(words, namespace, **options))
 
@@ -117,14 +117,15 @@ class Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # noqa: ARG002 - jsonargparse's signature
         """Print one line that names the field, the value and the mend, and exit with status 2."""
         message = message.replace(_UNREAD_CONFIG, f"{_CONFIG} {self._path}: ")
-        fail(_one_line(message, self._flags()) + f"; see: {self.prog} --help")
+        fail(_one_line(message, self.flags()) + f"; see: {self.prog} --help")
 
     def _check_value_key(self, action: argparse.Action, value: Any, *rest: Any, **more: Any) -> Any:
         # In a file, the one value of an option that takes several need not be a list.
         several = action.nargs == "+" and value is not None and not isinstance(value, list)
         return super()._check_value_key(action, [value] if several else value, *rest, **more)
 
-    def _flags(self) -> list[str]:
+    def flags(self) -> list[str]:
+        """Return every flag that may be typed."""
         return [flag for action in self._actions for flag in action.option_strings]
 
 
@@ -179,6 +180,29 @@ def add_options(parser: Parser, options: type, *, leave_out: Collection[str] = (
 def given_options(namespace: Any, options: type, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """Return what a parser of :func:`add_options` found, as arguments of the dataclass."""
     return {option.name: namespace[option.name] for option in fields(options) if option.name not in leave_out}
+
+
+def refuse_unused(parser: Parser, arguments: Any, used_by: Mapping[str, Collection[str]]) -> None:
+    """Refuse what another command of the same parser takes, but not the one that is asked for.
+
+    Args:
+        parser: Its argument ``command`` names the command.
+        arguments: What it found.
+        used_by: For an argument, the commands that it has an effect on.
+
+    Raises:
+        UserError: Names the first argument without effect.
+    """
+    for name, commands in used_by.items():
+        value = arguments[name]
+        if arguments.command not in commands and value != parser.get_default(name):
+            told = flag_of(name) if flag_of(name) in parser.flags() else name
+            shown = value if isinstance(value, list) else [] if value is True else [value]
+            raise UserError(
+                " ".join(map(str, [told, *shown])) + f": has no effect on {arguments.command}",
+                possible=f"with {', '.join(commands)}",
+                mend="leave it out",
+            )
 
 
 class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
@@ -303,7 +327,7 @@ def run(main: Callable[[], Any]) -> NoReturn:
             fail(
                 f"{place}{error.strerror}; name a place that you may read and write, or have it opened to you"
             )
-        if place and error.errno == errno.ENOTDIR:
+        if isinstance(error, NoPlace) or (place and error.errno == errno.ENOTDIR):
             fail(f"{place}{error.strerror}; name another place")
         raise
     sys.exit(status if isinstance(status, int) else 0)

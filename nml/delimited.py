@@ -27,6 +27,8 @@ class Line(NamedTuple):
 def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str = "") -> Iterator[Line]:
     """Yield the rows of a ``csv`` or ``tsv`` file, header included and empty lines left out.
 
+    In a table of one column they are refused, but at its end: what lies beside it, row by row, would move.
+
     Args:
         file: The file.
         kind: Its format; a ``csv`` with tabs and no comma in its first line has tabs for commas.
@@ -35,7 +37,7 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
 
     Raises:
         UnreadableTable: If the file cannot be read, or is not of the encoding.
-        UserError: If the encoding is unknown.
+        UserError: If the encoding is unknown, or an empty line may be a row.
     """
     csv.field_size_limit(_LONGEST)
     try:
@@ -49,7 +51,20 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
                 if kind == "tsv"
                 else csv.reader(lines, strict=True, delimiter=delimiter)
             )
-            yield from (Line(reader.line_num, values) for values in reader if values)
+            width = blank = 0
+            for values in reader:
+                if not values:
+                    blank = blank or reader.line_num
+                    continue
+                if blank and width == 1:
+                    # It may be a row whose one value is missing; without it all others move up.
+                    raise UserError(
+                        f"{file}: line {blank} is empty",
+                        possible="empty lines at the end, or in tables of several columns",
+                        mend='write an empty value as "", or remove the line',
+                    )
+                width = width or len(values)
+                yield Line(reader.line_num, values)
     except LookupError as error:
         raise UserError(
             f"encoding {encoding}: unknown", possible="a name that Python knows, such as latin-1 or cp1252"

@@ -17,6 +17,23 @@ from pathlib import Path
 from typing import IO, Any
 
 TEMPORARY_SUFFIX = ".tmp"
+# What systems say of a place where no file or folder can be made, besides those of rights and of room.
+_NO_PLACE = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENOTEMPTY,
+    errno.EINVAL,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EOPNOTSUPP,
+)
+
+
+class NoPlace(OSError):
+    """Nothing can be made at a place, whoever asks: below a file, in ``/proc``, under too long a name."""
 
 
 def is_full(error: BaseException) -> bool:
@@ -43,17 +60,26 @@ def fsync_folder(folder: Path) -> None:
     fsync_file(folder, flags=os.O_DIRECTORY)
 
 
+@contextlib.contextmanager
+def _making(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_PLACE:
+            code = errno.ENOTDIR if error.errno == errno.EEXIST else error.errno
+            raise NoPlace(code, os.strerror(code), str(path)) from error
+        raise
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, where they are missing; their names are durable when this returns.
 
     Raises:
-        NotADirectoryError: If a file stands in the way.
+        NoPlace: If a file stands in the way, or no folder can be made there.
     """
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    try:
+    with _making(folder):
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from error
     for each in reversed(missing):
         # A folder that one may write to but not list, such as a drop box, cannot be opened.
         with contextlib.suppress(PermissionError):
@@ -74,15 +100,21 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
 
     Yields:
         A file open for writing bytes. It is fsynced and renamed on success, removed on failure.
+
+    Raises:
+        NoPlace: If no file can be there.
     """
     make_folder(path.parent)
     temporary = temporary_beside(path)
+    with _making(path):
+        file = temporary.open("xb")
     try:
-        with temporary.open("xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        with _making(path):
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

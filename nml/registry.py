@@ -148,28 +148,37 @@ class Registry:
                 found += [name] if test(self.load(name)) else []
         return found
 
-    def find(self, name: str) -> Plugin:
+    def find(self, name: str, *, where: str = "") -> Plugin:
         """Return the one plugin registered as ``name``, without importing it.
+
+        Args:
+            name: The name.
+            where: What named it, for errors; the registry's own option without it.
 
         Raises:
             UserError: If the name is unknown (near matches are named) or has several owners.
         """
         by_name = _by_name(self.discover())
         if name not in by_name:
-            raise unknown_name(self.where, name, by_name, mend=f"see: {self.listing}")
+            raise unknown_name(where or self.where, name, by_name, mend=f"see: {self.listing}")
         owners = by_name[name]
         if len(owners) > 1:
-            raise UserError(f"{self.where}: {_duplicate(self.kind, name, owners)}")
+            raise UserError(f"{where or self.where}: {_duplicate(self.kind, name, owners)}")
         return owners[0]
 
-    def load(self, name: str) -> Any:
+    def load(self, name: str, *, where: str = "") -> Any:
         """Import and return the object registered as ``name``.
+
+        Args:
+            name: The name.
+            where: What named it, for errors; the registry's own option without it.
 
         Raises:
             UserError: If the name is unknown or ambiguous, the plugin fails to import, or it is not
                 what the group holds; the message names its distribution, version and error.
         """
-        plugin = self.find(name)
+        where = where or self.where
+        plugin = self.find(name, where=where)
         entry = metadata.EntryPoint(plugin.name, plugin.value, plugin.group)
         mend = f"reinstall or remove {plugin.distribution}; every other {self.kind} still works"
         try:
@@ -178,14 +187,14 @@ class Registry:
         # calls sys.exit() would otherwise end the command without a word.
         except (Exception, SystemExit) as error:
             raise UserError(
-                f"{self.where}: the {self.kind} {name!r} of {plugin.owner} ({plugin.value}) does not load: "
+                f"{where}: the {self.kind} {name!r} of {plugin.owner} ({plugin.value}) does not load: "
                 f"{type(error).__name__}: {error}",
                 mend=mend,
             ) from error
         fault = self.fault(loaded) if self.fault else None
         if fault:
             raise UserError(
-                f"{self.where}: {name!r} of {plugin.owner} ({plugin.value}) is no {self.kind}: {fault}",
+                f"{where}: {name!r} of {plugin.owner} ({plugin.value}) is no {self.kind}: {fault}",
                 mend=mend,
             )
         return loaded

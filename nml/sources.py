@@ -217,7 +217,7 @@ class SourceSpec:
         return self.argument
 
     def refuse_columns(self, *allowed: Role, members: bool = False) -> None:
-        """Raise a UserError if a column was named, but of the roles allowed, for a source that has none.
+        """Raise a UserError for what only tables have, but the roles allowed, in a source that is none.
 
         Args:
             allowed: Roles that may be named.
@@ -228,6 +228,12 @@ class SourceSpec:
                 raise UserError(
                     f"{self.flag(role)}{value}: the {self.name} source has no columns",
                     mend="leave it out, or use a parquet, csv, tsv or huggingface source",
+                )
+        for flag, value in ((self.flag("image_root"), self.image_root), ("--encoding ", self.encoding)):
+            if value:
+                raise UserError(
+                    f"{flag}{value}: the {self.name} source reads no table",
+                    mend="leave it out, or use a csv or tsv source",
                 )
         if not members:
             self.refuse_members()

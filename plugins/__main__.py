@@ -31,7 +31,7 @@ def build_parser() -> Parser:
 
 def check(name: str, device: str) -> int:
     """Print one line a check; return 1 if any failed."""
-    head = HEADS.load(name)
+    head = HEADS.load(name, where="head")
     import torch
 
     from plugins.conformance import run_checks

@@ -24,6 +24,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nml.errors import UserError, unknown_name
+from nml.untrusted import check_object
 from plugins.calibration import fit_temperature, probabilities
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
@@ -34,6 +35,7 @@ ROWS = 512
 _OPTION = "options__"
 # What a saved head remembers of classes that need not be texts.
 _CLASSES, _KIND = "classifier_classes", "classifier_dtype"
+_SETTINGS = "classifier_settings"
 
 
 class HeadClassifier(ClassifierMixin, BaseEstimator):
@@ -120,6 +122,11 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(str(error)) from error
         # Together, and last: no head answers with the classes of a fit that failed.
         self.classes_, self.head_, self.temperature_, self._name = names, head, 1.0, self.head
+        self._settings = {
+            "validation_fraction": float(self.validation_fraction),
+            # Of a generator, which moves on with every use, the seed that it gave.
+            "random_state": None if self.random_state is None else seed,
+        }
         if held is not None:
             self.temperature_ = fit_temperature(self._logits(X[held]), labels[held])
         return self
@@ -149,10 +156,14 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         save_head(
             Path(folder),
             self.head_,
-            HEADS.find(self._name),
+            HEADS.find(self._name, where="head"),
             dim=self.n_features_in_,
             classes=[str(name) for name in self.classes_],
-            about={_CLASSES: self.classes_.tolist(), _KIND: self.classes_.dtype.str},
+            about={
+                _CLASSES: self.classes_.tolist(),
+                _KIND: self.classes_.dtype.str,
+                _SETTINGS: self._settings,
+            },
             temperature=self.temperature_,
         )
 
@@ -164,15 +175,27 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             UserError: As :func:`plugins.saved.load_head`.
         """
         saved = load_head(folder)
-        estimator = cls(saved.name, options=hyper_parameters(saved.head))
+        # What ``probes.run`` saved was no classifier's, and has its defaults.
+        settings = check_object(
+            saved.about.get(_SETTINGS, {"validation_fraction": 0.0, "random_state": 0}),
+            validation_fraction=float | int,
+            random_state=int | None,
+        )
+        estimator = cls(
+            saved.name,
+            options=hyper_parameters(saved.head),
+            validation_fraction=settings["validation_fraction"],
+            random_state=settings["random_state"],
+        )
         names = np.array(saved.about.get(_CLASSES, saved.classes))
         estimator.classes_ = names.astype(saved.about.get(_KIND, names.dtype))
         estimator.n_features_in_ = saved.dim
         estimator.head_, estimator.temperature_, estimator._name = saved.head, saved.temperature, saved.name
+        estimator._settings = settings
         return estimator
 
     def _build(self) -> Head:
-        make = HEADS.load(self.head)
+        make = HEADS.load(self.head, where="head")
         if not isinstance(self.options, Mapping | None):
             raise UserError(f"options {self.options!r}", possible="None, or hyper-parameters by name")
         options = self.options or {}
@@ -218,7 +241,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         logits: npt.NDArray[np.float32] = torch.cat(parts)[: len(X)].numpy()
         if not np.isfinite(logits).all():
             raise ValueError(
-                f"head {self.head} diverged: its scores are not finite; try a lower learning rate"
+                f"head {self._name} diverged: its scores are not finite; try a lower learning rate"
             )
         return logits
 

@@ -65,14 +65,22 @@ class Forward(MLP):
             return {}
         return {"off_diagonal": round(1 - float(self._transitions.diagonal().mean()), 4)}
 
+    def check_classes(self, num_classes: int) -> None:
+        """Refuse a matrix of another number of classes.
+
+        Raises:
+            UserError: Names both.
+        """
+        if self.matrix is not None and len(self.matrix) != num_classes:
+            raise UserError(f"matrix has {len(self.matrix)} rows", possible=f"{num_classes}, one a class")
+
     def prepare(
         self, copies: Sequence[Copy], features: Tensor, labels: Tensor, *, num_classes: int, device: str
     ) -> None:
         """Give each head its T: what it was given, or an estimate by a linear probe."""
         heads = [copy.head for copy in copies if isinstance(copy.head, Forward)]
+        self.check_classes(num_classes)
         if self.matrix is not None:
-            if len(self.matrix) != num_classes:
-                raise UserError(f"matrix has {len(self.matrix)} rows", possible=f"{num_classes}, one a class")
             for head in heads:
                 head._transitions = torch.tensor(self.matrix, dtype=torch.float32)
             return

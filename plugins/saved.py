@@ -169,14 +169,15 @@ def load_head(folder: str | Path) -> SavedHead:
         raise UserError(f"{folder / RECORD}: {error}", mend="save the head again") from error
     if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
         raise UserError(f"{folder / WEIGHTS}: not the weights that were saved", mend="save the head again")
-    plugin = HEADS.find(record["head"])
+    where = f"{folder / RECORD}: head"
+    plugin = HEADS.find(record["head"], where=where)
     if plugin.distribution != record["distribution"]:
         raise UserError(
             f"{folder}: head {record['head']} of {record['distribution']} {record['version']}; here it is "
             f"{plugin.owner}'s",
             mend=f"install {record['distribution']}",
         )
-    make = HEADS.load(record["head"])
+    make = HEADS.load(record["head"], where=where)
     try:
         head: Head = make(**record["hyper_parameters"])
         head.load_state_dict(load(weights))

@@ -37,6 +37,8 @@ class SymmetricCrossEntropy(MLP):
         if not self.zero < 0:
             # Above 0 the reverse term would reward wrong answers.
             raise UserError(f"zero {self.zero}", possible="below 0")
+        if not self.alpha + self.beta:
+            raise UserError("alpha 0 and beta 0: nothing is learnt", possible="one of them above 0")
 
     def label_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return both, weighted."""

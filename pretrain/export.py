@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nml import cli, layout
 from nml.errors import UserError
+from nml.files import make_folder
 from nml.layout import step_folders
 from nml.signatures import sign, signer
 from pretrain.checkpoints import newest_checkpoint, verify
@@ -69,7 +70,7 @@ def export_run(run: Path, step: int | None, out: str | None) -> Path:
     target = Path(out) if out else run / default
     if out and target.exists():
         raise UserError(f"--out {out}: exists", mend="name a folder that does not exist")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     publish(checkpoint.export, target)
     return target
 

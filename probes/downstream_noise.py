@@ -36,11 +36,7 @@ def open_model(text: str) -> NoiseModel:
     from shards.noise import NOISE_MODELS
 
     name, _, file = text.partition(":")
-    try:
-        make = NOISE_MODELS.load(name)
-    except UserError as error:
-        what = error.what.removeprefix(f"{NOISE_MODELS.where}: ")
-        raise UserError(f"--downstream-model: {what}", possible=error.possible, mend=error.mend) from error
+    make = NOISE_MODELS.load(name, where="--downstream-model")
     if make.kind != "class":
         raise UserError(
             f"--downstream-model {text}: is noise of {make.kind}s", possible="noise of class labels"

@@ -49,6 +49,31 @@ class HeadChoice:
         return sum(own_tries(self.build(number)) for number in range(len(self.candidates)))
 
 
+def check_classes(heads: Sequence[HeadChoice], task: str, num_classes: int) -> None:
+    """Refuse heads whose hyper-parameters are for another number of classes.
+
+    Args:
+        heads: The heads.
+        task: Name of the task.
+        num_classes: K of the task.
+
+    Raises:
+        UserError: What the head says of it.
+    """
+    for choice in heads:
+        for candidate in range(len(choice.candidates)):
+            head = choice.build(candidate)
+            try:
+                if hasattr(head, "check_classes"):
+                    head.check_classes(num_classes)
+            except UserError as error:
+                raise UserError(
+                    f"--hyper: {choice.plugin.name}: {error.what}, for task {task}",
+                    possible=error.possible,
+                    mend=error.mend,
+                ) from error
+
+
 def own_tries(head: Head) -> int:
     """Return how many settings a fit of a head compares by itself."""
     return getattr(head, "tries", 1)

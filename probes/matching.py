@@ -75,14 +75,14 @@ def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool 
 
     Raises:
         UserError: If a file is named after no split and no out-of-domain evaluation of any of the tasks, or
-            the features of the training or validation data are tested on and ``allow_overlap`` is not set.
+            two parts of a task have the same features and ``allow_overlap`` is not set.
     """
     if not isinstance(encoder, FileEncoder):
         return
     splits = [
         "train",
-        "test",
         *(["validation"] if any(task.validation is not None for task in tasks) else []),
+        "test",
     ]
     known = [*splits, *(f"{task.name} {split}" for task in tasks for split in splits)]
     known += [
@@ -90,24 +90,23 @@ def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool 
         for task in tasks
         for evaluation in task.evaluations
         if evaluation.domain == "ood"
-        for name in (evaluation.name, OOD + evaluation.name.removeprefix(f"{task.name}-"))
+        for name in _names_of(evaluation, task)
     ]
     for name in encoder.arrays:
         if name not in known:
             raise unknown_name(f"--encoder {encoder.info.name}: a file", name, known)
     hashes = encoder.info.identity["files"]
-    twice = [
-        f"{name} are those of {split}"
-        for split in ("train", "validation")
-        for name in hashes
-        if name != split and hashes[name] == hashes.get(split)
-    ]
-    if twice and not allow_overlap:
-        raise UserError(
-            f"--encoder {encoder.info.name}: the features of {twice[0]}",
-            mend="name the file of each, or add --allow-overlap",
-        )
     for task in tasks:
+        names = [*(f"{task.name} {split}" for split in splits), *splits]
+        names += [name for test in task.evaluations[1:] for name in _names_of(test, task)]
+        first: dict[str, str] = {}
+        for name in filter(hashes.__contains__, names):
+            other = first.setdefault(hashes[name], name)
+            if other != name and not allow_overlap:
+                raise UserError(
+                    f"--encoder {encoder.info.name}: the features of {name} are those of {other}",
+                    mend="name the file of each, or add --allow-overlap",
+                )
         measured = {test.name for test in evaluations_of(encoder, task)}
         missing = [test.name for test in task.evaluations if test.name not in measured]
         if missing:
@@ -115,6 +114,11 @@ def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool 
                 f"{encoder.info.name}: no file for {', '.join(missing)}, left out; "
                 f"to measure one add its file: {missing[0]}=FILE"
             )
+
+
+def _names_of(evaluation: Evaluation, task: Task) -> tuple[str, str]:
+    """Return what the file of an out-of-domain evaluation may be called."""
+    return evaluation.name, OOD + evaluation.name.removeprefix(f"{task.name}-")
 
 
 def evaluations_of(encoder: Encoder, task: Task) -> tuple[Evaluation, ...]:

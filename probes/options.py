@@ -117,6 +117,17 @@ class Options:
                 raise UserError(f"--fractions {part}", possible="above 0 to 1, for example 0.1 0.5 1")
         for ratio in self.downstream_noise:
             parse_ratio(ratio, where="--downstream-noise")
+        if self.downstream_model != ["symmetric"] and not any(self.downstream_noise):
+            raise UserError(
+                f"--downstream-model {' '.join(self.downstream_model)}: no label is flipped",
+                mend="say how many, for example --downstream-noise 0.2, or leave it out",
+            )
+        others = [text for text in self.encoder if not text.startswith("checkpoint:")]
+        if self.require_signature and not self.checkpoint and others and others == self.encoder:
+            raise UserError(
+                f"--require-signature {self.require_signature}: no checkpoint is asked for",
+                mend="leave it out: other encoders have none",
+            )
         if self.svd not in CONVENTIONS:
             raise unknown_name("--svd", self.svd, CONVENTIONS)
         for name in ("results", "features", "save_heads"):

@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
     shifted = {row.encoder_hash: False for row in rows}
     shifted |= {row.encoder_hash: True for row in rows if row.domain == "ood"}
     print(f"\n{spectra_note(shifted.values())}")
+    for note in report.left_out:
+        print(f"note: {note}")
     missing = [gap for gap in report.gaps if gap.paper]
     if missing:
         print(f"{len(missing)} of the paper's figures and tables are missing; the report says what to run")

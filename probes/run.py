@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.features import FeatureStore
     from probes.fitting import check_device
     from probes.head_code import earlier_code
-    from probes.heads import TRIES, choose_heads
+    from probes.heads import TRIES, check_classes, choose_heads
     from probes.matching import check_files, check_match, check_target
     from probes.probing import Plan, Probe, probes_of
     from probes.results import read_rows
@@ -103,6 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             store=FeatureStore(Path(options.features)),
             heads_folder=Path(options.save_heads) if options.save_heads else None,
         )
+        check_classes(plan.heads, task.name, len(task.classes))
         measurements += probes_of(encoders, task, plan)
     identities = itertools.chain.from_iterable(probe.identities() for probe in measurements)
     for line in earlier_code(identities, results):

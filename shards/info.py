@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from nml.cli import Parser, run
 from nml.errors import UserError
+from nml.files import atomic_writer
 from nml.untrusted import MOST_BYTES, MOST_CONTAINERS, Untrusted, check_object, read_json
 from shards.set_info import STATS_FILE
 from shards.shardset import ShardSet
 
 PROGRAM = "python -m shards.info"
 _NAMED_CLASSES = 24
+_PICTURES = (".png", ".svg", ".pdf")
 
 
 def describe(shard_set: ShardSet, level: str | None = None) -> str:
@@ -76,11 +78,13 @@ def transition_matrix(stats: dict[str, Any], level: str) -> npt.NDArray[np.float
 
 
 def plot(shard_set: ShardSet, path: Path, level: str | None = None) -> None:
-    """Draw the realised transition matrix of every noisy level, or of the one named, into one PNG.
+    """Draw the realised transition matrix of every noisy level, or of the one named, into one picture.
 
     Raises:
-        UserError: If the set has no noisy level of classes.
+        UserError: If the set has no noisy level of classes, or the name is that of no picture.
     """
+    if path.suffix not in _PICTURES:
+        raise UserError(f"--plot {path}", possible=f"a file with {', '.join(_PICTURES)}")
     import matplotlib
 
     matplotlib.use("Agg")
@@ -110,8 +114,8 @@ def plot(shard_set: ShardSet, path: Path, level: str | None = None) -> None:
             axis.set_xticks(range(len(matrix)), stats["classes"], rotation=90, fontsize=7)
             axis.set_yticks(range(len(matrix)), stats["classes"], fontsize=7)
         figure.colorbar(picture, ax=axis, shrink=0.8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with atomic_writer(path) as file:
+        figure.savefig(file, dpi=130, format=path.suffix.removeprefix("."))
     pyplot.close(figure)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nml.cli import Parser, run
+from nml.cli import Parser, refuse_unused, run
 from nml.conformance import outcomes, show
 from nml.errors import UserError
 from probes.encoders.registry import ENCODERS, PAPER_MODELS
@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     add("--other", type=str, default="", help="the same with other weights, whose features must differ")
     add("--device", type=str, default="cpu", help="where it computes, such as cuda:0")
     arguments = parser.parse_args(argv)
+    refuse_unused(parser, arguments, dict.fromkeys(("encoder", "other", "device"), ("check",)))
     if arguments.command == "list":
         _list()
         return 0
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     from probes.encoders.encoder import Settings
 
     kind = split_spec(arguments.encoder).kind
-    opener, settings = ENCODERS.load(kind), Settings(device=arguments.device)
+    opener, settings = ENCODERS.load(kind, where="encoder"), Settings(device=arguments.device)
     # What is missing is the user's to mend, not a promise broken.
     opener(split_spec(arguments.encoder), settings)
     found = outcomes(CHECKS, Subject(opener, arguments.encoder, arguments.other, settings))

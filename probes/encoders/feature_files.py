@@ -40,6 +40,8 @@ def open_features(spec: Spec, settings: Settings) -> Encoder:  # noqa: ARG001 - 
             raise UserError(
                 f"--encoder {spec.text}: {argument}", possible="SPLIT=FILE, for example train=a.npy"
             )
+        if name == OOD:
+            raise UserError(f"--encoder {spec.text}: {argument} names no variant", possible=f"{OOD}NAME=FILE")
         if name in parts:
             raise UserError(f"--encoder {spec.text}: {name}= is given twice", possible="one file")
         parts[name] = path

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from nml.cli import Parser, run
+from nml.cli import Parser, refuse_unused, run
 from nml.errors import UserError
 from nml.untrusted import read_object
 from probes.features.store import DONE, KEY, LOCK, folder_bytes, is_whole, read_key, remove_entry, under_way
@@ -47,7 +47,9 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    refuse_unused(parser, arguments, {"days": ("gc",), "remove": ("gc",)})
     root = Path(arguments.features)
     entries = sorted(path for path in root.glob("*") if (path / LOCK).exists() or (path / KEY).exists())
     if not entries:

@@ -69,6 +69,7 @@ def build(rows: Sequence[Row], *, convention: str | None = None, margins: Margin
         cautions=cautions(study),
         sections=(*found, method.section(study, found), provenance.section(study)),
         documents=(("claims.json", json.dumps(claims.document(judged, margins), indent=2) + "\n"),),
+        left_out=study.selection.notes,
     )
 
 

@@ -281,6 +281,7 @@ class Report:
         cautions: What to know before reading any number.
         sections: The parts, in reading order.
         documents: Names and texts of files to write beside the page.
+        left_out: A sentence for every group of results that are not reported.
     """
 
     title: str
@@ -288,6 +289,7 @@ class Report:
     cautions: tuple[Caution, ...]
     sections: tuple[Section, ...]
     documents: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def figures(self) -> list[Figure]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nml.cli import Parser, run
+from nml.cli import Parser, refuse_unused, run
 from nml.errors import UserError
 from nml.files import write_bytes
 from probes.results import read_rows
@@ -21,13 +21,16 @@ examples:
 """
 
 
+DEFAULT_RESULTS = "results"
+
+
 def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser("python -m probes.results", "Look at results.", epilog=EXAMPLES, config=False)
     add = parser.add_argument
     add("command", type=str, choices=["show", "query", "export", "trace"], help="what to do")
     add("target", type=str, nargs="?", default=None, help="trace: a row id or its beginning; else the folder")
-    add("--results", type=str, default="results", help="folder of result rows")
+    add("--results", type=str, default=DEFAULT_RESULTS, help="folder of result rows")
     add("--where", type=str, nargs="+", default=[], help="conditions FIELD=VALUE, also != < <= > >=")
     add("--columns", type=str, nargs="+", default=list(COLUMNS), help="fields of a row")
     add("--format", type=str, choices=sorted(FORMATS), default=None, help="text; csv when exporting")
@@ -38,7 +41,18 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one of the commands."""
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    shown = ("show", "query", "export")
+    refuse_unused(
+        parser,
+        arguments,
+        {"where": shown, "columns": shown, "format": shown, "out": shown, "features": ("trace",)},
+    )
+    if arguments.command != "trace" and arguments.target and arguments.results != DEFAULT_RESULTS:
+        raise UserError(
+            f"{arguments.target} and --results {arguments.results}: two folders", mend="leave one of them out"
+        )
     if arguments.command == "trace":
         if arguments.target is None:
             raise UserError(

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from nml.cli import Parser, run
+from nml.cli import Parser, refuse_unused, run
 from nml.conformance import outcomes, show
 from nml.errors import UserError
 from nml.sources import SOURCES, find_task
@@ -55,7 +55,9 @@ def build_parser() -> Parser:
 
 def main() -> int:
     """Run one of the commands; return 1 if a check failed."""
-    arguments = build_parser().parse_args()
+    parser = build_parser()
+    arguments = parser.parse_args()
+    refuse_unused(parser, arguments, {"names": ("show", "prepare", "check"), "torchvision": ("prepare",)})
     root = Path(arguments.root)
     if arguments.command == "list":
         _list(root)

@@ -165,6 +165,9 @@ def _variants(others: Sequence[str], taken: Sequence[str]) -> list[tuple[str, st
     """Return the name and the path of each variant, those last whose name was given."""
     named = [part.removeprefix(OOD).partition("=") for part in others if part.startswith(OOD) and "=" in part]
     given = [(name, path) for name, _, path in named]
+    for name, path in given:
+        if not name:
+            raise UserError(f"--task: {OOD}={path} names no variant", possible=f"{OOD}NAME=PATH")
     paths = [part for part in others if not (part.startswith(OOD) and "=" in part)]
     unnamed = _variant_names(paths, taken=[*taken, *(name for name, _ in given)])
     return [*zip(unnamed, paths, strict=True), *given]

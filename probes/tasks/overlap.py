@@ -56,7 +56,7 @@ class Overlap(NamedTuple):
 
 
 def check_overlap(task: Task, *, published: bool, allowed: bool) -> str | None:
-    """Refuse a task whose training or validation data share samples with its test data.
+    """Refuse a task whose data share samples: training or validation with test data, or two tests all.
 
     Args:
         task: The task.
@@ -69,6 +69,13 @@ def check_overlap(task: Task, *, published: bool, allowed: bool) -> str | None:
     Raises:
         UserError: If samples are shared; names the test set, how many and some of them.
     """
+    test = task.evaluations[0].samples.fingerprint
+    same = [other.name for other in task.evaluations[1:] if other.samples.fingerprint == test]
+    if same and not allowed:
+        raise UserError(
+            f"--task {task.name}: the samples of {same[0]} are those of the test data",
+            mend="name another file, or keep it with --allow-overlap",
+        )
     shared = "; ".join(shared_samples(task))
     if not shared:
         return None

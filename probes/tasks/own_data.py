@@ -93,7 +93,7 @@ def read_split(
     """
     said = declared(columns, f"--task {kind}:{argument}:")
     spec = SourceSpec(
-        text=f"{kind}:{argument}",
+        text=f"{'labels' if labels_alone else kind}:{argument}",
         name=kind,
         argument=argument,
         split=split,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nml.cli import Parser, run
+from nml.cli import Parser, refuse_unused, run
 from nml.conformance import outcomes, show
 from nml.errors import UserError
 from shards.noise import NOISE_MODELS
@@ -24,12 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("name", type=str, nargs="?", default="", help="the noise model to check")
     parser.add_argument("--model-file", type=str, default=None, help="file that the noise model reads")
     arguments = parser.parse_args(argv)
+    refuse_unused(parser, arguments, {"name": ("check",), "model_file": ("check",)})
     if arguments.command == "list":
         NOISE_MODELS.show()
         return 0
     if not arguments.name:
         raise UserError("check: no noise model named", mend="see: python -m shards.noise list")
-    model = NOISE_MODELS.load(arguments.name)
+    model = NOISE_MODELS.load(arguments.name, where="noise model")
     # What the model says of a file that it lacks is the user's to read, not a promise broken.
     model(arguments.model_file)
     owner = NOISE_MODELS.find(arguments.name).owner

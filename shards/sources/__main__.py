@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nml.cli import Parser, run
+from nml.cli import Parser, refuse_unused, run
 from nml.conformance import outcomes, show
 from nml.errors import UserError
 from nml.sources import SOURCES
@@ -26,13 +26,14 @@ def main(argv: list[str] | None = None) -> int:
         flag = "--" + option.replace("_", "-")
         parser.add_argument(flag, type=str, default="", help="as in shards.write")
     arguments = parser.parse_args(argv)
+    refuse_unused(parser, arguments, dict.fromkeys(("source", *OPTIONS), ("check",)))
     if arguments.command == "list":
         SOURCES.show()
         return 0
     name = arguments.source.partition(":")[0]
     if not name:
         raise UserError("check: no source named", mend="see: python -m shards.sources list")
-    source = SOURCES.load(name)
+    source = SOURCES.load(name, where="source")
     options = {option: value for option in OPTIONS if (value := getattr(arguments, option))}
     found = outcomes(CHECKS, Subject(source, arguments.source, **options))
     return show(found, f"{name} of {SOURCES.find(name).owner}")

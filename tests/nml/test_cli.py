@@ -13,9 +13,11 @@ from nml.errors import UserError, unknown_name
 
 COMMAND = """
 import os
+from pathlib import Path
 from typing import Literal
 from nml.cli import Parser, run
 from nml.errors import UserError
+from nml.files import write_bytes
 
 def main():
     parser = Parser("python -m example", "An example.", epilog="Example:\\n  python -m example")
@@ -33,6 +35,8 @@ def main():
         open("/proc/sys/kernel/ostype", "w")
     if arguments.fail == "file":
         os.makedirs(os.path.join(__file__, "below"))
+    if arguments.fail == "place":
+        write_bytes(Path("/proc/no"), b"")
     if arguments.fail == "bug":
         raise RuntimeError("a bug")
     if arguments.fail == "interrupt":
@@ -66,6 +70,7 @@ def call(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--fail", "denied"], "; name a place that you may read and write"),
         (["--fail", "file"], "example.py/below: Not a directory; name another place"),
+        (["--fail", "place"], "/proc/no: No such file or directory; name another place"),
         (["--fail", "user"], "--fail user; possible: no failure; leave it out"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nml.files import atomic_writer, make_folder, sha256_file, write_bytes, write_json
+from nml.files import NoPlace, atomic_writer, make_folder, sha256_file, write_bytes, write_json
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
@@ -64,5 +64,22 @@ def test_the_hash_is_of_the_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_folder_that_a_file_stands_in_the_way_of_is_told_as_such(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match=name):
+    with pytest.raises(NoPlace, match=f"Not a directory: .*{name}"):
         make_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("/proc/no", "No such file"),
+        ("/proc/no/file", "No such file"),
+        ("/dev/null/file", "Not a directory"),
+        ("folder", "Is a directory"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_place_where_no_file_can_be_is_told_as_such(name: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NoPlace, match=reason):
+        write_bytes(tmp_path / name, b"digits")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

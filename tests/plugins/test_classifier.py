@@ -76,12 +76,14 @@ def test_a_saved_classifier_is_a_saved_head_and_comes_back_with_its_classes(
         np.array(["", "b"])[y[few]] if kind == "bool" else y[few].astype("<U5" if kind == "object" else kind)
     )
     labels = names.astype(kind)
-    first = HeadClassifier("nmtune", options={"epochs": 2, "hidden": 8}, validation_fraction=0.2)
+    options = {"epochs": 2, "hidden": 8}
+    first = HeadClassifier("nmtune", options=options, validation_fraction=0.2, random_state=5)
     first.fit(X[few], labels)
     first.save(tmp_path / "head")
     again = HeadClassifier.load(tmp_path / "head")
     assert again.classes_.dtype == labels.dtype
     assert again.options["hidden"] == 8
+    assert (again.validation_fraction, again.random_state) == (0.2, 5)
     assert np.array_equal(again.predict(X[few]), first.predict(X[few]))
     assert np.array_equal(again.predict_proba(X[few]), first.predict_proba(X[few]))
     assert load_head(tmp_path / "head").temperature == first.temperature_
@@ -92,7 +94,7 @@ def test_a_saved_classifier_is_a_saved_head_and_comes_back_with_its_classes(
 @pytest.mark.parametrize(
     ("estimator", "error"),
     [
-        (HeadClassifier("lpp"), "'lpp'.*did you mean lp"),
+        (HeadClassifier("lpp"), "^head: unknown name 'lpp'.*did you mean lp"),
         (
             HeadClassifier("lp", options={"epoch": 3}),
             "options of lp: unknown name 'epoch'.*did you mean epochs",

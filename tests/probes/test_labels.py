@@ -64,7 +64,7 @@ def test_variants_are_named_by_hand_for_both(folder: Path) -> None:
 @pytest.mark.parametrize("file", ["bare.csv", "ids.csv", "two.tsv", "p.parquet", "l.npy", "pandas.csv"])
 def test_every_file_of_labels_reads_alike(folder: Path, file: str) -> None:
     names = NAMES[LABELS]
-    Path("bare.csv").write_text("\n".join(names))
+    Path("bare.csv").write_text("\n".join([*names, "", ""]))
     Path("ids.csv").write_text("\n".join(["id,label", *(f"x{n},{name}" for n, name in enumerate(names))]))
     Path("two.tsv").write_text("\n".join(["Category\tsource", *(f"{name}\tweb" for name in names)]))
     Path("pandas.csv").write_text("\n".join([",label", *(f"{n},{name}" for n, name in enumerate(names))]))
@@ -148,6 +148,11 @@ def test_a_head_whose_scores_no_row_can_hold_leaves_the_results_readable(
         (f"{ENCODER},ood.x=c.npy,ood.x=b.npy", "ood.x=test.csv", "ood.x= is given twice; possible: one file"),
         (ENCODER, "name=x,name=y", "labels: name= is given twice"),
         (f"{ENCODER},validation=b.npy", "validation=test.csv", "features of test are those of validation; "),
+        (f"{ENCODER},ood.=c.npy", "name=x", "ood.=c.npy names no variant; possible: ood.NAME=FILE"),
+        (ENCODER, "ood.=test.csv", "ood.=test.csv names no variant; possible: ood.NAME=PATH"),
+        (f"{ENCODER},ood.x=b.npy", "ood.x=test.csv", "the features of ood.x are those of test; .*--allow-o"),
+        (ENCODER, "ood.x=gap.csv", "gap.csv: line 3 is empty; .*; write an empty value as"),
+        (ENCODER, "ood.x=none.csv", "--task labels:none.csv: there is no file"),
         ("timm:resnet18,weights=random", "name=x", "reads images, task x is labels alone; .*features:train"),
     ],
 )
@@ -156,6 +161,7 @@ def test_a_mistake_is_one_line_before_any_work(folder: Path, encoder: str, task:
     Path("odd.csv").write_text("label\ncat\nemu\n")
     Path("empty.csv").write_text("label,key\ncat,1\n,2\n")
     Path("bare.csv").write_text("7,cat\n8,dog\n")
+    Path("gap.csv").write_text("label\ncat\n\ndog\n")
     np.save("hidden.npy", [0, -1])
     np.save("flat.npy", np.zeros((2, 2)))
     np.savez("f.npz", np.zeros((60, 4)))

@@ -75,6 +75,14 @@ def test_validation_data_that_are_test_data_are_refused(tmp_path: Path) -> None:
         probe(tmp_path, f"parquet:{train},{test},validation={test}")
 
 
+def test_a_variant_that_is_the_test_data_is_refused(tmp_path: Path) -> None:
+    train = images(tmp_path / "train.parquet", list(range(40)))
+    test, copy = (images(tmp_path / f"{name}.parquet", list(range(50, 60))) for name in ("test", "copy"))
+    with pytest.raises(UserError, match=r"the samples of .*-copy are those of the test data; .*--allow-over"):
+        probe(tmp_path, f"parquet:{train},{test},{copy}")
+    assert not (tmp_path / "results").exists()
+
+
 def test_texts_and_pairs_are_compared_whole(tmp_path: Path) -> None:
     train, test = tmp_path / "train.tsv", tmp_path / "test.tsv"
     train.write_text("text\tlabel\n" + "".join(f"text {number}\t{number % 2}\n" for number in range(30)))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,6 +130,19 @@ def test_an_export_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--out .*a\.csv: exists already; name another file, or remove it"):
         main([*arguments, "--columns", "seed"])
     assert (tmp_path / "a.csv").read_text() == first
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trace", "a", "--where", "x=1"], "--where x=1: has no effect on trace; possible: with show"),
+        (["show", "--features", "f"], "--features f: has no effect on show; possible: with trace"),
+        (["show", "a", "--results", "b"], "a and --results b: two folders"),
+    ],
+)
+def test_what_has_no_effect_on_a_command_is_refused(words: list[str], told: str) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        main(words)
 
 
 def test_exports_keep_every_digit_and_escape_latex() -> None:

@@ -97,6 +97,9 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
     assert json.loads((tmp_path / "lp.json").read_text()) == {"lp": ids["lp"]}
 
 
+SMALL = "timm:test_resnet,weights=random"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -113,6 +116,13 @@ def test_the_newest_run_is_probed_on_the_bundled_digits(
         (["--hyper", "mlp.layers=0"], "--hyper: mlp: layers 0; possible: 1 or more"),
         (["--hyper", "lr=fast"], "--hyper: lp: lr 'fast'; possible: a finite number or None"),
         (["--plugin", "nmtune-topk", "--hyper", "grid=[1,0]"], "--hyper: nmtune-topk: grid [1, 0]"),
+        (["--plugin", "sce", "--hyper", "alpha=0", "beta=0"], "--hyper: sce: alpha 0 and beta 0"),
+        (
+            ["--plugin", "forward", "--hyper", "matrix=[[1,0],[0,1]]", "--encoder", SMALL],
+            "--hyper: forward: matrix has 2 rows, for task digits; possible: 10, one a class",
+        ),
+        (["--downstream-model", "pair-flip"], "--downstream-model pair-flip: no label is flipped"),
+        (["--require-signature", "k", "--encoder", SMALL], "--require-signature k: no checkpoint is asked"),
         (["--device", "warp"], "--device warp"),
         (["--results", __file__], "is a file; possible: a folder"),
         (["--encoder", "timm:resnet5O"], "did you mean"),

@@ -106,3 +106,12 @@ def test_names_of_others_are_text_and_never_markup(row: Callable[..., Row], tmp_
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "<script" not in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_rows_that_are_left_out_are_told_on_the_terminal_too(
+    tmp_path: Path, row: Callable[..., Row], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row(task_revision=revision, created=f"2026-01-0{revision}") for revision in "12"]
+    write_rows(tmp_path / "results", rows)
+    report.main([str(tmp_path / "results")])
+    assert "\nnote: 1 row of an older revision or split of digits left out.\n" in capsys.readouterr().out
