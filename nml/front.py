@@ -36,6 +36,9 @@ COMMANDS = {
     "shards write": Command(
         "shards.write", (), "write images and labels as shards, with exactly the noise asked"
     ),
+    "shards plan": Command("shards.plan", (), "plan a set, for any number of processes to pack"),
+    "shards pack": Command("shards.pack", (), "pack a part of the shards of a plan"),
+    "shards finish": Command("shards.finish", (), "make a set of shards that are all packed"),
     "shards info": Command(
         "shards.info", (), "show what a set holds: samples, classes, noise of every level"
     ),

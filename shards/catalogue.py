@@ -25,6 +25,7 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import is_utf8
+from nml.remote_files import is_url
 from nml.sources import ByteRange, Defect, Example, Source
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
 from shards.defects import Checks, image_defects, settle
@@ -147,6 +148,7 @@ def _schema(kind: Kind) -> pa.Schema:
             ("offset", pa.int64()),
             ("size", pa.int64()),
             ("label", pa.int32()) if kind == "class" else ("caption", pa.string()),
+            ("leaf", pa.string()),
         ]
     )
 
@@ -166,13 +168,19 @@ def _record_batch(
         [
             pa.array([key_of(example.name) for example in batch]),
             pa.array([example.name for example in batch]),
-            pa.array([place.path for place in places]),
+            pa.array([_anywhere(place.path) for place in places]),
             pa.array([place.offset for place in places], pa.int64()),
             pa.array([place.size for place in places], pa.int64()),
             pa.array(supervision, schema.field(5).type),
+            pa.array([""] * len(batch)),
         ],
         schema=schema,
     )
+
+
+def _anywhere(path: str) -> str:
+    """Return a path that means the same in every folder: others pack what one process has planned."""
+    return path if not path or is_url(path) else os.path.abspath(path)  # noqa: PTH100 - a million of them
 
 
 def _class_index(value: int | str, known: dict[str, int], names: dict[str, int]) -> int:
@@ -353,6 +361,14 @@ def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Cata
 
 def _labels(table: pa.Table) -> npt.NDArray[np.int64]:
     return table["label"].to_numpy().astype(np.int64)
+
+
+def iter_catalogue(folder: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the catalogue's rows, a batch in memory at a time."""
+    with pa.OSFile(str(folder / CATALOGUE)) as file:
+        reader = pa.ipc.open_file(file)
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
 
 
 def map_catalogue(folder: Path) -> pa.Table:

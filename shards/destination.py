@@ -6,6 +6,7 @@ it lies in the cache; each file is uploaded when it is whole, its size checked, 
 
     URL/
       .writing/request.json   what is being written; removed at the end
+      .writing/...            the plan and the records of finished shards, for whoever packs its shards
       shard-000000.tar ...    as they are finished
       set.json                uploaded last, under a temporary name, and moved: without it there is no set
 """
@@ -13,24 +14,18 @@ it lies in the cache; each file is uploaded when it is whole, its size checked, 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import io
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit
+from typing import Protocol
 
 from nml.errors import UserError
-from nml.files import fsync_folder, write_json
-from nml.set_file import SET_FILE, local_folder
+from nml.files import fsync_folder
 from nml.set_file import WORK_FOLDER as WORK
-from nml.untrusted import parse_json
-from nml.urls import access_error, redacted, take_secret, with_secret
-from shards.planning import refuse_other_request
+from nml.set_file import local_folder
+from shards.catalogue import SPOOL
 from shards.request import WriteRequest
-
-_MARK = f"{WORK}/request.json"
 
 
 class Destination(Protocol):
@@ -50,6 +45,11 @@ class Destination(Protocol):
     def work(self) -> Path:
         """Local folder of unfinished work."""
         return self.staging / WORK
+
+    @property
+    def spool(self) -> str:
+        """File or URL of the images that lie nowhere by themselves."""
+        ...
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, or None if it is not there."""
@@ -71,6 +71,31 @@ class Destination(Protocol):
         """Return the bytes of every file that has been published."""
         ...
 
+    def publish_work(self, name: str, *, keep: bool = False) -> None:
+        """Make a file, whole in the local work folder, one that every process which packs can read.
+
+        Args:
+            name: The file.
+            keep: Whether it stays in the local work folder as well.
+        """
+        ...
+
+    def read_work(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:
+        """Return a range of a file of unfinished work, or None if it is not there."""
+        ...
+
+    def work_names(self) -> set[str]:
+        """Return the names of the files of unfinished work that every process can read."""
+        ...
+
+    def remove_work(self, name: str) -> None:
+        """Remove a file of unfinished work."""
+        ...
+
+    def release(self) -> None:
+        """Remove here what other processes find elsewhere."""
+        ...
+
     def end(self) -> None:
         """Remove what only a write in progress needs."""
         ...
@@ -89,6 +114,8 @@ def open_destination(out: str | Path, staging: str | Path | None = None) -> Dest
     """
     folder = local_folder(out)
     if folder is None:
+        from shards.upload import RemoteDestination
+
         return RemoteDestination(str(out), staging)
     if staging:
         raise UserError(
@@ -111,6 +138,11 @@ class LocalDestination:
     def work(self) -> Path:
         """Local folder of unfinished work."""
         return self.staging / WORK
+
+    @property
+    def spool(self) -> str:
+        """File of the images that lie nowhere by themselves."""
+        return str(self.work / SPOOL)
 
     def read(self, name: str) -> bytes | None:
         """Return a file's bytes, or None if it is not there."""
@@ -137,8 +169,39 @@ class LocalDestination:
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of every file."""
+        found = {}
         with os.scandir(self.staging) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            for entry in entries:
+                # Others may be making files there, which are renamed.
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.is_file():
+                        found[entry.name] = entry.stat().st_size
+        return found
+
+    def publish_work(self, name: str, *, keep: bool = False) -> None:
+        """Do nothing: the work folder is where every process finds it."""
+
+    def read_work(self, name: str, start: int = 0, end: int | None = None) -> bytes | None:
+        """Return a range of a file of unfinished work, or None if it is not there."""
+        try:
+            with (self.work / name).open("rb", buffering=0) as file:
+                file.seek(start)
+                return file.read() if end is None else _read(file, end - start)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def work_names(self) -> set[str]:
+        """Return the names of the files in the work folder."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(self.work) as entries:
+            return {entry.name for entry in entries}
+        return set()
+
+    def remove_work(self, name: str) -> None:
+        """Remove a file from the work folder."""
+        (self.work / name).unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Do nothing: all is where every process finds it."""
 
     def end(self) -> None:
         """Remove the work folder."""
@@ -147,138 +210,10 @@ class LocalDestination:
             fsync_folder(self.staging)
 
 
-class RemoteDestination:
-    """An fsspec URL. What is unfinished stays in the staging folder of the machine that writes."""
-
-    def __init__(self, url: str, staging: str | Path | None = None) -> None:
-        self._url = self.shown = take_secret(url).rstrip("/")
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        base = Path(staging).expanduser() if staging else Path(cache) / "noisy-model-learning" / "writing"
-        # One folder a URL, so that the same command finds what it left.
-        self.staging = base / hashlib.sha256(self._url.encode()).hexdigest()[:16]
-        self.in_process = urlsplit(self._url).scheme == "memory"
-        self._connected: tuple[Any, str] | None = None
-        self._remote()
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A connection does not travel to another process; it is made again there.
-        return {**self.__dict__, "_connected": None}
-
-    @property
-    def work(self) -> Path:
-        """Local folder of unfinished work."""
-        return self.staging / WORK
-
-    def read(self, name: str) -> bytes | None:
-        """Return a file's bytes, or None if it is not there."""
-        remote, root = self._remote()
-        with self._told(name, "read"):
-            try:
-                content: bytes = remote.cat_file(f"{root}/{name}")
-            except FileNotFoundError:
-                return None
-            return content
-
-    def refuse_other_content(self, request: WriteRequest) -> None:
-        """Raise a UserError if something is there that is not an unfinished write of ``request``."""
-        mark = self.read(_MARK)
-        if mark is not None:
-            refuse_other_request(parse_json(mark), request, self.shown)
-        elif self.sizes():
-            raise UserError(
-                f"--out {self.shown}: is not empty and holds no shard set",
-                mend="name a new or an empty place",
-            )
-
-    def begin(self, request: WriteRequest) -> None:
-        """Say in the place what is being written there; one that cannot be written to shows now."""
-        mark = self.work / "request.json"
-        write_json(mark, request.as_json())
-        remote, root = self._remote()
-        with self._told(_MARK, "written"):
-            _make_folders(remote, f"{root}/{WORK}")
-            remote.put_file(str(mark), f"{root}/{_MARK}")
-
-    def publish(self, name: str) -> None:
-        """Upload a file, check its size, and remove it here.
-
-        Raises:
-            UserError: If it does not arrive whole.
-        """
-        path = self.staging / name
-        size = path.stat().st_size
-        remote, root = self._remote()
-        # Whoever finds set.json takes the set for whole, so it must not be seen half uploaded.
-        target = f"{root}/{WORK}/{name}" if name == SET_FILE else f"{root}/{name}"
-        with self._told(name, "uploaded"):
-            remote.put_file(str(path), target)
-            remote.invalidate_cache()
-            arrived = remote.info(target)["size"]
-            if arrived != size:
-                raise OSError(f"{size:,} bytes were sent and {arrived:,} arrived")
-            if name == SET_FILE:
-                remote.mv(target, f"{root}/{name}")
-        path.unlink()
-
-    def sizes(self) -> dict[str, int]:
-        """Return the bytes of every file that has been uploaded."""
-        remote, root = self._remote()
-        with self._told("", "listed"):
-            remote.invalidate_cache()
-            try:
-                found = remote.ls(root, detail=True)
-            except FileNotFoundError:
-                return {}
-        return {Path(file["name"]).name: file["size"] for file in found if file["type"] == "file"}
-
-    def end(self) -> None:
-        """Remove the mark and what is left in the staging folder."""
-        if self.read(_MARK) is not None:
-            remote, root = self._remote()
-            with self._told(_MARK, "removed"):
-                remote.rm(f"{root}/{WORK}", recursive=True)
-        shutil.rmtree(self.work, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.staging.rmdir()
-
-    @contextlib.contextmanager
-    def _told(self, name: str, what: str) -> Iterator[None]:
-        """Turn whatever a file system raises into one line."""
-        try:
-            yield
-        # Each file system brings errors of its own, of its client library and of the network below it.
-        except Exception as error:
-            raise access_error(
-                f"{self.shown}/{name}: cannot be {what}",
-                error,
-                "check the URL, its credentials and the network, and run the same command again; "
-                "finished shards are kept",
-            ) from None
-
-    def _remote(self) -> tuple[Any, str]:
-        """Return the file system, and the set's path in it."""
-        if self._connected is None:
-            import fsspec
-
-            try:
-                self._connected = fsspec.core.url_to_fs(with_secret(self._url))
-            except (ImportError, ValueError) as error:
-                raise UserError(
-                    f"--out {self.shown}: {redacted(str(error))}",
-                    mend="install fsspec's package for this kind of URL",
-                ) from None
-            except Exception as error:
-                raise access_error(
-                    f"--out {self.shown}: cannot be reached", error, "check the URL and the network"
-                ) from None
-        return self._connected
-
-
-def _make_folders(remote: Any, path: str) -> None:
-    """Make a folder and those above it, but no bucket: a bucket's name without a slash may be a slip."""
-    missing = []
-    while "/" in path.strip("/") and not remote.exists(path):
-        missing.append(path)
-        path = path.rpartition("/")[0]
-    for folder in reversed(missing):
-        remote.mkdir(folder, create_parents=False)
+def _read(file: io.FileIO, size: int) -> bytes:
+    """Return the next ``size`` bytes of a file, which the system may give in several parts."""
+    parts = []
+    while size and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -31,6 +31,7 @@ from shards.hashing import key_of
 from shards.ladder import clean_column
 from shards.manifest import SOURCE_ROW, manifest_schema
 from shards.packing import TreeHash
+from shards.request_options import worker_count
 from shards.set_info import SetInfo, Shard
 from shards.shardset import ShardSet
 from shards.sidecar import tar_here
@@ -39,7 +40,6 @@ from shards.sources.webdataset import WebDatasetSource
 from shards.storage import refuse_url
 from shards.tarbytes import TarBytes
 from shards.tarwalk import TarSample
-from shards.write import worker_count
 
 PROGRAM = "python -m shards.index"
 _EPILOG = """

@@ -11,6 +11,9 @@ from pathlib import Path
 from nml.errors import UserError
 from nml.files import make_folder
 
+# In a work folder: whoever packs a shard holds the byte of its number.
+PACKING_LOCK = "packing.lock"
+
 
 @contextlib.contextmanager
 def existing_locked(folder: Path) -> Iterator[None]:

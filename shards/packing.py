@@ -40,7 +40,7 @@ class Samples(NamedTuple):
 
     Attributes:
         keys: Unique names in the tar.
-        paths, offsets, sizes: Where the images' bytes lie.
+        paths, offsets, sizes: Where the images' bytes lie; an empty path is the file given with them.
         supervision: Contents of the ``.cls`` or ``.txt`` members.
         records: Contents of the ``.json`` members.
     """
@@ -72,11 +72,13 @@ class ImageReader:
 
     Args:
         staging: Folder of the plan, which a message says to remove when the source must change.
+        unnamed: The file that is meant by an empty path.
     """
 
     LIMIT = 64
 
-    def __init__(self, staging: Path) -> None:
+    def __init__(self, staging: Path, unnamed: IO[bytes] | None = None) -> None:
+        self._unnamed = unnamed
         self.restart = f"remove {staging} and run the same command again to plan without it"
         self._open: OrderedDict[str, int] = OrderedDict()
 
@@ -110,6 +112,8 @@ class ImageReader:
             )
 
     def _descriptor(self, path: str) -> int:
+        if not path and self._unnamed is not None:
+            return self._unnamed.fileno()
         descriptor = self._open.get(path)
         if descriptor is None:
             if len(self._open) >= self.LIMIT:
@@ -119,7 +123,12 @@ class ImageReader:
 
 
 def pack_shard(
-    path: Path, samples: Samples, supervision_extension: str, *, resize: Resize | None = None
+    path: Path,
+    samples: Samples,
+    supervision_extension: str,
+    unnamed: IO[bytes] | None = None,
+    *,
+    resize: Resize | None = None,
 ) -> PackedShard:
     """Write the tar of ``samples``, in their order, to ``path``, whole or not at all.
 
@@ -127,12 +136,13 @@ def pack_shard(
         path: Final name of the shard.
         samples: What to pack.
         supervision_extension: ``cls`` or ``txt``.
+        unnamed: The file of images without a path.
         resize: How images are made smaller; None to copy them as they are.
 
     Raises:
         UserError: If an image cannot be read or is of no known format.
     """
-    with ImageReader(path.parent) as reader, atomic_writer(path) as file:
+    with ImageReader(path.parent, unnamed) as reader, atomic_writer(path) as file:
         packer = _Packer(file, supervision_extension, reader, resize)
         for sample in zip(*samples, strict=True):
             packer.add(*sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import multiprocessing
@@ -12,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,93 +22,122 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import write_bytes
-from shards.arrow_columns import take_rows
-from shards.catalogue import SPOOL, map_catalogue
+from nml.locking import NoLocksError, byte_lock
 from shards.destination import Destination
-from shards.ladder import Level, clean_column
+from shards.gathering import gather
+from shards.ladder import clean_column
 from shards.layout import shard_name
+from shards.locking import PACKING_LOCK
 from shards.manifest import SOURCE_ROW, manifest_schema
-from shards.noise import Integers, Kind
+from shards.noise import Kind
 from shards.packing import PackedShard, Samples, pack_shard
+from shards.plan_rows import ROWS, PlanRows
+from shards.planning import Plan, damaged_plan
 from shards.resize import Resize
 from shards.set_info import Shard
 
 _PR_SET_PDEATHSIG = 1
 # A record ends in the SHA-256 of what stands before it.
 _DIGEST_BYTES = 32
-# Columns of the catalogue that a shard is packed from, besides the supervision.
-_PACKED = ("key", "name", "path", "offset", "size")
 
 
-class Columns(NamedTuple):
-    """Supervision of one shard's samples by column name, clean first: classes or captions."""
-
-    values: dict[str, list[Any]]
-    primary: str
+def record_name(number: int) -> str:
+    """Return the name of the record of a finished shard, among the unfinished work."""
+    return f"{shard_name(number).removesuffix('.tar')}.arrow"
 
 
-def record_path(work: Path, number: int) -> Path:
-    """Return where the record of a finished shard lies."""
-    return work / f"{shard_name(number).removesuffix('.tar')}.arrow"
+@contextlib.contextmanager
+def holding(work: Path, number: int, *, wait: bool) -> Iterator[bool]:
+    """Keep others from packing a shard, on all machines that share the work folder.
 
-
-def forget_lost(work: Path, shards: int, sizes: dict[str, int]) -> None:
-    """Remove the record of every shard that is not there any more, so that it is packed again.
-
-    As is one whose record is damaged, or was written by an earlier version, without all that one has now.
+    Without locks two may pack it at once: they write the same bytes, each whole, and lose but time.
     """
-    for number in range(shards):
-        path = record_path(work, number)
-        if not path.exists():
-            continue
-        if not _is_written(path):
-            path.unlink()
-            continue
-        shard, table = read_record(work, number)
-        if sizes.get(shard.name) != shard.bytes or SOURCE_ROW not in table.column_names:
-            path.unlink()
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(byte_lock(work / PACKING_LOCK, number, wait=wait))
+        except (NoLocksError, FileNotFoundError):
+            # No folder: the set has been finished meanwhile.
+            mine = True
+        yield mine
 
 
-def _is_written(path: Path) -> bool:
-    """Whether a record is as it was written: the manifest is made of it, and hashed only then."""
-    content = path.read_bytes()
-    return hashlib.sha256(content[:-_DIGEST_BYTES]).digest() == content[-_DIGEST_BYTES:]
+def is_finished(destination: Destination, number: int, sizes: dict[str, int]) -> bool:
+    """Whether a shard is there, with its record as it was written.
+
+    Not so are one that was lost, one with a damaged record, of which the manifest is made, and one by an
+    earlier version, without all that a record has now.
+
+    Args:
+        destination: Where the set is written.
+        number: The shard.
+        sizes: Bytes of every file that is there.
+    """
+    content = destination.read_work(record_name(number))
+    if content is None or hashlib.sha256(content[:-_DIGEST_BYTES]).digest() != content[-_DIGEST_BYTES:]:
+        return False
+    shard, table = parse_record(number, content)
+    return sizes.get(shard.name) == shard.bytes and SOURCE_ROW in table.column_names
 
 
-def pack_all(packer: ShardPacker, work: Path, shards: int, workers: int) -> int:
-    """Pack every shard that is not finished yet; return how many samples that were.
+def unfinished(destination: Destination, numbers: Sequence[int]) -> list[int]:
+    """Return which shards are still to be packed; their records, where they have one, are removed."""
+    records, sizes = destination.work_names(), destination.sizes()
+    todo = []
+    for number in numbers:
+        name = record_name(number)
+        if name in records and not is_finished(destination, number, sizes):
+            destination.remove_work(name)
+            records.remove(name)
+        if name not in records:
+            todo.append(number)
+    return todo
+
+
+def pack_all(packer: ShardPacker, todo: Sequence[int], workers: int) -> int:
+    """Pack shards, those last that other processes are packing; return how many samples this one packed.
+
+    Args:
+        packer: Packs one.
+        todo: Numbers of shards.
+        workers: How many processes do so.
 
     Raises:
         UserError: If an image cannot be read or a worker was killed. Finished shards are kept, and
             the same command continues.
         OSError: If a disk is full.
     """
-    bounds = np.load(work / "bounds.npy")
-    todo = [number for number in range(shards) if not record_path(work, number).exists()]
     fresh = 0
     with tqdm(
         desc="writing shards",
-        total=int(bounds[-1]),
-        initial=int(bounds[-1] - sum(bounds[number + 1] - bounds[number] for number in todo)),
+        total=packer.samples(todo),
         unit=" samples",
         disable=not is_interactive(),
     ) as progress:
-        for samples in _each(packer, todo, min(workers, len(todo))):
-            fresh += samples
-            progress.update(samples)
+        for wait in (False, True):
+            left = []
+            for number, samples in _each(packer, todo, min(workers, len(todo)), wait=wait):
+                if samples is None:
+                    left.append(number)
+                    continue
+                fresh += samples
+                progress.update(samples)
+            todo = sorted(left)
     return fresh
 
 
-def _each(packer: ShardPacker, todo: list[int], workers: int) -> Iterator[int]:
+def _each(
+    packer: ShardPacker, todo: Sequence[int], workers: int, *, wait: bool
+) -> Iterator[tuple[int, int | None]]:
     if workers <= 1:
-        yield from map(packer, todo)
+        yield from ((number, packer(number, wait=wait)) for number in todo)
         return
     # spawn: a fork would inherit threads of pyarrow and whatever else the caller runs.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(os.getpid(), packer)) as pool:
         try:
-            for future in as_completed([pool.submit(packer, number) for number in todo]):
-                yield future.result()
+            futures = {pool.submit(_pack, number, wait): number for number in todo}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "a writing process was killed (out of memory?)",
@@ -117,77 +147,88 @@ def _each(packer: ShardPacker, todo: list[int], workers: int) -> Iterator[int]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _end_with_parent(parent: int) -> None:
-    """Have the kernel end this worker when the writer dies, so that none outlives a kill -9."""
+# Of a worker: it reads once what each shard needs of the plan.
+_packers: list[ShardPacker] = []
+
+
+def _begin(parent: int, packer: ShardPacker) -> None:
+    """Begin a worker that ends with the writer: the kernel sees to it, so that none outlives a kill -9."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+    _packers.append(packer)
+
+
+def _pack(number: int, wait: bool) -> int | None:
+    return _packers[0](number, wait=wait)
 
 
 class ShardPacker:
     """Packs a shard by number; picklable, so that it can run in any process."""
 
-    def __init__(
-        self,
-        destination: Destination,
-        kind: Kind,
-        levels: list[Level],
-        primary: str,
-        resize: Resize | None = None,
-    ) -> None:
+    def __init__(self, destination: Destination, plan: Plan) -> None:
         self._destination = destination
-        self._work = destination.work
-        self._kind: Kind = kind
-        self._levels = levels
-        self._primary = primary
-        self._resize = resize
+        self._kind: Kind = plan.kind
+        self._columns = (clean_column(plan.kind), *(level.column for level in plan.levels.values()))
+        level = plan.levels.get(plan.primary)
+        self._primary = level.column if level else self._columns[0]
+        resized = plan.resized
+        self._resize = Resize(resized["short_side"], resized["quality"]) if resized else None
+        self._rows = PlanRows(destination)
 
-    def __call__(self, number: int) -> int:
-        """Write and publish shard ``number``, then its record; return its samples."""
-        bounds = np.load(self._work / "bounds.npy", mmap_mode="r")
-        order = np.load(self._work / "order.npy", mmap_mode="r")
-        rows = np.asarray(order[bounds[number] : bounds[number + 1]])
-        catalogue = map_catalogue(self._work)
-        table = pa.table({name: take_rows(catalogue[name], rows) for name in _PACKED})
-        columns = self._supervision(catalogue, rows)
+    def samples(self, numbers: Sequence[int]) -> int:
+        """Return how many samples these shards hold."""
+        return sum(int(self._rows.bounds[number + 1] - self._rows.bounds[number]) for number in numbers)
+
+    def __call__(self, number: int, *, wait: bool = True) -> int | None:
+        """Write and publish shard ``number``, then its record, unless another process has done so meanwhile.
+
+        Args:
+            number: The shard.
+            wait: Whether to wait for a process that is packing it.
+
+        Returns:
+            How many samples were packed; None if another process is packing it.
+        """
+        with holding(self._destination.work, number, wait=wait) as mine:
+            if not mine:
+                return None
+            if self._destination.read_work(record_name(number)) is not None:
+                return 0
+            try:
+                rows = self._rows.read(number)
+            except ValueError:
+                raise damaged_plan(self._destination, ROWS) from None
+            # Gone where the set has been finished.
+            return 0 if rows is None else self._pack(number, rows)
+
+    def _pack(self, number: int, rows: pa.Table) -> int:
         name = shard_name(number)
-        packed = pack_shard(
-            self._destination.staging / name,
-            self._samples(table, columns),
-            "cls" if self._kind == "class" else "txt",
-            resize=self._resize,
+        values = {column: rows[column].to_pylist() for column in self._columns}
+        places = [rows[column].to_pylist() for column in ("path", "leaf", "offset", "size")]
+        paths = [path or self._destination.spool for path in places[0]]
+        keys = rows["key"].to_pylist()
+        staging = self._destination.staging
+        gathered = gather(staging, paths, *places[1:])
+        samples = Samples(
+            keys,
+            gathered.paths,
+            gathered.offsets,
+            places[-1],
+            [str(value).encode() for value in values[self._primary]],
+            json_records(keys, values),
         )
+        extension = "cls" if self._kind == "class" else "txt"
+        with gathered.file or contextlib.nullcontext():
+            packed = pack_shard(staging / name, samples, extension, gathered.file, resize=self._resize)
         self._destination.publish(name)
-        self._write_record(number, table.append_column(SOURCE_ROW, pa.array(rows)), columns, packed)
+        self._write_record(number, rows, values, packed)
         return len(rows)
 
-    def _supervision(self, catalogue: pa.Table, rows: Integers) -> Columns:
-        """Return every supervision column of ``rows``."""
-        clean = clean_column(self._kind)
-        values = {clean: take_rows(catalogue[clean], rows).to_pylist()}
-        for level in self._levels:
-            given = np.load(self._work / f"{level.column}.npy", mmap_mode="r")[rows]
-            if self._kind == "class":
-                values[level.column] = given.tolist()
-            else:
-                values[level.column] = take_rows(catalogue[clean], given).to_pylist()
-        primary = next((level.column for level in self._levels if level.name == self._primary), clean)
-        return Columns(values, primary)
-
-    def _samples(self, table: pa.Table, columns: Columns) -> Samples:
-        spool = str(self._work / SPOOL)
-        keys = table["key"].to_pylist()
-        return Samples(
-            keys,
-            [path or spool for path in table["path"].to_pylist()],
-            table["offset"].to_pylist(),
-            table["size"].to_pylist(),
-            [str(value).encode() for value in columns.values[columns.primary]],
-            json_records(keys, columns.values),
-        )
-
-    def _write_record(self, number: int, table: pa.Table, columns: Columns, packed: PackedShard) -> None:
+    def _write_record(
+        self, number: int, table: pa.Table, values: dict[str, list[Any]], packed: PackedShard
+    ) -> None:
         """Write the shard's part of the manifest; with it the shard counts as finished."""
         arrays: dict[str, Any] = {
             "key": table["key"],
@@ -195,16 +236,18 @@ class ShardPacker:
             "source_name": table["name"],
             SOURCE_ROW: table[SOURCE_ROW],
             **packed.columns,
-            **columns.values,
+            **values,
         }
-        schema = manifest_schema(self._kind, columns.values, resized=self._resize is not None)
+        schema = manifest_schema(self._kind, values, resized=self._resize is not None)
         shard = Shard(shard_name(number), table.num_rows, packed.size, packed.digest)
         schema = schema.with_metadata({"bytes": str(shard.bytes), "tree_sha256": shard.tree_sha256})
         content = pa.BufferOutputStream()
         with pa.ipc.new_file(content, schema) as writer:
             writer.write_table(pa.table(arrays, schema=schema))
         record = content.getvalue()
-        write_bytes(record_path(self._work, number), b"".join([record, hashlib.sha256(record).digest()]))
+        name = record_name(number)
+        write_bytes(self._destination.work / name, b"".join([record, hashlib.sha256(record).digest()]))
+        self._destination.publish_work(name)
 
 
 def json_records(keys: Sequence[str], columns: dict[str, list[Any]]) -> list[bytes]:
@@ -221,11 +264,9 @@ def json_records(keys: Sequence[str], columns: dict[str, list[Any]]) -> list[byt
     return [(template % row).encode() for row in zip(*encoded, strict=True)]
 
 
-def read_record(work: Path, number: int) -> tuple[Shard, pa.Table]:
+def parse_record(number: int, content: bytes) -> tuple[Shard, pa.Table]:
     """Return a finished shard and its rows of the manifest."""
-    with pa.memory_map(str(record_path(work, number))) as file:
-        content = file.read_buffer()
-        table = pa.ipc.open_file(content.slice(0, content.size - _DIGEST_BYTES)).read_all()
+    table = pa.ipc.open_file(content[:-_DIGEST_BYTES]).read_all()
     metadata = table.schema.metadata
     shard = Shard(
         shard_name(number), table.num_rows, int(metadata[b"bytes"]), metadata[b"tree_sha256"].decode()

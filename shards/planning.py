@@ -3,15 +3,17 @@
 A pure function of the source and the request, kept in the work folder::
 
     WORK/
-      catalogue.arrow  what the source holds (see shards.catalogue), with spool.bin and hashes.npy
-      features.npy     features of an encoder, if the noise needs them
-      order.npy bounds.npy label_n20.npy ...   write order, shard boundaries, noisy supervision
-      plan.json        what was asked; written last, so the plan is whole if this is there
+      rows.bin rows.npy   what each shard is packed from (see shards.plan_rows)
+      spool.bin           images that lie nowhere by themselves
+      plan.json           what was asked; written last, so the plan is whole if this is there
+
+While it is made, what the source holds (see shards.catalogue) and features of an encoder lie there, too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,14 +25,16 @@ import pyarrow.compute as pc
 from nml.errors import UserError
 from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
-from nml.untrusted import read_json
+from nml.untrusted import parse_json
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.defects import Checks
 from shards.features import describe_input, open_encoder
 from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder, with_own_rate
 from shards.layout import cut, member_bytes, write_order
+from shards.locking import PACKING_LOCK
 from shards.noise import Integers, Kind
 from shards.packing import ImageReader
+from shards.plan_rows import BOUNDS, ROWS, Readable, write_rows
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.resize import encoder_version
 from shards.sources import Defect, Source
@@ -50,9 +54,11 @@ class Plan(NamedTuple):
         levels: The noisy levels, in the order asked.
         primary: Level that ``.cls``/``.txt`` hold.
         shards: How many shards there will be.
+        samples: How many samples.
         parent: The set that the source was, if it was one.
         held_out: Whether the source is a validation or test split.
         resized: How images are made smaller, and by which encoder; empty where they are copied.
+        request: What was asked, as :meth:`WriteRequest.as_json` gives it.
     """
 
     kind: Kind
@@ -60,105 +66,133 @@ class Plan(NamedTuple):
     levels: dict[str, Level]
     primary: str
     shards: int
+    samples: int
     parent: dict[str, str] | None
     held_out: bool
     resized: dict[str, Any]
+    request: dict[str, Any]
+
+
+class WorkFiles(Readable, Protocol):
+    """The files of unfinished work: made in a local folder, and read by every process that packs."""
+
+    @property
+    def shown(self) -> str:
+        """What a message calls the set."""
+        ...
+
+    @property
+    def work(self) -> Path:
+        """The local folder."""
+        ...
+
+    def publish_work(self, name: str, *, keep: bool = False) -> None:
+        """Let every process that packs read a file of the local folder; ``keep`` it there as well."""
+        ...
 
 
 def plan_once(
-    work: Path,
+    files: WorkFiles,
     request: WriteRequest,
     make_source: Callable[[], Source],
-    shown: str,
     *,
     defects: list[Defect] | None = None,
     listed: Path | None = None,
 ) -> Plan:
-    """Return the plan in the work folder, making it first if it is not whole.
+    """Return the plan of a set, making it first if it is not whole.
 
     Args:
-        work: The work folder.
+        files: The files of unfinished work.
         request: What was asked.
         make_source: Opens the source; called only if the plan is not there yet.
-        shown: What a message calls the set.
         defects: Where the source notes samples that cannot be taken.
         listed: The file that lists these.
 
     Raises:
         UserError: If a plan for other options is there, or the source cannot be read.
     """
-    plan_file = work / PLAN_FILE
-    if plan_file.exists():
-        stored = _stored_plan(work, shown)
-        refuse_other_request(stored["request"], request, shown)
-        levels = [Level(**level) for level in stored["levels"]]
-        refuse_changed_model_file(levels, request, f"what lies in {shown}")
-        _refuse_other_encoder(stored.get("resized", {}), shown)
-    else:
-        decode = request.decode_check or request.resize is not None
-        checks = Checks(decode, request.skip_bad, listed)
-        stored = _make(work, request, make_source(), checks, defects)
-        sync_tree(work)
-        stored["files"] = _hashes(work)
-        write_json(plan_file, {**stored, _DIGEST: _digest(stored)})
+    found = read_plan(files)
+    if found is not None:
+        refuse_other_request(found.request, request, files.shown)
+        refuse_changed_model_file(found.levels.values(), request, f"what lies in {files.shown}")
+        return found
+    decode = request.decode_check or request.resize is not None
+    checks = Checks(decode, request.skip_bad, listed)
+    work = files.work
+    stored = _make(work, request, make_source(), checks, defects)
+    sync_tree(work)
+    stored["files"] = {BOUNDS: sha256_file(work / BOUNDS)}
+    if (work / SPOOL).exists():
+        # Whoever made it reads it where it lies.
+        files.publish_work(SPOOL, keep=True)
+    for name in (ROWS, BOUNDS):
+        files.publish_work(name)
+    write_json(work / PLAN_FILE, {**stored, _DIGEST: _digest(stored)})
+    files.publish_work(PLAN_FILE)
+    return _plan(stored)
+
+
+def read_plan(files: WorkFiles) -> Plan | None:
+    """Return the plan of a set that is being written; None if there is none, or not all of it.
+
+    Raises:
+        UserError: If it is damaged: what is packed by it would get hashes that are right.
+    """
+    content = files.read_work(PLAN_FILE)
+    if content is None:
+        return None
+    try:
+        stored = parse_json(content)
+        digest = stored.pop(_DIGEST, None)
+        expected = stored.get("files", {})
+        if BOUNDS not in expected and digest in (None, _digest(stored)):
+            # Of an earlier version, which had the rows of a shard in other files.
+            return None
+        wrong = PLAN_FILE if digest != _digest(stored) else ""
+        if not wrong and hashlib.sha256(files.read_work(BOUNDS) or b"").hexdigest() != expected[BOUNDS]:
+            wrong = BOUNDS
+    except (ValueError, TypeError, KeyError, AttributeError):
+        wrong = PLAN_FILE
+    if wrong:
+        raise damaged_plan(files, wrong)
+    return _plan(stored)
+
+
+def refuse_other_encoder(plan: Plan, shown: str) -> None:
+    """Refuse to pack with another encoder: the shards of one set are made by one."""
+    if plan.resized and plan.resized["encoder"] != encoder_version():
+        raise UserError(
+            f"--out {shown}: an interrupted write is there whose images were made smaller by "
+            f"{plan.resized['encoder']}, and here is {encoder_version()}",
+            mend="finish it with that version, or remove the folder to start anew",
+        )
+
+
+def damaged_plan(files: WorkFiles, name: str) -> UserError:
+    """Return the error for a file of a plan that is not as it was written."""
+    return UserError(
+        f"--out {files.shown}: the plan of an interrupted write is damaged: {files.work / name}",
+        mend="remove the folder to start anew",
+    )
+
+
+def _plan(stored: dict[str, Any]) -> Plan:
     return Plan(
         stored["kind"],
         tuple(stored["classes"]) if stored["classes"] is not None else None,
         {level["name"]: Level(**level) for level in stored["levels"]},
         stored["primary"],
         stored["shards"],
+        stored["samples"],
         stored["parent"],
         stored["held_out"],
         stored.get("resized", {}),
+        stored["request"],
     )
-
-
-def _refuse_other_encoder(resized: dict[str, Any], shown: str) -> None:
-    """Refuse to continue with another encoder: the shards of one set are made by one."""
-    if resized and resized["encoder"] != encoder_version():
-        raise UserError(
-            f"--out {shown}: an interrupted write is there whose images were made smaller by "
-            f"{resized['encoder']}, and here is {encoder_version()}",
-            mend="finish it with that version, or remove the folder to start anew",
-        )
-
-
-def _stored_plan(work: Path, shown: str) -> dict[str, Any]:
-    """Return what plan.json holds, it and all that it names as it was written.
-
-    Raises:
-        UserError: If not: what is packed by it would get hashes that are right.
-    """
-    try:
-        stored = read_json(work / PLAN_FILE)
-        # Plans of earlier versions have no hashes.
-        files = stored.get("files", {})
-        digest = stored.pop(_DIGEST, None)
-        wrong = PLAN_FILE if digest not in (None, _digest(stored)) or (files and digest is None) else ""
-        wrong = wrong or next((name for name, value in files.items() if _hash(work / name) != value), "")
-    except (OSError, ValueError, AttributeError):
-        wrong = PLAN_FILE
-    if wrong:
-        raise UserError(
-            f"--out {shown}: the plan of an interrupted write is damaged: {work / wrong}",
-            mend="remove the folder to start anew",
-        )
-    plan: dict[str, Any] = stored
-    return plan
 
 
 def _digest(stored: dict[str, Any]) -> str:
     return hashlib.sha256(json_bytes(stored)).hexdigest()
-
-
-def _hashes(work: Path) -> dict[str, str]:
-    """Return the hash of every file of a plan."""
-    return {path.name: _hash(path) for path in sorted(work.iterdir())}
-
-
-def _hash(path: Path) -> str:
-    """Return a file's SHA-256; its size for the spool, which may be as large as the whole set."""
-    return f"{path.stat().st_size} bytes" if path.name == SPOOL else sha256_file(path)
 
 
 def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: str) -> None:
@@ -180,8 +214,7 @@ def _make(
     name, model = load_model(request.model, source.kind, features or request.model_file)
     if any(request.ratios) or model.own_ratio or request.own_rate:
         refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
-    for stale in work.iterdir():
-        stale.unlink()
+    _remove_content(work)
     write_catalogue(source, work, checks=checks, defects=defects)
     catalogue = read_catalogue(work, source.classes)
     if encoder:
@@ -191,11 +224,12 @@ def _make(
     if request.own_rate:
         ratios = with_own_rate(ratios, model, name, population)
     planned = plan_ladder(model, name, population, ratios, request.seed, model_input, request.names)
-    _save_levels(work, catalogue, planned)
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
-    np.save(work / "order.npy", order)
-    np.save(work / "bounds.npy", bounds)
+    write_rows(work, _supervision(catalogue, planned), order, bounds)
+    for used in work.iterdir():
+        if used.name not in (ROWS, BOUNDS, SPOOL, PACKING_LOCK) or not used.stat().st_size:
+            used.unlink()
     levels = [planned_level.level for planned_level in planned]
     clean_first = not levels or (request.ratios and not request.ratios[0])
     return {
@@ -205,6 +239,7 @@ def _make(
         "levels": [{"name": level.name, **level.as_json()} for level in levels],
         "primary": CLEAN_LEVEL if clean_first else levels[0].name,
         "shards": len(bounds) - 1,
+        "samples": int(bounds[-1]),
         "parent": source.parent,
         "held_out": source.held_out,
         **({"resized": request.resize.as_json()} if request.resize else {}),
@@ -256,12 +291,20 @@ def refuse_noise(samples: Noisable, shown: str, *, chain: bool, force: bool) -> 
         )
 
 
-def _save_levels(work: Path, catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> None:
-    """Save each level: the given class of every sample, or the sample whose caption it gets."""
+def _supervision(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> dict[str, Integers]:
+    """Return the column of each level: the class of every sample, or the sample whose caption it gets."""
     samples = catalogue.table.num_rows
     clean = catalogue.labels if catalogue.kind == "class" else np.arange(samples, dtype=np.int64)
-    for level, flips in planned:
-        np.save(work / f"{level.column}.npy", apply_flips(clean, flips))
+    return {level.column: apply_flips(clean, flips) for level, flips in planned}
+
+
+def _remove_content(work: Path) -> None:
+    """Remove what a plan that was cut short has left, but for the marks of who holds what."""
+    for stale in work.iterdir():
+        if stale.is_dir():
+            shutil.rmtree(stale)
+        elif stale.name != PACKING_LOCK:
+            stale.unlink()
 
 
 def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Integers:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from pathlib import Path
 
-from nml import digits, layout
 from nml.cli import Parser, run
-from nml.errors import UserError
-from nml.levels import OWN_RATE, parse_ratio
 from nml.urls import without_secret
-from shards.layout import DEFAULT_SHARD_COUNT, DEFAULT_SHARD_SIZE, ShardLimits, parse_size
-from shards.noise import NOISE_MODELS
-from shards.resize import QUALITY, Resize
-from shards.sources import SOURCES, Defect, open_source
-from shards.writing import WriteRequest, Written, write_set
+from shards.request_options import (
+    add_request_options,
+    add_staging_option,
+    add_workers_option,
+    out_of,
+    request_of,
+    worker_count,
+)
+from shards.sources import Defect, open_source
+from shards.writing import Written, write_set
 
 PROGRAM = "python -m shards.write"
 
@@ -39,102 +38,9 @@ def build_parser() -> Parser:
         "All levels share one set: images are stored once, and every level is a column of its own.",
         epilog=_EPILOG,
     )
-    parser.add_argument(
-        "--source",
-        default="digits",
-        help=f"what to read, NAME or NAME:ARGUMENT; names: {', '.join(SOURCES.names())}",
-    )
-    parser.add_argument(
-        "--noise",
-        nargs="+",
-        default=["0"],
-        type=str,
-        help="noise ratios from 0 to below 1; the first is stored in .cls/.txt; own: a matrix's own rate",
-    )
-    parser.add_argument(
-        "--name",
-        nargs="+",
-        default=[],
-        type=str,
-        help="names of the levels above 0, one each (default: n20 for 0.2)",
-    )
-    parser.add_argument(
-        "--out",
-        default=None,
-        type=str,
-        help="folder of the set, or an fsspec URL such as s3://bucket/in1k (default: data/shards/SOURCE)",
-    )
-    parser.add_argument(
-        "--staging",
-        default=None,
-        type=str,
-        help="for a URL: local folder that shards are made in before they are uploaded "
-        "(default: ~/.cache/noisy-model-learning/writing)",
-    )
-    parser.add_argument(
-        "--model",
-        default=None,
-        type=str,
-        help="noise model (default: symmetric, or caption-swap for captions); names: "
-        + ", ".join(NOISE_MODELS.names()),
-    )
-    parser.add_argument(
-        "--model-file", default=None, type=str, help="what the model reads: a matrix, features or labels"
-    )
-    parser.add_argument(
-        "--encoder",
-        default=None,
-        type=str,
-        help="compute the features that instance-dependent noise reads: timm:NAME or timm:NAME,weights=FILE",
-    )
-    parser.add_argument(
-        "--seed", default=0, type=int, help="seed of the noise and of the order in the shards"
-    )
-    parser.add_argument(
-        "--workers", default=None, type=int, help="processes (default: one a core); never changes the result"
-    )
-    parser.add_argument(
-        "--split",
-        default="",
-        help="split of a source that has several, told by the names of its files (default: train)",
-    )
-    parser.add_argument(
-        "--image-root",
-        default="",
-        help="folder that the images of a table may lie in, besides the table's own",
-    )
-    parser.add_argument(
-        "--members",
-        default="",
-        help="members of a tar that make a sample: image=input.jpg,caption=outputs.txt or label=class.txt",
-    )
-    for column in ("image", "label", "caption", "key"):
-        parser.add_argument(f"--{column}-column", default="", help=f"{column} column of a table")
-    parser.add_argument(
-        "--skip-bad",
-        default=0,
-        type=int,
-        help="samples that may be left out as they cannot be taken (default: 0)",
-    )
-    parser.add_argument(
-        "--decode-check", action="store_true", help="decode every image before anything is written"
-    )
-    parser.add_argument(
-        "--resize",
-        default=None,
-        type=int,
-        help="shrink images whose short side is longer than this many pixels, and store them as JPEG",
-    )
-    parser.add_argument("--quality", default=None, type=int, help=f"of these JPEGs (default: {QUALITY})")
-    parser.add_argument("--encoding", default="", help="encoding of a csv or tsv (default: UTF-8)")
-    parser.add_argument(
-        "--max-shard-size", default=DEFAULT_SHARD_SIZE, help="bytes of a shard, such as 256MB or 1GiB"
-    )
-    parser.add_argument("--max-shard-count", default=DEFAULT_SHARD_COUNT, type=int, help="samples of a shard")
-    parser.add_argument(
-        "--chain", action="store_true", help="allow noise on top of a set that is noisy already"
-    )
-    parser.add_argument("--force", action="store_true", help="allow noise on a validation or test split")
+    add_request_options(parser)
+    add_staging_option(parser)
+    add_workers_option(parser)
     return parser
 
 
@@ -142,69 +48,19 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
-    options = {
-        "split": arguments.split,
-        "encoding": arguments.encoding,
-        "image_root": arguments.image_root,
-        "members": arguments.members,
-        **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "caption", "key")},
-    }
-    request = WriteRequest(
-        source=arguments.source,
-        ratios=tuple(parse_ratio(text) for text in arguments.noise if text != OWN_RATE),
-        own_rate=OWN_RATE in arguments.noise,
-        names=tuple(arguments.name),
-        skip_bad=arguments.skip_bad,
-        decode_check=arguments.decode_check,
-        model=arguments.model,
-        model_file=arguments.model_file,
-        seed=arguments.seed,
-        limits=ShardLimits(parse_size(arguments.max_shard_size), arguments.max_shard_count),
-        options=options,
-        chain=arguments.chain,
-        force=arguments.force,
-        encoder=arguments.encoder,
-        resize=_resize(arguments.resize, arguments.quality),
-    )
-    out = arguments.out or f"{layout.SETS}/{default_name(arguments.source)}"
-    if not any(argument.startswith("--source") for argument in (sys.argv[1:] if argv is None else argv)):
-        print(digits.NOTICE)
+    request = request_of(arguments)
+    out = out_of(arguments, argv)
     start = time.monotonic()
     defects: list[Defect] = []
     written = write_set(
         out,
         request,
-        lambda: open_source(request.source, defects=defects, **options),
+        lambda: open_source(request.source, defects=defects, **request.options),
         workers=worker_count(arguments.workers),
         staging=arguments.staging,
         defects=defects,
     )
     report(out, written, time.monotonic() - start)
-
-
-def _resize(side: int | None, quality: int | None) -> Resize | None:
-    if side is None and quality is not None:
-        raise UserError(f"--quality {quality}: images are copied as they are", mend="add --resize SIDE")
-    return None if side is None else Resize(side, QUALITY if quality is None else quality)
-
-
-def default_name(source: str) -> str:
-    """Return the name of a set when the user gave none: the last word of the source."""
-    name, _, argument = source.partition(":")
-    return Path(argument).name.split(".")[0] or name if argument else name
-
-
-def worker_count(asked: int | None) -> int:
-    """Return how many processes to use.
-
-    Raises:
-        UserError: If fewer than one was asked for.
-    """
-    if asked is None:
-        return len(os.sched_getaffinity(0))
-    if asked < 1:
-        raise UserError(f"--workers {asked}: too few", possible="1 and above")
-    return asked
 
 
 def report(out: str, written: Written, seconds: float) -> None:
@@ -227,7 +83,7 @@ def report(out: str, written: Written, seconds: float) -> None:
 
 def _pace(written: Written, seconds: float) -> str:
     if not written.fresh:
-        return "; the set was there already, nothing to do"
+        return "" if written.resumed else "; the set was there already, nothing to do"
     kept = f", {written.resumed:,} kept from an interrupted write" if written.resumed else ""
     pace = written.fresh / max(seconds, 1e-9)
     return f"; {written.fresh:,} written in {seconds:.1f} s ({pace:,.0f} samples/s){kept}"

@@ -1,39 +1,51 @@
-"""Write a shard set: plan once, pack shards in parallel, finish with set.json.
+"""Write a shard set in three steps: plan it once, pack its shards anywhere, finish it with set.json.
 
 While a set is being written it has no set.json, and all unfinished work is in the work folder::
 
-    OUT/.writing/              (for a URL: in the staging folder, see shards.destination)
+    OUT/.writing/              (for a URL: made in the staging folder, see shards.destination, and uploaded)
       plan.json ...            the plan (see shards.planning)
       shard-000000.arrow       a row a sample of a finished shard; the shard is finished if this is there
+      parts-8                  shards are packed in eight parts
 
 The plan is a pure function of the source and the request, and a shard of the plan and its number.
-So a killed write continues shard by shard, and ends with the same bytes as an undisturbed one.
+So a killed write continues shard by shard, on any machine and in any number of processes, and ends with
+the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from nml.errors import UserError
+from nml.files import TEMPORARY_SUFFIX
+from nml.locking import NoLocksError, byte_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.destination import Destination, open_destination
 from shards.finishing import SetDescription, finish
-from shards.locking import made_and_locked
-from shards.packshards import ShardPacker, forget_lost, pack_all, read_record
-from shards.planning import PLAN_FILE, Plan, plan_once
+from shards.locking import PACKING_LOCK, made_and_locked
+from shards.packshards import ShardPacker, is_finished, pack_all, parse_record, record_name, unfinished
+from shards.planning import PLAN_FILE, Plan, plan_once, read_plan, refuse_other_encoder
 from shards.request import WriteRequest, difference, refuse_changed_model_file
-from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, parse_set_info
+from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard, parse_set_info
 from shards.sources import Defect, Source
 
-__all__ = ["WriteRequest", "Written", "write_set"]
+__all__ = ["Part", "WriteRequest", "Written", "finish_set", "pack_part", "plan_set", "write_set"]
+
+_PART = re.compile(r"(\d{1,7})/(\d{1,7})")
+_PARTS = "parts-"
+_LEFTOVER = re.compile(r"\.shard-(\d+)\.tar\..*" + re.escape(TEMPORARY_SUFFIX))
 
 
 class Written(NamedTuple):
-    """What a call of :func:`write_set` did.
+    """What a call of :func:`write_set` or :func:`finish_set` did.
 
     Attributes:
         info: The finished set.
@@ -44,6 +56,49 @@ class Written(NamedTuple):
     info: SetInfo
     fresh: int
     resumed: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several equal parts of the shards of a set.
+
+    Attributes:
+        number: From 1.
+        count: How many parts there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``3/8``.
+
+        Raises:
+            UserError: If it is no part.
+        """
+        found = _PART.fullmatch(text)
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise UserError(f"--part {text}: not a part", possible="1/8 to 8/8, for example")
+        return cls(int(found[1]), int(found[2]))
+
+    def of(self, shards: int) -> range:
+        """Return the numbers of the shards of this part."""
+        return range(self.number - 1, shards, self.count)
+
+
+class Packed(NamedTuple):
+    """What a call of :func:`pack_part` did.
+
+    Attributes:
+        shards: Shards of the part.
+        samples: Samples in them.
+        fresh: Samples that this call packed.
+    """
+
+    shards: int
+    samples: int
+    fresh: int
 
 
 def write_set(
@@ -71,61 +126,212 @@ def write_set(
         UserError: If ``out`` holds something else, the source cannot be read, or the disk is full.
     """
     destination = open_destination(out, staging)
+    with _written_alone(destination, request, make_source, wait=wait) as begun:
+        if isinstance(begun, Written):
+            return begun
+        plan = _plan(destination, request, begun, defects)
+        packed = _pack(destination, plan, Part(1, 1), workers)
+        info = _finish(destination, plan)
+        return Written(info, packed.fresh, info.num_samples - packed.fresh)
+
+
+def plan_set(
+    out: str | Path,
+    request: WriteRequest,
+    make_source: Callable[[], Source],
+    *,
+    staging: str | Path | None = None,
+    defects: list[Defect] | None = None,
+) -> Plan | Written:
+    """Plan the set that ``request`` describes, or find it planned, or find it done.
+
+    The arguments are those of :func:`write_set`, and so are the errors.
+    """
+    destination = open_destination(out, staging)
+    with _written_alone(destination, request, make_source) as begun:
+        if isinstance(begun, Written):
+            return begun
+        plan = _plan(destination, request, begun, defects)
+        destination.release()
+        return plan
+
+
+def pack_part(
+    out: str | Path, part: Part, *, workers: int, staging: str | Path | None = None
+) -> Packed | None:
+    """Pack the shards of one part that are not finished yet.
+
+    Any number of processes may do so at once, also with the same part.
+
+    Args:
+        out: Folder or URL of a set that has been planned.
+        part: Which shards.
+        workers: Processes that pack them.
+        staging: For a URL, the local folder that files are made in before they are uploaded.
+
+    Returns:
+        What was done; None where the set is finished.
+
+    Raises:
+        UserError: If there is no plan, an image cannot be read, or the disk is full.
+    """
+    destination = open_destination(out, staging)
+    plan = _planned(destination)
+    if plan is None:
+        return None
+    with _full_disk_told(destination.staging):
+        destination.work.mkdir(parents=True, exist_ok=True)
+        return _pack(destination, plan, part, workers)
+
+
+def finish_set(out: str | Path, *, staging: str | Path | None = None) -> Written:
+    """Finish a set whose shards are all packed.
+
+    Args:
+        out: Folder or URL of the set.
+        staging: For a URL, the local folder that files are made in before they are uploaded.
+
+    Raises:
+        UserError: If shards are missing, which are named with their parts, or there is no plan.
+    """
+    destination = open_destination(out, staging)
+    with made_and_locked(destination.staging, shown=destination.shown, wait=False):
+        plan = _planned(destination)
+        if plan is None:
+            info = parse_set_info(destination.read(SET_FILE) or b"", f"{destination.shown}/{SET_FILE}")
+            destination.end()
+            return Written(info, 0, 0)
+        _refuse_missing(destination, plan)
+        with _full_disk_told(destination.staging):
+            destination.work.mkdir(parents=True, exist_ok=True)
+            info = _finish(destination, plan)
+        return Written(info, 0, info.num_samples)
+
+
+@contextlib.contextmanager
+def _written_alone(
+    destination: Destination, request: WriteRequest, make_source: Callable[[], Source], *, wait: bool = False
+) -> Iterator[Callable[[], Source] | Written]:
+    """Keep others out of the place; give what opens the source, or the set if it is there."""
     if done := find_done(destination, request):
-        return done
+        yield done
+        return
     destination.refuse_other_content(request)
     if not destination.work.is_dir():
         # A source that cannot even be opened must leave nothing behind.
-        source = make_source()
-        make_source = _constant(source)
+        make_source = _constant(make_source())
     with made_and_locked(destination.staging, shown=destination.shown, wait=wait):
-        return find_done(destination, request) or _write(destination, request, make_source, workers, defects)
+        if done := find_done(destination, request):
+            yield done
+            return
+        with _full_disk_told(destination.staging):
+            yield make_source
 
 
-def _write(
+def _plan(
     destination: Destination,
     request: WriteRequest,
     make_source: Callable[[], Source],
-    workers: int,
     defects: list[Defect] | None,
-) -> Written:
-    work = destination.work
+) -> Plan:
     with _clean_up_if_nothing_began(destination), _full_disk_told(destination.staging):
         # First: a place that cannot be written to must show before a long pass over the source.
         destination.begin(request)
         listed = destination.staging.absolute().with_name(f"{destination.staging.absolute().name}.bad.csv")
-        plan = plan_once(work, request, make_source, destination.shown, defects=defects, listed=listed)
-        for leftover in destination.staging.glob(".*.tmp"):
-            leftover.unlink()
-        forget_lost(work, plan.shards, destination.sizes())
-        packer = ShardPacker(destination, plan.kind, list(plan.levels.values()), plan.primary, request.resize)
-        fresh = pack_all(packer, work, plan.shards, 1 if destination.in_process else workers)
-        info = _finish(destination, request, plan)
-    destination.end()
-    return Written(info, fresh, info.num_samples - fresh)
+        return plan_once(destination, request, make_source, defects=defects, listed=listed)
 
 
-def _finish(destination: Destination, request: WriteRequest, plan: Plan) -> SetInfo:
+def _planned(destination: Destination) -> Plan | None:
+    """Return the plan of a set; None if the set is finished.
+
+    Raises:
+        UserError: If there is neither.
+    """
+    if destination.read(SET_FILE) is not None:
+        return None
+    plan = read_plan(destination)
+    if plan is None:
+        raise UserError(
+            f"{destination.shown}: no plan of a shard set there",
+            mend=f"make one: python -m shards.plan --source SOURCE --out {destination.shown}",
+        )
+    return plan
+
+
+def _pack(destination: Destination, plan: Plan, part: Part, workers: int) -> Packed:
+    if part.count > 1:
+        name = f"{_PARTS}{part.count}"
+        (destination.work / name).touch()
+        destination.publish_work(name)
+    refuse_other_encoder(plan, destination.shown)
+    _remove_leftovers(destination)
+    packer = ShardPacker(destination, plan)
+    numbers = part.of(plan.shards)
+    fresh = pack_all(packer, unfinished(destination, numbers), 1 if destination.in_process else workers)
+    return Packed(len(numbers), packer.samples(numbers), fresh)
+
+
+def _remove_leftovers(destination: Destination) -> None:
+    """Remove what processes left that were killed while they made a shard; others may be making one now."""
+    for leftover in destination.staging.glob(f".*{TEMPORARY_SUFFIX}"):
+        shard = _LEFTOVER.fullmatch(leftover.name)
+        if shard is None:
+            continue
+        with (
+            contextlib.suppress(NoLocksError),
+            byte_lock(destination.work / PACKING_LOCK, int(shard[1]), wait=False) as mine,
+        ):
+            if mine:
+                leftover.unlink(missing_ok=True)
+
+
+def _refuse_missing(destination: Destination, plan: Plan) -> None:
+    """Raise a UserError that names the shards which are not there as they were packed, and their parts."""
+    records, sizes = destination.work_names(), destination.sizes()
+    missing = [
+        number
+        for number in range(plan.shards)
+        if record_name(number) not in records or not is_finished(destination, number, sizes)
+    ]
+    if not missing:
+        return
+    counts = [int(name.removeprefix(_PARTS)) for name in records if name.startswith(_PARTS)]
+    count = max(counts, default=1)
+    parts = sorted({number % count + 1 for number in missing})
+    named = ", ".join(f"{number}/{count}" for number in parts[:20]) + (", ..." if len(parts) > 20 else "")
+    shown = destination.shown
+    raise UserError(
+        f"{shown}: {len(missing):,} of {plan.shards:,} shards are not packed yet, of part {named}",
+        mend=f"python -m shards.pack {shown} --part {parts[0]}/{count}"
+        + (" and so on" if len(parts) > 1 else ""),
+    )
+
+
+def _finish(destination: Destination, plan: Plan) -> SetInfo:
     description = SetDescription(
         kind=plan.kind,
         classes=plan.classes,
-        source=request.source,
-        seed=request.seed,
+        source=plan.request["source"],
+        seed=plan.request["seed"],
         levels=plan.levels,
         primary=plan.primary,
-        request=request.as_json(),
+        request=plan.request,
         parent=plan.parent,
         held_out=plan.held_out,
         resized=plan.resized,
     )
-    work = destination.work
-    info = finish(
-        destination.staging,
-        lambda: (read_record(work, number) for number in range(plan.shards)),
-        description,
-    )
+
+    def records() -> Iterator[tuple[Shard, pa.Table]]:
+        for number in range(plan.shards):
+            content = destination.read_work(record_name(number))
+            yield parse_record(number, content or b"")
+
+    for leftover in destination.staging.glob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
+    info = finish(destination.staging, records, description)
     for name in (MANIFEST_FILE, INDEX_FILE, STATS_FILE, SET_FILE):
         destination.publish(name)
+    destination.end()
     return info
 
 
@@ -163,7 +369,7 @@ def _clean_up_if_nothing_began(destination: Destination) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not (destination.work / PLAN_FILE).exists():
+        if destination.read_work(PLAN_FILE) is None:
             with contextlib.suppress(UserError):
                 destination.end()
         raise

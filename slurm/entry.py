@@ -10,7 +10,8 @@ from nml.errors import UserError, unknown_name
 from nml.urls import take_secret_of_word
 from slurm import canceling, logs, pretraining, resume, status, sweep
 from slurm.invocation import PROG, Invocation
-from slurm.single import PROBES, SHARDS
+from slurm.shard_jobs import SHARDS
+from slurm.single import PROBES
 
 _DESCRIPTION = """Launch the rooms on a Slurm cluster, or on this machine where there is none."""
 _WITH_RECIPE = ("pretrain", "sweep")

@@ -1,4 +1,4 @@
-"""``launch.py shards`` and ``launch.py probes``: one command of another room, as a job of its own."""
+"""One command of another room as a job of its own: ``launch.py probes``, or ``shards`` on one node."""
 
 from __future__ import annotations
 
@@ -95,12 +95,6 @@ class SingleCommand:
         )
 
 
-SHARDS = SingleCommand(
-    "shards",
-    "shards.write",
-    "Write a shard set as a job.",
-    f"{PROG} shards -- --source digits --noise 0 0.2 --out data/shards/digits",
-)
 PROBES = SingleCommand(
     "probes",
     "probes.run",

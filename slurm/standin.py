@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -57,7 +57,7 @@ class Rank:
 
 
 def run_ranks(
-    argv: Sequence[str],
+    argv: Sequence[str] | Callable[[int], Sequence[str]],
     *,
     nodes: int,
     tasks: int,
@@ -68,7 +68,7 @@ def run_ranks(
     """Run ``argv`` as nodes x tasks ranks and wait for all of them.
 
     Args:
-        argv: The command of one rank.
+        argv: The command of one rank; a function of the rank where they differ.
         nodes: How many nodes to stand in for.
         tasks: Ranks a node.
         logs: Folder for the output of ranks 1 and up, ``rank-1.log`` and so on. Rank 0 writes to
@@ -92,7 +92,8 @@ def run_ranks(
                 environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port)
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[rank] if gpus else ""
                 environment |= dict(extra or {})
-                ranks.append(_start(argv, rank, environment, logs))
+                own = argv(rank) if callable(argv) else argv
+                ranks.append(_start(own, rank, environment, logs))
                 guard.watch(ranks[-1].process.pid)
             return _supervise(ranks, stop)
         finally:

@@ -104,7 +104,7 @@ def launched_under(folder: Path) -> list[Launched]:
     if (folder / SWEEP).exists():
         return _of_sweep(folder)
     if (folder / LAUNCH).is_dir() or (folder / layout.METRICS).exists():
-        return [_of_run(folder)]
+        return _of_run(folder)
     raise UserError(f"{folder}: neither a sweep nor a run", mend="name a folder under sweeps/ or runs/")
 
 
@@ -119,22 +119,26 @@ def everything(base: Path) -> list[Path]:
     return [*sweeps, *others]
 
 
-def _of_run(folder: Path) -> Launched:
+def _of_run(folder: Path) -> list[Launched]:
+    """Return what was launched for a run; of a command of several jobs, one for each of its members."""
     folder = folder.resolve()
     launch = folder / LAUNCH
     journal = Journal(launch)
-    jobs = list(journal.jobs().values())
+    jobs = journal.jobs() or {folder.name: ""}
     stage = next((line["stage"] for line in journal.lines()), "pretrain").partition("-")[0]
-    return Launched(
-        stage=stage,
-        name=folder.name,
-        job=jobs[-1] if jobs else "",
-        record=launch / "attempts",
-        run=folder if stage == "pretrain" else None,
-        complete=layout.is_done(folder),
-        logs=launch,
-        has_result=stage == "pretrain",
-    )
+    return [
+        Launched(
+            stage=stage,
+            name=name if len(jobs) > 1 else folder.name,
+            job=job,
+            record=launch / "attempts",
+            run=folder if stage == "pretrain" else None,
+            complete=layout.is_done(folder),
+            logs=launch,
+            has_result=stage == "pretrain",
+        )
+        for name, job in jobs.items()
+    ]
 
 
 def _of_sweep(folder: Path) -> list[Launched]:

@@ -45,7 +45,10 @@ def test_every_name_stands_for_a_module(name: str) -> None:
     [
         (["shard", "write"], "unknown name 'shard'"),
         (["shards", "wirte"], "did you mean write?"),
-        (["shards", "--out", "x"], "possible: write, info, verify, sign, relabel, audit, index"),
+        (
+            ["shards", "--out", "x"],
+            "possible: write, plan, pack, finish, info, verify, sign, relabel, audit, index",
+        ),
     ],
 )
 def test_a_mistyped_command_is_told_what_there_is(words: list[str], expected: str) -> None:

@@ -128,10 +128,12 @@ def test_a_damaged_record_of_a_finished_shard_is_packed_again(
     assert interrupted() == whole.manifest_sha256
 
 
-@pytest.mark.parametrize("name", ["plan.json", "label_n25.npy", "catalogue.arrow"])
+@pytest.mark.parametrize("name", ["plan.json", "rows.npy", "rows.bin"])
 def test_a_damaged_plan_is_refused(interrupted: Callable, tmp_path: Path, name: str) -> None:
     path = tmp_path / "set" / ".writing" / name
     content = path.read_bytes()
+    # So that its shard is packed again.
+    path.with_name("shard-000000.arrow").unlink()
     for damaged in (content[:-2], content[: len(content) // 2] + b"?" + content[len(content) // 2 + 1 :]):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=rf"plan of an interrupted write is damaged: .*{name}"):

@@ -12,8 +12,10 @@ import pytest
 
 from nml.errors import UserError
 from shards.catalogue import Catalogue
+from shards.destination import LocalDestination
 from shards.ladder import Level, PlannedLevel
 from shards.noise import Flips
+from shards.plan_rows import PlanRows
 from shards.planning import _image, _sample_sizes, plan_once, refuse_noise
 from shards.sources import Source, open_source
 from shards.writing import WriteRequest
@@ -52,27 +54,28 @@ def test_a_plan_is_made_once_and_read_back_as_it_was_made(
     names: list[str],
 ) -> None:
     request = requested(source_of(tmp_path), *ratios)
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "label_n20.npy").write_bytes(b"of a plan that was cut short")
-    made = plan_once(work, request, lambda: open_source(request.source), "out")
-    assert plan_once(work, request, nobody, "out") == made
+    files = LocalDestination(tmp_path / "set")
+    files.work.mkdir(parents=True)
+    (files.work / "catalogue.arrow").write_bytes(b"of a plan that was cut short")
+    made = plan_once(files, request, lambda: open_source(request.source))
+    assert plan_once(files, request, nobody) == made
     kind = "caption" if source_of is captions else "class"
     assert (made.kind, made.primary, made.shards) == (kind, primary, 1)
     assert (made.parent, made.held_out) == (None, False)
     assert made.classes == (None if kind == "caption" else ("0", "1", "2"))
     assert list(made.levels) == names
     # Each column is the clean supervision, but for as many samples as the level says.
-    clean = np.arange(12) if kind == "caption" else np.array(LABELS)
+    rows = PlanRows(files).read(0)
+    clean = rows["caption" if kind == "caption" else "label"].to_pylist()
     for name, level in made.levels.items():
         assert level.name == name
-        given = np.load(work / f"{level.column}.npy")
-        assert (given != clean).sum() == round(float(level.asked) * 12) == level.flipped
-    assert not (work / "label_n20.npy").exists()
-    assert sorted(np.load(work / "order.npy").tolist()) == list(range(12))
+        altered = sum(a != b for a, b in zip(rows[level.column].to_pylist(), clean, strict=True))
+        assert altered == round(float(level.asked) * 12) == level.flipped
+    assert sorted(rows["source_row"].to_pylist()) == list(range(12))
+    assert {path.name for path in files.work.iterdir()} == {"plan.json", "rows.bin", "rows.npy"}
     other = requested(request.source, *ratios, seed=1)
     with pytest.raises(UserError, match="an interrupted write with other options is there"):
-        plan_once(work, other, nobody, "out")
+        plan_once(files, other, nobody)
 
 
 class Lengths:
@@ -80,18 +83,24 @@ class Lengths:
 
     identity: ClassVar[dict[str, str]] = {"encoder": "lengths"}
 
+    def __init__(self, read: list[int]) -> None:
+        self._read = read
+
     def write_features(self, path: Path, image: Callable[[int], bytes], count: int) -> None:
-        np.save(path, [[float(len(image(number)))] for number in range(count)])
+        self._read += [len(image(number)) for number in range(count)]
+        np.save(path, [[float(length)] for length in self._read])
 
 
 def test_a_named_encoder_reads_the_images_of_the_source(
     tmp_path: Path, requested: Callable[..., WriteRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.planning.open_encoder", lambda *_: Lengths())
+    read: list[int] = []
+    monkeypatch.setattr("shards.planning.open_encoder", lambda *_: Lengths(read))
     request = requested(classes(tmp_path), "0", "0.25", model="instance-dependent", encoder="timm:lengths")
-    (tmp_path / "work").mkdir()
-    made = plan_once(tmp_path / "work", request, lambda: open_source(request.source), "out")
-    assert np.load(tmp_path / "work" / "features.npy")[:, 0].tolist() == [len(image) for image in IMAGES]
+    files = LocalDestination(tmp_path / "set")
+    files.work.mkdir(parents=True)
+    made = plan_once(files, request, lambda: open_source(request.source))
+    assert read == [len(image) for image in IMAGES]
     assert made.levels["n25"].flipped == 3
 
 

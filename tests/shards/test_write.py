@@ -171,10 +171,10 @@ def test_a_write_that_stops_after_any_shard_continues(
     pack = ShardPacker.__call__
     for stop in range(7):
 
-        def failing(self: ShardPacker, number: int, stop: int = stop) -> int:
+        def failing(self: ShardPacker, number: int, *, wait: bool, stop: int = stop) -> int | None:
             if number == stop:
                 raise KeyboardInterrupt
-            return pack(self, number)
+            return pack(self, number, wait=wait)
 
         monkeypatch.setattr(ShardPacker, "__call__", failing)
         with pytest.raises(KeyboardInterrupt):

@@ -177,7 +177,7 @@ def test_a_mistake_is_one_line_before_any_work(refused, words, error) -> None:
         (("pretrain", "--", "x"), "pretrain: unknown words after --: x"),
         (("probes", "--", "--task", "digits", "--plugin", "lp,nmtun"), "did you mean nmtune"),
         (("probes", "--", "--plugin=lp", "--task", "digit"), "did you mean digits?"),
-        (("shards", "--nodes", "2", "--", "--out", "x"), "shards.write is one process"),
+        (("shards", "--nodes", "2", "--", "--noise", "0.2"), "--nodes 2: several processes need a place"),
         (("shards", "--", "--outt", "x"), "did you mean --out?"),
     ],
 )

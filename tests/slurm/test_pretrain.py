@@ -150,3 +150,16 @@ def test_shards_are_written_as_a_job_from_the_folder_of_the_user(project, cluste
     said = project.launch("shards", "--", "--source", "digits", "--noise", "0", "0.2", "--out", "my set")
     waiting(lambda: (project.work / "my set" / "set.json").exists(), said)
     waiting(lambda: re.search(r"shards .* COMPLETED", project.launch("status")), "its state")
+
+
+@pytest.mark.parametrize("where", ["slurm", "local"])
+def test_shards_are_planned_by_one_packed_by_several_and_finished_by_one(
+    project, cluster, waiting, where: str
+) -> None:
+    words = ("--", "--source", "digits", "--noise", "0", "0.2", "--out", "my set", "--workers", "1")
+    said = project.launch("shards", "--nodes", "3", "--cluster", where, *words)
+    waiting(lambda: (project.work / "my set" / "set.json").exists(), said)
+    parts = {path.name for path in (project.work / "my set").iterdir()} - {"set.json"}
+    assert parts == {"1 of 3", "2 of 3", "3 of 3"}
+    if where == "slurm":
+        waiting(lambda: len(re.findall(r"shards .* COMPLETED", project.launch("status"))) == 5, "its states")
