@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nml.errors import UserError
-from plugins.gce import check_share
+from plugins.head import share
 from plugins.lp import LinearProbe
 from plugins.mlp import MLP
 from plugins.trainable import Batch
@@ -48,7 +48,7 @@ class Forward(MLP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("anchor", self.anchor)
+        share(self, "anchor")
         if self.matrix is not None:
             size = len(self.matrix)
             for number, row in enumerate(self.matrix):

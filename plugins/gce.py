@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
-from nml.errors import UserError
+from plugins.head import share
 from plugins.mlp import MLP
 from plugins.trainable import Batch
 
@@ -27,7 +27,7 @@ class GeneralisedCrossEntropy(MLP):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share("q", self.q)
+        share(self, "q")
 
     def label_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return generalised cross-entropy in the place of cross-entropy."""
@@ -39,13 +39,3 @@ def generalised_cross_entropy(logits: Tensor, labels: Tensor, q: float) -> Tenso
     # From the logarithm, whose gradient p^q stays finite where p is 0; that of p^q itself does not.
     likelihood = functional.log_softmax(logits.float(), dim=1).gather(1, labels.unsqueeze(1))
     return ((1 - (q * likelihood).exp()) / q).mean()
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse a value outside 0 (excluded) to 1.
-
-    Raises:
-        UserError: Naming it.
-    """
-    if not 0 < value <= 1:
-        raise UserError(f"{name} {value}", possible="above 0 to 1")

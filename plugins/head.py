@@ -262,6 +262,17 @@ def at_least(head: Any, least: float, *names: str) -> None:
             raise UserError(f"{name} {getattr(head, name)}", possible=f"{least:g} or more")
 
 
+def share(head: Any, *names: str) -> None:
+    """Refuse hyper-parameters outside 0 (excluded) to 1.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name in names:
+        if not 0 < getattr(head, name) <= 1:
+            raise UserError(f"{name} {getattr(head, name)}", possible="above 0 to 1")
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
