@@ -71,6 +71,9 @@ class Head(Protocol):
       hyper-parameters, the most promising first. ``probes`` tries as many as its budget allows;
     - a method ``inference_module()``: the fitted head as a ``torch.nn.Module`` of features [N, D], made of
       parts that have an ONNX form (:mod:`plugins.onnx_graph`). ``probes.export`` needs it;
+    - a keyword ``class_embeddings`` of ``fit``, where its class says ``uses_class_embeddings = True``: what
+      the text tower of the encoder says of the name of each class, unit vectors float32 [K, D] in the space
+      of the features. Encoders without one are refused; heads that do not ask are not given it;
     - a property ``tries``: how many settings a fit compares by itself, where that is more than one;
     - a method ``check_classes(num_classes)``: raise a UserError where its hyper-parameters are for another
       number of classes. ``probes`` calls it before anything is computed.

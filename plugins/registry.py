@@ -8,6 +8,8 @@ from typing import Any
 from nml.registry import Registry
 
 FIT_KEYWORDS = ("validation", "num_classes", "seed", "device")
+# What only heads are given whose class says so.
+ASKED = "class_embeddings"
 METHODS = ("fit", "transform", "predict_logits", "state_dict", "load_state_dict")
 
 
@@ -31,7 +33,8 @@ def contract_fault(head: Any) -> str | None:
     except ValueError as error:
         return f"its methods cannot be looked at: {error}"
     swallows = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    refused = [name for name in FIT_KEYWORDS if name not in parameters and not swallows]
+    asked = (ASKED,) if getattr(head, f"uses_{ASKED}", False) else ()
+    refused = [name for name in (*FIT_KEYWORDS, *asked) if name not in parameters and not swallows]
     if refused:
         return f"its fit() takes no {', '.join(refused)}"
     for name, parameter in settings.items():

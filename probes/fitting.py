@@ -6,10 +6,8 @@ Nothing in this file sees a test feature or a test label.
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -19,19 +17,15 @@ from nml.errors import UserError
 from plugins.calibration import best_thresholds, decisions, fit_temperature
 from plugins.head import Head
 from probes.answers import HeadFault, asked, predict
-from probes.downstream_noise import SYMMETRIC, identity_of
 from probes.heads import HeadChoice
 from probes.samples import Labels
 from probes.scoring import score
-from probes.splits import Carving
+from probes.study import as_json
 from probes.tasks.task import Metric
 from probes.training_data import Point, TrainingData, noisy_labels, noisy_validation
 
 if TYPE_CHECKING:
     import torch
-
-RULE = "best validation metric, the first of equals"
-FLIPS = "exact in each fraction and in the validation data"
 
 
 class Fitted(NamedTuple):
@@ -153,8 +147,8 @@ def fit_points(
             Fitted(
                 point=point,
                 head=fit.head,
-                hyper_parameters=_json(choice.candidates[fit.candidate]),
-                selection=_json(
+                hyper_parameters=as_json(choice.candidates[fit.candidate]),
+                selection=as_json(
                     {
                         "chosen": best,
                         "metric": metric,
@@ -259,6 +253,9 @@ def _fit_all(fits: Sequence[_Fit], data: TrainingData, device: str) -> list[floa
         # A copy costs in proportion to the samples it sees.
         total = sum(len(part) for part in rows)
         return [(time.perf_counter() - begun) * len(part) / total for part in rows]
+    asked_for = {}
+    if getattr(kind, "uses_class_embeddings", False) and data.class_embeddings is not None:
+        asked_for["class_embeddings"] = torch.from_numpy(data.class_embeddings)
     seconds: list[float | HeadFault] = []
     for fit, part in zip(fits, rows, strict=True):
         begun = time.perf_counter()
@@ -271,6 +268,7 @@ def _fit_all(fits: Sequence[_Fit], data: TrainingData, device: str) -> list[floa
             num_classes=data.num_classes,
             seed=fit.point.seed,
             device=device,
+            **asked_for,
         )
         try:
             asked("fit", learn)
@@ -279,24 +277,3 @@ def _fit_all(fits: Sequence[_Fit], data: TrainingData, device: str) -> list[floa
         else:
             seconds.append(time.perf_counter() - begun)
     return seconds
-
-
-def study_of(
-    choice: HeadChoice, carving: Carving, views: int, noise: Fraction, model: str = SYMMETRIC
-) -> str:
-    """Return the JSON of what is decided before any fit: candidates, rule, validation, views, flips."""
-    return _json(
-        {
-            "candidates": [dict(candidate) for candidate in choice.candidates],
-            "rule": RULE,
-            "validation_carved": len(carving.validation),
-            "views": views,
-            # Only with noise: results without it do not depend on how labels are flipped, and keep their ids.
-            **({"flips": FLIPS} if noise else {}),
-            **({"noise_model": identity_of(model)} if noise and model != SYMMETRIC else {}),
-        }
-    )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)

@@ -44,6 +44,11 @@ class HeadChoice:
         return self.make(**self.candidates[candidate])
 
     @property
+    def asks_for_texts(self) -> bool:
+        """Whether it wants class text embeddings."""
+        return bool(getattr(self.make, "uses_class_embeddings", False))
+
+    @property
     def tries(self) -> int:
         """How many settings validation data choose among, those that a head compares by itself included."""
         return sum(own_tries(self.build(number)) for number in range(len(self.candidates)))

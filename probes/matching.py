@@ -70,6 +70,21 @@ def check_target(heads: Sequence[HeadChoice], task: Task, noises: Sequence[Fract
         )
 
 
+def check_texts(heads: Sequence[HeadChoice], encoder: Encoder) -> None:
+    """Refuse heads that ask for class text embeddings of an encoder that has none.
+
+    Raises:
+        UserError: Names both.
+    """
+    asking = next((choice.plugin.name for choice in heads if choice.asks_for_texts), None)
+    if asking is not None and not hasattr(encoder, "class_embeddings"):
+        raise UserError(
+            f"--plugin {asking}: asks for text embeddings of the classes, "
+            f"and encoder {encoder.info.name} has no text tower",
+            possible="open_clip:NAME/TAG, or a run of the objective clip",
+        )
+
+
 def check_files(encoder: Encoder, tasks: Sequence[Task], *, allow_overlap: bool = False) -> Iterator[str]:
     """Refuse files of features that no task asks for, and yield a line on each task that lacks some.
 

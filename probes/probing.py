@@ -25,13 +25,14 @@ from probes.downstream_noise import SYMMETRIC
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
 from probes.features import Features, FeatureStore, feature_pass
-from probes.fitting import Failed, fit_points, study_of
+from probes.fitting import Failed, fit_points
 from probes.heads import HeadChoice
 from probes.matching import evaluations_of
 from probes.measured import Measured
 from probes.results.row import Row, identify
 from probes.results.rowfiles import claim, read_ids, write_rows
 from probes.splits import Carving, carve, store_split
+from probes.study import study_of, texts_of
 from probes.tasks.task import Evaluation, Task
 from probes.training_data import Point, TrainingData
 
@@ -261,8 +262,13 @@ class Probe:
             validation_labels=None if task.validation is None else task.validation.labels,
             carving=self.carving,
             num_classes=task.outputs,
+            class_embeddings=self.encoder.class_embeddings(task.classes) if self._texts else None,  # type: ignore[attr-defined]
         )
         return data, views[0].key
+
+    @functools.cached_property
+    def _texts(self) -> dict[str, Any] | None:
+        return texts_of(self.plan.heads, self.encoder, self.task.classes)
 
     def identities(self) -> Iterator[dict[str, Any]]:
         """Yield what identifies each row asked for."""
@@ -283,7 +289,7 @@ class Probe:
             "head_distribution": choice.plugin.distribution,
             "head_version": choice.plugin.version,
             "head_code": choice.code,
-            "study": study_of(choice, self.carving, self.plan.views, point.noise, point.model),
+            "study": study_of(choice, self.carving, self.plan.views, point.noise, point.model, self._texts),
             "fraction": float(point.fraction),
             "seed": point.seed,
             "downstream_noise": float(point.noise),

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.fitting import check_device
     from probes.head_code import earlier_code
     from probes.heads import TRIES, check_classes, choose_heads
-    from probes.matching import check_files, check_match, check_target
+    from probes.matching import check_files, check_match, check_target, check_texts
     from probes.probing import Plan, Probe, probes_of
     from probes.results import read_rows
     from probes.results.row import spectra_note
@@ -72,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_target(heads, task, noises)
     encoders = [open_checkpoint(path, settings) for path in paths]
     encoders += [open_encoder(text, settings) for text in options.encoder]
+    for encoder in encoders:
+        check_texts(heads, encoder)
     for encoder, task in itertools.product(encoders, tasks):
         check_match(encoder, task, views=options.views)
     # Ready features are not computed from the samples, which may be stand-ins then.

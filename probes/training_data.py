@@ -44,6 +44,8 @@ class TrainingData:
         validation_labels: Their labels, the same.
         carving: How the training samples are divided.
         num_classes: K; 1 where numbers are predicted.
+        class_embeddings: What the encoder's text tower says of each class, float32 [K, D]; None where no head
+            asks for it.
     """
 
     keys: Sequence[str]
@@ -54,6 +56,7 @@ class TrainingData:
     validation_labels: Labels | None
     carving: Carving
     num_classes: int
+    class_embeddings: npt.NDArray[np.float32] | None = None
     _rows: dict[tuple[Fraction, int], npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
     _orders: dict[int, npt.NDArray[np.int64]] = dataclasses.field(default_factory=dict)
 

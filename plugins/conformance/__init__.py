@@ -80,6 +80,9 @@ def reason_to_skip(name: str, subject: Subject) -> str | None:
     target = _OF_TARGET.get(name, "classification")
     if target not in targets_of(subject.head):
         return f"the class does not say that it takes {target}"
+    asks = getattr(subject.head, "uses_class_embeddings", False)
+    if name == "refuses_to_do_without_class_embeddings" and not asks:
+        return "the class does not say uses_class_embeddings = True"
     chooses = bool(getattr(subject.head, "uses_validation", False))
     if name == "validation_is_not_peeked_at" and chooses:
         return "the class says uses_validation = True"

@@ -33,6 +33,15 @@ def refuses_labels_of_another_length(subject: Subject) -> None:
     raise CheckFailed(f"fit accepted {TRAIN} features with {TRAIN - 1} labels")
 
 
+def refuses_to_do_without_class_embeddings(subject: Subject) -> None:
+    """A head that asks for class text embeddings does not fit without them."""
+    try:
+        subject.fresh().fit(*subject.train, num_classes=CLASSES, seed=0, device=subject.device)
+    except Exception:
+        return
+    raise CheckFailed("fit accepted no class embeddings")
+
+
 def fewer_samples_than_features(subject: Subject) -> None:
     """Fewer samples than features is a usual case, not an error."""
     few = separable(9, seed=0, width=40)
@@ -77,7 +86,12 @@ def strided_features(subject: Subject) -> None:
     head = subject.fresh()
     # Not through ``Subject.fit``: its copy would be an array of its own.
     head.fit(
-        wide[:, :WIDTH], subject.train.labels.clone(), num_classes=CLASSES, seed=0, device=subject.device
+        wide[:, :WIDTH],
+        subject.train.labels.clone(),
+        num_classes=CLASSES,
+        seed=0,
+        device=subject.device,
+        **subject.asked(subject.train.features),
     )
     promise(
         same(subject.logits(subject.fitted), subject.logits(head), TOLERANCE),

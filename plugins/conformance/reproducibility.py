@@ -14,7 +14,8 @@ def inputs_unchanged(subject: Subject) -> None:
     """Features and labels are read, never written."""
     features, labels = (part.clone() for part in subject.train)
     head = subject.fresh()
-    head.fit(features, labels, num_classes=CLASSES, seed=0, device=subject.device)
+    asked = subject.asked(features)
+    head.fit(features, labels, num_classes=CLASSES, seed=0, device=subject.device, **asked)
     head.transform(features)
     head.predict_logits(features)
     promise(torch.equal(features, subject.train.features), "the features were changed")

@@ -54,8 +54,16 @@ class Subject:
         """
         head = self.fresh() if head is None else head
         features, labels = (part.clone() for part in data or self.train)
-        head.fit(features, labels, seed=seed, device=self.device, **{"num_classes": CLASSES, **more})
+        more = {"num_classes": CLASSES, **more}
+        asked = self.asked(features, more["num_classes"])
+        head.fit(features, labels, seed=seed, device=self.device, **asked, **more)
         return head
+
+    def asked(self, features: Tensor, num_classes: int = CLASSES) -> dict[str, Tensor]:
+        """Return the keywords of ``fit`` that the class asks for: a text embedding near each cluster."""
+        if not getattr(self.head, "uses_class_embeddings", False):
+            return {}
+        return {"class_embeddings": torch.eye(num_classes, features.shape[1])}
 
     def fresh(self) -> Any:
         """Return a head with its defaults, but without a least number of steps: dozens are fitted."""

@@ -29,6 +29,7 @@ from nml.signatures import check_signature
 from nml.untrusted import Untrusted, read_json, shown, typed
 from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
 from probes.encoders.registry import newest_run
+from probes.encoders.text_tower import TwoTowerEncoder
 from probes.encoders.torch_images import TorchImageEncoder, checked, image_transform
 from probes.spec import Spec, check_options
 
@@ -68,7 +69,10 @@ def open_export(spec: Spec, settings: Settings) -> Encoder:
         provenance=_provenance(meta, export),
         versions={name: metadata.version(name) for name in ("torch", "timm", "pillow")},
     )
-    return TorchImageEncoder(info, model, forward, image_transform(preprocessing, str(path)), settings)
+    transform = image_transform(preprocessing, str(path))
+    if meta["library"] == "open_clip":
+        return TwoTowerEncoder(info, model, transform, settings, architecture=meta["architecture"])
+    return TorchImageEncoder(info, model, forward, transform, settings)
 
 
 def find_export(path: Path) -> Path:

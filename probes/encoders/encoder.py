@@ -96,6 +96,10 @@ class EncoderInfo:
 class Encoder(Protocol):
     """A frozen model behind two calls.
 
+    One with a text tower may also have ``class_embeddings(names)``, which returns a unit vector for each
+    class, float32 [K, D], in the space of its features, and ``texts``, JSON-like: all that these depend on
+    besides the names. Heads that ask for class text embeddings get them.
+
     Attributes:
         info: What it is made of.
         batch_size: Prepared samples that one :meth:`encode` call should get.

@@ -10,7 +10,8 @@ from typing import Any
 
 from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
-from probes.encoders.torch_images import TorchImageEncoder, image_transform, resolved
+from probes.encoders.text_tower import TwoTowerEncoder
+from probes.encoders.torch_images import image_transform, resolved
 from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
 from probes.hub import unreachable
 from probes.spec import Spec, check_options
@@ -64,7 +65,7 @@ def open_open_clip(spec: Spec, settings: Settings) -> Encoder:
         versions={package: metadata.version(package) for package in ("torch", "open_clip_torch", "pillow")},
     )
     transform = image_transform(preprocessing, spec.text)
-    return TorchImageEncoder(info, model.visual, model.encode_image, transform, settings)
+    return TwoTowerEncoder(info, model, transform, settings, architecture=name)
 
 
 def _preprocessing(config: Mapping[str, Any], spec: Spec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nml.labels import TARGETS
 from plugins.conformance import CHECKS, CheckFailed, Subject, run_checks
 from plugins.head import CLASSES_ALONE
 from plugins.lp import LinearProbe
+from plugins.lp_plus_plus import LPPlusPlus
 from plugins.testing import parametrize_head_checks
 
 
@@ -86,6 +87,16 @@ class Eager(Probe):
         super().__init__()
         self.width = width
         self.layer = nn.Linear(width, 3)
+
+
+class Careless(LPPlusPlus):
+    """Makes up what the text tower should have said."""
+
+    def fit(self, features: Tensor, labels: Tensor, **more: Any) -> Any:
+        classes = more.get("num_classes") or int(labels.max()) + 1
+        return super().fit(
+            features, labels, **{"class_embeddings": torch.eye(classes, features.shape[1]), **more}
+        )
 
 
 class Complicated(Probe):
@@ -178,6 +189,7 @@ FAULTS: dict[str, type[Any]] = {
     "state_is_a_copy": head(state_dict=_shares_weights),
     "validation_is_not_peeked_at": head(fit=replaced(features=_peeks, labels=_peeks_labels)),
     "validation_only_chooses": head(fit=_trains_on_validation, uses_validation=True),
+    "refuses_to_do_without_class_embeddings": Careless,
     "predicts_numbers": wrong_labels(torch.float32, lambda labels: labels.flip(0)),
     "unit_of_numbers": wrong_labels(torch.float32, lambda labels: labels.clamp(max=5000)),
     "names_several_classes": wrong_labels(torch.bool, torch.logical_not),

@@ -31,7 +31,8 @@ def fitted(name: str, **options: Any) -> SavedHead:
     labels = torch.arange(90).remainder(3)
     features = 300 * (torch.randn(90, DIM, generator=generator) + 2 * torch.eye(3, DIM)[labels])
     head = HEADS.load(name)(**options)
-    head.fit(features, labels, validation=(features, labels), num_classes=len(CLASSES))
+    asked = {"class_embeddings": torch.eye(len(CLASSES), DIM)} if name == "lp++" else {}
+    head.fit(features, labels, validation=(features, labels), num_classes=len(CLASSES), **asked)
     return SavedHead(head, DIM, CLASSES, {"encoder": "mine"}, temperature=1.7, name=name)
 
 
@@ -49,6 +50,7 @@ def fitted(name: str, **options: Any) -> SavedHead:
         ("co-teaching", {"epochs": 2}),
         ("logreg", {}),
         ("knn", {}),
+        ("lp++", {"iterations": 20}),
     ],
 )
 def test_the_file_gives_the_logits_and_probabilities_of_the_head(name: str, options: dict[str, Any]) -> None:

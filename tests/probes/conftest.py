@@ -75,13 +75,13 @@ def make_export() -> Callable[..., Path]:
 
 @pytest.fixture
 def tiny_clip(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name under which open_clip knows two towers of a few thousand weights."""
+    """The name under which open_clip knows two small towers."""
     import open_clip
 
     towers = {
         "embed_dim": 16,
         "vision_cfg": {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32},
-        "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+        "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     }
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-towers", towers)
     return "tiny-towers"

@@ -17,9 +17,10 @@ from nml.errors import UserError
 from plugins.lp import LinearProbe
 from plugins.registry import HEADS
 from probes.downstream_noise import flip, open_model
-from probes.fitting import fit_points, study_of
+from probes.fitting import fit_points
 from probes.heads import HeadChoice
 from probes.splits import Carving, flip_labels
+from probes.study import study_of
 from probes.training_data import Point, TrainingData
 from shards.hashing import hash_keys
 from shards.noise import Population

@@ -192,7 +192,8 @@ def test_scrambled_test_labels_change_nothing_but_the_test_metrics(
             other._replace(samples=scrambled) if other is part else other for other in evaluations
         )
     # Two learning rates, so that selection has something to do; nmtune-topk also chooses its k.
-    names = ["lp", "nmtune-topk"] if published else HEADS.names()
+    # This encoder has no text tower, which lp++ asks for.
+    names = ["lp", "nmtune-topk"] if published else [name for name in HEADS.names() if name != "lp++"]
     heads, search = ",".join(names), ("lr=0.0001,0.1", "nmtune-topk.k=auto")
     # Two heads need more than an epoch until either names several classes on every shift.
     epochs = 8 if published else 1

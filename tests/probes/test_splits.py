@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from nml.errors import UserError
 from plugins.head import Head
 from plugins.registry import HEADS
-from probes.fitting import check_device, fit_points, study_of
+from probes.fitting import check_device, fit_points
 from probes.heads import HeadChoice
 from probes.scoring import evaluate
 from probes.splits import carve, flip_labels, fraction_order, store_split, subset_of
+from probes.study import study_of
 from probes.tasks.samplesets import Texts
 from probes.tasks.task import Evaluation
 from probes.training_data import Point, TrainingData
