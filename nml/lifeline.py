@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _POLL_SECONDS = 0.1
@@ -34,6 +34,8 @@ _SILENT_END = (
     "ended without a word: killed (kill -9, by the kernel for want of memory, or told to stop before it was "
     "ready to) or crashed"
 )
+# The variable that names the pipe through which a rank tells its agent how far it is.
+BEATS = "NML_BEATS"
 _WATCH, _END, _RELEASE = "watch", "end", "release"
 
 
@@ -56,6 +58,11 @@ def die_with_this_process() -> Callable[[], None]:
     """
     parent = os.getpid()
     return lambda: end_with(parent, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """Have what the descendants of this process leave behind become its own children."""
+    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 class Warden:
@@ -155,6 +162,12 @@ def is_stopped(process: int) -> bool:
     """Whether a process is stopped by a signal (SIGSTOP), and not by a debugger."""
     fields = _fields(process)
     return fields is not None and fields[_STATE] == "T"
+
+
+def work_seconds(process: int) -> float:
+    """Return the seconds that a process has had a core for, 0 once it has ended."""
+    fields = _fields(process)
+    return sum(map(int, fields[_WORK])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
 class _Watched:
@@ -280,7 +293,7 @@ def _group_of(process: int) -> int | None:
     return int(fields[_GROUP]) if fields else None
 
 
-_STATE, _GROUP, _BORN = 0, 2, 19
+_STATE, _GROUP, _WORK, _BORN = 0, 2, slice(11, 13), 19
 
 
 def _fields(process: int) -> list[str] | None:

@@ -55,6 +55,8 @@ class StopRequest:
         self._process = os.getpid()
         for number in SIGNALS:
             signal.signal(number, self._note)
+        # A launcher starts this process with them blocked, so that one that came before is heard of now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     @property
     def name(self) -> str:

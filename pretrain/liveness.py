@@ -8,6 +8,7 @@ while, and says whom the run waits for. Only durations travel, so the clocks of 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import statistics
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nml.lifeline import BEATS
 from pretrain import ending
 from pretrain.world import World
 
@@ -132,6 +134,8 @@ class Liveness:
         self._worked, self._looked, self._busy = 0.0, time.perf_counter(), True
         self._ended = threading.Event()
         self._store: Any = None
+        # Where an agent of the launcher watches this rank.
+        self._pipe = int(os.environ.get(BEATS, "-1"))
 
     def start(self) -> None:
         """Start to tick and to tell. Collective."""
@@ -201,6 +205,12 @@ class Liveness:
         now, worked = time.perf_counter(), self.pulse.work()
         self._busy = worked - self._worked > _IDLE * (now - self._looked)
         self._worked, self._looked = worked, now
+        if self._pipe >= 0:
+            pace = statistics.median(self._step_times or [0.0])
+            beat = {"step": self._steps, "since": now - self._stepped, "pace": pace, "phase": self._phase}
+            # Whoever does not read must not keep the rank.
+            with contextlib.suppress(OSError):
+                os.write(self._pipe, json.dumps(beat).encode() + b"\n")
         if self._store is not None:
             told = f"{self._steps} {now - self._stepped:.1f} {self._busy:d} {self._phase}"
             self._store.set(str(self._world.rank), told)

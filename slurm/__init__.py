@@ -15,8 +15,9 @@ Submitting
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``controller`` (the queue,
     asked and told), ``dag`` (arrays that wait for each other), ``journal`` (jobs.jsonl)
 Inside a job
-    ``rendezvous`` (where ranks meet), ``attempt`` (begin and end), ``verdict``
-    (again?), ``job`` (one rank, watched)
+    ``job`` (from its beginning to its end), ``coordinator`` (all nodes), ``agent`` (one node), ``wire``
+    (the line between them), ``rank`` (one rank), ``rendezvous`` (where ranks meet), ``verdict`` (again?),
+    ``attempt`` (the records), ``requeue``
 Looking
     ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it)
 

@@ -42,6 +42,7 @@ class Resources:
 
     Attributes:
         nodes: Nodes of the job.
+        spare_nodes: Further nodes of the job, each of which takes the place of one that fails.
         gpus_per_node: GPUs a node, and ranks a node with it; 0 is one rank a node on the CPU.
         tasks_per_node: Ranks a node where that is not the number of GPUs; 0 leaves it to them.
         cpus_per_task: Cores of each rank, its loader workers included.
@@ -62,6 +63,7 @@ class Resources:
     """
 
     nodes: int = 1
+    spare_nodes: int = 0
     gpus_per_node: int = 0
     tasks_per_node: int = 0
     cpus_per_task: int = 1
@@ -83,7 +85,7 @@ class Resources:
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus_per_task", "array_parallelism", "max_idle_attempts", "signal_delay_s"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("gpus_per_node", "tasks_per_node", "mem_gb"):
+        for name in ("spare_nodes", "gpus_per_node", "tasks_per_node", "mem_gb"):
             _at_least(name, getattr(self, name), 0)
         for option in self.sbatch:
             name = option.replace("_", "-")

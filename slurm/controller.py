@@ -18,6 +18,12 @@ from nml.errors import UserError
 TRIES = 4
 RETRY_SECONDS = float(os.environ.get("NML_SUBMIT_RETRY_SECONDS", "10"))
 _ANSWER_SECONDS = 120
+# Said by a controller, or of one, that may answer later.
+BUSY = re.compile(
+    r"timed out|temporarily unable|Unable to contact|Resource temporarily|try again|Connection refused"
+    r"|Zero Bytes|connect failure",
+    re.IGNORECASE,
+)
 # Said of jobs that have ended, which is an answer.
 _ENDED = re.compile(r"Invalid job id specified|already completing or completed", re.IGNORECASE)
 

@@ -8,6 +8,7 @@ would get wrong for training: its five-minute time limit, its wckey and name, sr
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import os
@@ -19,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
-from slurm.attempt import RETRY_STATUS
 from slurm.cluster import Resources
-from slurm.controller import TRIES, cancel_by_token, pause
-from slurm.job import RankCommand
+from slurm.controller import BUSY, TRIES, cancel_by_token, pause
+from slurm.job import JobCommand
 from slurm.journal import Journal
 from slurm.members import Submission
 
@@ -35,9 +35,6 @@ _RANK_VARIABLES = {
     "MASTER_ADDR",
     "MASTER_PORT",
 }
-_BUSY = re.compile(
-    r"timed out|temporarily unable|Unable to contact|Resource temporarily|try again", re.IGNORECASE
-)
 _FULL = re.compile(r"MaxSubmit\w*|job submit limit")
 
 
@@ -45,13 +42,12 @@ class QueueFull(UserError):
     """Slurm takes no more jobs of this user: a limit of the account, the partition or the QOS."""
 
 
-def parameters(submission: Submission, resources: Resources, file: Path, dependency: str) -> dict[str, Any]:
+def parameters(submission: Submission, resources: Resources, dependency: str) -> dict[str, Any]:
     """Return submitit's parameters for a submission.
 
     Args:
         submission: What to run.
         resources: What each member asks for.
-        file: Where the submission is written.
         dependency: Slurm's words for what to wait for, or nothing.
     """
     further = {name.replace("_", "-"): value for name, value in resources.sbatch.items()}
@@ -60,7 +56,7 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
     wanted: dict[str, Any] = {
         "job_name": submission.stage,
         "time": resources.minutes,
-        "nodes": resources.nodes,
+        "nodes": resources.nodes + resources.spare_nodes,
         "ntasks_per_node": resources.tasks,
         "cpus_per_task": resources.cpus_per_task,
         "comment": comment,
@@ -68,16 +64,14 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
         "signal_delay_s": resources.signal_delay_s,
         "array_parallelism": resources.array_parallelism,
         "stderr_to_stdout": True,
-        "setup": _setup(submission, resources, file),
-        "teardown": _teardown(file),
-        "srun_args": [
-            f"--cpus-per-task={resources.cpus_per_task}",
-            "--kill-on-bad-exit=1",
-            *resources.srun_args,
-        ],
+        "setup": _setup(submission, resources),
+        # The job starts its agents itself (slurm.job).
+        "use_srun": False,
         "additional_parameters": {
             "chdir": submission.snapshot,
             "requeue": True,
+            # The rest of the nodes goes on where one is lost.
+            "no-kill": True,
             **further,
         },
     }
@@ -94,34 +88,18 @@ def parameters(submission: Submission, resources: Resources, file: Path, depende
     return wanted
 
 
-def _setup(submission: Submission, resources: Resources, file: Path) -> list[str]:
-    """Return the shell lines before srun: the user's, then the beginning of the attempt."""
+def _setup(submission: Submission, resources: Resources) -> list[str]:
+    """Return the shell lines before the job's own process: the user's, then where it finds the code."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in resources.env.items()]
-    opening = f"{_python()} -m slurm.attempt open {shlex.quote(str(file))}"
-    snapshot = shlex.quote(submission.snapshot)
     return [
         *resources.setup,
         *exports,
-        # The user's lines may have gone elsewhere, and what runs is what lies in this folder.
-        f"cd {snapshot} || exit 1",
-        # PYTHONSAFEPATH, where it is set, takes the current folder off the search path.
-        f'export PYTHONPATH={snapshot}"${{PYTHONPATH:+:$PYTHONPATH}}"',
-        "while true; do",
-        f"rendezvous=$({opening}) || exit 1",
-        'read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"',
-        "export MASTER_ADDR MASTER_PORT",
-    ]
-
-
-def _teardown(file: Path) -> list[str]:
-    """Return the shell lines after srun: the end of the attempt, and once more from its beginning or not."""
-    return [
-        f"{_python()} -m slurm.attempt close {shlex.quote(str(file))} $?",
-        "status=$?",
-        f'[ "$status" -eq {RETRY_STATUS} ] || break',
-        "done",
-        'exit "$status"',
-        "",
+        # The user's lines may have gone elsewhere, and what runs is what lies in this folder: Python looks
+        # there first, unless it is told not to. A search path would be cut at a colon in the folder's name.
+        f"cd {shlex.quote(submission.snapshot)} || exit 1",
+        "unset PYTHONSAFEPATH",
+        # Ranks that are told to stop save; until they have, this script is not to end.
+        "trap '' USR1 USR2 TERM",
     ]
 
 
@@ -138,7 +116,7 @@ def batch_text(submission: Submission, resources: Resources, file: Path, depende
         command=f"{_python()} -u -m submitit.core._submit {shlex.quote(str(file.parent))}",
         folder=file.parent,
         map_count=count if count > 1 else None,
-        **parameters(submission, resources, file, dependency),
+        **parameters(submission, resources, dependency),
     )
 
 
@@ -167,10 +145,18 @@ def submit(
     # A launcher that was killed may have left jobs that no journal names, and that may lack their pickles.
     for token in journal.unanswered():
         cancel_by_token(token)
+    submission = dataclasses.replace(
+        submission,
+        nodes=resources.nodes,
+        spare_nodes=resources.spare_nodes,
+        tasks=resources.tasks,
+        cores=resources.cpus_per_task,
+        srun_args=resources.srun_args,
+    )
     submission.write(file)
     executor = submitit.SlurmExecutor(folder=file.parent)
-    executor.update_parameters(**parameters(submission, resources, file, dependency))
-    commands = [RankCommand(str(file)) for _ in submission.members]
+    executor.update_parameters(**parameters(submission, resources, dependency))
+    commands = [JobCommand(str(file)) for _ in submission.members]
     journal.note("submitting", submission)
     for attempt in itertools.count(1):
         try:
@@ -185,7 +171,7 @@ def submit(
             # A time-out does not say whether the job was accepted: it must not run twice.
             cancel_by_token(submission.token)
             said = " ".join(str(error).split())
-            busy = _BUSY.search(said) is not None
+            busy = BUSY.search(said) is not None
             if attempt < TRIES and busy:
                 journal.note("retrying", submission, error=said)
                 pause(attempt)

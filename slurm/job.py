@@ -1,43 +1,38 @@
-"""What Slurm runs on every rank: the member's command, watched.
+"""What Slurm runs of a job, once, in its batch step: one attempt, from its beginning to its end.
 
-submitit pickles a :class:`RankCommand`, which is two plain values. It is imported from the snapshot
-on the compute node, starts the real command as a child and leaves a record of how it ended, from
-which the batch script decides what to do next (:mod:`slurm.attempt`).
-
-Signals. Slurm signals every process of a step: this one, the command, and the command's loader
-workers. Only the command may act, by saving its state. This process notes the signal, so that the
-end that follows is known to be a stop, and submitit's own handler, which would requeue from every
-process that inherited it, is replaced.
+submitit pickles a :class:`JobCommand`, which is one plain value. It is imported from the snapshot on the
+job's first node, and replaces submitit's own handler of signals, which would requeue by itself. There is
+one owner of the question "again, or not?", and it is here: a job comes back after a stop (preemption, time
+limit) and after a loss that its nodes could not make good, and fails honestly after a failure of its program,
+so that what depends on it does not start. Starts that bring no new checkpoint are counted, and bounded.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
-from types import FrameType
 
-from nml.files import write_json
-from nml.untrusted import read_object
-from slurm.members import Member, Submission, own_attempt, own_index
-from slurm.rendezvous import interface_towards
-from slurm.snapshot import check_running_from
+from slurm.agent import STOP_SIGNALS
+from slurm.attempt import Attempt
+from slurm.coordinator import MOST_FAILURES, Coordinator
+from slurm.members import Submission, own_index
+from slurm.receipts import write_receipts
+from slurm.rendezvous import node_address
+from slurm.requeue import requeue, scontrol
+from slurm.snapshot import check_snapshot
+from slurm.verdict import DONE, FAILED, REQUEUE, Exit, Verdict
 
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
-POLL_SECONDS = 0.2
-# A command that was still starting when a signal came has ignored it, and is told again.
-REPEAT_SECONDS = 10.0
-# How long a failed rank keeps the step alive for the others to say that they are there.
-ROLL_CALL_SECONDS = 20.0
-FAILED = "failed"
+KILL_SECONDS = 300
+# Of the ranks at fault, in the record of an attempt.
+_MOST_RANKS = 16
 
 
-class RankCommand:
-    """The command of one rank of one member.
+class JobCommand:
+    """One member of a submission, as a job.
 
     Args:
         submission: The file of the :class:`~slurm.members.Submission`.
@@ -47,128 +42,111 @@ class RankCommand:
         self.submission = submission
 
     def __call__(self) -> None:
-        """Run the command; end with its exit status."""
-        submission = Submission.read(Path(self.submission))
-        member = submission.members[own_index()]
-        check_running_from(Path(submission.snapshot), member.module)
-        rank = int(os.environ.get("SLURM_PROCID") or 0)
-        world = int(os.environ.get("SLURM_NTASKS") or 1)
-        watched = _Watched(
-            Path(member.record) / own_attempt(), rank, world, saves=member.progress is not None
-        )
-        environment = os.environ | _environment(submission, member, rank, world)
-        sys.exit(watched.run(list(member.argv), environment, member.cwd))
+        """Run the job; end with its exit status."""
+        # Agents tell of stops. srun inherits this: it would kill ranks that save.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        sys.exit(run_job(Path(self.submission)))
 
 
-def _environment(submission: Submission, member: Member, rank: int, world: int) -> dict[str, str]:
-    """Return what a rank's command finds in its environment beyond Slurm's."""
-    own = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [submission.snapshot, os.environ.get("PYTHONPATH")])),
-        # The command runs in its user's folder, which may well be the live code.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        # One thread a rank unless asked for more: torch would take every core of the node.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or os.environ.get("SLURM_CPUS_PER_TASK") or "1",
-    }
-    if member.distributed:
-        own |= {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
-            "NODE_RANK": os.environ.get("SLURM_NODEID", "0"),
-            "LOCAL_WORLD_SIZE": str(world // int(os.environ.get("SLURM_JOB_NUM_NODES") or 1)),
-        }
-        interface = interface_towards(os.environ["MASTER_ADDR"])
-        if interface and "GLOO_SOCKET_IFNAME" not in os.environ:
-            own["GLOO_SOCKET_IFNAME"] = interface
-    return own
+def run_job(file: Path) -> int:
+    """Run the running job's member of a submission, and have the job come back if it shall.
 
-
-class _Watched:
-    """One rank's child process and its record.
-
-    The record is ``rank-00000.json``: first as a reply to another rank's failure ("still here"),
-    then with the end. A rank without one was lost with its node.
+    Returns:
+        The exit status of the batch script.
     """
-
-    def __init__(self, folder: Path, rank: int, world: int, *, saves: bool) -> None:
-        self.folder = folder
-        self.rank = rank
-        self.world = world
-        self.saves = saves
-        self.stop_signal: int | None = None
-        self.answered = False
-        self._told = 0.0
-
-    def run(self, argv: list[str], environment: dict[str, str], cwd: str) -> int:
-        """Run the child to its end and return the exit status of this rank."""
-        # Ignored signals stay ignored over exec: one that comes before a command that saves has
-        # installed its handlers must not kill it. Any other command is ended by the signal.
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN if self.saves else self._note)
-        child = subprocess.Popen(argv, env=environment, cwd=cwd)
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._note)
-        while child.poll() is None:
-            time.sleep(POLL_SECONDS)
-            self._answer_roll_call()
-            self._repeat_stop(child)
-        status = child.returncode
-        self._record(status)
-        if status == 0 or self.stop_signal is not None:
-            # A stop is no failure: srun must not kill ranks that are still saving.
-            return 0
-        self._call_roll()
-        return status if status > 0 else 128 - status
-
-    def _repeat_stop(self, child: subprocess.Popen[bytes]) -> None:
-        """Say again to a command that saves that it is to stop: to it alone, not to what it started."""
-        now = time.monotonic()
-        if self.stop_signal is not None and self.saves and now - self._told >= REPEAT_SECONDS:
-            if self._told:
-                child.send_signal(self.stop_signal)
-            self._told = now
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
-        # srun ends the step of a failed rank with SIGTERM too, and that is no stop.
-        if self.stop_signal is None and not (self.folder / FAILED).exists():
-            self.stop_signal = number
-
-    def _record(self, status: int | None) -> None:
-        write_json(
-            self.folder / f"rank-{self.rank:05d}.json",
-            {
-                "rank": self.rank,
-                "status": status,
-                "stop_signal": self.stop_signal,
-                "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-                "time": time.time(),
-            },
-        )
-
-    def _answer_roll_call(self) -> None:
-        if not self.answered and (self.folder / FAILED).exists():
-            self.answered = True
-            self._record(None)
-
-    def _call_roll(self) -> None:
-        """Ask who is still there, and wait for the answers.
-
-        srun ends every rank once one has failed, after which a rank that failed in its program and
-        one whose node died would look alike.
-        """
-        (self.folder / FAILED).touch()
-        deadline = time.monotonic() + ROLL_CALL_SECONDS
-        while len(rank_records(self.folder)) < self.world and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+    submission = Submission.read(file)
+    member = submission.members[own_index()]
+    attempt = Attempt(member)
+    names = _nodes()
+    attempt.open(names[0])
+    failures = attempt.failures()
+    ended: list[Exit] = []
+    try:
+        verdict = _refusal(submission, attempt) or _run(submission, file, attempt, names, failures, ended)
+    except Exception as error:
+        attempt.close(FAILED, f"{type(error).__name__}: {error}", 1)
+        raise
+    if verdict.outcome == DONE and member.probe:
+        write_receipts(member.probe)
+    status = 0 if verdict.outcome == DONE else _status(ended)
+    # Before the requeue: once Slurm has it, this process may be killed at any moment.
+    attempt.close(*verdict[:2], status, ended)
+    if verdict.outcome == REQUEUE:
+        refusal = requeue([name for name, count in failures.items() if count >= MOST_FAILURES])
+        if not refusal:
+            # Slurm ends the batch script; ending by itself, it would look like the end of the job.
+            time.sleep(KILL_SECONDS)
+        attempt.close(FAILED, f"{verdict.reason}; {refusal}", status, ended)
+    return status
 
 
-def clear_records(folder: Path) -> None:
-    """Forget the records of an attempt whose ranks are to be started once more."""
-    for file in (*folder.glob("rank-*.json"), folder / FAILED):
-        file.unlink(missing_ok=True)
+def _run(
+    submission: Submission,
+    file: Path,
+    attempt: Attempt,
+    names: list[str],
+    failures: dict[str, int],
+    ended: list[Exit],
+) -> Verdict:
+    def restart(verdict: Verdict) -> str:
+        attempt.restart(verdict.reason, verdict.nodes)
+        return _given_up(submission, attempt, f"; the last time, {verdict.reason}")
+
+    coordinator = Coordinator(
+        submission,
+        attempt.member,
+        names=names,
+        failures=failures,
+        address=node_address(names[0]),
+        restarts=restart,
+        tell_stalls=attempt.stall,
+    )
+    verdict = coordinator.run(agents_command(submission, file, len(names)))
+    ended += coordinator.failed_ranks[:_MOST_RANKS]
+    return verdict
 
 
-def rank_records(folder: Path) -> list[dict[str, object]]:
-    """Return the records of an attempt's ranks that have left one, by rank."""
-    return [read_object(file) for file in sorted(folder.glob("rank-*.json"))]
+def agents_command(submission: Submission, file: Path, nodes: int) -> list[str]:
+    """Return the command that starts an agent on each node of the job."""
+    return [
+        # The environment of this job is the one to run in, whatever SBATCH_EXPORT said.
+        *("srun", "--unbuffered", "--export=ALL", "--kill-on-bad-exit=0", "--no-kill", "--wait=0"),
+        *(f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
+        f"--cpus-per-task={submission.tasks * submission.cores}",
+        *submission.srun_args,
+        *(sys.executable, "-u", "-m", "slurm.agent", str(file)),
+    ]
+
+
+def _refusal(submission: Submission, attempt: Attempt) -> Verdict | None:
+    """Return why the job must not begin, or nothing."""
+    missing = [program for program in ("srun", "scontrol") if shutil.which(program) is None]
+    if missing:
+        node, path = os.uname().nodename, os.environ.get("PATH", "")
+        return Verdict(FAILED, f"{' and '.join(missing)} not on the PATH of {node}: {path}")
+    try:
+        check_snapshot(Path(submission.snapshot))
+    except RuntimeError as error:
+        return Verdict(FAILED, str(error))
+    given_up = _given_up(submission, attempt, "")
+    return Verdict(FAILED, given_up) if given_up else None
+
+
+def _given_up(submission: Submission, attempt: Attempt, last: str) -> str:
+    """Return why the ranks must not start once more, or nothing."""
+    # The start that is asked for is counted already.
+    if (idle := attempt.idle_starts() - 1) < submission.max_idle_attempts:
+        return ""
+    return f"given up after {idle} attempts in a row without a new checkpoint (step {attempt.step}){last}"
+
+
+def _nodes() -> list[str]:
+    """Return the nodes of the job, in its order; the batch step is on the first one."""
+    listed = scontrol("show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).stdout.split()
+    return listed or [os.environ.get("SLURMD_NODENAME", "")]
+
+
+def _status(ended: list[Exit]) -> int:
+    status = ended[0].status if ended else 1
+    return status if status > 0 else 128 - status if status else 1

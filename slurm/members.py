@@ -63,6 +63,11 @@ class Member:
         """The module that ``argv`` runs, or nothing if it runs something else."""
         return self.argv[self.argv.index("-m") + 1] if "-m" in self.argv else ""
 
+    @property
+    def saves(self) -> bool:
+        """Whether its command saves its state when it is told to stop."""
+        return self.progress is not None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Submission:
@@ -74,6 +79,10 @@ class Submission:
         snapshot: The code it runs.
         members: Its elements, in the array's order.
         max_idle_attempts: After how many attempts without progress a member is given up.
+        nodes, spare_nodes: Nodes of each member, and those that stand by for one that fails.
+        tasks: Ranks a node.
+        cores: Of a rank.
+        srun_args: Further arguments of srun.
     """
 
     stage: str
@@ -81,6 +90,11 @@ class Submission:
     snapshot: str
     members: tuple[Member, ...]
     max_idle_attempts: int
+    nodes: int = 1
+    spare_nodes: int = 0
+    tasks: int = 1
+    cores: int = 1
+    srun_args: tuple[str, ...] = ()
 
     def write(self, file: Path) -> None:
         """Write the submission as JSON."""

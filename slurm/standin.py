@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 import secrets
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from nml.cli import USER_ERROR_STATUS
 from nml.lifeline import die_with_this_process, is_stopped, warden
 from slurm.rendezvous import choose_port
 from slurm.rooms import code_environment
+from slurm.verdict import ECHO
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.05
@@ -37,8 +37,6 @@ ECHO_SECONDS = 0.3
 TAIL_LINES = 15
 _STOPPED_STATUS = os.EX_TEMPFAIL
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Lines that a rank writes because another one died: the cause is to be found elsewhere.
-_ECHO = re.compile(rb"Connection (closed|reset|refused)|gloo|NCCL|c10d|TCPStore|SIGTERM", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +250,7 @@ def _is_echo(rank: Rank) -> float:
     if rank.log is None:
         return 0.5
     last = rank.log.read_bytes().rstrip().rsplit(b"\n", 3)[-3:]
-    return float(any(_ECHO.search(line) for line in last))
+    return float(any(ECHO.search(line.decode(errors="replace")) for line in last))
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> Iterator[str]:

@@ -6,7 +6,9 @@ markers: what they wrote, and how their last attempt was closed.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +18,15 @@ from nml.errors import UserError
 from nml.text_table import in_columns
 from nml.untrusted import read_object
 from slurm import states
-from slurm.attempt import CLOSE, OPEN
+from slurm.attempt import CLOSE, OPEN, STALLED, attempt_number, starts
 from slurm.controller import TRIES, NoAnswer
 from slurm.invocation import FILE as COMMAND
+from slurm.invocation import command_line
 from slurm.journal import Journal
 from slurm.plan import LAUNCH, make_plan
 from slurm.pretraining import run_member
 from slurm.progress import describe_seconds, read_progress
+from slurm.standin import tail
 from slurm.states import JobState
 from slurm.sweep import SWEEP, load_request
 
@@ -223,15 +227,18 @@ def count_attempts(member: Launched) -> int:
 def _state(member: Launched, job: JobState) -> tuple[str, str]:
     """Return a member's state and why it is not further."""
     if member.job and job.active:
-        return job.state, _REASONS.get(job.reason, job.reason)
+        return job.state, _REASONS.get(job.reason, job.reason) or _trouble(member)
     if member.complete:
         return "COMPLETED", ""
     if not member.job:
         progress = read_progress(member.run) if member.run else None
         return ("STARTED", "with local processes") if progress and progress.step else ("TO DO", "")
     closed = last_close(member)
+    if job.state == "PREEMPTED":
+        again = command_line("resume", member.logs.parent)
+        return job.state, f"Slurm cancelled it for a job of higher priority; submit it again: {again}"
     if job.state not in (states.UNKNOWN, "COMPLETED"):
-        return job.state, closed.get("reason", "")
+        return job.state, closed.get("reason", "") or _last_words(member, job)
     # Slurm has forgotten the job, or it ended well: its markers know more.
     if closed.get("outcome") == "failed":
         return "FAILED", closed["reason"]
@@ -246,8 +253,38 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
 
 def last_close(member: Launched) -> dict[str, Any]:
     """Return how the newest attempt of the member's newest job was closed, empty if it was not."""
-    files = sorted(member.record.glob(f"{member.job}-*/{CLOSE}"))
-    return read_object(files[-1], outcome=str, reason=str) if files else {}
+    attempts = sorted(member.record.glob(f"{member.job}-*"), key=attempt_number)
+    try:
+        return read_object(attempts[-1] / CLOSE, outcome=str, reason=str) if attempts else {}
+    except FileNotFoundError:
+        return {}
+
+
+def _trouble(member: Launched) -> str:
+    """Return which ranks of a running member give no sign of life, or why they had to start again."""
+    attempts = sorted(member.record.glob(f"{member.job}-*"), key=attempt_number)
+    if not attempts:
+        return ""
+    with contextlib.suppress(OSError, ValueError):
+        ranks = read_object(attempts[-1] / STALLED, ranks=dict)["ranks"]
+        rank, (node, since, doing) = next(iter(ranks.items()))
+        more = f" and {len(ranks) - 1} more" if len(ranks) > 1 else ""
+        seconds = describe_seconds(max(0.0, time.time() - since))
+        return f"rank {rank} on {node}{more}: no sign of life for {seconds} ({doing})"
+    again = [one for one in starts(member.record, member.job) if "reason" in one]
+    times = f"{len(again)} time{'s' if len(again) > 1 else ''}"
+    return f"started again {times} in place: {again[-1]['reason']}" if again else ""
+
+
+def _last_words(member: Launched, job: JobState) -> str:
+    """Return why a job ended that could not record it: what its log says last."""
+    if job.state == "CANCELLED":
+        return ""
+    try:
+        lines = [line.strip() for line in tail(member.logs / f"{member.job}_0_log.out") if line.strip()]
+    except OSError:
+        lines = []
+    return lines[-1] if lines else f"no record and no log of it: can {member.logs} be written on its node?"
 
 
 def aligned(rows: Iterable[Row]) -> str:

@@ -1,93 +1,124 @@
-"""What becomes of a job after an attempt: done, again on these nodes, back into the queue, or failed.
+"""What becomes of a job after a round of its ranks: told from how they ended and from who fell silent.
 
-Told from srun's exit status, the records that its ranks left (:mod:`slurm.job`) and what rank 0 wrote.
+A rank that ended has a status and last words, a node that is gone hung up or fell silent, a frozen rank gave
+no sign of life and did no work. What none of that was said of is not guessed at.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import re
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from slurm.job import rank_records
 from slurm.members import Member
 
-DONE, RETRY, REQUEUE, FAILED = "done", "retry", "requeue", "failed"
-# How often the ranks of one attempt look for another place to meet.
-RENDEZVOUS_TRIES = 5
-_PORT_TAKEN = (b"EADDRINUSE", b"ddress already in use")
-_TAIL_BYTES = 20_000
+# Again at another port, again from the newest checkpoint, back into the queue: the first two here and now.
+DONE, RETRY, RESTART, REQUEUE, FAILED = "done", "retry", "restart", "requeue", "failed"
+# Lines that a rank writes because another one died: the cause is to be found elsewhere.
+ECHO = re.compile(r"Connection (closed|reset|refused)|gloo|NCCL|c10d|TCPStore|SIGTERM", re.IGNORECASE)
+_PORT_TAKEN = re.compile("EADDRINUSE|address already in use", re.IGNORECASE)
+# By the warden of a rank that did not end after it had failed (nml.lifeline).
+_KILLED_AFTER_FAILURE = "failed, and had not ended"
+_ECHO_LINES = 3
+_WORDS = 300
 
 
 class Verdict(NamedTuple):
-    """What becomes of a job after an attempt.
+    """What becomes of a job.
 
     Attributes:
-        outcome: ``done``, ``retry`` (here and now), ``requeue`` or ``failed``.
+        outcome: ``done``, ``retry``, ``restart``, ``requeue`` or ``failed``.
         reason: Why, as a phrase.
+        nodes: The nodes at fault.
     """
 
     outcome: str
     reason: str
+    nodes: tuple[str, ...] = ()
 
 
-class Rendezvous(NamedTuple):
-    """Where the ranks of an attempt were told to meet.
+class Exit(NamedTuple):
+    """How a rank has ended: its node, exit status (-n: by signal n) and last words."""
+
+    rank: int
+    node: str
+    status: int
+    words: str
+
+    @property
+    def killed(self) -> bool:
+        """Whether somebody else ended it: by kill -9, or the kernel for want of memory."""
+        # SIGBUS: in a file that it maps.
+        by_another = self.status in (-signal.SIGKILL, -signal.SIGBUS)
+        return by_another and _KILLED_AFTER_FAILURE not in self.words
+
+    def __str__(self) -> str:
+        how = f"exit status {self.status if self.status >= 0 else 128 - self.status}"
+        last = self.words.strip().rpartition("\n")[2].strip()[-_WORDS:]
+        return f"rank {self.rank} on {self.node}: {how}{last and ': '}{last}"
+
+
+@dataclasses.dataclass
+class Seen:
+    """What was seen of a round.
 
     Attributes:
-        tries: How often they have been told so far, this time included.
-        fixed: Whether the port is one that the user named.
-        log_bytes: How long rank 0's log was before.
-    """
-
-    tries: int = 1
-    fixed: bool = False
-    log_bytes: int = 0
-
-
-def judge(
-    member: Member, folder: Path, status: int, *, world: int, log: Path, rendezvous: Rendezvous
-) -> Verdict:
-    """Decide what becomes of a job.
-
-    Args:
-        member: What it ran.
-        folder: The records of its ranks in this attempt.
-        status: srun's exit status.
         world: Number of ranks.
-        log: Rank 0's log, of all attempts.
-        rendezvous: Where the ranks were told to meet.
+        exits: How ranks have ended, by rank, in the order in which it was heard.
+        lost: Why a node is gone, by its name.
+        frozen: Where a rank is frozen and since when, as a phrase, by rank.
+        stops: The stop signals that agents got.
     """
-    ranks = rank_records(folder)
-    stops = {one["stop_signal"] for one in ranks if one["stop_signal"] is not None}
-    complete = member.done is None or Path(member.done).exists()
-    if status == 0 and complete and not (stops and member.done is None):
+
+    world: int
+    exits: dict[int, Exit] = dataclasses.field(default_factory=dict)
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)
+    frozen: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    stops: list[int] = dataclasses.field(default_factory=list)
+
+    @property
+    def failed(self) -> list[Exit]:
+        """Ranks that did not end well."""
+        return [one for one in self.exits.values() if one.status]
+
+
+def judge(member: Member, seen: Seen) -> Verdict:
+    """Decide what becomes of a job whose round is over."""
+    failed = seen.failed
+    marked = member.done is not None and Path(member.done).exists()
+    well = not failed and not seen.frozen
+    if well and (marked or (member.done is None and not seen.stops and len(seen.exits) == seen.world)):
         return Verdict(DONE, "complete")
-    lost = sorted(set(range(world)) - {int(str(one["rank"])) for one in ranks})
-    if lost:
-        return Verdict(REQUEUE, f"lost rank {', '.join(map(str, lost))}")
-    if stops:
-        return Verdict(REQUEUE, f"stopped by {signal.Signals(int(str(min(stops, key=str)))).name}")
-    killed = [one for one in ranks if one["status"] in (-signal.SIGKILL, -signal.SIGBUS)]
-    if killed:
-        return Verdict(REQUEUE, f"rank {killed[0]['rank']} was killed on {killed[0]['host']}")
-    if member.distributed and _port_was_taken(log, rendezvous.log_bytes):
-        again = not rendezvous.fixed and rendezvous.tries < RENDEZVOUS_TRIES
-        return Verdict(
-            RETRY if again else REQUEUE,
-            f"the rendezvous port was taken by another program (try {rendezvous.tries})",
-        )
-    if status == 0:
-        return Verdict(FAILED, f"ended without {member.done}")
-    return Verdict(FAILED, f"exit status {status}")
+    if seen.stops:
+        return Verdict(REQUEUE, f"stopped by {signal.Signals(seen.stops[0]).name}")
+    if failed and all(one.status == os.EX_TEMPFAIL for one in failed):
+        return Verdict(REQUEUE, "told to stop, and saved")
+    if seen.lost:
+        node, why = next(iter(seen.lost.items()))
+        return Verdict(RESTART, f"lost node {node}: {why}", tuple(seen.lost))
+    if killed := next((one for one in failed if one.killed), None):
+        how = f"rank {killed.rank} was killed on {killed.node} ({signal.Signals(-killed.status).name})"
+        return Verdict(RESTART, how, (killed.node,))
+    if seen.frozen:
+        rank, (node, why) = next(iter(seen.frozen.items()))
+        return Verdict(RESTART, f"rank {rank} was frozen on {node}: {why}", (node,))
+    if member.distributed and any(_PORT_TAKEN.search(one.words) for one in failed):
+        return Verdict(RETRY, "the rendezvous port was taken by another program")
+    if failed:
+        return Verdict(FAILED, str(cause(failed)))
+    return Verdict(FAILED, f"ended without {member.done}")
 
 
-def _port_was_taken(log: Path, start: int) -> bool:
-    """Whether rank 0 could not listen: words of it after the first ``start`` bytes of its log."""
-    if not log.is_file():
-        return False
-    size = log.stat().st_size
-    with log.open("rb") as file:
-        file.seek(max(start if start <= size else 0, size - _TAIL_BYTES))
-        last = file.read()
-    return any(words in last for words in _PORT_TAKEN)
+def cause(failed: Iterable[Exit]) -> Exit:
+    """Return the first that failed by itself, not because another did; the first where none can be told."""
+    ended = list(failed)
+    return next((one for one in ended if not _is_echo(one)), ended[0])
+
+
+def _is_echo(one: Exit) -> bool:
+    last = one.words.strip().splitlines()[-_ECHO_LINES:]
+    return any(ECHO.search(line) for line in last)

@@ -12,8 +12,8 @@ import pytest
 
 from nml.errors import UserError
 from slurm import executor
-from slurm.attempt import RETRY_STATUS
 from slurm.cluster import Resources, load_resources, parse_minutes
+from slurm.job import agents_command
 from slurm.members import Member, Submission
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,11 +81,12 @@ def test_every_number_of_a_job_goes_where_it_belongs() -> None:
         array_parallelism=8,
         max_idle_attempts=9,
         signal_delay_s=11,
+        spare_nodes=1,
     )
     text = executor.batch_text(submission(13), asked, Path(f"{HOME}/launch/nml-0123.json"))
     lines = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in text.splitlines())
     expected = {
-        "nodes": "2",
+        "nodes": "3",
         "ntasks-per-node": "3",
         "cpus-per-task": "5",
         "gpus-per-node": "4",
@@ -115,38 +116,34 @@ def test_shellcheck_finds_nothing_in_the_batch_scripts() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    ("ends", "status"), [([0], 0), ([RETRY_STATUS, RETRY_STATUS, 0], 0), ([RETRY_STATUS, 7], 7), ([1], 1)]
-)
-def test_the_batch_script_starts_the_ranks_again_only_where_close_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: list[int], status: int
+def test_the_batch_script_runs_the_job_in_its_snapshot_and_ends_as_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = tmp_path / "said"
-    scripts = {
-        "python": f"""#!/bin/bash
-            echo "$3" "$5" >> {said}
-            if [ "$3" = open ]; then echo 10.0.0.1 $((12000 + $(grep -c ^open {said}))); exit 0; fi
-            ends=({" ".join(map(str, ends))}); exit "${{ends[$(grep -c ^close {said}) - 1]}}"
-            """,
-        "srun": f"""#!/bin/bash
-            echo srun "$MASTER_ADDR:$MASTER_PORT" "${{PYTHONPATH%%:*}}" "$PWD" >> {said}; exit 3
-            """,
-    }
-    for name, text in scripts.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
+    (tmp_path / "python").write_text(f"""#!/bin/bash
+        echo "$*" "$PWD" "$PYTHONSAFEPATH" > {tmp_path}/said
+        kill -TERM $PPID; exit 7
+        """)
+    (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    snapshot = tmp_path / 'it\'s a "snapshot"'
+    snapshot = tmp_path / 'it\'s a "snapshot" at 12:30'
     snapshot.mkdir()
     wanted = dataclasses.replace(submission(1), snapshot=str(snapshot))
-    text = executor.batch_text(wanted, Resources(), tmp_path / "nml-0123.json")
-    done = subprocess.run(["bash", "-c", text], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False)
-    assert done.returncode == status
-    assert said.read_text().splitlines() == [
-        line
-        for number, _ in enumerate(ends, start=1)
-        for line in ("open ", f"srun 10.0.0.1:{12000 + number} {snapshot} {snapshot}", "close 3")
-    ]
+    # Wherever the user's lines go.
+    text = executor.batch_text(wanted, Resources(setup=("cd /",)), tmp_path / "nml-0123.json")
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1"}
+    # A signal to the script does not end it before the job has.
+    (tmp_path / "script").write_text(text)
+    script = ["bash", str(tmp_path / "script")]
+    assert subprocess.run(script, env=environment, check=False).returncode == 7
+    said = (tmp_path / "said").read_text()
+    assert said == f"-u -m submitit.core._submit {tmp_path} {snapshot} \n"
+
+
+def test_the_agents_command_has_the_cores_of_all_ranks_of_a_node() -> None:
+    wanted = dataclasses.replace(submission(1), nodes=2, spare_nodes=1, tasks=4, cores=3, srun_args=("-v",))
+    words = agents_command(wanted, Path("nml-0123.json"), 3)
+    assert {"--nodes=3", "--ntasks=3", "--ntasks-per-node=1", "--cpus-per-task=12", "-v"} <= set(words)
+    assert words[-4:] == ["-u", "-m", "slurm.agent", "nml-0123.json"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,15 +43,6 @@ if [ -e "$HERE/mark" ]; then
 fi
 touch "$HERE/mark"
 exec "$REAL" --hold "$@"
-"""
-# Waits, the first time, until the port that was chosen and free a moment ago is taken.
-LATE = """
-if [ ! -e "$HERE/port" ]; then
-  echo "$MASTER_PORT" > "$HERE/half"
-  mv "$HERE/half" "$HERE/port"
-  while [ ! -e "$HERE/taken" ]; do sleep 0.05; done
-fi
-exec "$REAL" "$@"
 """
 
 
@@ -149,30 +139,6 @@ def test_uncommitted_changes_are_part_of_the_snapshot(project, cluster, waiting)
     assert "changed from" in log.read_text()
 
 
-def test_a_rendezvous_port_that_another_program_took_costs_no_requeue(
-    project, cluster, waiting, stand_in: Callable[[str, str], Path]
-) -> None:
-    folder = stand_in("srun", LATE)
-    (project.work / "cluster.yaml").write_text(f"setup: ['export PATH={folder}:$PATH']\n")
-    said = project.launch("pretrain", "--nodes", "4", "--cluster-file", "cluster.yaml")
-    run = run_of(said)
-    waiting((folder / "port").exists, "the port")
-    port = int((folder / "port").read_text())
-    assert port < int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    with socket.create_server(("", port)):
-        (folder / "taken").touch()
-        waiting((run / "DONE.json").exists, "the end of the run")
-    waiting(lambda: list(run.glob("launch/attempts/*/close.json")), "the end of the attempt")
-    [closed] = run.glob("launch/attempts/*/close.json")
-    assert json.loads(closed.read_text())["outcome"] == "done"
-    opened = json.loads((closed.parent / "open.json").read_text())
-    assert opened["rendezvous"]["tries"] == 2
-    assert opened["port"] != port
-    job = job_of(said)
-    assert "Restarts=0" in cluster.call("scontrol", "show", "job", job)
-    assert "the rendezvous port was taken" in (run / "launch" / f"{job}_0_log.out").read_text()
-
-
 def test_what_submitit_left_half_written_stops_no_requeue(project, cluster, waiting) -> None:
     said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
     run = run_of(said)
@@ -205,6 +171,12 @@ def test_a_job_may_submit_another(project, cluster, waiting) -> None:
     run = run_of(done.stdout)
     waiting((run / "DONE.json").exists, "the end of the run")
     assert len(list(run.glob("launch/*_log.out"))) == 2
+
+
+def test_an_environment_that_is_not_exported_is_the_job_s_own(project, cluster, waiting) -> None:
+    said = project.launch("pretrain", "--nodes", "2", SBATCH_EXPORT="NONE")
+    run = run_of(said)
+    waiting((run / "DONE.json").exists, "the end of the run")
 
 
 def test_a_program_that_fails_is_not_tried_again(project, cluster, waiting) -> None:

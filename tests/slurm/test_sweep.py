@@ -196,14 +196,14 @@ class TestOnSlurm:
         assert len(computed(project.work)) == 6
 
     def test_a_sweep_that_slurm_refuses_half_way_leaves_nothing_in_the_queue(
-        self, project, cluster, tmp_path
+        self, project, cluster, waiting: Callable[..., None]
     ) -> None:
         # The probes ask for what the cluster does not have; sets and runs are in the queue by then.
         (project.work / "cluster.yaml").write_text("stages: {probes: {constraint: h100}}\n")
         said = project.launch(*SWEEP, "--cluster-file", "cluster.yaml", status=2)
         assert said.strip().splitlines()[-1].startswith("error: sbatch refused probes: ")
         assert "Traceback" not in said
-        assert self.drained(cluster)
+        waiting(lambda: self.drained(cluster), "an empty queue")
         events = [(line["stage"], line["event"]) for line in journal(project.work)]
         assert events[-2:] == [("probes", "submitting"), ("probes", "refused")]
 
@@ -247,7 +247,10 @@ class TestOnSlurm:
         forgetful = without_squeue(tmp_path / "bin", cluster.environment["PATH"])
         for said in (project.launch("status"), project.launch("status", PATH=forgetful)):
             rows = {" ".join(row.split()[:2]): row for row in said.splitlines()[1:]}
-            assert re.search(r"FAILED .* exit status 1$", rows["pretrain quickstart-n20-seed0"])
+            assert re.search(
+                r"FAILED .* rank 0 on n\d: exit status 1: ValueError: the toy was told to fail$",
+                rows["pretrain quickstart-n20-seed0"],
+            )
             assert re.search(
                 r"CANCELLED .* pretrain quickstart-n20-seed0 failed$", rows["probes quickstart-n20-seed0"]
             )

@@ -15,13 +15,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import yaml
 
+from nml.layout import newest_step
 from tests.slurm_cluster.slurm_daemons import SlurmCluster
 
 # Many ranks on few cores take their time.
@@ -127,7 +130,7 @@ class Job:
                 mine = variables.get("SLURM_JOB_ID") == self.id and variables.get("RANK") == str(number)
                 if mine and variables.get("SLURM_CONF") == str(self.cluster.conf):
                     parent = process.parent()
-                    if parent and "submitit.core._submit" in parent.cmdline():
+                    if parent and "slurm.agent" in parent.cmdline():
                         return process
         return None
 
@@ -188,10 +191,14 @@ class Job:
 
 def losses(run: Path) -> list[float]:
     """Return the loss of every step, as it was last computed."""
+    return list({line["step"]: line["loss"] for line in steps(run)}.values())
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    """Return what is told of each step, also of those that were done again."""
     metrics = run / "metrics.jsonl"
     lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
-    steps = [line for line in map(json.loads, lines) if line["event"] == "step"]
-    return list({line["step"]: line["loss"] for line in steps}.values())
+    return [line for line in map(json.loads, lines) if line["event"] == "step"]
 
 
 def weights(run: Path) -> str:
@@ -315,8 +322,8 @@ def test_every_disturbance_is_told_from_the_others(disturbed: Mapping[str, tuple
     for engine, (job, _) in disturbed.items():
         requeued, bereft, *rest = job.closings("reason")
         # Slurm ends the batch script of a job that it requeues, sooner or later.
-        assert not requeued or requeued.startswith(("stopped by SIGTERM", "lost rank"))
-        assert not bereft or bereft.startswith("lost rank")
+        assert not requeued or requeued == "stopped by SIGTERM"
+        assert not bereft or bereft.startswith("lost node")
         assert rest == ["stopped by SIGUSR2"] * (2 if engine == "fsdp" else 0) + ["complete"]
 
 
@@ -338,19 +345,31 @@ def idle_cluster(launcher: Launcher) -> None:
     launcher.cluster.reset()
 
 
+ON_FOUR = ("--nodes", "4", "--epochs", "2", "--recipe.global_batch", "128", "--recipe.data.workers", "0")
+KILLED, LAST = 7, 18
+
+
 @pytest.mark.usefixtures("idle_cluster")
-def test_four_nodes_give_the_losses_of_four_local_processes(
-    launcher: Launcher, waiting: Callable[..., None]
+@pytest.mark.parametrize("engine", ["ddp", "fsdp", "deepspeed"])
+def test_a_rank_killed_on_four_nodes_costs_no_requeue_and_no_bit(
+    launcher: Launcher, waiting: Callable[..., None], engine: str
 ) -> None:
-    words = ("--nodes", "4", "--engine", "deepspeed", "--epochs", "1")
-    words += ("--recipe.global_batch", "128", "--recipe.data.workers", "0")
-    job = Job(launcher, waiting, "four-nodes", *words)
+    words = (*ON_FOUR, "--engine", engine)
+    job = Job(launcher, waiting, f"four-{engine}", *words)
+    waiting(lambda: newest_step(job.path) and len(losses(job.path)) >= KILLED, "a checkpoint", WAIT_SECONDS)
+    rank = job.rank(2)
+    assert rank is not None, job.log()
+    rank.kill()
+    killed = time.time()
     job.finish()
-    [record] = job.path.glob("launch/attempts/*")
-    ranks = [json.loads(file.read_text()) for file in record.glob("rank-*.json")]
-    assert sorted((one["rank"], one["host"]) for one in ranks) == [(i, f"n{i}") for i in range(4)]
-    here = launcher.folder / "four-here"
+    times = [line["time"] for line in steps(job.path) if line["time"] > killed + 1]
+    print(f"{engine}: the next step came {times[0] - killed:.1f} s after the kill")
+    assert job.field("Restarts") == "0"
+    assert job.closings("reason") == ["complete"]
+    [again] = job.path.glob("launch/attempts/*/restarts.jsonl")
+    assert json.loads(again.read_text())["reason"] == "rank 2 was killed on n2 (SIGKILL)"
+    here = launcher.folder / f"four-here-{engine}"
     launcher.end(launcher.start(here.name, *words, "--cluster", "local"))
-    assert len(losses(job.path)) == 9
+    assert len(losses(job.path)) == LAST
     assert losses(job.path) == losses(here)
     assert weights(job.path) == weights(here)

@@ -1,9 +1,7 @@
-"""What becomes of a job after an attempt."""
+"""What becomes of a job after a round of its ranks."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import signal
 from pathlib import Path
 
@@ -11,127 +9,109 @@ import pytest
 
 from nml.layout import newest_step
 from slurm.members import Member
-from slurm.verdict import RENDEZVOUS_TRIES, Rendezvous, judge
+from slurm.verdict import Exit, Seen, judge
 
 WORLD = 3
 TERM, USR2, KILL = int(signal.SIGTERM), int(signal.SIGUSR2), int(signal.SIGKILL)
 BUS, SEGV, ABRT = int(signal.SIGBUS), int(signal.SIGSEGV), int(signal.SIGABRT)
+TAKEN = "DistNetworkError: The server socket has failed to listen ... EADDRINUSE"
+WARDEN = "rank 1 of 3 on n1: process 7 failed, and had not ended 10 s later; it is killed"
 
 
-def member(folder: Path, *, complete: bool = False) -> Member:
+def member(folder: Path, *, complete: bool = False, marks: bool = True, distributed: bool = True) -> Member:
     if complete:
         (folder / "DONE.json").write_text("{}")
     return Member(
-        name="run", argv=("true",), record=str(folder), done=str(folder / "DONE.json"), cwd=str(folder)
+        name="run",
+        argv=("true",),
+        record=str(folder),
+        done=str(folder / "DONE.json") if marks else None,
+        distributed=distributed,
+        cwd=str(folder),
     )
 
 
-def record(folder: Path, *ranks: tuple[int | None, int | None] | None) -> None:
-    """Write the records of ranks: (exit status, stop signal), or None for a lost rank."""
-    for rank, one in enumerate(ranks):
-        if one is not None:
-            status, stop = one
-            content = {"rank": rank, "status": status, "stop_signal": stop, "host": f"n{rank}"}
-            (folder / f"rank-{rank:05d}.json").write_text(json.dumps(content))
+def seen(*statuses: int | None, words: str = "", stops: tuple[int, ...] = (), **more: object) -> Seen:
+    """Return what was seen of ranks that ended so, None for one that has not ended."""
+    exits = {
+        rank: Exit(rank, f"n{rank}", status, words)
+        for rank, status in enumerate(statuses)
+        if status is not None
+    }
+    return Seen(WORLD, exits, stops=list(stops), **more)
+
+
+LOST = {"lost": {"n1": "its agent is gone"}}
+FROZEN = {"frozen": {1: ("n1", "no sign of life for 40 s (saving)")}}
 
 
 @pytest.mark.parametrize(
-    ("ranks", "status", "complete", "outcome", "reason"),
+    ("found", "complete", "outcome", "reason"),
     [
-        ([(0, None)] * 3, 0, True, "done", "complete"),
-        ([(0, None)] * 3, 0, False, "failed", "ended without"),
-        ([(75, USR2)] * 3, 0, False, "requeue", "stopped by SIGUSR2"),
+        (seen(0, 0, 0), True, "done", "complete"),
+        (seen(0, 0, 0), False, "failed", "ended without"),
+        (seen(75, 75, 75, stops=(USR2,)), False, "requeue", "stopped by SIGUSR2"),
+        # Somebody told a rank of it, not the job.
+        (seen(75, 75, 75), False, "requeue", "told to stop, and saved"),
         # The signal came as the last step was saved.
-        ([(0, TERM)] * 3, 0, True, "done", "complete"),
-        ([(1, None), (1, None), (1, None)], 1, False, "failed", "exit status 1"),
-        ([(1, None), None, (1, None)], 137, False, "requeue", "lost rank 1"),
-        # A node's death is told from the stop that its step then gets.
-        ([(1, TERM), None, (1, TERM)], 137, False, "requeue", "lost rank 1"),
-        ([(1, None), (-KILL, None), (1, None)], 137, False, "requeue", "rank 1 was killed on n1"),
+        (seen(0, 0, 0, stops=(TERM,)), True, "done", "complete"),
+        (seen(1, 1, 1), False, "failed", "rank 0 on n0: exit status 1"),
+        (seen(1, None, 1, **LOST), False, "restart", "lost node n1: its agent is gone"),
+        (
+            seen(1, None, None, **FROZEN),
+            False,
+            "restart",
+            "rank 1 was frozen on n1: no sign of life for 40 s",
+        ),
+        (seen(1, -KILL, 1), False, "restart", "rank 1 was killed on n1 (SIGKILL)"),
         # A machine without memory ends a process by SIGKILL, or by SIGBUS in a file that it maps;
-        ([(1, None), (1, None), (-BUS, None)], 135, False, "requeue", "rank 2 was killed on n2"),
+        (seen(1, 1, -BUS), False, "restart", "rank 2 was killed on n2 (SIGBUS)"),
         # any other signal is the program's own fault, and comes again.
-        ([(1, None), (-SEGV, None), (1, None)], 139, False, "failed", "exit status 139"),
-        ([(-ABRT, None), (1, None), (1, None)], 134, False, "failed", "exit status 134"),
-        # The first rank's own words count, whatever srun makes of them.
-        ([(1, None), (-KILL, None), (1, None)], 0, False, "requeue", "rank 1 was killed on n1"),
-        ([(75, None), (75, TERM), (75, None)], 0, False, "requeue", "stopped by SIGTERM"),
-        ([(-KILL, None), (-KILL, TERM), (75, None)], 137, False, "requeue", "stopped by SIGTERM"),
+        (seen(1, -SEGV, 1, words="NCCL"), False, "failed", "rank 0 on n0: exit status 1: NCCL"),
+        (seen(-ABRT, 1, 1), False, "failed", "rank 0 on n0: exit status 134"),
+        # So is a failure that its own warden had to end.
+        (seen(1, -KILL, 1, words=WARDEN), False, "failed", "rank 0 on n0: exit status 1"),
+        # A stop ends what does not end by itself.
+        (seen(-KILL, -KILL, 75, stops=(TERM,)), False, "requeue", "stopped by SIGTERM"),
+        (seen(75, None, 75, stops=(TERM,), **LOST), False, "requeue", "stopped by SIGTERM"),
         # Complete is told by what the run leaves; a status that says otherwise is looked into.
-        ([(1, None), (1, None), (1, None)], 1, True, "failed", "exit status 1"),
-        ([None, (0, None), (0, None)], 0, True, "done", "complete"),
-        # Hanging ranks answer the roll call of the one that failed.
-        ([(1, None), (None, None), (None, None)], 1, False, "failed", "exit status 1"),
+        (seen(1, 1, 1), True, "failed", "rank 0 on n0: exit status 1"),
+        (seen(None, 0, 0, lost={"n0": "its agent is gone"}), True, "done", "complete"),
+        (seen(1, 1, 1, words=TAKEN), False, "retry", "the rendezvous port was taken by another program"),
     ],
 )
-def test_a_job_comes_back_after_stops_and_losses_only(
-    tmp_path: Path,
-    ranks: list[tuple[int, int | None] | None],
-    status: int,
-    complete: bool,
-    outcome: str,
-    reason: str,
+def test_a_job_goes_on_after_stops_and_losses_only(
+    tmp_path: Path, found: Seen, complete: bool, outcome: str, reason: str
 ) -> None:
-    record(tmp_path, *ranks)
-    verdict = judge(
-        member(tmp_path, complete=complete),
-        tmp_path,
-        status,
-        world=WORLD,
-        log=tmp_path / "no log",
-        rendezvous=Rendezvous(),
-    )
+    verdict = judge(member(tmp_path, complete=complete), found)
     assert verdict.outcome == outcome
-    assert reason in verdict.reason
+    assert verdict.reason.startswith(reason)
 
 
 @pytest.mark.parametrize(
-    ("ranks", "status", "outcome"),
+    ("found", "outcome"),
     [
-        ([(0, None)] * 3, 0, "done"),
+        (seen(0, 0, 0), "done"),
         # A signal that ends it is a stop, and it was not done: nothing else would tell.
-        ([(0, USR2)] * 3, 0, "requeue"),
-        ([(-TERM, TERM)] * 3, 0, "requeue"),
-        ([(2, None)] * 3, 2, "failed"),
+        (seen(0, 0, 0, stops=(USR2,)), "requeue"),
+        (seen(-TERM, -TERM, -TERM, stops=(TERM,)), "requeue"),
+        (seen(2, 2, 2), "failed"),
+        (seen(0, None, 0, **LOST), "restart"),
     ],
 )
 def test_a_command_that_leaves_no_mark_is_done_when_it_ends_well_and_was_not_stopped(
-    tmp_path: Path, ranks: list[tuple[int, int | None]], status: int, outcome: str
+    tmp_path: Path, found: Seen, outcome: str
 ) -> None:
-    record(tmp_path, *ranks)
-    unmarked = dataclasses.replace(member(tmp_path), done=None)
-    found = judge(unmarked, tmp_path, status, world=WORLD, log=tmp_path / "no log", rendezvous=Rendezvous())
-    assert found.outcome == outcome
+    assert judge(member(tmp_path, marks=False), found).outcome == outcome
 
 
-TAKEN = "DistNetworkError: The server socket has failed to listen ... EADDRINUSE\n"
+def test_a_command_that_meets_nobody_has_a_port_of_its_own_in_mind(tmp_path: Path) -> None:
+    assert judge(member(tmp_path, distributed=False), seen(1, 1, 1, words=TAKEN)).outcome == "failed"
 
 
-@pytest.mark.parametrize(
-    ("rendezvous", "outcome"),
-    [
-        (Rendezvous(tries=1), "retry"),
-        (Rendezvous(tries=RENDEZVOUS_TRIES), "requeue"),
-        # The port is the user's: it may be free later.
-        (Rendezvous(tries=1, fixed=True), "requeue"),
-        # The log was begun anew since then.
-        (Rendezvous(tries=1, log_bytes=10_000), "retry"),
-        (Rendezvous(tries=RENDEZVOUS_TRIES - 1), "retry"),
-        # It was taken in an earlier attempt, whose words the log still has.
-        (Rendezvous(tries=1, log_bytes=len(TAKEN)), "failed"),
-    ],
-)
-def test_a_port_taken_in_between_is_no_failure_of_the_program(
-    tmp_path: Path, rendezvous: Rendezvous, outcome: str
-) -> None:
-    record(tmp_path, *[(1, None)] * WORLD)
-    log = tmp_path / "log"
-    log.write_text(TAKEN)
-    run = dataclasses.replace(member(tmp_path), distributed=True)
-    assert judge(run, tmp_path, 1, world=WORLD, log=log, rendezvous=rendezvous).outcome == outcome
-    # A command that meets nobody has a port of its own in mind.
-    alone = judge(member(tmp_path), tmp_path, 1, world=WORLD, log=log, rendezvous=rendezvous)
-    assert alone.outcome == "failed"
+@pytest.mark.parametrize("found", [seen(1, None, 1, **LOST), seen(1, -KILL, 1), seen(1, None, 1, **FROZEN)])
+def test_the_node_at_fault_is_named(tmp_path: Path, found: Seen) -> None:
+    assert judge(member(tmp_path), found).nodes == ("n1",)
 
 
 def test_only_complete_checkpoints_are_progress(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@
 #SBATCH --job-name=probes
 #SBATCH --kill-on-invalid-dep=yes
 #SBATCH --mem=122880MB
+#SBATCH --no-kill
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -24,20 +25,9 @@
 module load cuda
 export NCCL_SOCKET_IFNAME=ib0
 cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1
-export PYTHONPATH='/home/ada/it'"'"'s "here" $HOME/snapshot'"${PYTHONPATH:+:$PYTHONPATH}"
-while true; do
-rendezvous=$('/opt/my env/bin/python' -m slurm.attempt open '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json') || exit 1
-read -r MASTER_ADDR MASTER_PORT <<< "$rendezvous"
-export MASTER_ADDR MASTER_PORT
+unset PYTHONSAFEPATH
+trap '' USR1 USR2 TERM
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output '/home/ada/it'"'"'s "here" $HOME/launch/%A_%a_%t_log.out' --cpus-per-task=12 --kill-on-bad-exit=1 '/opt/my env/bin/python' -u -m submitit.core._submit '/home/ada/it'"'"'s "here" $HOME/launch'
-
-
-# teardown
-'/opt/my env/bin/python' -m slurm.attempt close '/home/ada/it'"'"'s "here" $HOME/launch/nml-0123.json' $?
-status=$?
-[ "$status" -eq 98 ] || break
-done
-exit "$status"
+'/opt/my env/bin/python' -u -m submitit.core._submit '/home/ada/it'"'"'s "here" $HOME/launch'

@@ -126,6 +126,7 @@ def main() -> int:
         return 2
     for number in STOP_SIGNALS:
         signal.signal(number, note_stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     worker = start_loader_worker()
     ring = Ring()
     run = options.run_dir

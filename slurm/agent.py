@@ -1,0 +1,323 @@
+"""What runs on each node of a job: it starts the ranks of its slot, and tells the coordinator how they are.
+
+A rank is a child of this process, so how it ends is known, and its last words, whatever they are, pass
+through here. While it lives, it says how far it is through a pipe. What it started and left behind becomes
+this process's own child, and ends with the round.
+
+Slurm signals every process of a step, so that a stop reaches each command by itself, once: commands that
+save are started with the stop signals blocked, and hear of one that came early when they begin to listen.
+This process notes it and passes it on to the coordinator, nothing more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from nml.lifeline import BEATS, adopt_orphans, descendants, end_with, is_stopped, kill, work_seconds
+from nml.untrusted import parse_json
+from slurm import wire
+from slurm.members import Member, Submission, own_index, own_job
+from slurm.rendezvous import interface_towards
+from slurm.requeue import requeue
+
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+BEAT_SECONDS = 2.0
+# Without a word of the coordinator for so long, it or the network is gone.
+SILENCE_SECONDS = 120.0
+# What commands that save may take for it once the coordinator is gone.
+SAVE_SECONDS = 60.0
+WORDS_BYTES = 4000
+_POLL_SECONDS = 0.1
+# Between two looks: a stopped process has none, and one of many on a busy machine little.
+_WORK_SECONDS = 0.05
+# A loop that comes later than this was kept from it, as by `scontrol suspend`.
+_GAP_SECONDS = 10.0
+
+
+class Rank:
+    """One rank, as its agent sees it.
+
+    Args:
+        number: Its rank.
+        process: Its process.
+        log: Where its words go.
+        words, beats: The pipes through which it speaks.
+    """
+
+    def __init__(
+        self, number: int, process: subprocess.Popen[bytes], log: int, words: int, beats: int
+    ) -> None:
+        self.number, self.process, self._log = number, process, log
+        self._pipe, self._words, self._beats = words, b"", beats
+        self._beat: dict[str, Any] = {}
+        self._rest, self._worked = b"", 0.0
+        self.heard = time.monotonic()
+
+    def listen(self) -> None:
+        """Take what it has said."""
+        if said := _read(self._pipe):
+            self._words = (self._words + said)[-WORDS_BYTES:]
+            # A full disk must not keep its words from being told.
+            with contextlib.suppress(OSError):
+                os.write(self._log, said)
+        *lines, rest = (self._rest + _read(self._beats)).split(b"\n")
+        self._rest = rest[-WORDS_BYTES:]
+        with contextlib.suppress(ValueError):
+            for line in lines:
+                self._beat, self.heard = dict(parse_json(line, most=WORDS_BYTES)), time.monotonic()
+
+    def look(self) -> dict[str, Any]:
+        """Return how it is: its last beat, and for how long it has given no sign of life.
+
+        That is a beat; work, which keeps a thread from beating; and of a command that does not beat, or not
+        yet, that it is not stopped.
+        """
+        worked = work_seconds(self.process.pid)
+        if worked - self._worked > _WORK_SECONDS or not (self._beat or is_stopped(self.process.pid)):
+            self.heard = time.monotonic()
+        self._worked = worked
+        return {**self._beat, "rank": self.number, "quiet": round(time.monotonic() - self.heard, 1)}
+
+    def last_words(self) -> str:
+        """Return what it wrote last to its standard error."""
+        self.listen()
+        return self._words.decode(errors="replace")
+
+    def close(self) -> None:
+        """Close its pipes and its log."""
+        self.listen()
+        for end in (self._pipe, self._beats, self._log):
+            os.close(end)
+
+
+class Agent:
+    """The agent of one node.
+
+    Args:
+        submission: What the job runs.
+        logs: Folder of the ranks' logs.
+        line: To the coordinator.
+        token: The job's.
+    """
+
+    def __init__(self, submission: Submission, logs: Path, line: wire.Line, token: str) -> None:
+        self._member, self._snapshot = submission.members[own_index()], submission.snapshot
+        self._logs, self._line, self._token = logs, line, token
+        self._ranks: list[Rank] = []
+        self._running: dict[int, Rank] = {}
+        self._round, self._deadline, self._over = 0, 0.0, False
+        # Spare nodes have none, and the most patience.
+        self._slot = submission.nodes
+        self._stop: int | None = None
+        self._told_stop = False
+        adopt_orphans()
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
+        self._stop = self._stop or number
+
+    def run(self) -> int:
+        """Do what the coordinator says until it says goodbye; return the exit status."""
+        beaten = seen = time.monotonic()
+        try:
+            while not self._over:
+                if select.select([self._line], [], [], _POLL_SECONDS)[0]:
+                    self._hear()
+                for rank in self._ranks:
+                    rank.listen()
+                now = time.monotonic()
+                if now - seen > _GAP_SECONDS:
+                    for rank in self._ranks:
+                        rank.heard = self._line.heard = now
+                seen = now
+                if self._stop and not self._told_stop:
+                    self._line.say(stop=self._stop, round=self._round)
+                    self._told_stop = True
+                self._reap()
+                if now - beaten > BEAT_SECONDS:
+                    beaten = now
+                    self._line.say(beats=[one.look() for one in self._running.values()], round=self._round)
+                self._end_round(now)
+                if now - self._line.heard > SILENCE_SECONDS:
+                    raise wire.Gone(f"silent for {SILENCE_SECONDS:.0f} s")
+        except wire.Gone as gone:
+            print(f"agent: the coordinator is gone ({gone}); the ranks save and end", file=sys.stderr)
+            self._let_save()
+            # Where its node is lost, Slurm has the others wait for the time limit. One agent is enough.
+            time.sleep(self._slot * BEAT_SECONDS)
+            print(f"agent: {requeue() or 'the job is requeued'}", file=sys.stderr)
+            return 1
+        return 0
+
+    def _hear(self) -> None:
+        for message in self._line.hear():
+            if "nonce" in message:
+                node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+                answer = wire.proof(self._token, str(message["nonce"]))
+                self._line.say(proof=answer, node=node, address=self._line.own_address)
+            if "start" in message:
+                self._start(dict(message["start"]))
+            if "end" in message:
+                self._deadline = time.monotonic() + float(message["end"])
+            self._over = self._over or "bye" in message
+
+    def _start(self, told: dict[str, Any]) -> None:
+        self._round, first, local_world = told["round"], told["first"], told["local_world"]
+        self._slot = first // local_world
+        for local in range(local_world):
+            try:
+                rank = self._start_rank(first + local, local, told)
+            except OSError as error:
+                self._line.say(
+                    exit=127, rank=first + local, words=f"cannot start: {error}", round=self._round
+                )
+                continue
+            self._ranks.append(rank)
+            self._running[rank.process.pid] = rank
+            self._line.say(started=rank.process.pid, rank=rank.number, round=self._round)
+
+    def _start_rank(self, rank: int, local: int, told: dict[str, Any]) -> Rank:
+        member = self._member
+        log = os.open(
+            self._logs / f"{own_job()}_{rank}_log.out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666
+        )
+        (words, words_end), (beats, beats_end) = os.pipe(), os.pipe()
+        for end in (words, beats, beats_end):
+            os.set_blocking(end, False)
+        parent = os.getpid()
+        environment = os.environ | rank_environment(member, self._snapshot, rank, local, told)
+        environment[BEATS] = str(beats_end)
+        for name in (wire.TOKEN, wire.COORDINATOR):
+            environment.pop(name, None)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS if member.saves else ())
+        early = self._stop or next(iter(signal.sigpending() & {*STOP_SIGNALS}), None)
+        try:
+            process = subprocess.Popen(
+                rank_command(member, self._snapshot),
+                env=environment,
+                cwd=member.cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=words_end,
+                pass_fds=(beats_end,),
+                preexec_fn=lambda: end_with(parent, signal.SIGKILL),
+            )
+        except OSError:
+            for end in (log, words, beats):
+                os.close(end)
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            for end in (words_end, beats_end):
+                os.close(end)
+        if early:
+            # Nobody was there to hear of it.
+            process.send_signal(early)
+        return Rank(rank, process, log, words, beats)
+
+    def _reap(self) -> None:
+        """Note how children have ended; also those that others left to this process."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                if rank := self._running.pop(ended[0], None):
+                    rank.process.returncode = status = os.waitstatus_to_exitcode(ended[1])
+                    self._line.say(exit=status, rank=rank.number, words=rank.last_words(), round=self._round)
+
+    def _end_round(self, now: float) -> None:
+        """Once told to, let ranks end until the deadline, and then kill all there is below this process."""
+        if not self._deadline or (self._running and now < self._deadline):
+            return
+        if rest := descendants(os.getpid()):
+            kill(rest)
+            return
+        for rank in self._ranks:
+            rank.close()
+        self._ranks, self._running, self._deadline = [], {}, 0.0
+        self._line.say(ended=True, round=self._round)
+
+    def _let_save(self) -> None:
+        for rank in self._running.values():
+            if self._member.saves and not self._stop:
+                rank.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + SAVE_SECONDS
+        while self._running and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            for rank in self._ranks:
+                rank.listen()
+            # There is nobody to tell.
+            with contextlib.suppress(wire.Gone):
+                self._reap()
+        while rest := descendants(os.getpid()):
+            kill(rest)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, os.WNOHANG)
+
+
+def rank_command(member: Member, snapshot: str) -> list[str]:
+    """Return the command of a rank: a module is run from the snapshot, anything else as it is."""
+    argv = list(member.argv)
+    if argv[1:2] != ["-m"]:
+        return argv
+    return [argv[0], str(Path(snapshot) / "slurm" / "rank.py"), snapshot, *argv[2:]]
+
+
+def rank_environment(
+    member: Member, snapshot: str, rank: int, local: int, told: dict[str, Any]
+) -> dict[str, str]:
+    """Return what a rank's command finds in its environment beyond its agent's."""
+    path = [snapshot] if os.pathsep not in snapshot else []
+    own = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [*path, os.environ.get("PYTHONPATH")])),
+        # The command runs in its user's folder, which may well be the live code.
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        # One thread a rank unless asked for more: torch would take every core of the node.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(told["cores"]),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(local),
+        "SLURM_NTASKS": str(told["world"]),
+    }
+    if member.distributed:
+        own |= {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(told["world"]),
+            "LOCAL_RANK": str(local),
+            "NODE_RANK": str(rank // told["local_world"]),
+            "LOCAL_WORLD_SIZE": str(told["local_world"]),
+            "MASTER_ADDR": str(told["address"]),
+            "MASTER_PORT": str(told["port"]),
+        }
+        interface = interface_towards(own["MASTER_ADDR"])
+        if interface and "GLOO_SOCKET_IFNAME" not in os.environ:
+            own["GLOO_SOCKET_IFNAME"] = interface
+    return own
+
+
+def _read(end: int) -> bytes:
+    try:
+        return os.read(end, 1 << 16)
+    except (BlockingIOError, OSError):
+        return b""
+
+
+def main(file: str) -> int:
+    """Reach the coordinator and run; return the exit status."""
+    import socket
+
+    address, _, port = os.environ[wire.COORDINATOR].rpartition(":")
+    line = wire.Line(socket.create_connection((address, int(port)), timeout=60))
+    return Agent(Submission.read(Path(file)), Path(file).parent, line, os.environ[wire.TOKEN]).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,269 @@
+"""A job whose ranks are killed, stopped, frozen or fail, with its real coordinator, agents and ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from slurm import wire
+from slurm.snapshot import take_snapshot
+from tests.slurm.supervised import SupervisedJob, python
+
+ROOT = Path(__file__).resolve().parents[2]
+DONE = "meet('end')\nPath('DONE.json').touch()\n"
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # By its name a search path would be cut in two.
+    return take_snapshot(tmp_path_factory.mktemp("at 12:30:00") / "snapshots", ROOT)
+
+
+@pytest.fixture
+def job(tmp_path: Path, snapshot: Path) -> Iterator[SupervisedJob]:
+    own = SupervisedJob(tmp_path, snapshot)
+    yield own
+    own.kill()
+
+
+def test_a_killed_rank_starts_again_in_place_with_all_others(job: SupervisedJob) -> None:
+    script = python(
+        "note(rank=rank, node=node, world=world)\nmeet('start')\n"
+        "if rank == 1 and once('killed'): os.kill(os.getpid(), 9)\n"
+        # As its peers do, it ends with an error that is an echo.
+        "if not Path('again-1').exists() and rank == 0: sys.exit('Connection closed by peer')\n"
+        "time.sleep(0)\n" + DONE
+    )
+    ended = job.run(script.replace("meet('start')", "meet('again' if Path('killed').exists() else 'start')"))
+    assert (ended["outcome"], ended["exit"]) == ("done", 0)
+    [again] = job.restarts()
+    assert again["reason"] == "rank 1 was killed on n1 (SIGKILL)"
+    assert again["nodes"] == ["n1"]
+    noted = (job.folder / "work" / "noted-1").read_text().splitlines()
+    assert noted == ["{'rank': 1, 'node': 'n1', 'world': 2}"] * 2
+    assert not job.asked("requeue")
+
+
+def test_an_exception_of_any_kind_is_a_failure_with_its_text(job: SupervisedJob) -> None:
+    ended = job.run(python("meet('start')\nif rank: import no_such_module\ntime.sleep(600)"))
+    assert (ended["outcome"], ended["exit"]) == ("failed", 1)
+    last = "ModuleNotFoundError: No module named 'no_such_module'"
+    assert ended["reason"] == f"rank 1 on n1: exit status 1: {last}"
+    [[rank, node, status, words]] = ended["ranks"]
+    assert (rank, node, status) == (1, "n1", 1)
+    assert words.startswith("Traceback")
+    assert last in (job.folder / "12_1_log.out").read_text()
+
+
+def test_the_rank_that_caused_a_failure_is_named_before_its_echoes(job: SupervisedJob) -> None:
+    ended = job.run(
+        python(
+            "meet('start')\n"
+            "if rank == 2: wait('echo'); time.sleep(0.5); sys.exit('ValueError: the cause')\n"
+            "Path('echo').touch(); sys.exit('RuntimeError: [gloo] Connection closed by peer')"
+        ),
+        tasks=2,
+    )
+    assert ended["reason"] == "rank 2 on n1: exit status 1: ValueError: the cause"
+
+
+def test_a_frozen_rank_is_told_of_and_started_again(job: SupervisedJob, waiting: Callable[..., None]) -> None:
+    job.start(
+        python("meet('start')\nif rank and once('frozen'): os.kill(os.getpid(), signal.SIGSTOP)\n" + DONE),
+        "coordinator.TOLD_SECONDS=1",
+        "coordinator.FROZEN_SECONDS=6",
+    )
+    stalled = job.folder / "attempts" / "12-000" / "stalled.json"
+    waiting(stalled.exists, "the word of who stalls")
+    [(rank, (node, _, _))] = json.loads(stalled.read_text())["ranks"].items()
+    assert (rank, node) == ("1", "n1")
+    ended = job.end()
+    assert ended["outcome"] == "done", ended
+    [again] = job.restarts()
+    assert again["reason"].startswith("rank 1 was frozen on n1: no sign of life for ")
+    assert not stalled.exists()
+
+
+def test_a_rank_whose_beats_stop_while_it_works_is_not_frozen(job: SupervisedJob) -> None:
+    beat = "os.write(int(os.environ['NML_BEATS']), b'{\"step\": 1}\\n')\n"
+    work = "end = time.monotonic() + 8\nwhile time.monotonic() < end: pass\n"
+    script = python("meet('start')\n" + beat + work + beat + DONE)
+    ended = job.run(script, "coordinator.FROZEN_SECONDS=5", nodes=1)
+    assert ended["outcome"] == "done", ended
+    assert not job.restarts()
+
+
+def signal_the_step(job: SupervisedJob, number: signal.Signals) -> None:
+    """Send a signal to every process of the agents and below them, as Slurm does."""
+    for file in job.bin.glob("agent-n*"):
+        agent = psutil.Process(int(file.read_text()))
+        for process in (agent, *agent.children(recursive=True)):
+            os.kill(process.pid, number)
+
+
+LISTEN = "heard = []\nfor one in stops: signal.signal(one, lambda number, _: heard.append(number))\n"
+TELL = "signal.pthread_sigmask(signal.SIG_UNBLOCK, stops)\n"
+SAVE = "while not heard: time.sleep(0.01)\ntime.sleep(1)\nnote(heard=heard)\nsys.exit(75)\n"
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["while it starts", "while it runs"])
+def test_a_stop_reaches_each_command_once(
+    job: SupervisedJob, waiting: Callable[..., None], early: bool
+) -> None:
+    middle = "meet('ready')\nwait('go')\n"
+    # A command that is still starting has no handlers yet.
+    script = python((middle + LISTEN + TELL if early else LISTEN + TELL + middle) + SAVE)
+    job.start(script)
+    waiting(lambda: (job.folder / "work" / "ready-1").exists(), "the ranks")
+    signal_the_step(job, signal.SIGUSR2)
+    (job.folder / "work" / "go").touch()
+    ended = job.end()
+    heard = [(job.folder / "work" / f"noted-{rank}").read_text() for rank in range(2)]
+    assert heard == ["{'heard': [12]}\n"] * 2
+    # Asked for, it is not granted here, where nothing ends the script.
+    assert ended["reason"] == "stopped by SIGUSR2; "
+    assert len(job.asked("requeue")) == 1
+
+
+def test_a_command_that_does_not_save_is_ended_by_the_signal(
+    job: SupervisedJob, waiting: Callable[..., None]
+) -> None:
+    job.start(python("meet('ready')\ntime.sleep(600)"), saves=False)
+    waiting(lambda: (job.folder / "work" / "ready-1").exists(), "the ranks")
+    signal_the_step(job, signal.SIGTERM)
+    assert job.end()["reason"].startswith("stopped by SIGTERM")
+
+
+def test_a_node_that_failed_twice_gives_its_place_to_a_spare_one(job: SupervisedJob) -> None:
+    ended = job.run(python("note(node=node)\nif node == 'n0': os.kill(os.getpid(), 9)\n" + DONE), spare=1)
+    assert ended["outcome"] == "done", ended
+    assert [one["nodes"] for one in job.restarts()] == [["n0"], ["n0"]]
+    nodes = (job.folder / "work" / "noted-0").read_text().splitlines()
+    assert nodes == ["{'node': 'n0'}", "{'node': 'n0'}", "{'node': 'n2'}"]
+
+
+def test_without_a_spare_one_it_is_left_out_of_the_next_attempt(job: SupervisedJob) -> None:
+    script = python("if node == 'n0': os.kill(os.getpid(), 9)\ntime.sleep(600)")
+    ended = job.run(script)
+    assert ended["reason"].startswith("rank 0 was killed on n0 (SIGKILL); no spare node")
+    assert job.asked("requeue") == ["requeue 12"]
+    assert job.asked("update") == ["update JobId=12 ExcNodeList=n0"]
+
+
+def test_a_lost_agent_is_a_lost_node(job: SupervisedJob, waiting: Callable[..., None]) -> None:
+    job.start(python("meet('again' if Path('lost').exists() else 'start')\nwait('lost')\n" + DONE), spare=1)
+    waiting(lambda: (job.folder / "work" / "start-1").exists(), "the ranks")
+    agent = psutil.Process(int((job.bin / "agent-n1").read_text()))
+    below = agent.children(recursive=True)
+    agent.kill()
+    ended_ones = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    waiting(
+        lambda: not any(one.is_running() and one.status() not in ended_ones for one in below), "its ranks"
+    )
+    (job.folder / "work" / "lost").touch()
+    ended = job.end()
+    assert ended["outcome"] == "done", ended
+    assert job.restarts()[0]["reason"].startswith("lost node n1: its agent is gone")
+
+
+def test_ranks_save_and_end_when_their_coordinator_is_killed(
+    job: SupervisedJob, waiting: Callable[..., None]
+) -> None:
+    job.start(python(LISTEN + TELL + "meet('ready')\n" + SAVE))
+    waiting(lambda: (job.folder / "work" / "ready-1").exists(), "the ranks")
+    agents = [psutil.Process(int(file.read_text())) for file in job.bin.glob("agent-n*")]
+    assert job.process is not None
+    job.process.kill()
+    waiting(lambda: not any(agent.is_running() for agent in agents), "the end of the agents")
+    assert [(job.folder / "work" / f"noted-{rank}").exists() for rank in range(2)] == [True, True]
+    # The script may be gone with its node, and Slurm would not tell.
+    assert "requeue 12" in job.asked("requeue")
+
+
+def test_starts_without_a_new_checkpoint_are_bounded(job: SupervisedJob) -> None:
+    ended = job.run(python("os.kill(os.getpid(), 9)"), nodes=1, spare=3, most=3)
+    assert ended["outcome"] == "failed"
+    assert ended["reason"].startswith("given up after 3 attempts in a row without a new checkpoint (step 0)")
+    assert "rank 0 was killed on n1 (SIGKILL)" in ended["reason"]
+
+
+def test_a_port_that_another_program_took_costs_no_attempt(job: SupervisedJob) -> None:
+    ended = job.run(
+        python(
+            "import socket\nport = int(os.environ['MASTER_PORT'])\nnote(port=port)\n"
+            "if not rank:\n"
+            "    taken = socket.create_server(('127.0.0.1', port)) if once('taken') else None\n"
+            "    socket.create_server(('127.0.0.1', port))\n" + DONE
+        ),
+        most=1,
+    )
+    assert ended["outcome"] == "done", ended
+    assert not job.restarts()
+    first, second = (job.folder / "work" / "noted-0").read_text().splitlines()
+    assert first != second
+
+
+@pytest.mark.parametrize("program", ["srun", "scontrol"])
+def test_what_is_missing_on_the_node_is_the_cause(job: SupervisedJob, program: str) -> None:
+    (job.bin / program).unlink()
+    ended = job.run("", PATH=f"{job.bin}:/nonexistent")
+    assert (ended["outcome"], ended["exit"]) == ("failed", 1)
+    assert f"{program} not on the PATH of " in ended["reason"]
+
+
+def test_a_working_folder_that_is_gone_is_the_cause(job: SupervisedJob) -> None:
+    (job.folder / "work").rmdir()
+    ended = job.run("")
+    assert (ended["outcome"], ended["exit"]) == ("failed", 127)
+    assert ended["reason"].endswith(f"cannot start: [Errno 2] No such file or directory: '{job.folder}/work'")
+
+
+def test_a_node_that_cannot_run_an_agent_is_the_cause(job: SupervisedJob) -> None:
+    text = (job.bin / "srun").read_text()
+    said = "slurmstepd: error: execve(): /gone/python: No such file or directory"
+    (job.bin / "srun").write_text(text.replace("\nwait\n", f"\necho '{said}' >&2\nwait\n"))
+    (job.bin / "without-n1").touch()
+    text = (job.bin / "srun").read_text()
+    failed = "echo 'srun: error: n1: task 1: Exited with exit code 2' >&2"
+    (job.bin / "srun").write_text(text.replace("\nwait\n", f"\n{failed}\nwait\n"))
+    ended = job.run("")
+    assert (ended["outcome"], ended["reason"]) == ("failed", f"no agent on n1: {said}")
+
+
+def hung_up(line: socket.socket) -> bool:
+    line.settimeout(0.01)
+    try:
+        while line.recv(1000):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_strangers_and_nonsense_do_not_disturb_a_job(
+    job: SupervisedJob, waiting: Callable[..., None]
+) -> None:
+    job.start(python("meet('ready')\nPath('at').touch()\nwait('go')\n" + DONE))
+    waiting(lambda: (job.folder / "work" / "at").exists(), "the ranks")
+    agent = psutil.Process(int((job.bin / "agent-n0").read_text()))
+    address, port = agent.environ()[wire.COORDINATOR].split(":")
+    told = [b"", b"{}\n", b"x" * 100_000, b'{"proof": "0", "node": "n0", "address": "1.2.3.4"}\n', b"\xff\n"]
+    strangers = []
+    for words in told:
+        stranger = socket.create_connection((address, int(port)))
+        stranger.sendall(words)
+        strangers.append(stranger)
+    # Hung up on, all but the one that says nothing yet.
+    waiting(lambda: all(hung_up(one) for one in strangers[1:]), "the end of their lines")
+    (job.folder / "work" / "go").touch()
+    assert job.end()["outcome"] == "done"
+    assert wire.TOKEN not in psutil.Process().environ()
