@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from nml.errors import UserError
 from nml.files import atomic_writer
+from nml.parquet import iter_groups, read_parquet
 from shards.noise import Integers, Kind
 from shards.packing import ORIGINAL_SHA256
 from shards.set_info import SetInfo
@@ -149,11 +150,10 @@ def read_source_rows(path: Path) -> Integers | None:
     """
     mend = "restore the file from where the set was written, or write the set again"
     try:
-        with pq.ParquetFile(path) as file:
-            if SOURCE_ROW not in file.schema_arrow.names:
-                return None
-            rows = _integers(file.read([SOURCE_ROW])[SOURCE_ROW])
-    except (OSError, pa.ArrowException) as error:
+        if SOURCE_ROW not in pq.read_schema(path).names:
+            return None
+        rows = _integers(read_parquet(path, [SOURCE_ROW])[SOURCE_ROW])
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged or missing: {error}", mend=mend) from error
     if not np.array_equal(np.sort(rows), np.arange(len(rows))):
         raise UserError(f"{path}: damaged: {SOURCE_ROW} does not name each place once", mend=mend)
@@ -172,11 +172,8 @@ class SourceNames:
 
 
 def iter_manifest(path: Path) -> Iterator[pa.Table]:
-    """Yield a manifest's row groups as tables."""
-    # Pre-buffering would keep every row group until the file is closed.
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+    """Yield a manifest's row groups as tables; errors as of :func:`nml.parquet.iter_groups`."""
+    return iter_groups(path)
 
 
 class Statistics:

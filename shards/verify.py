@@ -67,7 +67,7 @@ def verify(
     try:
         manifest = pa.concat_tables(iter_manifest(folder / MANIFEST_FILE))
         manifest.validate(full=True)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         yield Finding("manifest", f"cannot be read: {error}")
         return
     problem = _columns(manifest, info)

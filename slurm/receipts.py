@@ -19,13 +19,14 @@ from slurm.members import Probe
 def read_ids(results: Path) -> set[str]:
     """Return the row ids of a results folder; damaged files hold nothing."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from nml.parquet import read_parquet
 
     found: set[str] = set()
     for file in sorted((results / "rows").glob("[!.]*.parquet")):
         try:
-            found |= set(pq.read_table(file, columns=["row_id"])["row_id"].to_pylist())
-        except (OSError, pa.ArrowException):
+            found |= set(read_parquet(file, ["row_id"])["row_id"].to_pylist())
+        except (OSError, ValueError, KeyError, pa.ArrowException):
             continue
     return found
 

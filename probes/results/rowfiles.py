@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import make_folder, write_bytes
 from nml.locking import byte_lock, look_again
+from nml.parquet import read_parquet
 from nml.untrusted import Untrusted, is_printable, parse_json, shown
 from probes.hashing import hash_value
 from probes.results.row import SCHEMA_VERSION, Domain, Row, arrow_schema
@@ -56,14 +57,13 @@ def read_rows(folder: Path | str) -> list[Row]:
     Raises:
         UserError: If the folder holds no results, or a file is damaged or of another version.
     """
-    files = row_files(folder)
-    if not files:
+    spectra: dict[bytes, tuple[float, ...]] = {}
+    rows = [row for file in row_files(folder) for row in _read_file(file, spectra)]
+    if not rows:
         raise UserError(
             f"no results in {folder}",
             mend="run first: python -m probes.run --plugin lp,mlp,nmtune, or name another folder",
         )
-    spectra: dict[bytes, tuple[float, ...]] = {}
-    rows = [row for file in files for row in _read_file(file, spectra)]
     first: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: (row.created, row.row_id)):
         known = first.setdefault(row.row_id, row)
@@ -162,8 +162,9 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         with pq.ParquetFile(path) as file:
             found = (file.schema_arrow.metadata or {}).get(b"format", b"none").decode()
             if found == SCHEMA_VERSION:
-                _check_size(file, path)
-                table = file.read(columns=columns)
+                if file.metadata.num_rows > _MOST_ROWS:
+                    raise _unreadable(path, f"it holds more than {_MOST_ROWS:,} rows")
+                table = read_parquet(path, columns, most=_MOST_BYTES)
                 table.validate(full=True)
                 _check_columns(table, path, columns)
                 return table
@@ -174,13 +175,6 @@ def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         possible=repr(SCHEMA_VERSION),
         mend="read it with the version of this project that wrote it",
     )
-
-
-def _check_size(file: pq.ParquetFile, path: Path) -> None:
-    """Refuse a file that is a thousand times as large in memory."""
-    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-    if sum(group.total_byte_size for group in groups) > _MOST_BYTES or file.metadata.num_rows > _MOST_ROWS:
-        raise _unreadable(path, f"it holds more than {_MOST_ROWS:,} rows, or {_MOST_BYTES:,} bytes")
 
 
 def _check_columns(table: pa.Table, path: Path, columns: list[str] | None) -> None:

@@ -17,6 +17,7 @@ from nml.errors import UserError, unknown_name
 from nml.files import sha256_file
 from nml.layout import EXPORT, META
 from nml.levels import CLEAN_LEVEL as CLEAN
+from nml.parquet import read_parquet
 from nml.set_file import MANIFEST_FILE, SET_FILE, local_folder
 from nml.untrusted import read_object
 from probes.features.store import DEFAULT_FOLDER, DONE, read_key
@@ -125,7 +126,7 @@ def _flipped(manifest: Path, level: str, facts: dict[str, Any], samples: int) ->
             else f"flipped   no column {column} in the manifest"
         )
         return
-    table: pa.Table = pq.read_table(manifest, columns=["key", base, column])
+    table: pa.Table = read_parquet(manifest, ["key", base, column])
     table = table.filter(pc.not_equal(table[base], table[column]))
     yield f"flipped   {len(table)} samples" + (f", the first {samples}:" if len(table) > samples else "")
     classes = facts.get("classes")

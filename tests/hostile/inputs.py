@@ -41,6 +41,7 @@ from tests.hostile.made import (
     pickled_head,
     preprocessed,
     recorded,
+    repeated,
     row_table,
     rows,
     set_file,
@@ -157,6 +158,9 @@ INPUTS: dict[str, Input] = {
     "a manifest of no table": Input(
         set_file(b"PAR1", "manifest.parquet"), (RELABEL,), unmoved=(VERIFY, AUDIT, REWRITE)
     ),
+    "a manifest of gigabytes": Input(
+        manifest(lambda t: repeated(t, "key")), (RELABEL,), unmoved=(VERIFY, AUDIT, REWRITE)
+    ),
     "a deep record in a tar": Input(
         a_tar(z_png=good.png(), z_cls=b"1", z_json=DEEP),
         ("shards.index tars --label-column x",),
@@ -234,6 +238,8 @@ INPUTS: dict[str, Input] = {
     "escapes in a row": Input(rows(encoder=ESCAPE), ROWS),
     "zeros in a row": Input(rows(task="t\0"), ROWS),
     "a row without a task": Input(row_table(lambda t: t.drop_columns(["task"])), ROWS),
+    "a row of gigabytes": Input(row_table(lambda t: repeated(t, "task")), ROWS),
+    "rows that are none": Input(row_table(lambda t: t.slice(0, 0)), ROWS),
     "a row of no number": Input(rows(noise_ratio=float("nan")), ROWS),
     "a row of another domain": Input(rows(domain="\u202e"), ROWS),
     "a row whose study is deep": Input(rows(study=DEEP.decode()), ROWS),

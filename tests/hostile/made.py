@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -69,9 +70,21 @@ def a_pipe(folder: Path) -> None:
 def manifest(change: Callable[[pa.Table], pa.Table]) -> Make:
     def change_it(folder: Path) -> None:
         table = change(pq.read_table(folder / "manifest.parquet"))
-        pq.write_table(table, folder / "manifest.parquet")
+        stored_once(table, folder / "manifest.parquet")
 
     return a_set(change_it)
+
+
+def stored_once(table: pa.Table, path: Path) -> None:
+    pq.write_table(table, path, store_schema=False, dictionary_pagesize_limit=1 << 30)
+
+
+def repeated(table: pa.Table, name: str) -> pa.Table:
+    """Return a table of 1,500 rows in which one text of a megabyte repeats, which a file stores once."""
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(1500, np.int32)), ["x" * (1 << 20)])
+    many = table.take(pa.array(np.zeros(1500, np.int64)))
+    place = table.schema.get_field_index(name)
+    return many.set_column(place, pa.field(name, texts.type), texts)
 
 
 def a_tar(**members: bytes) -> Make:
@@ -232,7 +245,7 @@ def row_table(change: Callable[[pa.Table], pa.Table]) -> Make:
     def make(at: Path, goods: Path) -> None:
         shutil.copytree(goods / "results", at / "results")
         path = at / "results/rows/r.parquet"
-        pq.write_table(change(pq.read_table(path)), path)
+        stored_once(change(pq.read_table(path)), path)
 
     return make
 
