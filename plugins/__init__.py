@@ -10,14 +10,19 @@ import typing
 
 if typing.TYPE_CHECKING:
     from plugins.classifier import HeadClassifier
+    from plugins.regressor import HeadRegressor
 
-__all__ = ["HeadClassifier"]
+__all__ = ["HeadClassifier", "HeadRegressor"]
 
 
 def __getattr__(name: str) -> object:
-    """Return the classifier, which is imported when it is asked for."""
-    if name != "HeadClassifier":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from plugins.classifier import HeadClassifier
+    """Return the estimators of scikit-learn, which are imported when they are asked for."""
+    if name == "HeadClassifier":
+        from plugins.classifier import HeadClassifier
 
-    return HeadClassifier
+        return HeadClassifier
+    if name == "HeadRegressor":
+        from plugins.regressor import HeadRegressor
+
+        return HeadRegressor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from sklearn.utils import shuffle
 from sklearn.utils.estimator_checks import check_estimator
 
 from nml.errors import UserError
-from plugins import HeadClassifier
+from plugins import HeadClassifier, HeadRegressor
 from plugins.calibration import calibration
 from plugins.saved import load_head
 
@@ -28,15 +27,16 @@ TRAIN, TEST = slice(0, 400), slice(400, 800)
 
 
 @pytest.mark.parametrize(
-    ("head", "share", "options"),
+    "estimator",
     [
-        ("lp", 0.0, {"epochs": 8}),
-        ("knn", 0.2, None),
-        ("logreg", 0.2, {"grid": [0.1, 1.0]}),
+        HeadClassifier("lp", options={"epochs": 8}),
+        HeadClassifier("knn", validation_fraction=0.2),
+        HeadClassifier("logreg", validation_fraction=0.2, options={"grid": [0.1, 1.0]}),
+        HeadRegressor("lp", options={"epochs": 30}),
     ],
+    ids=repr,
 )
-def test_every_check_of_scikit_learn_passes(head: str, share: float, options: dict[str, Any] | None) -> None:
-    estimator = HeadClassifier(head, validation_fraction=share, options=options)
+def test_every_check_of_scikit_learn_passes(estimator: HeadClassifier | HeadRegressor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         outcomes = check_estimator(estimator, on_skip=None)
@@ -107,6 +107,24 @@ def test_a_saved_classifier_is_a_saved_head_and_comes_back_with_its_classes(
 def test_what_cannot_be_fitted_is_a_value_error_that_says_why(estimator: HeadClassifier, error: str) -> None:
     with pytest.raises(ValueError, match=error):
         estimator.fit(X[TRAIN], y[TRAIN]).predict(X[TEST])
+
+
+def test_a_regressor_predicts_numbers_is_searched_and_comes_back(tmp_path: Path) -> None:
+    numbers = 50.0 + 2 * X[:, 20] + X[:, 36]
+    search = GridSearchCV(HeadRegressor("lp", options={"epochs": 10}), {"options__lr": [1e-6, 0.1]}, cv=2)
+    search.fit(X[TRAIN], numbers[TRAIN])
+    assert search.best_params_ == {"options__lr": 0.1}
+    best = search.best_estimator_
+    assert best.score(X[TEST], numbers[TEST]) > 0.8
+    best.save(tmp_path / "head")
+    assert np.array_equal(HeadRegressor.load(tmp_path / "head").predict(X[TEST]), best.predict(X[TEST]))
+    assert load_head(tmp_path / "head").target == "regression"
+    with pytest.raises(
+        UserError, match="a head of regression; possible: of classification, for HeadClassifier"
+    ):
+        HeadClassifier.load(tmp_path / "head")
+    with pytest.raises(ValueError, match="head knn does not take regression; possible: lp, mlp"):
+        HeadRegressor("knn").fit(X[TRAIN], numbers[TRAIN])
 
 
 def test_a_folder_without_a_head_is_refused(tmp_path: Path) -> None:
