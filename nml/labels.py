@@ -118,6 +118,18 @@ def caption_value(value: object) -> str:
     raise ValueError(f"the caption {_shown(value)}, which is no text")
 
 
+def captions_value(value: object) -> tuple[str, ...]:
+    """Return the captions of a sample that may have several.
+
+    Raises:
+        ValueError: If it has none, or one of them is no text.
+    """
+    captions = tuple(value) if isinstance(value, list | tuple) else (value,)
+    if not captions:
+        raise ValueError("no caption")
+    return tuple(map(caption_value, captions))
+
+
 def _encodable(what: str, value: str) -> str:
     """Return a text that can be stored: JSON may hold one half of a character."""
     try:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Protocol, get_args
 
 from nml.errors import UserError, unknown_name
-from nml.labels import Target, caption_value, class_value
+from nml.labels import Target, caption_value, captions_value, class_value
 from nml.registry import Plugin, Registry
 
-Kind = Literal["class", "caption"]
-"""What supervises a sample."""
+Kind = Literal["class", "caption", "captions"]
+"""What supervises a sample; ``captions`` are several."""
 Role = Literal["image", "text", "pair", "label", "caption", "key"]
 """What a column of a table may hold."""
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -78,20 +78,28 @@ class Example(NamedTuple):
             columns.
         image: The encoded image, or where it lies; empty for a text, and where labels alone are read.
         texts: The text, or the two of a pair, where the sample is one.
+        row: Its row in a table; -1 elsewhere.
+        number: Which of its image's captions it has, where the table counts them; -1 elsewhere.
+        named: Whether it has a name of its own, and not its image's, which others may have, too.
     """
 
     name: str
     supervision: Any
     image: bytes | Place
     texts: tuple[str, ...] = ()
+    row: int = -1
+    number: int = -1
+    named: bool = True
 
-    def checked(self, kind: Kind, where: Literal["--source", "--task"]) -> int | str:
-        """Return the class, as a number or a name, or the caption.
+    def checked(self, kind: Kind, where: Literal["--source", "--task"]) -> int | str | tuple[str, ...]:
+        """Return the class, as a number or a name, or the caption, or the captions.
 
         Raises:
             UserError: If what the source gave is none.
         """
         try:
+            if kind == "captions":
+                return captions_value(self.supervision)
             return class_value(self.supervision) if kind == "class" else caption_value(self.supervision)
         except ValueError as error:
             what = "number or a name" if kind == "class" else "text"
@@ -251,7 +259,7 @@ class Source(Protocol):
     """A source, made from a :class:`SourceSpec`; a wrong spec raises a UserError at once.
 
     Attributes:
-        kind: ``class`` or ``caption``.
+        kind: ``class``, ``caption``, or ``captions`` where samples have lists of them.
         classes: The class names in index order, when known before reading.
         held_out: Whether this is a validation or test split, which noise must not touch.
         parent: Fingerprint and level of the shard set this source reads, if it is one.

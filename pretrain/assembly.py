@@ -147,7 +147,7 @@ def build_objective(
 
 def _check_kind(options: Options, shard_set: ShardSet) -> None:
     needed = {"classify": "class", "clip": "caption"}[options.recipe.objective]
-    if shard_set.kind != needed:
+    if (shard_set.kind == "class") != (needed == "class"):
         raise UserError(
             f"--shards {shard_set.path}: a {shard_set.kind} set, and the recipe {options.recipe_name} "
             f"trains {options.recipe.objective}",

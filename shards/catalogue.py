@@ -7,6 +7,7 @@ byte range and shards can be packed in any order by any process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -28,9 +29,13 @@ from nml.files import is_utf8
 from nml.remote_files import is_url
 from nml.sources import ByteRange, Defect, Example, Source
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
+from shards.captions import with_captions
 from shards.defects import Checks, image_defects, settle
 from shards.hashing import Hashes, hash_keys, key_of, with_hash
+from shards.ladder import clean_column
+from shards.manifest import supervision_fields
 from shards.noise import Integers, Kind, Population
+from shards.shared_names import SHARING, gathered, with_row_keys
 
 CATALOGUE = "catalogue.arrow"
 SPOOL = "spool.bin"
@@ -44,7 +49,7 @@ class Catalogue(NamedTuple):
         table: Memory-mapped rows in source order: key, name, path, offset, size, and ``label`` or
             ``caption``.
         hashes: Hash of each key, uint64 [N].
-        kind: ``class`` or ``caption``.
+        kind: ``class``, ``caption`` or ``captions``.
         classes: Class names in index order; None for captions.
         labels: Class of each sample, int64 [N]; empty for captions.
     """
@@ -57,17 +62,17 @@ class Catalogue(NamedTuple):
 
     def population(self) -> Population:
         """Return what a noise plan needs."""
-        texts = hash_column(self.table["caption"]) if self.kind == "caption" else np.empty(0, np.uint64)
-        return Population(
+        population = Population(
             kind=self.kind,
             hashes=self.hashes,
             labels=self.labels,
             num_classes=len(self.classes or ()),
-            texts=texts,
+            texts=np.empty(0, np.uint64),
             keys=KeyColumn(self.table["key"]),
             names=KeyColumn(self.table["name"]),
             classes=self.classes,
         )
+        return population if self.kind == "class" else with_captions(population, self.table["caption"])
 
 
 def write_catalogue(
@@ -147,8 +152,9 @@ def _schema(kind: Kind) -> pa.Schema:
             ("path", pa.string()),
             ("offset", pa.int64()),
             ("size", pa.int64()),
-            ("label", pa.int32()) if kind == "class" else ("caption", pa.string()),
+            *supervision_fields(kind, [clean_column(kind)]),
             ("leaf", pa.string()),
+            *SHARING,
         ]
     )
 
@@ -158,7 +164,7 @@ def _record_batch(
 ) -> pa.RecordBatch:
     # A source that is read from start to end gives bytes or ranges of them, no cells.
     places = cast("list[ByteRange]", [example.place(spool) for example in batch])
-    supervision: Sequence[int | str]
+    supervision: Sequence[int | str | tuple[str, ...]]
     if source.kind == "class":
         known = {name: number for number, name in enumerate(source.classes or ())}
         supervision = [_class_index(example.supervision, known, names) for example in batch]
@@ -173,6 +179,10 @@ def _record_batch(
             pa.array([place.size for place in places], pa.int64()),
             pa.array(supervision, schema.field(5).type),
             pa.array([""] * len(batch)),
+            pa.array([example.row for example in batch], pa.int64()),
+            pa.array([example.number for example in batch], pa.int64()),
+            pa.array([_image_hash(example, source.kind) for example in batch], pa.uint64()),
+            pa.array([example.named for example in batch]),
         ],
         schema=schema,
     )
@@ -216,7 +226,15 @@ def _sound(
     return [example for example, defect in zip(labelled, found, strict=True) if defect is None]
 
 
-def _checked(example: Example, source: Source) -> int | str:
+def _image_hash(example: Example, kind: Kind) -> int:
+    """Return what tells whether two rows of captions have one image; 0 where nobody asks."""
+    if kind != "caption" or example.row < 0:
+        return 0
+    image = example.image if isinstance(example.image, bytes) else repr(example.image).encode()
+    return int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "little")
+
+
+def _checked(example: Example, source: Source) -> int | str | tuple[str, ...]:
     value = example.checked(source.kind, "--source")
     if source.classes is not None and isinstance(value, int) and value >= len(source.classes):
         raise UserError(
@@ -277,14 +295,18 @@ def _resolve(
     Returns:
         How many samples were taken out, as an earlier one has their name; they are noted as defects.
     """
-    table = map_catalogue(folder)
-    keys, hashes, twice = _unique_keys(table)
+    read = table = map_catalogue(folder)
+    hashes = hash_column(table["key"])
+    if len(_duplicates(hashes)):
+        table = with_row_keys(gathered(table))
+        hashes = hash_column(table["key"])
+    keys, hashes, twice = _unique_keys(table, hashes)
     if len(twice):
         defects += [_named_twice(table, row) for row in twice.tolist()]
         kept = np.ones(table.num_rows, bool)
         kept[twice] = False
         table = table.filter(pa.array(kept))
-        keys, hashes, _ = _unique_keys(table)
+        keys, hashes, _ = _unique_keys(table, hash_column(table["key"]))
     metadata: dict[bytes, bytes] = {}
     if names or (known is None and "label" in table.column_names and _has_gaps(_labels(table))):
         labels, classes = _numbered(_labels(table), names, known)
@@ -293,7 +315,7 @@ def _resolve(
     if keys is not None:
         batches = [pa.array(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
         table = table.set_column(0, "key", pa.chunked_array(batches))
-    if metadata or keys is not None or len(twice):
+    if metadata or keys is not None or table is not read:
         resolved = folder / ("resolved-" + CATALOGUE)
         schema = table.schema.with_metadata(metadata)
         with pa.OSFile(str(resolved), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -303,9 +325,8 @@ def _resolve(
     return len(twice)
 
 
-def _unique_keys(table: pa.Table) -> tuple[list[str] | None, Hashes, Integers]:
+def _unique_keys(table: pa.Table, hashes: Hashes) -> tuple[list[str] | None, Hashes, Integers]:
     """Return the keys where some had to be made unique, their hashes, and the rows with an earlier's name."""
-    hashes = hash_column(table["key"])
     duplicates = _duplicates(hashes)
     if not len(duplicates):
         return None, hashes, duplicates
@@ -350,7 +371,8 @@ def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Cata
     table = map_catalogue(folder)
     hashes = np.load(folder / "hashes.npy")
     if "caption" in table.column_names:
-        return Catalogue(table, hashes, "caption", None, np.empty(0, np.int64))
+        kind: Kind = "captions" if pa.types.is_list(table.schema.field("caption").type) else "caption"
+        return Catalogue(table, hashes, kind, None, np.empty(0, np.int64))
     labels = _labels(table)
     stored = (table.schema.metadata or {}).get(b"classes")
     classes = tuple(stored.decode().split("\0")) if stored is not None else source_classes

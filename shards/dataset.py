@@ -125,8 +125,9 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         except BadImage as error:
             shard = self.shard_set.info.shards[place.shard].name
             raise DamagedSample(place.key, shard, str(error)) from error
-        target: Any = self.shard_set.index.supervision(ref.index, self.level.column)
-        if self._text_transform is not None and self.shard_set.kind == "caption":
+        turn = caption_turn(self._seed, ref.epoch, place.key, ref.view)
+        target: Any = self.shard_set.index.supervision(ref.index, self.level.column, turn)
+        if self._text_transform is not None and self.shard_set.kind != "class":
             target = self._text_transform(target)
         return Sample(image, target, ref.index)
 
@@ -140,6 +141,15 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
 def augmentation_seed(seed: int, epoch: int, key: str, view: int) -> int:
     """Return the 64-bit seed of one augmentation draw."""
     return mix_one(int(hash_keys([key])[0]), seed, f"augment {epoch} {view}")
+
+
+def caption_turn(seed: int, epoch: int, key: str, view: int) -> int:
+    """Return which of its captions a sample has in an epoch, counted round and round.
+
+    It begins somewhere by a keyed hash, and takes the next one each epoch (and view): of five captions, each
+    has its turn in five epochs. That is a function of the sample, so that a run which goes on sees the same.
+    """
+    return mix_one(int(hash_keys([key])[0]), seed, "caption") + epoch + view
 
 
 def _as_ref(ref: SampleRef | int) -> SampleRef:

@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 from nml.files import sha256_file, write_json
 from nml.levels import CLEAN_LEVEL
 from nml.set_file import MANIFEST_FILE, SET_FILE
+from shards.arrow_columns import take_rows
+from shards.captions import flat, owners_of, starts_of
 from shards.ladder import Level, clean_column
 from shards.manifest import (
     Statistics,
@@ -101,9 +103,12 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
 def supervision_digest(table: pa.Table, column: str) -> bytes:
     """Return a hash of the keys and one supervision column of a table."""
     digest = hashlib.sha256()
-    text = table[column].cast(pa.string())
-    # KEY \0 VALUE \0, one after another.
-    joined = pc.binary_join_element_wise(table["key"], text, "", "\0")
+    text = flat(table[column]).cast(pa.string())
+    keys = table["key"]
+    if len(text) != len(keys):
+        keys = take_rows(keys, owners_of(starts_of(table[column])))
+    # KEY \0 VALUE \0, one after another, of several captions with the key before each.
+    joined = pc.binary_join_element_wise(keys, text, "", "\0")
     for chunk in joined.cast(pa.large_string()).iterchunks():
         _, offsets, values = chunk.buffers()
         ends = memoryview(offsets).cast("q")

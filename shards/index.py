@@ -172,8 +172,11 @@ def _index_tar(tar: Path, source: WebDatasetSource) -> _Indexed:
         tree.plain(_read(descriptor, size - position, position))
     column = clean_column(source.kind)
     numbers = all(isinstance(row[column], int) for row in rows)
-    schema = manifest_schema("caption", [column])
-    table = pa.Table.from_pylist([{**row, column: str(row[column])} for row in rows], schema=schema)
+    # Classes as text, until all are known.
+    schema = manifest_schema("captions" if source.kind == "captions" else "caption", [column])
+    if source.kind == "class":
+        rows = [{**row, column: str(row[column])} for row in rows]
+    table = pa.Table.from_pylist(rows, schema=schema)
     shard = Shard(tar.name, len(rows), size, tree.hexdigest())
     return _Indexed(shard, table.drop_columns(["shard", SOURCE_ROW]), numbers)
 
@@ -287,7 +290,8 @@ def main(argv: list[str] | None = None) -> None:
         caption_column=arguments.caption_column,
         workers=worker_count(arguments.workers),
     )
-    print(f"{info.num_samples:,} samples in {len(info.shards)} tars, a {info.kind} each")
+    each = "several captions" if info.kind == "captions" else f"a {info.kind}"
+    print(f"{info.num_samples:,} samples in {len(info.shards)} tars, {each} each")
     print(f"set: {arguments.out or arguments.set}")
 
 

@@ -133,6 +133,10 @@ class IndexTable:
             raise self._damaged(batch, name, str(error)) from error
         if len(column) != min(INDEX_BATCH, self._info.num_samples - batch * INDEX_BATCH) or column.null_count:
             raise self._damaged(batch, name, "lacks values")
+        if pa.types.is_list(column.type) and (
+            column.flatten().null_count or pc.min(pc.list_value_length(column)).as_py() == 0
+        ):
+            raise self._damaged(batch, name, "lacks captions")
         low, high = self._ranges.get(name, (None, None))
         if low is not None and len(column):
             found = pc.min_max(column).as_py()
@@ -163,10 +167,18 @@ class IndexTable:
             self._column(batch, "sha256")[row].as_py(),
         )
 
-    def supervision(self, sample: int, column: str) -> int | str:
-        """Return a sample's class or caption in one supervision column."""
+    def supervision(self, sample: int, column: str, turn: int = 0) -> int | str:
+        """Return a sample's class or caption in one supervision column.
+
+        Args:
+            sample: Its number.
+            column: The column.
+            turn: Which of several captions: the turn-th, counted round and round.
+        """
         batch, row = divmod(sample, INDEX_BATCH)
         value = self._column(batch, column)[row]
+        if isinstance(value, pa.ListScalar):
+            value = value.values[turn % len(value.values)]
         return int(value) if isinstance(value, np.integer) else str(value.as_py())
 
     def column(self, name: str) -> pa.ChunkedArray:

@@ -13,7 +13,11 @@ from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL, OWN_RATE, check_level_name, decimal_text, level_name
 from shards.noise import NOISE_MODELS, Flips, Integers, Kind, NoiseModel, Population
 
-DEFAULT_MODEL = {"class": "symmetric", "caption": "caption-swap"}
+DEFAULT_MODEL: dict[Kind, str] = {
+    "class": "symmetric",
+    "caption": "caption-swap",
+    "captions": "caption-swap",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,11 @@ class PlannedLevel(NamedTuple):
     flips: Flips
 
 
+def altered_kind(kind: Kind) -> Kind:
+    """Return what a noise model alters in samples of a kind: of several captions, each is one."""
+    return "caption" if kind == "captions" else kind
+
+
 def clean_column(kind: Kind) -> str:
     """Return the column of clean supervision: ``label`` or ``caption``."""
     return "label" if kind == "class" else "caption"
@@ -92,7 +101,7 @@ def load_model(name: str | None, kind: Kind, model_file: str | None) -> tuple[st
     """
     name = name or DEFAULT_MODEL[kind]
     model = NOISE_MODELS.load(name)(model_file)
-    if model.kind != kind:
+    if model.kind != altered_kind(kind):
         raise UserError(
             f"--model {name}: alters a {model.kind}, and this source has a {kind} a sample",
             mend=f"use --model {DEFAULT_MODEL[kind]}, or a source with a {model.kind} a sample",

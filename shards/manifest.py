@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from nml.errors import UserError
 from nml.files import atomic_writer
 from nml.parquet import iter_groups, read_parquet
+from shards.captions import LISTS, flat
 from shards.noise import Integers, Kind
 from shards.packing import ORIGINAL_SHA256
 from shards.set_info import SetInfo
@@ -51,8 +52,9 @@ _AUDIT = [
 
 
 def supervision_fields(kind: Kind, columns: Iterable[str]) -> list[pa.Field]:
-    """Return the fields of supervision columns: int32 classes or caption text."""
-    return [pa.field(column, pa.int32() if kind == "class" else pa.string()) for column in columns]
+    """Return the fields of supervision columns: int32 classes, caption texts or lists of these."""
+    types = {"class": pa.int32(), "caption": pa.string(), "captions": LISTS}
+    return [pa.field(column, types[kind]) for column in columns]
 
 
 def manifest_schema(kind: Kind, columns: Iterable[str], *, resized: bool = False) -> pa.Schema:
@@ -200,10 +202,10 @@ class Statistics:
     def add(self, table: pa.Table) -> None:
         """Count a table of the manifest."""
         self._rows += table.num_rows
-        if self._kind == "caption":
-            clean = table["caption"].combine_chunks()
+        if self._kind != "class":
+            clean = flat(table["caption"]).combine_chunks()
             for name, column in self._levels.items():
-                self._changed[name] += int(pc.sum(pc.not_equal(clean, table[column])).as_py() or 0)
+                self._changed[name] += int(pc.sum(pc.not_equal(clean, flat(table[column]))).as_py() or 0)
             return
         clean_labels = _integers(table["label"])
         self._counts += np.bincount(clean_labels, minlength=self._classes)

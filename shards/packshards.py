@@ -23,6 +23,7 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import write_bytes
 from nml.locking import NoLocksError, byte_lock
+from shards.captions import member_text
 from shards.destination import Destination
 from shards.gathering import gather
 from shards.ladder import clean_column
@@ -216,7 +217,7 @@ class ShardPacker:
             gathered.paths,
             gathered.offsets,
             places[-1],
-            [str(value).encode() for value in values[self._primary]],
+            [member_text(value).encode() for value in values[self._primary]],
             json_records(keys, values),
         )
         extension = "cls" if self._kind == "class" else "txt"
@@ -257,11 +258,14 @@ def json_records(keys: Sequence[str], columns: dict[str, list[Any]]) -> list[byt
     """
     template = "{" + ",".join(f'"{name}":%s' for name in ("key", *columns)) + "}"
     # Keys are of [A-Za-z0-9_-], and classes integers: only captions need escaping.
-    encoded = [
-        map(encode_basestring, values) if values and isinstance(values[0], str) else values
-        for values in (keys, *columns.values())
-    ]
+    encoded = [map(_encoded, values) for values in (keys, *columns.values())]
     return [(template % row).encode() for row in zip(*encoded, strict=True)]
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return f"[{','.join(map(encode_basestring, value))}]"
+    return encode_basestring(value) if isinstance(value, str) else value
 
 
 def parse_record(number: int, content: bytes) -> tuple[Shard, pa.Table]:

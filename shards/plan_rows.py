@@ -18,14 +18,16 @@ import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from shards.arrow_columns import take_rows
+from shards.captions import as_lists, flat, starts_of
 from shards.catalogue import iter_catalogue
 from shards.noise import Integers
+from shards.shared_names import SHARING
 
 ROWS = "rows.bin"
 BOUNDS = "rows.npy"
@@ -51,20 +53,21 @@ def write_rows(work: Path, levels: Mapping[str, Integers], order: Integers, boun
 
     Args:
         work: The work folder, with the catalogue.
-        levels: For each noisy level's column the class of each sample, or the sample whose caption it gets,
-            int64 [N].
+        levels: For each noisy level's column the class of each sample, int64 [N], or what caption each
+            caption becomes, int64 [captions].
         order: The samples in write order, a permutation int64 [N].
         bounds: Shard boundaries in it, int64 [shards + 1].
     """
     position = np.empty(len(order), np.int64)
     position[order] = np.arange(len(order))
+    captions = _Captions.of(work, order, position) if levels else None
     most = max(_IN_MEMORY, -(-len(order) // max(1, _FILES // (1 + len(levels)))))
     # The first shard of each group that is sorted by itself.
     firsts = np.unique(np.searchsorted(bounds, np.arange(0, max(len(order), 1), most), side="right") - 1)
     starts = np.append(bounds[firsts], len(order))
     ends = [0]
     with tempfile.TemporaryDirectory(dir=work) as folder, (work / ROWS).open("wb") as file:
-        columns = _deal_out(work, Path(folder), levels, position, starts)
+        columns = _deal_out(work, Path(folder), levels, position, starts, captions)
         for group, first in enumerate(firsts.tolist()):
             table = _sorted(Path(folder), group, columns)
             last = int(np.searchsorted(bounds, starts[group + 1]))
@@ -85,8 +88,40 @@ def _packed(rows: pa.Table) -> bytes:
     return b"".join([packed, hashlib.sha256(packed).digest()])
 
 
+class _Captions(NamedTuple):
+    """Where captions are, one after another: one a sample, or several.
+
+    Attributes:
+        begins: Of the captions of each sample of the catalogue, and the end, int64 [N + 1].
+        written: The same in write order.
+        position: Place of each caption in write order, int64 [captions].
+    """
+
+    begins: Integers
+    written: Integers
+    position: Integers
+
+    @classmethod
+    def of(cls, work: Path, order: Integers, position: Integers) -> _Captions | None:
+        """Return those of a catalogue; None if it has classes."""
+        parts = [
+            starts_of(batch["caption"]) for batch in iter_catalogue(work) if "caption" in batch.schema.names
+        ]
+        if not parts:
+            return None
+        counts = np.concatenate([np.diff(part) for part in parts])
+        begins, written = (np.concatenate([[0], np.cumsum(each)]) for each in (counts, counts[order]))
+        shift = np.repeat(written[position] - begins[:-1], counts)
+        return cls(begins, written, np.arange(len(shift)) + shift)
+
+
 def _deal_out(
-    work: Path, folder: Path, levels: Mapping[str, Integers], position: Integers, starts: Integers
+    work: Path,
+    folder: Path,
+    levels: Mapping[str, Integers],
+    position: Integers,
+    starts: Integers,
+    captions: _Captions | None,
 ) -> list[str]:
     """Deal the rows of the catalogue out to a file a group of shards; return the columns that have own files.
 
@@ -99,9 +134,9 @@ def _deal_out(
         for batch in iter_catalogue(work):
             rows = np.arange(start, start + len(batch))
             table = pa.table(batch).append_column(SOURCE_ROW, pa.array(rows))
-            caption = "caption" in batch.schema.names
+            table = table.drop_columns([name for name, _ in SHARING if name in table.column_names])
             for column, given in levels.items():
-                if not caption:
+                if captions is None:
                     table = table.append_column(column, pa.array(given[rows], pa.int32()))
                     continue
                 if column not in takers:
@@ -111,9 +146,11 @@ def _deal_out(
                         np.searchsorted(given, np.arange(len(given) + 1), sorter=by_giver),
                     )
                 by_giver, begins = takers[column]
-                taking = by_giver[begins[start] : begins[start + len(batch)]]
-                texts = table["caption"].combine_chunks().take(pa.array(given[taking] - start))
-                files.deal(column, pa.table({column: texts}), position[taking], starts)
+                first, last = captions.begins[[start, start + len(batch)]]
+                taking = by_giver[begins[first] : begins[last]]
+                texts = flat(table["caption"]).combine_chunks().take(pa.array(given[taking] - first))
+                own = pa.table({column: texts})
+                files.deal(column, own, captions.position[taking], captions.written[starts])
             files.deal("", table, position[rows], starts)
             start += len(batch)
         return list(takers)
@@ -159,7 +196,10 @@ def _sorted(folder: Path, group: int, columns: list[str]) -> pa.Table:
     """Return a group's rows in write order."""
     table = _read_sorted(_dealt(folder, "", group))
     for column in columns:
-        table = table.append_column(column, _read_sorted(_dealt(folder, column, group))[column])
+        given = _read_sorted(_dealt(folder, column, group))[column]
+        if pa.types.is_list(table.schema.field("caption").type):
+            given = as_lists(given, starts_of(table["caption"]))
+        table = table.append_column(column, given)
     return table
 
 

@@ -26,6 +26,7 @@ from nml.errors import UserError
 from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
 from nml.untrusted import parse_json
+from shards.captions import flat, starts_of
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.defects import Checks
 from shards.features import describe_input, open_encoder
@@ -292,9 +293,11 @@ def refuse_noise(samples: Noisable, shown: str, *, chain: bool, force: bool) -> 
 
 
 def _supervision(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> dict[str, Integers]:
-    """Return the column of each level: the class of every sample, or the sample whose caption it gets."""
-    samples = catalogue.table.num_rows
-    clean = catalogue.labels if catalogue.kind == "class" else np.arange(samples, dtype=np.int64)
+    """Return the column of each level: the class of every sample, or for every caption the one it becomes."""
+    if catalogue.kind == "class":
+        clean = catalogue.labels
+    else:
+        clean = np.arange(len(flat(catalogue.table["caption"])), dtype=np.int64)
     return {level.column: apply_flips(clean, flips) for level, flips in planned}
 
 
@@ -314,16 +317,20 @@ def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Inte
     record = pc.binary_length(catalogue.table["key"]).to_numpy() + np.int64(64 * (len(planned) + 2))
     if catalogue.kind == "class":
         return member_bytes(images, np.full(len(images), 8), record)
-    captions = catalogue.table["caption"]
+    captions, starts = flat(catalogue.table["caption"]), starts_of(catalogue.table["caption"])
     text = pc.binary_length(captions).to_numpy().astype(np.int64)
     # JSON writes a quotation mark in two bytes and a control character in up to six.
     escaped = text + 5 * pc.count_substring_regex(captions, _ESCAPED).to_numpy()
-    longest = text
-    record = record + escaped
+    if catalogue.kind == "captions":
+        # Quotation marks and a comma, and the brackets.
+        escaped = escaped + 3
+        record = record + 2 * (len(planned) + 1)
+    first = starts[:-1]
+    longest = text[first]
+    record = record + np.add.reduceat(escaped, first)
     for _, (rows, sources) in planned:
-        given = text.copy()
-        given[rows] = text[sources]
-        longest = np.maximum(longest, given)
-        record[rows] += escaped[sources] - escaped[rows]
-        record += escaped
+        given, written = text.copy(), escaped.copy()
+        given[rows], written[rows] = text[sources], escaped[sources]
+        longest = np.maximum(longest, given[first])
+        record += np.add.reduceat(written, first)
     return member_bytes(images, longest, record)

@@ -23,7 +23,8 @@ from nml.errors import UserError
 from nml.files import sha256_file, write_json
 from nml.levels import OWN_RATE, level_name, parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE
-from shards.arrow_columns import KeyColumn, hash_column, take_rows
+from shards.arrow_columns import KeyColumn, take_rows
+from shards.captions import as_lists, flat, starts_of, with_captions
 from shards.certified import refuse_damaged
 from shards.features import describe_input, open_encoder
 from shards.hashing import hash_keys
@@ -162,14 +163,13 @@ def read_population(shard_set: ShardSet) -> Population:
     index, info = shard_set.index, shard_set.info
     keys = KeyColumn(index.column("key"))
     empty = np.empty(0, np.int64)
-    caption = info.kind == "caption"
     source_rows = read_source_rows(shard_set.manifest_path)
-    return Population(
+    population = Population(
         kind=info.kind,
         hashes=hash_keys(keys),
-        labels=empty if caption else index.column("label").to_numpy().astype(np.int64),
+        labels=index.column("label").to_numpy().astype(np.int64) if info.kind == "class" else empty,
         num_classes=len(info.classes or ()),
-        texts=hash_column(index.column("caption")) if caption else np.empty(0, np.uint64),
+        texts=np.empty(0, np.uint64),
         keys=keys,
         source_rows=source_rows,
         # Tars that were indexed where they lie (no request) are in the source's order.
@@ -177,6 +177,7 @@ def read_population(shard_set: ShardSet) -> Population:
         names=SourceNames(shard_set.manifest_path),
         classes=info.classes,
     )
+    return population if info.kind == "class" else with_captions(population, index.column("caption"))
 
 
 def _add(folder: Path, info: SetInfo, shard_set: ShardSet, planned: Sequence[PlannedLevel]) -> SetInfo:
@@ -230,9 +231,11 @@ def _column(clean: pa.ChunkedArray, planned: PlannedLevel, info: SetInfo) -> pa.
         labels = clean.to_numpy().copy()
         labels[rows] = values
         return pa.chunked_array([pa.array(labels, pa.int32())])
-    source = np.arange(len(clean), dtype=np.int64)
+    captions = flat(clean)
+    source = np.arange(len(captions), dtype=np.int64)
     source[rows] = values
-    return take_rows(clean, source)
+    given = take_rows(captions, source)
+    return given if info.kind == "caption" else as_lists(given, starts_of(clean))
 
 
 def build_parser() -> Parser:

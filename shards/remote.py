@@ -170,7 +170,9 @@ def _copy(
     most: int | None,
     update: Callable[[bytes], None] | None = None,
 ) -> None:
-    with file_system.open(with_secret(url), "rb") as remote:
+    # As one stream: servers that send no ranges are asked for none.
+    as_stream = {"block_size": 0} if url.startswith(("http://", "https://")) else {}
+    with file_system.open(with_secret(url), "rb", **as_stream) as remote:
         while (most is None or file.tell() <= most) and (chunk := remote.read(_CHUNK)):
             file.write(chunk)
             if update is not None:

@@ -19,9 +19,10 @@ from nml.levels import parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, local_folder, read_set_bytes
 from nml.signatures import BadSignature, check_signature
 from nml.untrusted import MOST_BYTES, Untrusted, parse_json, shown
+from shards.arrow_columns import hash_column
+from shards.captions import flat, member_text, starts_of
 from shards.certified import Finding, check_files, check_statistics
 from shards.finishing import supervision_digest
-from shards.hashing import hash_keys
 from shards.image_checks import too_large, undecodable
 from shards.index_table import IndexTable
 from shards.ladder import Level, clean_column
@@ -164,7 +165,7 @@ def _keys(manifest: pa.Table, info: SetInfo) -> str:  # noqa: ARG001 - one signa
 
 def _identity(manifest: pa.Table, info: SetInfo) -> str:
     clean = hashlib.sha256()
-    column = "label" if info.kind == "class" else "caption"
+    column = clean_column(info.kind)
     start = 0
     for shard in info.shards:
         clean.update(supervision_digest(manifest.slice(start, shard.samples), column))
@@ -182,14 +183,18 @@ _MANIFEST_CHECKS: dict[str, Callable[[pa.Table, SetInfo], str]] = {
 
 def _levels(manifest: pa.Table, info: SetInfo) -> Iterator[Finding]:
     """Check counts of every level, and nesting between neighbours among those of one model and seed."""
-    clean = manifest["label" if info.kind == "class" else "caption"]
+    clean = flat(manifest[clean_column(info.kind)])
     changed = {}
     for level in info.levels.values():
         if level.column not in manifest.column_names:
             yield Finding(f"{level.name} count", f"the manifest has no column {level.column}")
             continue
-        changed[level.name] = pc.not_equal(clean, manifest[level.column]).to_numpy()
-        yield Finding(f"{level.name} count", _level_count(level, changed[level.name], info))
+        given = flat(manifest[level.column])
+        if len(given) != len(clean):
+            yield Finding(f"{level.name} count", f"{len(given)} captions, where {len(clean)} are clean")
+            continue
+        changed[level.name] = pc.not_equal(clean, given).to_numpy()
+        yield Finding(f"{level.name} count", _level_count(level, changed[level.name]))
         yield Finding(f"{level.name} values", _level_values(level, manifest, info))
     ladders: dict[tuple[str, int, str], list[Level]] = {}
     for level in sorted((info.levels[name] for name in changed), key=_ratio):
@@ -215,14 +220,14 @@ def _is_exact(model: str) -> bool:
     return known and not getattr(NOISE_MODELS.load(model), "own_ratio", False)
 
 
-def _level_count(level: Level, changed: np.ndarray, info: SetInfo) -> str:
+def _level_count(level: Level, changed: np.ndarray) -> str:
     found = int(changed.sum())
     if found != level.flipped:
         return f"{found} samples differ from clean, set.json says {level.flipped}"
     moved = level.flipped if level.moved is None else level.moved
-    asked = exact_count(parse_ratio(level.asked), info.num_samples)
+    asked = exact_count(parse_ratio(level.asked), len(changed))
     if moved != asked and _is_exact(level.model):
-        return f"{moved} samples altered, round({level.asked} * {info.num_samples}) is {asked}"
+        return f"{moved} samples altered, round({level.asked} * {len(changed)}) is {asked}"
     return ""
 
 
@@ -233,7 +238,9 @@ def _level_values(level: Level, manifest: pa.Table, info: SetInfo) -> str:
         if bounds["min"] < 0 or bounds["max"] >= len(info.classes or ()):
             return f"labels from {bounds['min']} to {bounds['max']} for {len(info.classes or ())} classes"
         return ""
-    clean, given = (np.sort(hash_keys(manifest[name].to_pylist())) for name in ("caption", level.column))
+    if not np.array_equal(starts_of(manifest["caption"]), starts_of(manifest[level.column])):
+        return "samples have another number of captions than clean ones"
+    clean, given = (np.sort(hash_column(flat(manifest[name]))) for name in ("caption", level.column))
     return "" if np.array_equal(clean, given) else "the captions are not the clean ones in another order"
 
 
@@ -245,7 +252,7 @@ def _nesting(low: Level, high: Level, changed: dict[str, np.ndarray], manifest: 
     if lost > ring:
         return f"{lost} samples altered at {low.name} are clean at {high.name}"
     both = changed[low.name] & changed[high.name]
-    differ = pc.not_equal(manifest[low.column], manifest[high.column]).to_numpy() & both
+    differ = pc.not_equal(flat(manifest[low.column]), flat(manifest[high.column])).to_numpy() & both
     if int(differ.sum()) > ring:
         return f"{int(differ.sum())} samples are wrong in another way at {high.name}"
     return ""
@@ -282,7 +289,7 @@ def _shard_content(path: Path, shard: Shard, rows: pa.Table, info: SetInfo) -> s
                     return f"{path}: sample {sample.base} has no .{extension}"
                 file.seek(member.offset)
                 content = file.read(min(member.size, MOST_BYTES + 1))
-                if column and content != str(row[column]).encode():
+                if column and content != member_text(row[column]).encode():
                     return f"{path}: {member.name} holds {shown(content)}, the manifest {shown(row[column])}"
                 if column is None and (problem := _json_differs(content, row)):
                     return f"{path}: {member.name}: {problem}"

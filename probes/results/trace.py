@@ -116,7 +116,7 @@ def _noise(row: Row, samples: int) -> Iterator[str]:
 
 
 def _flipped(manifest: Path, level: str, facts: dict[str, Any], samples: int) -> Iterator[str]:
-    base = "caption" if facts.get("kind") == "caption" else "label"
+    base = "label" if facts.get("kind") == "class" else "caption"
     column = base if level == CLEAN else f"{base}_{level}"
     names = pq.read_schema(manifest).names
     if level == CLEAN or column not in names:
@@ -127,6 +127,12 @@ def _flipped(manifest: Path, level: str, facts: dict[str, Any], samples: int) ->
         )
         return
     table: pa.Table = read_parquet(manifest, ["key", base, column])
+    if pa.types.is_list(table.schema.field(base).type):
+        # Of several captions a sample each is one.
+        whole = table.combine_chunks()
+        owner = pc.list_parent_indices(whole[base].combine_chunks())
+        flat = {name: pc.list_flatten(whole[name]) for name in (base, column)}
+        table = pa.table({"key": whole["key"].take(owner), **flat})
     table = table.filter(pc.not_equal(table[base], table[column]))
     yield f"flipped   {len(table)} samples" + (f", the first {samples}:" if len(table) > samples else "")
     classes = facts.get("classes")

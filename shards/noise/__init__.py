@@ -46,6 +46,8 @@ class Population:
         classes: Names of the classes in index order; None where they have none.
         source_rows: Place of each sample among the source's samples, a permutation int64 [N]; None
             if they come in the source's order.
+        owners: The sample that each caption is of, where samples have several, int64 [N]: what is said
+            here of samples is then said of captions. None where each has one.
         source_order_lost: Whether nothing tells those places, as in sets of versions that did not
             record them.
     """
@@ -60,6 +62,7 @@ class Population:
     source_order_lost: bool = False
     names: Iterable[str] = ()
     classes: tuple[str, ...] | None = None
+    owners: Integers | None = None
 
     def __len__(self) -> int:
         return len(self.hashes)

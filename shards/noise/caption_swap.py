@@ -20,6 +20,8 @@ from shards.noise import Flips, Integers, Kind, Population, exact_count, refuse_
 # Samples looked at together: few after two equal texts, many where all differ.
 _SHORT = 256
 _LONG = 1 << 20
+# Where one text is that of most, thousands may wait for another.
+_LOOKED_AT = 64
 
 
 class CaptionSwap:
@@ -47,8 +49,10 @@ class CaptionSwap:
             )
         order = population.order(seed, "select")
         # One more than the largest count: an odd level borrows the sample after its last pair.
-        pairs = _pair_up(order, population.texts[order], max(counts, default=0) + 1)
-        return [_level(pairs, count, population.texts) for count in counts]
+        owners = None if population.owners is None else population.owners[order]
+        more = 1 if owners is None else _LOOKED_AT
+        pairs = _pair_up(order, population.texts[order], max(counts, default=0) + more, owners)
+        return [_level(pairs, count, population) for count in counts]
 
 
 def _enough_for_two(samples: int) -> str:
@@ -59,74 +63,91 @@ def _enough_for_two(samples: int) -> str:
     return f"choose a ratio of at least {ratio}"
 
 
-def _pair_up(order: Integers, texts: Hashes, count: int) -> Integers:
+def _pair_up(order: Integers, texts: Hashes, count: int, owners: Integers | None = None) -> Integers:
     """Return at least ``count`` samples (or all) so that positions 2i and 2i + 1 differ in text.
 
     A sample pairs with the latest one that waits for another text than its own. Where neighbours
-    differ nobody waits, and blocks of them are paired at once.
+    differ nobody waits, and blocks of them are paired at once. Captions of one image never pair: each would
+    be as right as before.
 
     Args:
         order: The samples, int64 [N].
         texts: Hash of the caption of each sample of ``order``, uint64 [N].
         count: How many are needed, at least 1.
+        owners: Image of each caption of ``order``, int64 [N]; None where each has its own.
     """
     paired: list[Integers] = []
-    # All that wait have one text, else two of them would have met.
-    waiting: list[tuple[int, int]] = []
+    owners = np.arange(len(order), dtype=np.int64) if owners is None else owners
+    # No two that wait differ in both, else they would have met.
+    waiting: list[tuple[int, int, int]] = []
     position = done = 0
     block = _SHORT
     while position < len(order) and done < count:
-        ready = 0 if waiting else _distinct_neighbours(texts[position : position + block])
+        ahead = slice(position, position + block)
+        ready = 0 if waiting else _distinct_neighbours(texts[ahead], owners[ahead])
         if ready:
             paired.append(order[position : position + ready])
             block = min(2 * block, _LONG) if ready == block else _SHORT
         else:
             end = position + _SHORT
-            met, ready = _meet(waiting, order[position:end].tolist(), texts[position:end].tolist())
+            coming = (each[position:end].tolist() for each in (order, texts, owners))
+            met, ready = _meet(waiting, list(zip(*coming, strict=True)))
             paired.append(np.array(met, np.int64))
         position += ready
         done += len(paired[-1])
     if done < count:
-        paired.append(np.array([row for row, _ in waiting], np.int64))
+        paired.append(np.array([row for row, *_ in waiting], np.int64))
     return np.concatenate(paired)
 
 
-def _distinct_neighbours(texts: Hashes) -> int:
+def _distinct_neighbours(texts: Hashes, owners: Integers) -> int:
     """Return the length, even, of the longest start in which positions 2i and 2i + 1 differ."""
-    pairs = texts[: len(texts) // 2 * 2].reshape(-1, 2)
-    equal = pairs[:, 0] == pairs[:, 1]
+    even = len(texts) // 2 * 2
+    pairs, images = texts[:even].reshape(-1, 2), owners[:even].reshape(-1, 2)
+    equal = (pairs[:, 0] == pairs[:, 1]) | (images[:, 0] == images[:, 1])
     return 2 * (int(np.argmax(equal)) if equal.any() else len(pairs))
 
 
-def _meet(waiting: list[tuple[int, int]], rows: Sequence[int], texts: Sequence[int]) -> tuple[list[int], int]:
-    """Let ``rows`` meet who waits, one by one until nobody does; return the pairs and how many came.
+def _meet(
+    waiting: list[tuple[int, int, int]], coming: Sequence[tuple[int, int, int]]
+) -> tuple[list[int], int]:
+    """Let those who come meet who waits, one by one until nobody does; return the pairs and how many came.
 
     Args:
-        waiting: Samples and their text; changed.
-        rows: Samples that come, with their ``texts``.
-        texts: See ``rows``.
+        waiting: Samples with their text and image; changed.
+        coming: As ``waiting``.
     """
     met: list[int] = []
     came = 0
-    for row, text in zip(rows, texts, strict=True):
+    for row, text, owner in coming:
         came += 1
-        if waiting and waiting[-1][1] != text:
-            met += (waiting.pop()[0], row)
+        place = _partner(waiting, text, owner)
+        if place is None:
+            waiting.append((row, text, owner))
+        else:
+            met += (waiting.pop(place)[0], row)
             if not waiting:
                 break
-        else:
-            waiting.append((row, text))
     return met, came
 
 
-def _level(pairs: Integers, count: int, texts: Hashes) -> Flips:
+def _partner(waiting: Sequence[tuple[int, int, int]], text: int, owner: int) -> int | None:
+    """Return the place of the latest that waits, of the last few, for another text and image."""
+    for place in range(len(waiting) - 1, max(len(waiting) - 1 - _LOOKED_AT, -1), -1):
+        _, other_text, other_owner = waiting[place]
+        if other_text != text and other_owner != owner:
+            return place
+    return None
+
+
+def _level(pairs: Integers, count: int, population: Population) -> Flips:
     """Swap within the first ``count`` samples of ``pairs``."""
     even = count - count % 2
     rows = pairs[:even]
     values = rows.reshape(-1, 2)[:, ::-1].reshape(-1).copy()
     if count % 2:
         first, second = rows[-2:]
-        third = _third(pairs[even : even + 2], first, second, texts)
+        third = _third(pairs[even : even + _LOOKED_AT], first, second, population)
         # first still gets second's caption, as at every higher level.
         values[-1] = third
         rows = np.append(rows, third)
@@ -134,9 +155,14 @@ def _level(pairs: Integers, count: int, texts: Hashes) -> Flips:
     return Flips(rows, values)
 
 
-def _third(candidates: Integers, first: int, second: int, texts: Hashes) -> int:
-    """Choose who joins a pair: preferably one whose text differs from both."""
-    for row in candidates:
-        if texts[row] not in (texts[first], texts[second]):
+def _third(candidates: Integers, first: int, second: int, population: Population) -> int:
+    """Choose who joins a pair: preferably one of the next two whose text differs from both.
+
+    Of several captions an image, one of the next few whose image differs, too.
+    """
+    texts, owners = population.texts, population.owners
+    for row in candidates[: 2 if owners is None else None]:
+        same_image = owners is not None and owners[row] in (owners[first], owners[second])
+        if texts[row] not in (texts[first], texts[second]) and not same_image:
             return int(row)
     return int(candidates[0])

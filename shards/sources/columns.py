@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ TEXT = ("text", "sentence", "sentence1", "premise", "question", "question1")
 PAIR = ("text2", "sentence2", "hypothesis", "question2")
 LABEL = ("label", "labels", "cls", "class", "fine_label", "target", "class_id", "category")
 CAPTION = ("caption", "captions", "text", "txt", "title")
+# As tables of several captions an image count them, a row each or a column each.
+NUMBER = ("caption_number", "comment_number")
+_NUMBERED = re.compile(r"captions?_?(\d+)")
 # The noise of a set and the splits of a task follow from their keys, so each keeps those that were published.
 KEY = {"set": ("key", "__key__", "id", "uid", "image_id"), "task": ("key", "__key__", "idx", "id")}
 
@@ -38,7 +42,8 @@ class Columns(NamedTuple):
         supervision: Classes or captions; of classes in columns of their own the first one.
         kind: Which of the two.
         key: Names of the samples; None to use the image's path, or the row's number.
-        more: Of classes in columns of their own those after the first.
+        more: Of classes, or captions, in columns of their own those after the first.
+        number: Which of its image's captions a row has; None where nothing counts them.
     """
 
     image: str | None
@@ -47,6 +52,7 @@ class Columns(NamedTuple):
     kind: Kind
     key: str | None
     more: tuple[str, ...] = ()
+    number: str | None = None
 
 
 def find_columns(spec: SourceSpec, names: Sequence[str], *, typed: bool = True) -> Columns:
@@ -66,8 +72,10 @@ def find_columns(spec: SourceSpec, names: Sequence[str], *, typed: bool = True) 
         image = _choose(spec, names, "image", IMAGE + PATH)
         if image is None:
             raise _not_found(spec, names, "image")
-        kind, supervision = _supervision(spec, names)
-        return Columns(image, (), supervision, kind, _choose(spec, names, "key", KEY["set"], fold=False))
+        kind, (supervision, *more) = _supervision(spec, names)
+        number = next((name for name in NUMBER if name in names), None) if kind == "caption" else None
+        key = _choose(spec, names, "key", KEY["set"], fold=False)
+        return Columns(image, (), supervision, kind, key, tuple(more), number)
     several = spec.label_columns
     for name in several:
         if name not in names:
@@ -93,9 +101,11 @@ def known_names(names: Sequence[str]) -> int:
     return len(known & {name.lower() for name in names})
 
 
-def _supervision(spec: SourceSpec, names: Sequence[str]) -> tuple[Kind, str]:
+def _supervision(spec: SourceSpec, names: Sequence[str]) -> tuple[Kind, tuple[str, ...]]:
+    """Return what supervises a set's samples, and the columns that hold it."""
     label = _choose(spec, names, "label", LABEL)
     caption = _choose(spec, names, "caption", CAPTION)
+    numbered = sorted(filter(_NUMBERED.fullmatch, names), key=lambda name: int(re.findall(r"\d+", name)[0]))
     if spec.label_column and spec.caption_column:
         raise UserError("--label-column and --caption-column: both named", mend="name one of them")
     if label and caption and not (spec.label_column or spec.caption_column):
@@ -104,9 +114,11 @@ def _supervision(spec: SourceSpec, names: Sequence[str]) -> tuple[Kind, str]:
             mend=f"choose with --label-column {label} or --caption-column {caption}",
         )
     if label and not spec.caption_column:
-        return "class", label
+        return "class", (label,)
+    if len(numbered) > 1 and caption is None:
+        return "captions", tuple(numbered)
     if caption:
-        return "caption", caption
+        return "caption", (caption,)
     raise _not_found(spec, names, "label", "caption")
 
 

@@ -144,7 +144,7 @@ def classes_are_in_range(subject: Subject) -> None:
         except UserError as error:
             raise CheckFailed(error.what) from error
         if source.kind == "class" and source.classes is not None:
-            known = value in source.classes if isinstance(value, str) else value < len(source.classes)
+            known = value < len(source.classes) if isinstance(value, int) else value in source.classes
             promise(known, f"{example.name!r} has class {value!r}; there are {len(source.classes)} classes")
 
 

@@ -30,6 +30,8 @@ class HuggingFaceSource:
         self._columns = find_columns(spec, table.column_names)
         self._table = table if self._columns.texts else _undecoded(table, self._columns.image, spec)
         self.kind: Kind = self._columns.kind
+        if self.kind == "caption" and len(table) and isinstance(table[0][self._columns.supervision], list):
+            self.kind = "captions"
         names = getattr(table.features[self._columns.supervision], "names", None)
         self.classes = tuple(map(str, names)) if names and self.kind == "class" else None
         # A split saved alone keeps its name at most in its folder's.
@@ -59,7 +61,7 @@ class HuggingFaceSource:
                 )
                 continue
             name = str(row[columns.key]) if columns.key else self._spec.row_name(number)
-            yield Example(name, supervision, content or b"", texts)
+            yield Example(name, supervision, content or b"", texts, row=number)
 
     def _read(self, path: str | None, number: int) -> bytes | None:
         try:

@@ -52,7 +52,15 @@ class OwnSet:
         if shard is not None and tar.stat().st_size != shard.bytes:
             raise _damaged(tar, f"has {tar.stat().st_size:,} bytes, set.json says {shard.bytes:,}")
 
-    def check(self, tar: Path, place: int, base: str, image: Member, label: int | str, field: str) -> None:
+    def check(
+        self,
+        tar: Path,
+        place: int,
+        base: str,
+        image: Member,
+        label: int | str | tuple[str, ...],
+        field: str,
+    ) -> None:
         """Hold one sample of a tar to the index: where it lies, its image, and its label as it was read.
 
         Args:
@@ -60,7 +68,7 @@ class OwnSet:
             place: Number of the sample in it.
             base: Its name.
             image: Where its image lies.
-            label: Its class or caption.
+            label: Its class or caption, or captions.
             field: Field of the ``.json`` that this was read from; empty for the ``.cls`` or ``.txt``.
 
         Raises:
@@ -82,7 +90,12 @@ class OwnSet:
         level = self.level(field)
         if not self.info.request or (field and level.column != field):
             return
-        if base != written.key or str(label) != str(self._index.supervision(row, level.column)):
+        labels = label if isinstance(label, tuple) else (label,)
+        same = (
+            str(each) == str(self._index.supervision(row, level.column, turn))
+            for turn, each in enumerate(labels)
+        )
+        if base != written.key or not all(same):
             raise _damaged(tar, f"sample {base!r} is not labelled as it was written")
 
 

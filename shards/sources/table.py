@@ -49,6 +49,9 @@ class TableSource:
         if self._typed:
             schema = _schema(self._files[0])
             self._columns = find_columns(spec, schema.names)
+            kind = schema.field(self._columns.supervision).type
+            if self._columns.kind == "caption" and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+                self._columns = self._columns._replace(kind="captions")
             if self._columns.kind == "class":
                 self.classes = _class_names(schema, self._columns.supervision)
         else:
@@ -60,6 +63,7 @@ class TableSource:
             self._columns.key,
             *(self._columns.texts or (self._columns.image,)),
             *self._columns.more,
+            *filter(None, [self._columns.number]),
         ]
 
     def __iter__(self) -> Iterator[Example]:
@@ -185,7 +189,7 @@ class TableSource:
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 raise UserError(f"{file}: column {name} is {kind}", possible="texts")
 
-    def _example(self, row: Row, number: int, file: Path) -> Example | None:
+    def _example(self, row: Row, row_number: int, file: Path) -> Example | None:
         supervision, key, *content = row
         texts, more = self._columns.texts, self._columns.more
         if more:
@@ -195,15 +199,21 @@ class TableSource:
         image, path = (b"", None) if texts or elsewhere else _content_and_path(content[0])
         if image is None and not path:
             return None
+        number = -1
+        if self._columns.number:
+            number = _caption_number(content[1], file)
+            content = content[:1]
         for value, column in zip((supervision, *content), (self._columns.supervision, *texts), strict=False):
             if value is None:
                 raise _Lacking(column)
         # The names of tasks with images in their tables were published without the path beside each.
+        named = key is not None
         if key is None and path and (image is None or self._spec.end == "set"):
             key = path
-        name = self._spec.row_name(number) if key is None else str(key)
+        name = self._spec.row_name(row_number) if key is None else str(key)
         place = self._located(Path(str(path)), file) if image is None else image
-        return Example(name, supervision, place, tuple(content) if texts else ())
+        pair = tuple(content) if texts else ()
+        return Example(name, supervision, place, pair, row=row_number, number=number, named=named)
 
     def _located(self, path: Path, table: Path) -> ByteRange:
         """Return an image file's range; relative paths start at the table's folder, and stay in it.
@@ -238,6 +248,17 @@ def _refuse_quoted(file: Path, number: int, values: list[str]) -> None:
             f"{file}: line {number} has a value in quotes, {shown(quoted)}, and a tsv has none",
             mend=_AS_CSV.format(file),
         )
+
+
+def _caption_number(value: Any, file: Path) -> int:
+    """Return which of an image's captions a row has; -1 where it does not say."""
+    try:
+        return int(str(value)) if value not in (None, "") else -1
+    except ValueError:
+        raise UserError(
+            f"{file}: the number of a caption is {shown(value)}",
+            mend="rename the column, or number the captions",
+        ) from None
 
 
 class _Lacking(Exception):

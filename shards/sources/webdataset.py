@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
-from nml.labels import caption_value, class_of_text, class_value
+from nml.labels import caption_value, captions_value, class_of_text, class_value
 from nml.sources import ByteRange, Example, Kind, SourceSpec
 from nml.untrusted import parse_json
 from shards.sources.columns import LABEL
@@ -50,6 +50,9 @@ class WebDatasetSource:
         self.kind: Kind = self._find_kind()
         self._own = OwnSet.around(self.tars[0])
         own = self._own.info if self._own else None
+        if own and own.kind == "captions" and not (self._field or self._members):
+            # A .txt holds the first of them alone.
+            self._field, self.kind = own.all_levels()[own.primary].column, "captions"
         self.classes = own.classes if own else None
         self.parent = (
             {"fingerprint": self._own.info.fingerprint, "level": self._own.level(self._field).name}
@@ -145,7 +148,11 @@ class WebDatasetSource:
         if spec.label_column and spec.caption_column:
             raise UserError("--label-column and --caption-column: both named", mend="name one of them")
         if self._field:
-            return "class" if spec.label_column else "caption"
+            if spec.label_column:
+                return "class"
+            _, fields = self._first()
+            several = isinstance(fields, dict) and isinstance(fields.get(self._field), list)
+            return "captions" if several else "caption"
         if "label" in self._members:
             return "class"
         if "caption" in self._members:
@@ -214,6 +221,10 @@ class WebDatasetSource:
                 value = tuple(fields[name] for name in several) if several else fields[self._field]
             if self._spec.target != "classification":
                 return value
+            if self.kind == "captions":
+                captions = captions_value(value)
+                self._replaced += sum("\ufffd" in caption for caption in captions)
+                return captions
             if self.kind == "caption":
                 caption = caption_value(value)
                 self._replaced += "\ufffd" in caption

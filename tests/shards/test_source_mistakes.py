@@ -32,7 +32,7 @@ from tests.shards.small_sources import IMAGES, check, make_tar, run
         ({"image": [b"x"], "label": [2**40]}, [], "has the class 1099511627776, which is too large"),
         ({"image": [b"x"], "label": [[1]]}, [], r"has the class \[1\], which is neither"),
         (
-            {"image": [b"x"], "text": [["a dog", "pup"]]},
+            {"image": [b"x"], "text": [[["a dog", "pup"]]]},
             [],
             r"the caption \['a dog', 'pup'\], which is no text",
         ),

@@ -22,9 +22,9 @@ from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
     ("value", "more", "message"),
     [
         (
-            '["a", "b"]',
+            '["a", ["b"]]',
             ["--caption-column", "y"],
-            r"00000': its .json holds the caption \['a', 'b'\], which is no",
+            r"00000': its .json holds the caption \['b'\], which is no",
         ),
         ("null", ["--caption-column", "y"], "holds the caption None, which is no text"),
         ("null", ["--label-column", "y"], "holds the class None, which is neither"),

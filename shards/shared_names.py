@@ -1,0 +1,82 @@
+"""Rows of a table that have one name: captions of one image, or images whose files are called alike.
+
+A table that names its samples by its images' paths names them once in many: Caltech-101 has an
+``image_0001.jpg`` in each class. A key that others have is then made from the row. Rows of captions that
+share their image, too, are one sample with several captions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+
+import numpy as np
+import pyarrow as pa
+
+from shards.arrow_columns import BATCH, hash_column, take_rows
+from shards.captions import as_lists
+from shards.noise import Integers
+
+# What a catalogue says of its samples that nobody needs once the keys are made.
+SHARING = [("row", pa.int64()), ("number", pa.int64()), ("image", pa.uint64()), ("named", pa.bool_())]
+_ROW_KEY = "row-{:09d}"
+
+
+def gathered(table: pa.Table) -> pa.Table:
+    """Make one sample of rows that share their name and image, where each has a caption.
+
+    Its captions are in the order of their numbers, where the table has these, else of their rows.
+
+    Args:
+        table: A catalogue.
+    """
+    if "caption" not in table.column_names or pa.types.is_list(table.schema.field("caption").type):
+        return table
+    leader = np.arange(table.num_rows, dtype=np.int64)
+    rank = np.zeros(table.num_rows, np.int64)
+    for rows in _alike(table, "image").values():
+        numbers = {row: table["number"][row].as_py() for row in rows}
+        for place, row in enumerate(sorted(rows, key=lambda row: (numbers[row], row))):
+            leader[row], rank[row] = rows[0], place
+    first = leader == np.arange(len(leader))
+    if first.all():
+        return table
+    order = np.lexsort((rank, leader))
+    starts = np.searchsorted(leader[order], np.append(np.flatnonzero(first), len(leader)))
+    lists = as_lists(take_rows(table["caption"], order), starts)
+    print(
+        f"{len(leader):,} captions of {int(first.sum()):,} images: rows of one name and image are one sample",
+        file=sys.stderr,
+    )
+    kept = table.filter(pa.array(first))
+    return kept.set_column(kept.column_names.index("caption"), "caption", lists)
+
+
+def with_row_keys(table: pa.Table) -> pa.Table:
+    """Give samples the keys of their rows where others have their name, and no column names them."""
+    named = table["named"]
+    rows = [
+        row for group in _alike(table).values() if len(group) > 1 for row in group if not named[row].as_py()
+    ]
+    if not rows:
+        return table
+    keys = table["key"].to_pylist()
+    for row in rows:
+        keys[row] = _ROW_KEY.format(table["row"][row].as_py())
+    print(
+        f"{len(rows):,} of {len(keys):,} samples share their name with another: the row makes their key",
+        file=sys.stderr,
+    )
+    chunks = [pa.array(keys[start : start + BATCH]) for start in range(0, len(keys), BATCH)]
+    return table.set_column(table.column_names.index("key"), "key", pa.chunked_array(chunks))
+
+
+def _alike(table: pa.Table, *also: str) -> dict[tuple[object, ...], list[int]]:
+    """Return rows of a table by name, and by what else they have in common; those alone may be left out."""
+    hashes = hash_column(table["name"])
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    rows: Integers = np.flatnonzero((counts[inverse] > 1) & (table["row"].to_numpy() >= 0))
+    found: dict[tuple[object, ...], list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        found[tuple(table[name][row].as_py() for name in ("name", *also))].append(row)
+    return found
