@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         find_task(TASKS, split_spec(text).kind)
     # Everything else a user can get wrong is looked at before any of the slow work.
     from probes.downstream_noise import SYMMETRIC, open_model
-    from probes.encoders import Settings, open_checkpoint, open_encoder
+    from probes.encoders import Settings, open_checkpoint, open_encoders
     from probes.encoders.api_keys import named_keys
     from probes.encoders.endpoint import print_costs
     from probes.encoders.feature_files import FileEncoder
@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for task in tasks:
         check_target(heads, task, noises)
     encoders = [open_checkpoint(path, settings) for path in paths]
-    encoders += [open_encoder(text, settings) for text in options.encoder]
+    for text in options.encoder:
+        encoders += open_encoders(text, settings)
     for encoder in encoders:
         check_texts(heads, encoder)
     for encoder, task in itertools.product(encoders, tasks):

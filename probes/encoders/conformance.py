@@ -6,6 +6,7 @@ of them. :mod:`nml.conformance` says how they run as tests of another package.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import unittest
@@ -18,9 +19,11 @@ from PIL import Image
 
 from nml import digits
 from nml.conformance import CheckFailed, checks_of, promise, refused, untouched_randomness
+from nml.errors import UserError
 from nml.randomness import scrambled_randomness
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
-from probes.encoders.registry import EncoderOpener
+from probes.encoders.layers import OUTPUT, Layered, LayerEncoder, of_layers
+from probes.encoders.registry import EncoderOpener, open_with
 from probes.samples import Content
 from probes.spec import split_spec
 
@@ -51,7 +54,7 @@ class Subject:
 
     def open(self, text: str = "") -> Encoder:
         """Return the encoder, opened anew; another one if ``text`` names one."""
-        return self.opener(split_spec(text or self.text), self.settings)
+        return open_with(self.opener, split_spec(text or self.text), self.settings)
 
     @functools.cached_property
     def encoder(self) -> Encoder:
@@ -168,6 +171,32 @@ def weights_are_part_of_the_identity(subject: Subject) -> None:
         other.info.hash != subject.encoder.info.hash,
         f"{subject.other} gives other features under the same identity",
     )
+
+
+def layers_come_of_one_pass(subject: Subject) -> None:
+    """Each layer has features and an identity of its own, the same alone and with others, in any batch."""
+    encoder, contents = subject.encoder, subject.contents
+    siblings = encoder.siblings if isinstance(encoder, LayerEncoder) else _some_layers(encoder)
+    prepared = [siblings[0].prepare(content) for content in contents]
+    together = siblings[0].encode_together(prepared)
+    for sibling, features in zip(siblings, together, strict=True):
+        layer = f"of layer {sibling.layer}"
+        _same(features, sibling.encode(prepared), f"{layer} without the others")
+        alone = np.concatenate([sibling.encode([one]) for one in prepared])
+        _same(features, alone, f"{layer} encoded one by one")
+    named = {sibling.layer: sibling.info.hash for sibling in siblings}
+    promise(len(set(named.values())) == len(named), f"layers share an identity: {', '.join(named)}")
+
+
+def _some_layers(encoder: Encoder) -> tuple[LayerEncoder, ...]:
+    """Return encoders of a network's first layer that gives features, and of its output."""
+    if not isinstance(encoder, Layered):
+        raise unittest.SkipTest("no network that can be looked into: it has no module and no run()")
+    for name, _ in encoder.module.named_modules():
+        with contextlib.suppress(UserError):
+            if name:
+                return of_layers(encoder, [name, OUTPUT]).siblings
+    raise CheckFailed("no module of the network gives features")
 
 
 def leaves_global_randomness_alone(subject: Subject) -> None:

@@ -100,6 +100,10 @@ class Encoder(Protocol):
     class, float32 [K, D], in the space of its features, and ``texts``, JSON-like: all that these depend on
     besides the names. Heads that ask for class text embeddings get them.
 
+    One that is a network of torch may also have ``module``, the network, and
+    ``run(prepared) -> (features, pool)``: features as a tensor [B, D], and a function that makes such of what
+    any of its layers gave meanwhile. Then ``layer=NAME`` works (:mod:`probes.encoders.layers`).
+
     Attributes:
         info: What it is made of.
         batch_size: Prepared samples that one :meth:`encode` call should get.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nml import layout
 from nml.errors import UserError
 from nml.registry import Registry
 from probes.encoders.encoder import Encoder, Settings
+from probes.encoders.layers import LayerEncoder, of_layers, split_layers
 from probes.spec import Spec, split_spec
 
 ENCODERS = Registry(
@@ -23,14 +24,30 @@ EncoderOpener = Callable[[Spec, Settings], Encoder]
 
 
 def open_encoder(text: str, settings: Settings | None = None) -> Encoder:
-    """Return the encoder a user named, for example ``timm:resnet50``.
+    """Return the encoder a user named, for example ``timm:resnet50``; of several layers the first.
 
     Raises:
         UserError: If the kind is unknown or its weights cannot be had; one line with the mend.
     """
     spec = split_spec(text)
-    opener: EncoderOpener = ENCODERS.load(spec.kind)
-    return opener(spec, settings or Settings())
+    return open_with(ENCODERS.load(spec.kind), spec, settings or Settings())
+
+
+def open_with(opener: EncoderOpener, spec: Spec, settings: Settings) -> Encoder:
+    """Return what an opener makes of a specification, or the encoder of the first layer that it names.
+
+    Raises:
+        UserError: As :func:`open_encoder`, and if there is no such layer.
+    """
+    bare, layers = split_layers(spec)
+    encoder = opener(bare, settings)
+    return of_layers(encoder, layers) if layers else encoder
+
+
+def open_encoders(text: str, settings: Settings | None = None) -> Sequence[Encoder]:
+    """Return all that a user named in one specification: of ``layer=a+b`` an encoder a layer."""
+    encoder = open_encoder(text, settings)
+    return encoder.siblings if isinstance(encoder, LayerEncoder) else (encoder,)
 
 
 def open_checkpoint(path: Path, settings: Settings | None = None) -> Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,15 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 # Of what is read from a file: larger ones are no encoder's, and take all memory.
 LARGEST_SIDE = 4096
 LARGEST_CROP = 2.0
+# What libraries call the first token of an image.
+CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 
 
 class TorchImageEncoder:
     """A frozen image model.
+
+    Attributes:
+        module: The module.
 
     Args:
         info: What it is made of.
@@ -52,7 +58,7 @@ class TorchImageEncoder:
         # Frozen also means eval: with batch statistics, features would depend on their batch.
         model = model.to(self._device).eval().requires_grad_(False)
         # Convolutions are faster with channels last (a ResNet-18 on a CPU by 1.4), and equal up to rounding.
-        self._model = model.to(memory_format=torch.channels_last)
+        self.module = model.to(memory_format=torch.channels_last)
         self._forward = forward
         self._transform = transform
 
@@ -72,10 +78,36 @@ class TorchImageEncoder:
         """Return features, float32 [B, D]."""
         import torch
 
+        features: npt.NDArray[np.float32] = self.run(prepared)[0].to("cpu", torch.float32).numpy()
+        return features
+
+    def run(self, prepared: Sequence[Any]) -> tuple[Any, Callable[[Any], Any]]:
+        """Return features [B, D], and what makes features of a layer's output."""
+        import torch
+
         with torch.inference_mode():
             batch = torch.stack(list(prepared)).to(self._device, memory_format=torch.channels_last)
-            features = self._forward(batch).flatten(1)
-            return features.to("cpu", torch.float32).numpy()
+            return self._forward(batch).flatten(1), functools.partial(pool_layer, self.module)
+
+
+def pool_layer(module: Any, states: Any) -> Any:
+    """Return features [B, D] of what a layer of a network of images gives.
+
+    Of maps [B, C, H, W] it is the mean over the places; of tokens [B, T, D] the class token where the network
+    has one, else their mean; vectors [B, D] stay.
+    """
+    if states.ndim == 4:
+        trunk = getattr(module, "trunk", module)
+        # timm's Swin and its like keep the channels last.
+        return states.mean((1, 2) if getattr(trunk, "output_fmt", "NCHW") == "NHWC" else (2, 3))
+    if states.ndim == 3:
+        return states[:, 0] if has_class_token(module) else states.mean(1)
+    return states
+
+
+def has_class_token(module: Any) -> bool:
+    """Whether the first token of a network of images stands for the whole image."""
+    return any(name.rpartition(".")[2] in CLASS_TOKENS for name, _ in module.named_parameters())
 
 
 def image_transform(preprocessing: Mapping[str, Any], where: str) -> Callable[[Image.Image], Any]:

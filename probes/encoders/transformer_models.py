@@ -1,4 +1,4 @@
-"""Text encoders of transformers: ``transformers:bert-base-uncased,pooling=mean`` or a local folder."""
+"""Encoders of transformers: ``transformers:bert-base-uncased,pooling=mean`` or a local folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy.typing as npt
 from nml.errors import UserError
 from nml.files import sha256_file
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
-from probes.encoders.weights import hash_model, not_loaded
+from probes.encoders.transformer_images import image_tower, open_image_tower
+from probes.encoders.weights import RANDOM_SEED, hash_model, not_loaded
 from probes.hub import unreachable
 from probes.samples import Content
 from probes.spec import Spec, check_options
@@ -43,10 +44,14 @@ POOLINGS: dict[str, Callable[[Any, Any], Any]] = {"cls": _cls, "mean": _mean, "l
 
 
 def open_transformers(spec: Spec, settings: Settings) -> Encoder:
-    """Return the text encoder of ``spec``: a name on the hub or a local folder.
+    """Return the encoder of ``spec``: a name on the hub or a local folder.
 
-    Options: ``pooling`` is ``cls`` (the first token), ``mean`` (over all tokens, special ones included) or
-    ``last`` (default: ``last`` for left-to-right models, ``cls`` else); ``max_tokens`` cuts longer texts;
+    Models of images are :func:`probes.encoders.transformer_images.open_image_tower`'s, and of models that
+    read both the tower of images is taken. No code that comes with a model is run.
+
+    Options for texts: ``pooling`` is ``cls`` (the first token), ``mean`` (over all tokens, special ones
+    included) or ``last`` (default: ``last`` for left-to-right models, ``cls`` else); ``max_tokens`` cuts
+    longer texts;
     ``revision`` pins a revision on the hub; ``prompt`` is put before every text, the first one of a pair;
     ``dimensions`` keeps the first of the features, as models trained for it (Matryoshka) allow. Of
     encoder-decoder models the encoder is taken.
@@ -59,11 +64,24 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
         raise UserError(
             f"--encoder {spec.text}: names no single model", possible="transformers:NAME or :FOLDER"
         )
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    model, missing = _load_model(spec)
+    tower = image_tower(model)
+    if tower is not None:
+        model = tower
+        kept = {name for name, _ in tower.named_parameters()}
+        missing = [name for name in missing if name in kept or name.partition(".")[2] in kept]
+    loading = _loading(missing)
+    if loading:
+        print(f"warning: encoder {spec.text}: {loading}", file=sys.stderr)
+    if tower is not None:
+        processor = _from_pretrained(AutoImageProcessor, spec, "image processor")
+        return open_image_tower(spec, settings, tower, processor, missing)
+    tokenizer = _from_pretrained(AutoTokenizer, spec, "tokenizer")
     pooling = spec.options.get("pooling")
     if pooling is not None and pooling not in POOLINGS:
         raise UserError(f"--encoder {spec.text}: pooling {pooling}", possible=", ".join(POOLINGS))
-    name = spec.arguments[0]
-    tokenizer, model, loading = _load(name, spec)
     left_to_right = _reads_left_to_right(model, tokenizer)
     if pooling == "cls" and left_to_right:
         raise UserError(
@@ -85,8 +103,6 @@ def open_transformers(spec: Spec, settings: Settings) -> Encoder:
         if tokenizer.eos_token is None:
             raise UserError(f"--encoder {spec.text}: the tokenizer has neither a padding nor an end token")
         tokenizer.pad_token = tokenizer.eos_token
-    if loading:
-        print(f"warning: encoder {spec.text}: {loading}", file=sys.stderr)
     info = EncoderInfo(
         name=spec.text,
         kind="transformers",
@@ -128,46 +144,57 @@ def _dimensions(spec: Spec, model: Any) -> int | None:
     return int(asked) if int(asked) < width else None
 
 
-def _load(name: str, spec: Spec) -> tuple[Any, Any, str]:
+def _load_model(spec: Spec) -> tuple[Any, list[str]]:
+    """Return the model, of two that code and decode the first, and the parameters that its files lack."""
     import torch
-    from transformers import AutoModel, AutoTokenizer, logging
+    from transformers import AutoModel, logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    local = Path(name).is_dir()
-    revision = {} if local else {"revision": spec.options.get("revision", "main")}
-    if not local:
-        unreachable()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **revision)
-        model, loading = AutoModel.from_pretrained(
-            name,
-            trust_remote_code=False,
+    with torch.random.fork_rng(devices=[]):
+        # What the files lack is drawn: the same each time, or features would never be found again.
+        torch.manual_seed(RANDOM_SEED)
+        model, loading = _from_pretrained(
+            AutoModel,
+            spec,
+            "model",
             use_safetensors=True,
             output_loading_info=True,
             # In the half precision that a checkpoint may be stored in, features depend on the rest of their
             # batch. The argument is called dtype since 4.56; this name is read by all versions.
             torch_dtype=torch.float32,
-            **revision,
         )
+    if model.config.is_encoder_decoder:
+        model = model.get_encoder()
+    model.eval()
+    return model, sorted(loading["missing_keys"])
+
+
+def _from_pretrained(kind: Any, spec: Spec, part: str, **options: Any) -> Any:
+    """Return a part of a model: what it is, and the words for it in an error."""
+    name = spec.arguments[0]
+    local = Path(name).is_dir()
+    revision = {} if local else {"revision": spec.options.get("revision", "main")}
+    if not local:
+        unreachable()
+    try:
+        return kind.from_pretrained(name, trust_remote_code=False, **revision, **options)
     except (OSError, ValueError, RuntimeError) as error:
         if local:
             raise UserError(
                 f"--encoder {spec.text}: {name} is no complete model: {error}",
-                mend="save it with save_pretrained, tokenizer included",
+                mend=f"save it with save_pretrained, its {part} included",
             ) from error
         mend = "download it on a machine with network and name its folder: transformers:FOLDER"
         raise not_loaded(spec.text, error, mend=mend) from error
-    if model.config.is_encoder_decoder:
-        model = model.get_encoder()
-    model.eval()
-    missing = [key for key in loading["missing_keys"] if "pooler" not in key]
-    note = (
-        f"{len(missing)} parameters are not in its files and RANDOM, for example {missing[0]}"
-        if missing
-        else ""
-    )
-    return tokenizer, model, note
+
+
+def _loading(missing: Sequence[str]) -> str:
+    """Return what is to be said of parameters that are not in a model's files."""
+    missing = [key for key in missing if "pooler" not in key]
+    if not missing:
+        return ""
+    return f"{len(missing)} parameters are not in its files and RANDOM, for example {missing[0]}"
 
 
 def _reads_left_to_right(model: Any, tokenizer: Any) -> bool:
@@ -198,6 +225,9 @@ def _hash_tokenizer(tokenizer: Any) -> str:
 class TransformersEncoder:
     """A frozen text model.
 
+    Attributes:
+        module: The module.
+
     Args:
         info: What it is made of.
         tokenizer: From texts to tokens.
@@ -224,7 +254,7 @@ class TransformersEncoder:
         self.batch_size = settings.batch_size
         self._device = settings.torch_device()
         self._tokenizer = tokenizer
-        self._model = model.to(self._device).eval().requires_grad_(False)
+        self.module = model.to(self._device).eval().requires_grad_(False)
         self._pool = pool
         self._max_tokens = max_tokens
 
@@ -240,6 +270,13 @@ class TransformersEncoder:
         """Return features, float32 [B, D]."""
         import torch
 
+        features: npt.NDArray[np.float32] = self.run(prepared)[0].to("cpu", torch.float32).numpy()
+        return features
+
+    def run(self, prepared: Sequence[Any]) -> tuple[Any, Callable[[Any], Any]]:
+        """Return features [B, D], and what makes features of a layer's states [B, T, D]."""
+        import torch
+
         texts = [(text,) if isinstance(text, str) else text for text in prepared]
         tokens = self._tokenize(texts)
         empty = tokens["attention_mask"].sum(1) == 0
@@ -250,8 +287,11 @@ class TransformersEncoder:
             tokens = self._tokenize(texts)
         tokens = tokens.to(self._device)
         with torch.inference_mode():
-            states = self._model(**tokens).last_hidden_state
-            return self._pool(states, tokens["attention_mask"]).to("cpu", torch.float32).numpy()
+            states = self.module(**tokens).last_hidden_state
+            mask = tokens["attention_mask"]
+            return self._pool(
+                states, mask
+            ), lambda inner: inner if inner.ndim == 2 else self._pool(inner, mask)
 
     def _tokenize(self, texts: Sequence[tuple[str, ...]]) -> Any:
         # Padded on the right whatever the tokenizer prefers: positions then count from the first token,

@@ -8,7 +8,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +21,7 @@ from nml.cli import is_interactive, log
 from nml.errors import UserError
 from probes.encoders.encoder import Encoder
 from probes.encoders.feature_files import FileEncoder
+from probes.encoders.layers import LayerEncoder
 from probes.features.store import Entry, Features, FeatureStore, feature_key
 from probes.samples import Content, SampleSet
 
@@ -59,11 +60,15 @@ def feature_pass(
         if array is None:
             raise UserError(f"encoder {encoder.info.name} has no features of {dataset}")
         return Features(encoder.info.hash[:32], array, 0.0)
-    entry = store.entry(feature_key(encoder.info, samples, view=view, dataset=dataset))
+    # What one pass gives is stored at once: of several layers, whoever is asked first computes for all.
+    group: Sequence[Encoder] = encoder.siblings if isinstance(encoder, LayerEncoder) else (encoder,)
+    entries = [store.entry(feature_key(each.info, samples, view=view, dataset=dataset)) for each in group]
+    entry = entries[group.index(encoder)]
     found = entry.open()
     if found is not None:
         return found
-    entry.begin()
+    for each in entries:
+        each.begin()
     begun = time.perf_counter()
     count = len(samples.keys)
     chunks = -(-count // chunk_rows)
@@ -78,10 +83,10 @@ def feature_pass(
         for wait, chunk in itertools.product((False, True), range(chunks)):
             if entry.has_chunk(chunk):
                 continue
-            with entry.claim(chunk, wait=wait) as mine:
+            with entries[0].claim(chunk, wait=wait) as mine:
                 if mine and not entry.has_chunk(chunk):
                     rows = range(chunk * chunk_rows, min(count, (chunk + 1) * chunk_rows))
-                    _compute_chunk(entry, encoder, samples, view, rows, chunk, chunks)
+                    _compute_chunk(entries, encoder, samples, view, rows, chunk, chunks)
                     progress.update(len(rows))
     entry.join(chunks)
     done = entry.open()
@@ -95,13 +100,30 @@ def feature_pass(
 
 
 def _compute_chunk(
-    entry: Entry, encoder: Encoder, samples: SampleSet, view: int, rows: range, chunk: int, chunks: int
+    entries: Sequence[Entry],
+    encoder: Encoder,
+    samples: SampleSet,
+    view: int,
+    rows: range,
+    chunk: int,
+    chunks: int,
 ) -> None:
+    """Compute one chunk of the features of an encoder, and of those that share its pass, an entry each."""
     begun = time.perf_counter()
-    parts = [encoder.encode(batch) for batch in _prepared(encoder, samples, view, rows)]
-    features = np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
-    _check(entry, encoder, samples, features, rows, chunks)
-    entry.write_chunk(chunk, features, time.perf_counter() - begun)
+    group = encoder.siblings if isinstance(encoder, LayerEncoder) else (encoder,)
+    parts = [
+        encoder.encode_together(batch) if isinstance(encoder, LayerEncoder) else [encoder.encode(batch)]
+        for batch in _prepared(encoder, samples, view, rows)
+    ]
+    found = [
+        np.ascontiguousarray(np.concatenate(each), dtype=np.float32) for each in zip(*parts, strict=True)
+    ]
+    for entry, each, features in zip(entries, group, found, strict=True):
+        _check(entry, each, samples, features, rows, chunks)
+    seconds = (time.perf_counter() - begun) / len(entries)
+    for entry, features in zip(entries, found, strict=True):
+        if not entry.has_chunk(chunk):
+            entry.write_chunk(chunk, features, seconds)
 
 
 def _prepared(encoder: Encoder, samples: SampleSet, view: int, rows: range) -> Iterator[list[Any]]:

@@ -11,7 +11,9 @@ from probes.results import Row
 _LEVEL = re.compile(r"(?<![a-z0-9])n\d{2}(p\d+)?(?![a-z0-9])")
 _SEED = re.compile(r"(?<![a-z0-9])seed\d+(?![a-z0-9])")
 _USUAL_MODELS = ("symmetric", "caption-swap")
-_STEP = re.compile(r"@.*$")
+# Up to the layer of the encoder, where its name has one.
+_STEP = re.compile(r"@[^,]*")
+_LAYER = re.compile(r",layer=[^,]*$")
 
 
 def families(rows: Iterable[Row]) -> dict[str, str]:
@@ -34,7 +36,8 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
         if row.noise_ratio is None or len(levels[stems[key]]) > 1:
             found[key] = stems[key]
         else:
-            found[key] = f"{row.objective or row.encoder_kind}, D = {row.dim}"
+            layer = _LAYER.search(row.encoder)
+            found[key] = f"{row.objective or row.encoder_kind}, D = {row.dim}{layer.group() if layer else ''}"
     return _by_model(_unjoined(found, stems, encoders), encoders)
 
 

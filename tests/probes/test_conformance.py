@@ -259,6 +259,35 @@ ALSO = {
 }
 
 
+class Network(Pixels):
+    """The same as a network of one layer, which can be looked into."""
+
+    def __init__(self, spec: Any, settings: Any) -> None:
+        import torch
+
+        super().__init__(spec, settings)
+        self.module = torch.nn.Sequential(torch.nn.Softsign())
+
+    def run(self, prepared: Any) -> Any:
+        import torch
+
+        return self.module(torch.from_numpy(np.stack(prepared))), self.pool
+
+    def encode(self, prepared: Any) -> Any:
+        return self.run(prepared)[0].numpy()
+
+    def pool(self, states: Any) -> Any:
+        return states
+
+
+class Mixing(Network):
+    def pool(self, states: Any) -> Any:
+        return states - states.mean(0)
+
+
+ENCODER_FAULTS["layers_come_of_one_pass"] = Mixing
+
+
 def test_every_check_of_encoders_has_a_fault_that_it_finds() -> None:
     assert ENCODER_FAULTS.keys() == encoders.CHECKS.keys()
 
@@ -272,8 +301,10 @@ def test_a_fault_of_an_encoder_fails_the_check_that_names_it(name: str) -> None:
 
 
 def test_a_sound_encoder_passes() -> None:
-    found = list(outcomes(encoders.CHECKS, encoders.Subject(Pixels, "pixels", "pixels:weight=2")))
-    assert {outcome.status for outcome in found} == {"ok"}
+    for sound, text in ((Pixels, "pixels"), (Network, "pixels"), (Network, "pixels:layer=0+output")):
+        found = outcomes(encoders.CHECKS, encoders.Subject(sound, text, "pixels:weight=2"))
+        apply = {outcome.name for outcome in found if outcome.status == "ok"}
+        assert encoders.CHECKS.keys() - apply == ({"layers_come_of_one_pass"} if sound is Pixels else set())
 
 
 def test_an_exported_encoder_keeps_its_promises(tmp_path: Path, make_export: Callable[..., Path]) -> None:

@@ -160,6 +160,16 @@ def test_a_text_model_elsewhere_is_the_same_encoder(tmp_path: Path) -> None:
     assert len(hashes) == 1
 
 
+def test_a_text_model_whose_files_lack_its_pooler_is_the_same_encoder_each_time(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = save_text_model(tmp_path, "bert") / "model.safetensors"
+    kept = {name: value for name, value in load_file(file).items() if "pooler" not in name}
+    save_file(kept, file, metadata={"format": "pt"})
+    hashes = {open_encoder(f"transformers:{tmp_path}", SETTINGS).info.hash for _ in range(2)}
+    assert len(hashes) == 1
+
+
 def test_a_changed_weight_of_a_text_model_is_another_encoder(tmp_path: Path) -> None:
     folder = save_text_model(tmp_path, "bert")
     before = open_encoder(f"transformers:{folder}", SETTINGS).info.hash
