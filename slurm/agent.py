@@ -179,7 +179,10 @@ class Agent:
                 rank = self._start_rank(first + local, local, told)
             except OSError as error:
                 self._line.say(
-                    exit=127, rank=first + local, words=f"cannot start: {error}", round=self._round
+                    exit=127,
+                    rank=first + local,
+                    words=f"cannot start: {error.strerror}: {error.filename}",
+                    round=self._round,
                 )
                 continue
             self._ranks.append(rank)

@@ -52,6 +52,7 @@ class Resources:
         partition, account, qos, constraint, exclude: As sbatch takes them; empty leaves them out.
         signal_delay_s: How long before the time limit the ranks are told to save.
         array_parallelism: How many members of an array run at once.
+        silence_s: For how long, and three of its own steps, a rank may give no sign of life.
         max_idle_attempts: After how many attempts without a new checkpoint a job is given up.
         env: Environment variables of the job, for example NCCL_SOCKET_IFNAME.
         setup: Lines of shell for the batch script, for example ``module load cuda``.
@@ -76,6 +77,7 @@ class Resources:
     exclude: str = ""
     signal_delay_s: int = 120
     array_parallelism: int = 64
+    silence_s: int = 30
     max_idle_attempts: int = 5
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     setup: tuple[str, ...] = ()
@@ -85,6 +87,8 @@ class Resources:
     def __post_init__(self) -> None:
         for name in ("nodes", "cpus_per_task", "array_parallelism", "max_idle_attempts", "signal_delay_s"):
             _at_least(name, getattr(self, name), 1)
+        # Ranks tell of themselves every second or two, agents every two.
+        _at_least("silence_s", self.silence_s, 10)
         for name in ("spare_nodes", "gpus_per_node", "tasks_per_node", "mem_gb"):
             _at_least(name, getattr(self, name), 0)
         for option in self.sbatch:

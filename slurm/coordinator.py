@@ -32,9 +32,8 @@ START_SECONDS = 300.0
 SPARE_SECONDS = 30.0
 # A node that says nothing for so long is lost; agents speak every two seconds.
 SILENCE_SECONDS = 60.0
-# A rank without a sign of life is told of after the first, and frozen after the second and three steps.
-TOLD_SECONDS = 10.0
-FROZEN_SECONDS, FROZEN_STEPS = 30.0, 3
+# A rank without a sign of life is told of; after the submission's silence and so many steps it is frozen.
+TOLD_SECONDS, FROZEN_STEPS = 10.0, 3
 # What the ranks of a failed round may take to end by themselves, and to be killed.
 GRACE_SECONDS, KILL_SECONDS = 5.0, 60.0
 # For other ranks' words on the same failure.
@@ -247,9 +246,9 @@ class Coordinator:
         quiet: dict[int, tuple[str, float, str]] = {}
         for name, beat in beats:
             silence, doing = float(beat["quiet"]), str(beat.get("phase", "starting"))
-            if silence > TOLD_SECONDS:
+            if silence > min(TOLD_SECONDS, self._submission.silence_s / 2):
                 quiet[int(beat["rank"])] = (name, silence, doing)
-            if silence > FROZEN_SECONDS + FROZEN_STEPS * pace:
+            if silence > self._submission.silence_s + FROZEN_STEPS * pace:
                 why = f"no sign of life for {silence:.0f} s ({doing})"
                 self._seen.frozen[int(beat["rank"])] = (name, why)
         if quiet or self._stalled:

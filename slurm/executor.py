@@ -152,6 +152,7 @@ def submit(
         tasks=resources.tasks,
         cores=resources.cpus_per_task,
         srun_args=resources.srun_args,
+        silence_s=resources.silence_s,
     )
     submission.write(file)
     executor = submitit.SlurmExecutor(folder=file.parent)

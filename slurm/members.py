@@ -83,6 +83,7 @@ class Submission:
         tasks: Ranks a node.
         cores: Of a rank.
         srun_args: Further arguments of srun.
+        silence_s: For how long, and three steps, a rank may give no sign of life.
     """
 
     stage: str
@@ -95,6 +96,7 @@ class Submission:
     tasks: int = 1
     cores: int = 1
     srun_args: tuple[str, ...] = ()
+    silence_s: int = 30
 
     def write(self, file: Path) -> None:
         """Write the submission as JSON."""

@@ -28,7 +28,6 @@ _ACTIVE = {
     "STAGE_OUT",
     "STOPPED",
     "SUSPENDED",
-    "PREEMPTED",
 }
 _ANSWER_SECONDS = 120
 UNKNOWN = "UNKNOWN"
@@ -123,8 +122,6 @@ def _from_sacct(jobs: list[str]) -> dict[str, JobState]:
         job, state, nodes = line.split("|")
         if job not in jobs:
             continue
-        # `CANCELLED by 0` names the user. The controller's PREEMPTED is on its way back into the queue;
-        # once only accounting knows it, it was not requeued.
-        word = state.split()[0]
-        found[job] = JobState("CANCELLED" if word == "PREEMPTED" else word, "", nodes)
+        # `CANCELLED by 0` names the user.
+        found[job] = JobState(state.split()[0], "", nodes)
     return found

@@ -48,7 +48,17 @@ _REASONS = {
     "Licenses": "waits for licences",
 }
 
-_FAILED = ("FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+_ENDED_EARLY = {"CANCELLED": "was cancelled", "PREEMPTED": "was preempted"}
+_FAILED = (
+    "FAILED",
+    "CANCELLED",
+    "PREEMPTED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+)
 _NOT_STARTED = ("CANCELLED", states.UNKNOWN)
 
 
@@ -187,7 +197,7 @@ def make_rows(members: Sequence[Launched], *, patient: bool = False) -> list[Row
     latest: dict[str, Row] = {}
     for member in members:
         failed = [
-            f"{name} {'was cancelled' if latest[name].state == 'CANCELLED' else 'failed'}"
+            f"{name} {_ENDED_EARLY.get(latest[name].state, 'failed')}"
             for name in member.parents
             if name in latest and latest[name].state in _FAILED
         ]

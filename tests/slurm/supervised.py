@@ -91,6 +91,7 @@ class SupervisedJob:
         saves: bool = True,
         most: int = 5,
         attempt: int = 0,
+        silence: int = 30,
         **environment: str,
     ) -> None:
         """Start the job; its ranks run ``script`` in the folder work/."""
@@ -112,6 +113,7 @@ class SupervisedJob:
             nodes=nodes,
             spare_nodes=spare,
             tasks=tasks,
+            silence_s=silence,
         )
         submission.write(self.folder / "nml-0.json")
         names = [f"n{index}" for index in range(nodes + spare)]

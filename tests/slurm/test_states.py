@@ -45,14 +45,15 @@ def test_accounting_is_asked_for_what_the_queue_has_forgotten(answers) -> None:
     answers("sacct", "7|CANCELLED by 0|n1\n8_2|NODE_FAIL|n2\n9|PREEMPTED|n3")
     found = job_states(["7", "8_2", "9", "10"])
     assert [found[job].state for job in ("7", "8_2", "9", "10")] == [
-        *("CANCELLED", "NODE_FAIL", "CANCELLED", "UNKNOWN"),
+        *("CANCELLED", "NODE_FAIL", "PREEMPTED", "UNKNOWN"),
     ]
     assert not any(state.active for state in found.values())
 
 
-def test_a_preempted_job_of_the_queue_is_coming_back(answers) -> None:
+def test_a_preempted_job_is_not_coming_back(answers) -> None:
+    # One that is requeued is in no such state, but waits again.
     answers("squeue", "9|N/A|PREEMPTED|None||9")
-    assert job_states(["9"])["9"].active
+    assert not job_states(["9"])["9"].active
 
 
 def test_no_jobs_need_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,11 +91,11 @@ def test_every_column_of_the_queue_is_what_it_is_taken_for(queue) -> None:
 # All states of squeue's and sacct's manuals.
 ACTIVE = (
     *("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING", "STAGE_OUT", "STOPPED"),
-    *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "SPECIAL_EXIT", "PREEMPTED"),
+    *("REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "SPECIAL_EXIT"),
 )
 ENDED = (
     *("COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"),
-    *("REVOKED", "UNKNOWN"),
+    *("PREEMPTED", "REVOKED", "UNKNOWN"),
 )
 
 

@@ -66,7 +66,7 @@ class Launcher:
         self.cluster, self.folder = cluster, folder
         self.started: list[subprocess.Popen[str]] = []
         (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-        (folder / "cluster.yaml").write_text(f"signal_delay_s: {SIGNAL_DELAY}\n")
+        (folder / "cluster.yaml").write_text(f"signal_delay_s: {SIGNAL_DELAY}\nsilence_s: 10\n")
 
     def start(self, run: str, *words: str) -> subprocess.Popen[str]:
         words = ("pretrain", "--noise", "0.2", "--recipe", "tiny.yaml", "--run-dir", run, *words)
@@ -85,6 +85,16 @@ class Launcher:
         output, _ = process.communicate(timeout=WAIT_SECONDS)
         assert process.returncode == 0, output
         return output
+
+    def status(self, run: Path) -> str:
+        """Return what ``status`` prints of a run."""
+        return subprocess.run(
+            [sys.executable, str(ROOT / "slurm" / "launch.py"), "status", str(run)],
+            env=os.environ | self.cluster.environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
 
     def end_all(self) -> None:
         for process in self.started:
@@ -176,6 +186,14 @@ class Job:
             pause=0.3,
         )
         assert (self.path / "DONE.json").exists(), self.log()
+
+    def pause(self, since: float) -> float:
+        """Wait for the first step after all have started again, and return how long that took."""
+        resumed = self.log().count("resuming at step")
+        self.waiting(lambda: self.log().count("resuming at step") > resumed, "the restart", WAIT_SECONDS)
+        done = len(steps(self.path))
+        self.waiting(lambda: len(steps(self.path)) > done, "the next step", WAIT_SECONDS)
+        return time.time() - since
 
     def openings(self) -> list[int]:
         """Return the step that each attempt found saved."""
@@ -347,11 +365,12 @@ def idle_cluster(launcher: Launcher) -> None:
 
 ON_FOUR = ("--nodes", "4", "--epochs", "2", "--recipe.global_batch", "128", "--recipe.data.workers", "0")
 KILLED, LAST = 7, 18
+STALLED = re.compile(r"rank 3 on n3.*: no sign of life for \d+s")
 
 
 @pytest.mark.usefixtures("idle_cluster")
 @pytest.mark.parametrize("engine", ["ddp", "fsdp", "deepspeed"])
-def test_a_rank_killed_on_four_nodes_costs_no_requeue_and_no_bit(
+def test_ranks_killed_or_frozen_on_four_nodes_cost_no_requeue_and_no_bit(
     launcher: Launcher, waiting: Callable[..., None], engine: str
 ) -> None:
     words = (*ON_FOUR, "--engine", engine)
@@ -360,14 +379,24 @@ def test_a_rank_killed_on_four_nodes_costs_no_requeue_and_no_bit(
     rank = job.rank(2)
     assert rank is not None, job.log()
     rank.kill()
-    killed = time.time()
+    print(f"{engine}: the next step came {job.pause(time.time()):.1f} s after the kill")
+    reasons = [r"rank 2 was killed on n2 \(SIGKILL\)"]
+    if engine == "fsdp":
+        # While the ranks write what they saved.
+        waiting((job.path / "checkpoints" / "step-00000012").exists, "a save", WAIT_SECONDS, pause=0.002)
+        rank = job.rank(3)
+        assert rank is not None, job.log()
+        rank.suspend()
+        stopped = time.time()
+        waiting(lambda: STALLED.search(launcher.status(job.path)), "its name", WAIT_SECONDS, pause=0.5)
+        print(f"{engine}: the next step came {job.pause(stopped):.1f} s after the stop")
+        reasons.append(r"rank 3 was frozen on n3: no sign of life for \d+ s \(.*\)")
     job.finish()
-    times = [line["time"] for line in steps(job.path) if line["time"] > killed + 1]
-    print(f"{engine}: the next step came {times[0] - killed:.1f} s after the kill")
     assert job.field("Restarts") == "0"
     assert job.closings("reason") == ["complete"]
     [again] = job.path.glob("launch/attempts/*/restarts.jsonl")
-    assert json.loads(again.read_text())["reason"] == "rank 2 was killed on n2 (SIGKILL)"
+    told = [json.loads(line)["reason"] for line in again.read_text().splitlines()]
+    assert all(re.fullmatch(*pair) for pair in zip(reasons, told, strict=True)), told
     here = launcher.folder / f"four-here-{engine}"
     launcher.end(launcher.start(here.name, *words, "--cluster", "local"))
     assert len(losses(job.path)) == LAST

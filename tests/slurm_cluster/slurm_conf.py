@@ -46,6 +46,7 @@ JobAcctGatherType=jobacct_gather/none
 {accounting}
 {nodes}
 PartitionName=main Nodes={names} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=cheap Nodes={names} MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL GraceTime=0
 PartitionName=urgent Nodes={names} MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 _NODE = "CPUs=2 RealMemory=4000"

@@ -81,6 +81,11 @@ class SlurmCluster:
             raise RuntimeError(f"{' '.join(argv)}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def start_controller(self) -> None:
+        """Start the controller, for the first time or after it was ended, and wait until it answers."""
+        self._start("slurmctld", ["slurmctld", "-D"])
+        wait_for(lambda: " is UP" in self.call("scontrol", "ping", check=False), "slurmctld", self.folder)
+
     def start_node(self, name: str) -> None:
         """Start one node's slurmd, for the first time or after :meth:`kill_node`."""
         self._start(name, ["slurmd", "-D", "-N", name])
@@ -138,8 +143,7 @@ class SlurmCluster:
         self._start_munge()
         if self.accounting:
             self._start_accounting()
-        self._start("slurmctld", ["slurmctld", "-D"])
-        wait_for(lambda: " is UP" in self.call("scontrol", "ping", check=False), "slurmctld", self.folder)
+        self.start_controller()
         for name in self.nodes:
             self.start_node(name)
         self.wait_until_idle()
