@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from nml.errors import UserError
 
 # The csv module's own limit of 131,072 characters is less than some texts have.
 _LONGEST = 1 << 30
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class UnreadableTable(UserError):
@@ -78,3 +81,25 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
         raise UnreadableTable(
             f"{file}: cannot be read as {kind}: {error}", mend="check the file and its format"
         ) from error
+
+
+def comma_separated(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as the text of a csv file that does nothing in a spreadsheet but show its values.
+
+    Names of classes, samples and encoders come from elsewhere: text that would be a formula gets an
+    apostrophe in front, by which a spreadsheet knows text. Numbers stay as they are, also negative ones.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_as_text(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _as_text(value: object) -> object:
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

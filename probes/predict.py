@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nml.cli import Parser, run
+from nml.delimited import comma_separated
 from nml.errors import UserError
 from nml.files import atomic_writer, write_bytes
 
@@ -99,24 +98,21 @@ def _predicted(logits: npt.NDArray[np.float32], saved: SavedHead) -> npt.NDArray
 
 
 def _table(found: npt.NDArray[np.float32], saved: SavedHead) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[list[object]]
     if saved.target == "regression":
-        writer.writerow(["row", "value"])
-        writer.writerows([row, f"{value:.9g}"] for row, value in enumerate(found[:, 0]))
+        lines = [["row", "value"]]
+        lines += [[row, f"{value:.9g}"] for row, value in enumerate(found[:, 0])]
     elif saved.target == "multilabel":
-        writer.writerow(["row", "classes", *saved.classes])
+        lines = [["row", "classes", *saved.classes]]
         for row, values in enumerate(found):
             named = np.flatnonzero(values >= np.array(saved.thresholds))
             classes = BETWEEN.join(saved.classes[place] for place in named)
-            writer.writerow([row, classes, *(f"{value:.6g}" for value in values)])
+            lines.append([row, classes, *(f"{value:.6g}" for value in values)])
     else:
-        writer.writerow(["row", "class", "probability"])
+        lines = [["row", "class", "probability"]]
         best = zip(found.argmax(axis=1), found.max(axis=1), strict=True)
-        writer.writerows(
-            [row, saved.classes[place], f"{value:.6g}"] for row, (place, value) in enumerate(best)
-        )
-    return text.getvalue()
+        lines += [[row, saved.classes[place], f"{value:.6g}"] for row, (place, value) in enumerate(best)]
+    return comma_separated(lines)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import sys
 from collections import Counter
@@ -12,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from nml.delimited import comma_separated
 from nml.errors import UserError
 from nml.files import write_bytes
 from nml.images import BadImage, image_extension
@@ -160,9 +159,6 @@ def settle(defects: Sequence[Defect], samples: int, checks: Checks) -> None:
 
 
 def _write_list(path: Path, defects: Sequence[Defect]) -> None:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["sample", "kind", "what"])
-    lines.writerows([each.name, each.kind, each.error.what] for each in defects)
+    lines = [["sample", "kind", "what"], *([each.name, each.kind, each.error.what] for each in defects)]
     # Names that are no UTF-8 are among what is listed.
-    write_bytes(path, text.getvalue().encode(errors="backslashreplace"))
+    write_bytes(path, comma_separated(lines).encode(errors="backslashreplace"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterable
 
+from nml.delimited import comma_separated
 from probes.reporting.records import Cell, Report, Table
 from probes.reporting.wording import NONE
 from probes.results.export import escape_latex
@@ -45,20 +44,16 @@ def csv_text(table: Table) -> str:
     ]
     # A cell of text in a column of numbers stands under the column's own name.
     parts = [names if "" in names else ["", *names] for names in parts]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(
-        [
-            f"{head}: {name}" if name else head
-            for head, names in zip(table.header, parts, strict=True)
-            for name in names
-        ]
-    )
-    for row in table.rows:
-        writer.writerow(
-            [value for cell, names in zip(row, parts, strict=True) for value in _values(cell, names)]
-        )
-    return file.getvalue()
+    header = [
+        f"{head}: {name}" if name else head
+        for head, names in zip(table.header, parts, strict=True)
+        for name in names
+    ]
+    lines = [
+        [value for cell, names in zip(row, parts, strict=True) for value in _values(cell, names)]
+        for row in table.rows
+    ]
+    return comma_separated([header, *lines])
 
 
 def _values(cell: Cell, names: Iterable[str]) -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import operator
 import re
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from nml.delimited import comma_separated
 from nml.errors import UserError, unknown_name
 from nml.text_table import in_columns
 from probes.results.row import Row, arrow_schema
@@ -130,15 +129,13 @@ def as_text(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 def as_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     """Return CSV with a header; numbers in full precision."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (getattr(row, column) for column in columns)
-        writer.writerow(
-            ["" if value is None else repr(value) if isinstance(value, float) else value for value in values]
-        )
-    return file.getvalue().rstrip("\n")
+    lines = [[getattr(row, column) for column in columns] for row in rows]
+    return comma_separated(
+        [
+            columns,
+            *([repr(value) if isinstance(value, float) else value for value in line] for line in lines),
+        ]
+    ).rstrip("\n")
 
 
 def as_latex(rows: Sequence[Row], columns: Sequence[str]) -> str:

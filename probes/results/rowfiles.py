@@ -130,9 +130,9 @@ def _refuse_texts(records: list[dict[str, Any]], path: Path) -> None:
                 raise _unreadable(path, f"{name} is {value}")
         if record["domain"] not in get_args(Domain):
             raise _unreadable(path, f"domain is {shown(record['domain'])}")
-        for name, most in _MOST.items():
+        for name, (least, most) in _RANGES.items():
             # As a key, what is not a number is not even equal to itself.
-            if record.get(name) is not None and not 0 <= record[name] <= most:
+            if record.get(name) is not None and not least <= record[name] <= most:
                 raise _unreadable(path, f"{name} is {record[name]}")
         for name in _OBJECTS:
             if record.get(name) and not _is_object(record[name], name):
@@ -197,9 +197,10 @@ def _unreadable(path: Path, why: object) -> UserError:
 # A study of a thousand heads on a hundred tasks writes some megabytes a file.
 _MOST_BYTES = 128 << 20
 _MOST_ROWS = 1_000_000
-_MOST = {
-    **dict.fromkeys(("noise_ratio", "fraction", "downstream_noise"), 1.0),
-    **dict.fromkeys(("fit_seconds", "predict_seconds", "feature_seconds"), 1e9),
+_RANGES = {
+    **dict.fromkeys(("noise_ratio", "fraction", "downstream_noise"), (0.0, 1.0)),
+    **dict.fromkeys(("fit_seconds", "predict_seconds", "feature_seconds"), (0.0, 1e9)),
+    "n_test": (1, 1e12),
 }
 # So that squares of differences are still numbers.
 LARGEST = 1e15

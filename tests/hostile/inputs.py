@@ -240,6 +240,7 @@ INPUTS: dict[str, Input] = {
     "a row without a task": Input(row_table(lambda t: t.drop_columns(["task"])), ROWS),
     "a row of gigabytes": Input(row_table(lambda t: repeated(t, "task")), ROWS),
     "rows that are none": Input(row_table(lambda t: t.slice(0, 0)), ROWS),
+    "a row of no samples": Input(rows(n_test=0), ROWS),
     "a row of no number": Input(rows(noise_ratio=float("nan")), ROWS),
     "a row of another domain": Input(rows(domain="\u202e"), ROWS),
     "a row whose study is deep": Input(rows(study=DEEP.decode()), ROWS),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nml.delimited import comma_separated
 from nml.errors import UserError
 from nml.locking import byte_lock, is_free, open_lock
 from nml.untrusted import (
@@ -124,6 +127,13 @@ def test_a_text_cannot_act_on_a_terminal() -> None:
     text = "enc\x1b]52;c;ZWNobyBoaQ==\x07\x9b31m\x00\ud800\u202e"
     assert printable(text) == r"enc\x1b]52;c;ZWNobyBoaQ==\x07\x9b31m\x00\ud800\u202e"
     assert printable("Käse\t日本\n") == "Käse\t日本\n"
+
+
+def test_a_csv_holds_no_formula_of_somebody_else() -> None:
+    names = ["=HYPERLINK(1)", "+1+cmd|x", "-x", "@sum", "-0.5", "+1e3", "a=b", "cat"]
+    found = list(csv.reader(io.StringIO(comma_separated([names, [1, None, -2.5]]))))
+    assert found[0] == ["'=HYPERLINK(1)", "'+1+cmd|x", "'-x", "'@sum", "-0.5", "+1e3", "a=b", "cat"]
+    assert found[1] == ["1", "", "-2.5"]
 
 
 def test_a_lock_neither_follows_a_link_nor_empties_a_file(tmp_path: Path) -> None:
