@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
+from nml.labels import Target
 from plugins.calibration import fit_temperature, probabilities
 from plugins.estimator import HeadEstimator
 from plugins.saved import SavedHead
@@ -44,7 +45,7 @@ class HeadClassifier(ClassifierMixin, HeadEstimator):
         temperature_: What its logits are divided by before softmax.
     """
 
-    target = "classification"
+    _target: ClassVar[Target] = "classification"
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the head.

@@ -6,7 +6,7 @@ import inspect
 import numbers
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,10 @@ _SETTINGS = "classifier_settings"
 
 
 class HeadEstimator(BaseEstimator):
-    """Parameters, fit, files and scores of a head; a subclass says what labels and scores mean.
+    """Parameters, fit, files and scores of a head; a subclass says what labels and scores mean."""
 
-    Attributes:
-        target: What it predicts.
-    """
-
-    target: Target
+    # What it predicts.
+    _target: ClassVar[Target]
 
     def __init__(
         self,
@@ -83,7 +80,7 @@ class HeadEstimator(BaseEstimator):
             HEADS.find(self._name, where="head"),
             dim=self.n_features_in_,
             about={**about.pop("about", {}), _SETTINGS: self._settings},
-            target=self.target,
+            target=self._target,
             **about,
         )
 
@@ -95,9 +92,9 @@ class HeadEstimator(BaseEstimator):
             UserError: As :func:`plugins.saved.load_head`, or if the head predicts something else.
         """
         saved = load_head(folder)
-        if saved.target != cls.target:
+        if saved.target != cls._target:
             raise UserError(
-                f"{folder}: a head of {saved.target}", possible=f"of {cls.target}, for {cls.__name__}"
+                f"{folder}: a head of {saved.target}", possible=f"of {cls._target}, for {cls.__name__}"
             )
         # What ``probes.run`` saved was no estimator's, and has its defaults.
         settings = check_object(
@@ -159,9 +156,9 @@ class HeadEstimator(BaseEstimator):
         make = HEADS.load(self.head, where="head")
         if not isinstance(self.options, Mapping | None):
             raise UserError(f"options {self.options!r}", possible="None, or hyper-parameters by name")
-        if self.target not in targets_of(make):
-            able = HEADS.those(lambda head: self.target in targets_of(head))
-            raise UserError(f"head {self.head} does not take {self.target}", possible=", ".join(able))
+        if self._target not in targets_of(make):
+            able = HEADS.those(lambda head: self._target in targets_of(head))
+            raise UserError(f"head {self.head} does not take {self._target}", possible=", ".join(able))
         options = self.options or {}
         known = tuple(inspect.signature(make).parameters)
         for name in options:

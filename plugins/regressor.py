@@ -8,13 +8,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import validate_data
 
+from nml.labels import Target
 from plugins.estimator import HeadEstimator
 
 
@@ -34,7 +35,7 @@ class HeadRegressor(RegressorMixin, HeadEstimator):
         head_: The fitted head.
     """
 
-    target = "regression"
+    _target: ClassVar[Target] = "regression"
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the head.

@@ -23,12 +23,12 @@ class Example(NamedTuple):
     Attributes:
         text: The text, or the first of a pair.
         pair: The second of a pair; None where there is none.
-        label: Class, from 0.
+        label: Class, from 0; or a number that is predicted.
     """
 
     text: str
     pair: str | None
-    label: int
+    label: int | float
 
 
 Convert = Callable[[Row], Example | None]
@@ -46,7 +46,8 @@ def write_examples(path: Path, examples: Iterable[Example | None]) -> None:
     if first is None:
         raise UserError(f"no example for {path}", mend="check the source")
     # The usual names, by which read_parquet finds them.
-    fields = [("text", pa.string()), ("text2", pa.string()), ("label", pa.int64())]
+    kind = pa.float64() if isinstance(first.label, float) else pa.int64()
+    fields = [("text", pa.string()), ("text2", pa.string()), ("label", kind)]
     schema = pa.schema([field for field in fields if first.pair is not None or field[0] != "text2"])
     with atomic_writer(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         batch = [first]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nml.labels import Target
 from probes.tasks import glue_ood
 from probes.tasks.examples import Convert
-from probes.tasks.glue_ood import COMMIT, REPOSITORY, in_steps, keep
+from probes.tasks.glue_ood import COMMIT, REPOSITORY, in_steps, keep, on_scale
 from probes.tasks.hub_splits import HubSplits
 from probes.tasks.prepared import Part, PreparedTask
 from probes.tasks.task import Metric, TaskRecord
@@ -25,6 +26,8 @@ def _task(
     metric: Metric = "accuracy",
     *,
     disk: str,
+    name: str = "",
+    target: Target = "classification",
     split: str = "validation",
     pair: tuple[str, str] | None = None,
     convert: Convert | None = None,
@@ -40,12 +43,14 @@ def _task(
         ood: The sets of GLUE-X.
         metric: GLUE's metric.
         disk: Space that everything takes.
+        name: What follows ``glue-``, where it is not ``config``.
+        target: What its labels are.
         split: The split that is tested on.
         pair: Columns of a pair of texts; None for ``sentence`` alone.
         convert: Turns rows into examples where they are not kept as they are.
         note: What a user must know.
     """
-    name = f"glue-{config}"
+    name = f"glue-{name or config}"
     by_hand = [part for part, source in ood.items() if source.hub is None]
     notes = [
         note,
@@ -56,6 +61,7 @@ def _task(
         name=name,
         modality="text",
         num_classes=classes,
+        target=target,
         metric=metric,
         splits={"train": train, "test": test},
         ood=tuple(f"{name}-{part}" for part in ood),
@@ -124,6 +130,19 @@ STSB = _task(
     disk="1 MB",
     note="as in GLUE-X, scores of 0 to 5 are five classes, round(score / 1.25); the metric correlates the "
     "expected class with them",
+)
+STSB_SCORES = _task(
+    "stsb",
+    0,
+    5749,
+    1500,
+    {"sick": glue_ood.SICK_NUMBERS},
+    "spearman",
+    name="stsb-scores",
+    target="regression",
+    convert=keep("sentence1", "sentence2", label=on_scale(0.0, 1.0)),
+    disk="1 MB",
+    note="scores of 0 to 5 as they are; those of SICK, 1 to 5, are brought to 0 to 5",
 )
 QQP = _task(
     "qqp",

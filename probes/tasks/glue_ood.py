@@ -40,7 +40,7 @@ DRIVE = (
     "linked from github.com/YangLinyi/GLUE-X)"
 )
 
-Label = Callable[[Any], int | None]
+Label = Callable[[Any], int | float | None]
 
 
 def keep(text: str, pair: str | None = None, *, label: Label, column: str = "label") -> Convert:
@@ -79,6 +79,11 @@ def _value(row: Row, names: str) -> Any:
 def in_steps(least: float, step: float) -> Label:
     """Return what rounds a score to its class: the steps from ``least``, as Python rounds."""
     return lambda score: round((float(score) - least) / step)
+
+
+def on_scale(least: float, step: float) -> Label:
+    """Return what counts the steps of a score from ``least``, fractions of them as well."""
+    return lambda score: (float(score) - least) / step
 
 
 def among(labels: Mapping[Any, int | None]) -> Label:
@@ -174,6 +179,12 @@ SICK_ENTAILMENT = Part(
 SICK_SCORES = Part(
     hub=_SICK,
     convert=keep("sentence_A", "sentence_B", column="relatedness_score", label=in_steps(1.0, 1.0)),
+    by_hand=_SICK_BY_HAND,
+)
+# From 1 to 5 there, from 0 to 5 in STS-B.
+SICK_NUMBERS = Part(
+    hub=_SICK,
+    convert=keep("sentence_A", "sentence_B", column="relatedness_score", label=on_scale(1.0, 0.8)),
     by_hand=_SICK_BY_HAND,
 )
 MISMATCHED = Part(

@@ -112,6 +112,8 @@ class PreparedTask:
             )
         paths = [str(folder / f"{part}.parquet") for part in ("train", "test", *there)]
         options = {"name": name, "shifts": "none" if self.ood else "all"} | dict(spec.options)
+        if self.record.target != "classification":
+            options |= {"target": self.record.target, "metric": self.record.metric}
         if "validation.parquet" in manifest["files"]:
             options.setdefault("validation", str(folder / "validation.parquet"))
         task = assemble(Spec(spec.text, spec.kind, tuple(paths), options), self._read)
@@ -121,7 +123,8 @@ class PreparedTask:
     def _read(self, path: str, _: SplitName) -> RawSplit:
         part = self.parts.get(Path(path).stem)
         # What was converted has the usual columns.
-        return read_split("parquet", path, columns={} if part is None or part.convert else self.columns)
+        columns = {} if part is None or part.convert else self.columns
+        return read_split("parquet", path, columns={"target": self.record.target, **columns})
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
         try:

@@ -152,6 +152,25 @@ def test_scores_are_five_steps_here_and_in_sick(tmp_path: Path) -> None:
     assert texts(result, "glue-stsb-sick") == [(("a", "c"), 4), (("b", "d"), 1)] * 3
 
 
+def test_scores_of_stsb_as_numbers(tmp_path: Path) -> None:
+    write_glue(tmp_path)
+    sick = pa.table({"sentence_A": ["a", "b"], "sentence_B": ["c", "d"], "relatedness_score": [5.0, 2.6]})
+    write_repository(
+        tmp_path / "RobZamp--sick", {("default", part): sick for part in ("train", "validation", "test")}
+    )
+    task = from_clones(glue.STSB_SCORES, tmp_path)
+    task.prepare(tmp_path / "tasks")
+    result = opened(task, tmp_path / "tasks")
+    assert (result.name, result.target, result.metric, result.classes) == (
+        "glue-stsb-scores",
+        "regression",
+        "spearman",
+        (),
+    )
+    assert result.train.labels.tolist() == pytest.approx([0.2, 1.0, 1.9, 3.2, 4.4, 5.0])
+    assert result.evaluations[1].samples.labels.tolist() == pytest.approx([5.0, 2.0] * 3)
+
+
 def test_entailment_with_scitail_and_hans(tmp_path: Path) -> None:
     write_glue(tmp_path)
     scitail = pa.table({"premise": ["p", "q"], "hypothesis": ["r", "s"], "label": ["entails", "neutral"]})
