@@ -184,7 +184,9 @@ def find_level(
 def _add(name: str, location: str) -> str:
     """Say how a level is added, as far as its name tells."""
     like = _LIKE_A_RATIO.fullmatch(name)
-    ratio = decimal_text(level_ratio(like[1])) if like and is_ratio_name(like[1]) else "RATIO"
+    if like and not is_ratio_name(like[1]):
+        return "ask for one of these"
+    ratio = decimal_text(level_ratio(like[1])) if like else "RATIO"
     named = "" if is_ratio_name(name) else f" --name {name}"
     if "://" in location:
         return (

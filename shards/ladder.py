@@ -103,7 +103,7 @@ def load_model(name: str | None, kind: Kind, model_file: str | None) -> tuple[st
     model = NOISE_MODELS.load(name)(model_file)
     if model.kind != altered_kind(kind):
         raise UserError(
-            f"--model {name}: alters a {model.kind}, and this source has a {kind} a sample",
+            f"--model {name}: alters a {model.kind}, and this source has a {altered_kind(kind)} a sample",
             mend=f"use --model {DEFAULT_MODEL[kind]}, or a source with a {model.kind} a sample",
         )
     return name, model

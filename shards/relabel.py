@@ -8,6 +8,7 @@ levels that the set was written with.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ import pyarrow as pa
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
-from nml.levels import OWN_RATE, level_name, parse_ratio
+from nml.levels import OWN_RATE, is_level_name, level_name, parse_ratio
 from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.arrow_columns import KeyColumn, take_rows
 from shards.captions import as_lists, flat, starts_of, with_captions
@@ -133,9 +134,10 @@ def _refuse_there(level: Level, info: SetInfo, folder: Path) -> None:
             mend="ask for another ratio, model or seed",
         )
     if level.name in there:
-        free = level_name(parse_ratio(level.asked)) + f"-{level.model}-seed{level.seed}"
-        while free in there:
-            free += "-b"
+        ratio = level_name(parse_ratio(level.asked))
+        named = (f"{ratio}-{level.model}", f"{ratio}-{level.model}-seed{level.seed}")
+        names = itertools.chain(named, (f"{ratio}-{number}" for number in itertools.count(2)))
+        free = next(name for name in names if is_level_name(name) and name not in there)
         raise UserError(
             f"{folder}: level {level.name} is there already ({there[level.name].describe()})",
             mend=f"give this one a name of its own: --name {free}",

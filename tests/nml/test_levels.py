@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nml.errors import UserError
-from nml.levels import decimal_text, level_name, level_ratio, parse_ratio
+from nml.levels import (
+    check_level_name,
+    decimal_text,
+    find_level,
+    level_name,
+    level_of,
+    level_ratio,
+    parse_ratio,
+)
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,25 @@ def test_a_percentage_is_refused_with_its_ratio() -> None:
 def test_a_ratio_without_decimal_text_is_refused() -> None:
     with pytest.raises(UserError, match="no finite decimal text"):
         level_name(Fraction(1, 3))
+
+
+@pytest.mark.parametrize("text", ["99.99999999", "2", "20", "0.2e3", "1e999999999", "9" * 100])
+def test_a_ratio_that_a_refusal_offers_is_taken(text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        parse_ratio(text)
+    if refused.value.mend:
+        parse_ratio(refused.value.mend.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("noise", ["0.15", "0.1234567", "n20-flip", "n5", "n20p0-x", "worst", "n00p1"])
+def test_a_level_that_is_not_there_is_offered_as_one_that_can_be_added(noise: str) -> None:
+    with pytest.raises(UserError, match=f"has no noise level {level_of(noise)}") as refused:
+        find_level(noise, {"n00": "0"}, "set", location="set")
+    words = refused.value.mend.replace("RATIO", "0.3").split()
+    if "--noise" in words:
+        ratio = parse_ratio(words[words.index("--noise") + 1])
+        offered = words[words.index("--name") + 1] if "--name" in words else level_name(ratio)
+        assert check_level_name(offered, ratio) == level_of(noise)
 
 
 @pytest.mark.parametrize("name", ["n5", "20", "n20p0", "n20p", "label_n20"])

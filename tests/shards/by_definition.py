@@ -148,13 +148,22 @@ def instance_dependent(
     return [(row, wrong) for _, _, row, wrong in sorted(scored)[:count]]
 
 
-def caption_swap(hashes: Sequence[int], texts: Sequence[int], count: int, seed: int) -> Pairs:
-    """Pair samples of different texts in "select" order; an odd count ends in a ring of three."""
+def caption_swap(
+    hashes: Sequence[int], texts: Sequence[int], count: int, seed: int, owners: Sequence[int] | None = None
+) -> Pairs:
+    """Pair captions of different texts and images in "select" order; an odd count ends in a ring of three.
+
+    A caption meets the latest that waits and fits; a third comes from the next two, or where images have
+    several, from the next 64.
+    """
+    image = range(len(hashes)) if owners is None else owners
     waiting: list[int] = []
     pairs: list[int] = []
     for row in sorted(range(len(hashes)), key=lambda row: word(hashes[row], seed, "select")):
-        if waiting and texts[waiting[-1]] != texts[row]:
-            pairs += (waiting.pop(), row)
+        fits = [other for other in waiting if texts[other] != texts[row] and image[other] != image[row]]
+        if fits:
+            waiting.remove(fits[-1])
+            pairs += (fits[-1], row)
         else:
             waiting.append(row)
     pairs += waiting
@@ -162,8 +171,13 @@ def caption_swap(hashes: Sequence[int], texts: Sequence[int], count: int, seed: 
     swaps = [swap for a, b in zip(pairs[:even:2], pairs[1:even:2], strict=True) for swap in ((a, b), (b, a))]
     if count % 2:
         first, second = pairs[even - 2 : even]
-        candidates = pairs[even : even + 2]
-        third = next((c for c in candidates if texts[c] not in (texts[first], texts[second])), candidates[0])
+        candidates = pairs[even : even + (2 if owners is None else 64)]
+        right = (
+            c
+            for c in candidates
+            if texts[c] not in (texts[first], texts[second]) and image[c] not in (image[first], image[second])
+        )
+        third = next(right, candidates[0])
         swaps[-1:] = [(second, third), (third, first)]
     return swaps
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from nml import cli
 from nml.levels import level_name
-from shards import relabel, write
+from shards import index, relabel, write
 from shards.dataset import ShardDataset
 from shards.reader import ShardReader
 from shards.sampler import ElasticBatchSampler
@@ -58,6 +58,11 @@ class Known:
         self.labels = [labels[number] for number in order]
         # A third of the captions are one text.
         self.captions = [f"caption {number if number % 3 else 0}" for number in order]
+        # One to three an image, where there are several; here and there one is another's, too.
+        self.lists = [
+            [f"{text} {place}" for place in range(1 + number % 3)]
+            for number, text in zip(order, self.captions, strict=True)
+        ]
         self.images = [png(pixels[number]) for number in order]
         self.features = features[order]
         # Every fourth is another class.
@@ -65,10 +70,22 @@ class Known:
             (value + 1) % CLASSES if place % 4 == 1 else value for place, value in enumerate(self.labels)
         ]
 
-    def pairs(self, model: str, count: int, seed: int) -> by_definition.Pairs:
-        """Return what a level alters: samples and the class, or the sample whose caption, each gets."""
+    def texts(self, kind: str) -> list[str]:
+        """Return the captions one after another."""
+        return [text for texts in self.lists for text in texts] if kind == "captions" else self.captions
+
+    def pairs(self, kind: str, model: str, count: int, seed: int) -> by_definition.Pairs:
+        """Return what a level alters: samples and the class, or captions and the one that each becomes."""
         hashes = [by_definition.key_hash(key) for key in self.keys]
-        texts = [self.captions.index(caption) for caption in self.captions]
+        owners = None
+        if kind == "captions":
+            places = [
+                (number, place) for number, texts in enumerate(self.lists) for place in range(len(texts))
+            ]
+            owners = [number for number, _ in places]
+            own = [self.keys[number] + (f"/{place}" if place else "") for number, place in places]
+            hashes = [by_definition.key_hash(key) for key in own]
+        texts = [self.texts(kind).index(caption) for caption in self.texts(kind)]
         following = {number: (number + 1) % CLASSES for number in range(CLASSES)}
         if model == "symmetric":
             return by_definition.symmetric(hashes, self.labels, CLASSES, count, seed)
@@ -86,17 +103,20 @@ class Known:
                 if given != clean
             ]
         if model == "caption-swap":
-            return by_definition.caption_swap(hashes, texts, count, seed)
+            return by_definition.caption_swap(hashes, texts, count, seed, owners)
         assert model == "paper-released"
         return by_definition.paper_released(hashes, count, seed)
 
     def supervision(self, kind: str, model: str, ratio: str, seed: int) -> dict[str, Any]:
-        """Return the label or caption of every key at a level."""
-        clean: list[Any] = self.captions if kind == "caption" else self.labels
+        """Return the label, caption or captions of every key at a level."""
+        clean: list[Any] = self.labels if kind == "class" else self.texts(kind)
         found = list(clean)
         if Fraction(ratio):
-            for row, value in self.pairs(model, round(Fraction(ratio) * len(clean)), seed):
-                found[row] = clean[value] if kind == "caption" else value
+            for row, value in self.pairs(kind, model, round(Fraction(ratio) * len(clean)), seed):
+                found[row] = value if kind == "class" else clean[value]
+        if kind == "captions":
+            rest = iter(found)
+            found = [[next(rest) for _ in texts] for texts in self.lists]
         return dict(zip(self.keys, found, strict=True))
 
 
@@ -119,7 +139,19 @@ def make_source(folder: Path, source: str, split: str, samples: Known) -> None:
     """Write samples as a source has them; ``split`` is the name of theirs, or ``all``."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = list(zip(samples.keys, samples.images, samples.labels, samples.captions, strict=True))
-    if source == "folder":
+    if source == "captions-lists":
+        table = pa.table({"id": samples.keys, "image": samples.images, "caption": samples.lists})
+        pq.write_table(table, folder / f"{split}.parquet")
+    elif source == "captions-rows":
+        (folder / "images").mkdir(exist_ok=True)
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["image_id", "path", "caption_number", "caption"])
+            for key, image, texts in zip(samples.keys, samples.images, samples.lists, strict=True):
+                (folder / "images" / f"{key}.png").write_bytes(image)
+                numbered = list(enumerate(texts))
+                lines.writerows([key, f"images/{key}.png", place, text] for place, text in reversed(numbered))
+    elif source == "folder":
         root = folder if split == "all" else folder / split
         for key, image, _, _ in rows:
             name, _, number = key.partition("_")
@@ -179,6 +211,8 @@ def commands_of(sources: Path, tmp_path: Path) -> Callable[[Row], list[tuple[Any
         words = CROSSINGS.words(others, **places)
         if row["place"] == "remote":
             words += ["--staging", str(tmp_path / "staging")]
+        if row["naming"] == "name" and (names := [name_of(row, ratio) for ratio in ratios if ratio != "0"]):
+            model += ["--name", *names]
         if row["noise"] == "written":
             return [(write.main, [*words, *model, "--noise", *ratios])]
         place = REMOTE if row["place"] == "remote" else str(tmp_path / "set")
@@ -214,26 +248,51 @@ def test_a_set_holds_what_definitions_give_it(
     assert [place.key for place, _ in found] == stored
     assert [data for _, data in found] == [images[key] for key in stored]
     primary = expected[ratios[0] if row["noise"] == "written" else "0"]
-    assert loose_supervision(shard_set, kind) == primary
+    first = {key: value[0] if kind == "captions" else value for key, value in primary.items()}
+    assert loose_supervision(shard_set, kind) == first
 
     for ratio, of_key in expected.items():
-        level = shard_set.level(ratio)
-        assert level.name == level_name(Fraction(ratio))
-        different = sum(of_key[key] != expected["0"][key] for key in stored)
-        assert level.flipped == different
-        assert read_epoch(row, shard_set, ratio) == [
-            [(stored[number], of_key[stored[number]]) for number in rank] for rank in epoch(row, shard_set)
+        level = shard_set.level(name_of(row, ratio) if row["naming"] == "name" else ratio)
+        assert level.name == name_of(row, ratio)
+        assert level.flipped == sum(different(expected["0"][key], of_key[key]) for key in stored)
+        assert read_epoch(row, shard_set, level.name) == [
+            [(stored[number], turn(stored[number], of_key[stored[number]])) for number in rank]
+            for rank in epoch(row, shard_set)
         ]
+
+
+def name_of(row: Row, ratio: str) -> str:
+    """Return the name of a level."""
+    own = row["naming"] == "name" and ratio != "0"
+    return f"level-{ratio.replace('.', '_')}" if own else level_name(Fraction(ratio))
+
+
+def different(clean: Any, given: Any) -> int:
+    """Return how many labels or captions of a sample are not the clean ones."""
+    if isinstance(clean, list):
+        return sum(a != b for a, b in zip(clean, given, strict=True))
+    return int(clean != given)
+
+
+def turn(key: str, given: Any) -> Any:
+    """Return what is read of a sample: of several captions the one whose turn it is."""
+    if not isinstance(given, list):
+        return given
+    return given[(by_definition.word(by_definition.key_hash(key), 0, "caption") + EPOCH) % len(given)]
 
 
 def opened(row: Row, folder: Path) -> ShardSet:
     place = REMOTE if row["place"] == "remote" else folder / "set"
+    if row["reading"] == "sidecar":
+        if not (folder / "sidecar").exists():
+            index.main([str(place), "--out", str(folder / "sidecar")])
+        place = folder / "sidecar"
     return ShardSet.open(place, cache=folder / "cache")
 
 
 def loose_supervision(shard_set: ShardSet, kind: str) -> dict[str, Any]:
     """Return what a foreign reader finds in the tars."""
-    ending = ".txt" if kind == "caption" else ".cls"
+    ending = ".cls" if kind == "class" else ".txt"
     found: dict[str, Any] = {}
     for shard in shard_set.info.shards:
         with tarfile.open(shard_set.storage.local(shard.name)) as tar:
@@ -242,7 +301,7 @@ def loose_supervision(shard_set: ShardSet, kind: str) -> dict[str, Any]:
                     content = tar.extractfile(member)
                     assert content is not None
                     text = content.read().decode()
-                    found[member.name.removesuffix(ending)] = text if kind == "caption" else int(text)
+                    found[member.name.removesuffix(ending)] = int(text) if kind == "class" else text
     return found
 
 
@@ -278,7 +337,8 @@ def epoch(row: Row, shard_set: ShardSet) -> list[list[int]]:
 
 
 @pytest.fixture(autouse=True)
-def _memory() -> Any:
+def _memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("NML_SHARD_CACHE", str(tmp_path / "shard-cache"))
     yield
     fsspec.filesystem("memory").store.clear()
 
