@@ -39,7 +39,7 @@ from nml.errors import UserError
 from nml.files import NoPlace, is_full
 from nml.front import ignore_namesakes, spelled
 from nml.untrusted import Untrusted, check_yaml, printable
-from nml.urls import redacted, take_secret, take_secret_of_word
+from nml.urls import redacted, take_secret_of_word, take_secrets
 
 # Before a command imports what may be hidden: this module is the first that each of them imports.
 ignore_namesakes()
@@ -235,9 +235,9 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
 def _without_secrets(values: Any) -> Any:
     for name, value in values.items():
         if isinstance(value, str):
-            values[name] = take_secret(value)
+            values[name] = take_secrets(value)
         elif isinstance(value, list):
-            values[name] = [take_secret(one) if isinstance(one, str) else one for one in value]
+            values[name] = [take_secrets(one) if isinstance(one, str) else one for one in value]
     return values
 
 

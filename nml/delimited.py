@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from nml.errors import UserError
+from nml.remote_files import AnyPath
 
 # The csv module's own limit of 131,072 characters is less than some texts have.
 _LONGEST = 1 << 30
@@ -27,7 +28,7 @@ class Line(NamedTuple):
     values: list[str]
 
 
-def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str = "") -> Iterator[Line]:
+def read_lines(file: AnyPath, kind: str, *, errors: str = "strict", encoding: str = "") -> Iterator[Line]:
     """Yield the rows of a ``csv`` or ``tsv`` file, header included and empty lines left out.
 
     In a table of one column they are refused, but at its end: what lies beside it, row by row, would move.
@@ -44,7 +45,7 @@ def read_lines(file: Path, kind: str, *, errors: str = "strict", encoding: str =
     """
     csv.field_size_limit(_LONGEST)
     try:
-        with file.open(encoding=encoding or "utf-8-sig", errors=errors, newline="") as lines:
+        with _opened(file, encoding or "utf-8-sig", errors) as lines:
             first = lines.readline()
             lines.seek(0)
             delimiter = "\t" if "\t" in first and "," not in first else ","
@@ -103,3 +104,9 @@ def _as_text(value: object) -> object:
     except ValueError:
         return f"'{value}"
     return value
+
+
+def _opened(file: AnyPath, encoding: str, errors: str) -> IO[str]:
+    if isinstance(file, Path):
+        return file.open(encoding=encoding, errors=errors, newline="")
+    return io.TextIOWrapper(file.open(), encoding, errors, newline="")

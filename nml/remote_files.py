@@ -6,17 +6,22 @@ refuses (no such file, no access) is told at once, in one line and without a sec
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import IO, Any, TypeVar
+from urllib.parse import urlsplit
 
 from nml.errors import UserError
 from nml.set_file import open_file_system
-from nml.urls import access_error, told_reason, with_secret
+from nml.urls import access_error, told_reason, with_secret, without_secret
 
 # How long to wait before each further try, in seconds.
 PAUSES = (0.2, 1.0, 5.0)
+# Bytes that are asked for at a time where a file is read on.
+AT_ONCE = 8 << 20
 _REFUSED = (400, 401, 403, 404, 405, 410, 416)
 _T = TypeVar("_T")
 
@@ -37,6 +42,7 @@ class RemoteFiles:
         self._url = url
         self._file_system: Any = None
         self._process = 0
+        self._ranges = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file_system": None}
@@ -52,6 +58,11 @@ class RemoteFiles:
             remote = self._connected()
             place = remote._strip_protocol(with_secret(url))
             content: bytes = remote.cat_file(place, start=start or None, end=end)
+            if end is not None and len(content) > end - start:
+                raise UserError(
+                    f"{url}: its server sends whole files where a part of one is asked for",
+                    mend="copy the files to this machine, or to a server that knows ranges",
+                )
             if end is not None and len(content) != end - start:
                 raise OSError(
                     f"{end - start:,} bytes from byte {start:,} were asked for, {len(content):,} came"
@@ -76,6 +87,21 @@ class RemoteFiles:
 
         return self.asked(url, once)
 
+    def check_ranges(self, url: str, size: int) -> None:
+        """Raise a UserError if the server sends whole files where parts are asked for; it is asked once."""
+        if not self._ranges and size > 1:
+            self.read(url, 0, 1)
+            self._ranges = True
+
+    def has(self, url: str) -> bool:
+        """Whether there is a file, as far as its server tells."""
+
+        def once() -> bool:
+            remote = self._connected()
+            return bool(remote.exists(remote._strip_protocol(with_secret(url))))
+
+        return self.asked(url, once)
+
     def find(self, pattern: str) -> list[str]:
         """Return the URLs of the files that a pattern with ``*`` matches, sorted."""
 
@@ -83,7 +109,7 @@ class RemoteFiles:
             remote = self._connected()
             remote.invalidate_cache()
             found = remote.glob(remote._strip_protocol(with_secret(pattern)))
-            return sorted(str(remote.unstrip_protocol(name)) for name in found)
+            return sorted(without_secret(str(remote.unstrip_protocol(name))) for name in found)
 
         return self.asked(pattern, once)
 
@@ -121,3 +147,87 @@ def is_refusal(error: Exception) -> bool:
     return (
         isinstance(error, FileNotFoundError | PermissionError) or getattr(error, "status", None) in _REFUSED
     )
+
+
+_servers: dict[str, RemoteFiles] = {}
+
+
+def files_at(url: str) -> RemoteFiles:
+    """Return the files of the server or bucket of a URL, connected once a process."""
+    parts = urlsplit(url)
+    return _servers.setdefault(f"{parts.scheme}://{parts.netloc}", RemoteFiles(url))
+
+
+class RemotePath:
+    """A file or folder at a URL, as far as readers of data need of a path.
+
+    Args:
+        url: Where it is, without a secret.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+
+    def __str__(self) -> str:
+        return self._url
+
+    @property
+    def name(self) -> str:
+        """Its last part."""
+        return self._url.rpartition("/")[2]
+
+    @property
+    def parent(self) -> RemotePath:
+        """The folder that it lies in."""
+        return RemotePath(self._url.rpartition("/")[0])
+
+    def __truediv__(self, name: str) -> RemotePath:
+        return RemotePath(f"{self._url}/{name}")
+
+    def open(self) -> IO[bytes]:
+        """Open it for reading, in any order.
+
+        Raises:
+            UserError: If there is no such file, or it may not be read.
+        """
+        return io.BufferedReader(_RangeFile(self._url), AT_ONCE)
+
+
+AnyPath = Path | RemotePath
+"""A file on this machine or at a URL."""
+
+
+class _RangeFile(io.RawIOBase):
+    """A file at a URL that is read range by range, each asked for again where the connection breaks."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._files = files_at(url)
+        self._size = self._files.size(url)
+        self._files.check_ranges(url, self._size)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = (
+            offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        )
+        return self._position
+
+    def readinto(self, target: Any) -> int:
+        end = min(self._position + len(target), self._size)
+        if end <= self._position:
+            return 0
+        content = self._files.read(self._url, self._position, end)
+        target[: len(content)] = content
+        self._position = end
+        return len(content)

@@ -95,8 +95,8 @@ def open_file_system(url: str) -> Any:
     except (ImportError, ValueError) as error:
         raise UserError(
             f"{url}: {redacted(str(error))}",
-            mend="install fsspec's package for this kind of URL; for http: "
-            "pip install 'noisy-model-learning[http]'",
+            mend="install fsspec's package for this kind of URL; for http and s3: "
+            "pip install 'noisy-model-learning[remote]'",
         ) from None
     except Exception as error:
         raise access_error(f"{url}: cannot be reached", error, "check the URL and the network") from None

@@ -35,7 +35,7 @@ class ByteRange(NamedTuple):
     """An image's bytes where they already lie.
 
     Attributes:
-        path: A local file; empty for the spool, which keeps images that lie nowhere by themselves.
+        path: A local file or a URL; empty for the spool, which keeps images that lie nowhere by themselves.
         offset: Where they begin in it, in bytes.
         size: How many they are.
     """
@@ -54,7 +54,7 @@ class Cell(NamedTuple):
     """An image in a row of a Parquet file.
 
     Attributes:
-        path: The file.
+        path: The file, or its URL.
         column: A leaf of bytes, such as ``image.bytes``.
         row: The row, from 0.
     """
@@ -68,6 +68,25 @@ Place = ByteRange | Cell
 """Where an image lies."""
 
 
+class AtHand(NamedTuple):
+    """An image that is in memory as its source is read, and is read again from its place when it is needed.
+
+    Attributes:
+        content: The encoded image.
+        place: Where it lies, for example in a row of a table, or in a tar at a URL.
+    """
+
+    content: bytes
+    place: Place
+
+
+def content_of(image: bytes | Place | AtHand) -> bytes | None:
+    """Return an image's bytes as far as they are in memory."""
+    if isinstance(image, AtHand):
+        return image.content
+    return image if isinstance(image, bytes) else None
+
+
 class Example(NamedTuple):
     """One sample of a source.
 
@@ -76,7 +95,7 @@ class Example(NamedTuple):
         supervision: The class as an index into ``classes`` or as a class name; or the caption. Of another
             ``target`` what stands there: a number, a list or a text, or a tuple of the cells of several
             columns.
-        image: The encoded image, or where it lies; empty for a text, and where labels alone are read.
+        image: The encoded image, or where it lies, or both; empty for a text, or where only labels are read.
         texts: The text, or the two of a pair, where the sample is one.
         row: Its row in a table; -1 elsewhere.
         number: Which of its image's captions it has, where the table counts them; -1 elsewhere.
@@ -85,7 +104,7 @@ class Example(NamedTuple):
 
     name: str
     supervision: Any
-    image: bytes | Place
+    image: bytes | Place | AtHand
     texts: tuple[str, ...] = ()
     row: int = -1
     number: int = -1
@@ -111,6 +130,8 @@ class Example(NamedTuple):
 
     def place(self, spool: IO[bytes]) -> Place:
         """Return where the image lies, writing it to the spool first if it came as bytes."""
+        if isinstance(self.image, AtHand):
+            return self.image.place
         if not isinstance(self.image, bytes):
             return self.image
         offset = spool.tell()

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
+from nml.remote_files import RemotePath, files_at, is_url
 from nml.sources import Cell, Place
 
 # Row groups of a table's images that are kept decompressed.
@@ -61,6 +62,8 @@ class StoredImages:
                 return self._column(place)[place.row]
             if not place.path and self._spool is not None:
                 return os.pread(self._spool.fileno(), place.size, place.offset)
+            if is_url(place.path):
+                return files_at(place.path).read(place.path, place.offset, place.offset + place.size)
             with Path(place.path).open("rb") as file:
                 file.seek(place.offset)
                 return file.read(place.size)
@@ -90,7 +93,7 @@ class _Column:
     def __init__(self, path: str, column: str) -> None:
         self._path = path
         self._leaf = column
-        self._file = pq.ParquetFile(path, memory_map=True)
+        self._file = pq.ParquetFile(RemotePath(path).open() if is_url(path) else path, memory_map=True)
         counts = [self._file.metadata.row_group(n).num_rows for n in range(self._file.num_row_groups)]
         self._ends = list(itertools.accumulate(counts))
         self._lock = threading.Lock()

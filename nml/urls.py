@@ -27,6 +27,9 @@ _URL = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _IN_TEXT = re.compile(r"(?:[a-z0-9]+::)*[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
+# What reads a URL may stand before it, and another URL after it: webdataset:https://HOST/A.tar,https://HOST/B.tar
+_READER = re.compile(r"[a-z][a-z0-9_-]*:(?=(?:[a-z0-9]+::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
+_NEXT = re.compile(r",(?=(?:[a-z0-9]+::)*[a-z][a-z0-9+.-]*://)", re.IGNORECASE)
 # Elsewhere a question mark may be part of an object's name.
 _SIGNED = re.compile(r"\?(?:.*[&-])?\w*(?:sig|token|key|secret|passw|credential)\w*=", re.IGNORECASE)
 _DENIED = (401, 403)
@@ -66,10 +69,17 @@ def take_secret(location: str) -> str:
     return shown
 
 
+def take_secrets(text: str) -> str:
+    """Do the same to each URL of what a user names, and keep what reads them: ``webdataset:URL,URL``."""
+    reader = _READER.match(text)
+    start = reader.end() if reader else 0
+    return text[:start] + ",".join(map(take_secret, _NEXT.split(text[start:])))
+
+
 def take_secret_of_word(word: str) -> str:
     """Do the same to a word of a command line: a URL, or a flag with one behind ``=``."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-    return flag + equals + take_secret(value)
+    return flag + equals + take_secrets(value)
 
 
 def with_secret(url: str) -> str:

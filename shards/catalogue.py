@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import is_utf8
 from nml.remote_files import is_url
-from nml.sources import ByteRange, Defect, Example, Source
+from nml.sources import AtHand, ByteRange, Cell, Defect, Example, Source, content_of
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
 from shards.captions import with_captions
 from shards.defects import Checks, image_defects, settle
@@ -80,6 +80,7 @@ def write_catalogue(
     folder: Path,
     *,
     spooled: bool = True,
+    keep_cells: bool = False,
     checks: Checks | None = None,
     defects: list[Defect] | None = None,
 ) -> None:
@@ -90,6 +91,7 @@ def write_catalogue(
         folder: Where the files go.
         checks: What is asked of the samples, and how many bad ones may be left out; none by default.
         defects: Where the source notes bad samples, if it does; the others found are noted there too.
+        keep_cells: Whether images in tables go to the spool, too, instead of being read again.
         spooled: Whether images that lie nowhere by themselves are kept; else their places mean nothing.
 
     Raises:
@@ -108,6 +110,8 @@ def write_catalogue(
     ):
         for batch in _batched(iter(source)):
             sound = _sound(batch, source, checks, defects, spooled)
+            if keep_cells:
+                sound = [_without_cell(example) for example in sound]
             writer.write_batch(_record_batch(sound, schema, spool, source, names))
             progress.update(len(batch))
             samples += len(sound)
@@ -138,7 +142,7 @@ def _batched(examples: Iterable[Example]) -> Iterator[list[Example]]:
         held = 0
         for example in iterator:
             batch.append(example)
-            held += len(example.image) if isinstance(example.image, bytes) else 0
+            held += len(content_of(example.image) or b"")
             if len(batch) == BATCH or held > 64 << 20:
                 break
         yield batch
@@ -162,8 +166,7 @@ def _schema(kind: Kind) -> pa.Schema:
 def _record_batch(
     batch: list[Example], schema: pa.Schema, spool: IO[bytes], source: Source, names: dict[str, int]
 ) -> pa.RecordBatch:
-    # A source that is read from start to end gives bytes or ranges of them, no cells.
-    places = cast("list[ByteRange]", [example.place(spool) for example in batch])
+    places = [_located(example, spool) for example in batch]
     supervision: Sequence[int | str | tuple[str, ...]]
     if source.kind == "class":
         known = {name: number for number, name in enumerate(source.classes or ())}
@@ -178,7 +181,7 @@ def _record_batch(
             pa.array([place.offset for place in places], pa.int64()),
             pa.array([place.size for place in places], pa.int64()),
             pa.array(supervision, schema.field(5).type),
-            pa.array([""] * len(batch)),
+            pa.array([place.leaf for place in places]),
             pa.array([example.row for example in batch], pa.int64()),
             pa.array([example.number for example in batch], pa.int64()),
             pa.array([_image_hash(example, source.kind) for example in batch], pa.uint64()),
@@ -186,6 +189,31 @@ def _record_batch(
         ],
         schema=schema,
     )
+
+
+def _without_cell(example: Example) -> Example:
+    image = example.image
+    if isinstance(image, AtHand) and isinstance(image.place, Cell):
+        return example._replace(image=image.content)
+    return example
+
+
+class _Located(NamedTuple):
+    """Where an image lies; ``offset`` is its row where ``leaf`` names a column of a table."""
+
+    path: str
+    leaf: str
+    offset: int
+    size: int
+
+
+def _located(example: Example, spool: IO[bytes]) -> _Located:
+    place = example.place(spool)
+    if isinstance(place, ByteRange):
+        return _Located(place.path, "", place.offset, place.size)
+    # Of a row alone nothing tells how large its image is.
+    size = len(content_of(example.image) or b"")
+    return _Located(place.path, place.column, place.row, size)
 
 
 def _anywhere(path: str) -> str:
@@ -212,7 +240,8 @@ def _sound(
             kind = "bad class" if source.kind == "class" else "no caption"
             defects.append(Defect(example.name, kind, error))
             continue
-        path = "" if isinstance(example.image, bytes) else example.image.path
+        place = example.image.place if isinstance(example.image, AtHand) else example.image
+        path = "" if isinstance(place, bytes) else place.path
         if not is_utf8(example.name + path):
             named = UserError(
                 f"--source: the name {path or example.name} is no UTF-8",
@@ -230,7 +259,8 @@ def _image_hash(example: Example, kind: Kind) -> int:
     """Return what tells whether two rows of captions have one image; 0 where nobody asks."""
     if kind != "caption" or example.row < 0:
         return 0
-    image = example.image if isinstance(example.image, bytes) else repr(example.image).encode()
+    content = content_of(example.image)
+    image = repr(example.image).encode() if content is None else content
     return int.from_bytes(hashlib.blake2b(image, digest_size=8).digest(), "little")
 
 

@@ -14,7 +14,7 @@ from nml.delimited import comma_separated
 from nml.errors import UserError
 from nml.files import write_bytes
 from nml.images import BadImage, image_extension
-from nml.sources import ByteRange, Defect, Example
+from nml.sources import ByteRange, Defect, Example, content_of
 from shards.decode import decode_pixels
 
 # Bytes that tell an image's format.
@@ -63,8 +63,8 @@ def _defects(examples: Sequence[Example], decode: bool) -> list[Defect | None]:
 def _image_defect(example: Example, decode: bool, file: _LastFile) -> Defect | None:
     image, where = example.image, "--source"
     try:
-        if isinstance(image, bytes):
-            size, data = len(image), image
+        if (content := content_of(image)) is not None:
+            size, data = len(content), content
         else:
             # A source that is read from start to end gives bytes or ranges of them, no cells.
             where, offset, size = cast("ByteRange", image)

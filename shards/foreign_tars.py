@@ -44,7 +44,8 @@ def in_place(spec: SourceSpec, folder: Path) -> ForeignTars:
         UserError: If there are none, one cannot be, or they are of several splits.
     """
     source = WebDatasetSource(spec)
-    if others := [tar for tar in source.tars if not tar.name.endswith(".tar") or tar.parent != folder]:
+    tars = [Path(str(tar)) for tar in source.tars]
+    if others := [tar for tar in tars if not tar.name.endswith(".tar") or tar.parent != folder]:
         raise not_in_place(others[0])
     if len(source.tars) < len(list(folder.glob("*.tar"))):
         raise UserError(
@@ -63,7 +64,7 @@ def elsewhere(spec: SourceSpec) -> ForeignTars:
     path = local_folder(spec.argument)
     if path is not None:
         source = WebDatasetSource(replace(spec, argument=str(path)))
-        urls = [f"file://{tar.absolute()}" for tar in source.tars]
+        urls = [f"file://{Path(str(tar)).absolute()}" for tar in source.tars]
         return ForeignTars(source, list(named_once(urls).values()), source.held_out)
     urls = list(named_once(tars_at(spec.argument)).values())
     splits = {split_of(url.partition("://")[2]) for url in urls}

@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
-from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
-from nml.remote_files import RemoteFiles, is_url
+from nml.remote_files import RemotePath, files_at, is_url
+from shards.noise import Integers
 
 # Answers of a server that are waited for at a time.
 _THREADS = 16
 # Rows of a table in memory at a time, and bytes of it read ahead.
 _ROWS = 64
 _READ_AHEAD = 1 << 20
+# How often tables may be read through without a word.
+_TOLD_FROM = 4
 
 
 class Wanted(NamedTuple):
@@ -104,29 +109,21 @@ def gather(
 
 
 def _bring(descriptor: int, wanted: Sequence[Wanted]) -> None:
-    files: dict[str, RemoteFiles] = {}
-    for each in wanted:
-        if is_url(each.path):
-            files.setdefault(_server(each.path), RemoteFiles(each.path))
     ranges = [each for each in wanted if not each.leaf]
     cells = sorted(
         (each for each in wanted if each.leaf), key=lambda each: (each.path, each.leaf, each.offset)
     )
     with ThreadPoolExecutor(_THREADS) as pool:
-        fetched = [pool.submit(_fetch, descriptor, files[_server(each.path)], each) for each in ranges]
+        fetched = [pool.submit(_fetch, descriptor, each) for each in ranges]
         for (path, leaf), group in itertools.groupby(cells, key=lambda each: each[1:3]):
             _read_cells(descriptor, path, leaf, list(group))
         for future in fetched:
             future.result()
 
 
-def _server(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _fetch(descriptor: int, files: RemoteFiles, each: Wanted) -> None:
-    os.pwrite(descriptor, files.read(each.path, each.offset, each.offset + each.size), each.place)
+def _fetch(descriptor: int, each: Wanted) -> None:
+    content = files_at(each.path).read(each.path, each.offset, each.offset + each.size)
+    os.pwrite(descriptor, content, each.place)
 
 
 def _read_cells(descriptor: int, path: str, leaf: str, wanted: Sequence[Wanted]) -> None:
@@ -134,7 +131,8 @@ def _read_cells(descriptor: int, path: str, leaf: str, wanted: Sequence[Wanted])
     try:
         # Pre-buffering would keep all that was read until the file is closed, and without a buffer size a
         # column of a row group, which may be gigabytes, is read at once.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AHEAD) as table:
+        source = RemotePath(path).open() if is_url(path) else path
+        with pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_AHEAD) as table:
             first = 0
             remaining = iter(wanted)
             each = next(remaining, None)
@@ -174,3 +172,28 @@ def _put(descriptor: int, each: Wanted, image: pa.Buffer | None) -> None:
             mend="the source changed under the writer; start again with a new --out",
         )
     os.pwrite(descriptor, image, each.place)
+
+
+def tell_of_reading_again(catalogue: pa.Table, bounds: Integers) -> None:
+    """Tell where shards draw from so many row groups that tables are read through many times.
+
+    Args:
+        catalogue: Rows with ``path`` and ``leaf``.
+        bounds: Shard boundaries, int64 [shards + 1].
+    """
+    tables = pc.unique(catalogue["path"].filter(pc.not_equal(catalogue["leaf"], ""))).to_pylist()
+    groups = 0
+    for path in tables:
+        with pq.ParquetFile(RemotePath(path).open() if is_url(path) else path) as table:
+            groups += table.num_row_groups
+    if not groups:
+        return
+    # A shard's n samples are any n: each of G row groups is met with probability 1 - (1 - 1 / G) ** n.
+    times = round(float(np.sum(1 - (1 - 1 / groups) ** np.diff(bounds))))
+    if times >= _TOLD_FROM:
+        print(
+            f"every shard draws from all over the tables: their {groups:,} row groups will be read about "
+            f"{times:,} times; --spool keeps their images on the disk of --out while the set is written, "
+            "and reads them once",
+            file=sys.stderr,
+        )

@@ -5,7 +5,13 @@ from __future__ import annotations
 from nml.cli import Parser, run
 from nml.front import spelled
 from nml.urls import without_secret
-from shards.request_options import add_request_options, add_staging_option, out_of, request_of
+from shards.request_options import (
+    add_request_options,
+    add_spool_option,
+    add_staging_option,
+    out_of,
+    request_of,
+)
 from shards.sources import Defect, open_source
 from shards.write import report
 from shards.writing import Written, plan_set
@@ -32,6 +38,7 @@ def build_parser() -> Parser:
     )
     add_request_options(parser)
     add_staging_option(parser)
+    add_spool_option(parser)
     return parser
 
 
@@ -46,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         request,
         lambda: open_source(request.source, defects=defects, **request.options),
         staging=arguments.staging,
+        spool=arguments.spool,
         defects=defects,
     )
     shown = without_secret(out)

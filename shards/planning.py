@@ -15,26 +15,28 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from nml.errors import UserError
 from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
+from nml.sources import ByteRange, Cell, Place
+from nml.stored_images import StoredImages
 from nml.untrusted import parse_json
 from shards.captions import flat, starts_of
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.defects import Checks
 from shards.features import describe_input, open_encoder
+from shards.gathering import tell_of_reading_again
 from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder, with_own_rate
 from shards.layout import cut, member_bytes, write_order
 from shards.locking import PACKING_LOCK
 from shards.noise import Integers, Kind
-from shards.packing import ImageReader
 from shards.plan_rows import BOUNDS, ROWS, Readable, write_rows
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.resize import encoder_version
@@ -97,6 +99,7 @@ def plan_once(
     request: WriteRequest,
     make_source: Callable[[], Source],
     *,
+    spool: bool = False,
     defects: list[Defect] | None = None,
     listed: Path | None = None,
 ) -> Plan:
@@ -106,6 +109,7 @@ def plan_once(
         files: The files of unfinished work.
         request: What was asked.
         make_source: Opens the source; called only if the plan is not there yet.
+        spool: Whether images in tables are kept on disk, instead of being read again from their row groups.
         defects: Where the source notes samples that cannot be taken.
         listed: The file that lists these.
 
@@ -120,7 +124,7 @@ def plan_once(
     decode = request.decode_check or request.resize is not None
     checks = Checks(decode, request.skip_bad, listed)
     work = files.work
-    stored = _make(work, request, make_source(), checks, defects)
+    stored = _make(work, request, make_source(), checks, defects, spool=spool)
     sync_tree(work)
     stored["files"] = {BOUNDS: sha256_file(work / BOUNDS)}
     if (work / SPOOL).exists():
@@ -207,7 +211,13 @@ def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: st
 
 
 def _make(
-    work: Path, request: WriteRequest, source: Source, checks: Checks, defects: list[Defect] | None
+    work: Path,
+    request: WriteRequest,
+    source: Source,
+    checks: Checks,
+    defects: list[Defect] | None,
+    *,
+    spool: bool,
 ) -> dict[str, Any]:
     # Before the pass over the source: what is wrong with the request shows at once.
     encoder = open_encoder(request.encoder, request.model, request.model_file)
@@ -216,10 +226,12 @@ def _make(
     if any(request.ratios) or model.own_ratio or request.own_rate:
         refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
     _remove_content(work)
-    write_catalogue(source, work, checks=checks, defects=defects)
+    write_catalogue(source, work, keep_cells=spool, checks=checks, defects=defects)
     catalogue = read_catalogue(work, source.classes)
     if encoder:
-        encoder.write_features(work / FEATURES, partial(_image, work, catalogue), len(catalogue.hashes))
+        with (work / SPOOL).open("rb") as spooled:
+            images = StoredImages(_Places(catalogue.table), spooled)
+            encoder.write_features(work / FEATURES, images.__getitem__, len(images))
     model_input = describe_input(features or request.model_file, encoder)
     population, ratios = catalogue.population(), request.ratios
     if request.own_rate:
@@ -227,6 +239,7 @@ def _make(
     planned = plan_ladder(model, name, population, ratios, request.seed, model_input, request.names)
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
+    tell_of_reading_again(catalogue.table, bounds)
     write_rows(work, _supervision(catalogue, planned), order, bounds)
     for used in work.iterdir():
         if used.name not in (ROWS, BOUNDS, SPOOL, PACKING_LOCK) or not used.stat().st_size:
@@ -247,13 +260,20 @@ def _make(
     }
 
 
-def _image(work: Path, catalogue: Catalogue, sample: int) -> bytes:
-    """Return a sample's encoded image; unlike a packer's reader, safe to call from several threads."""
-    path, offset, size = (catalogue.table[name][sample].as_py() for name in ("path", "offset", "size"))
-    image = bytearray(size)
-    with ImageReader(work.parent) as reader:
-        reader.read_into(memoryview(image), path or str(work / SPOOL), offset)
-    return bytes(image)
+class _Places(Sequence[Place]):
+    """Where the images of a catalogue lie."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, sample: Any) -> Any:
+        path, leaf, offset, size = (
+            self._table[name][sample].as_py() for name in ("path", "leaf", "offset", "size")
+        )
+        return Cell(path, leaf, offset) if leaf else ByteRange(path, offset, size)
 
 
 class Noisable(Protocol):

@@ -119,6 +119,15 @@ def add_staging_option(parser: Parser) -> None:
     )
 
 
+def add_spool_option(parser: Parser) -> None:
+    """Add the option that says where images in tables are read from."""
+    parser.add_argument(
+        "--spool",
+        action="store_true",
+        help="keep images of tables on the disk of --out, instead of reading them again a shard",
+    )
+
+
 def add_workers_option(parser: Parser) -> None:
     """Add the option that says how many processes pack."""
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The bytes of a tar by their place; one compressed by gzip is unpacked as far as it is asked for."""
+"""The bytes of a tar by their place; of one compressed by gzip, or at a URL, as far as they are asked for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO
 
 from nml.errors import UserError
+from nml.remote_files import AnyPath, RemotePath
 
 _GZIP = b"\x1f\x8b"
 # How files begin that other programs compressed; none of them can be told from a damaged tar otherwise.
@@ -33,29 +34,33 @@ class TarBytes:
         UserError: If it cannot be read, or is compressed by another program than gzip.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | AnyPath) -> None:
         self.path = path
-        self._packed: IO[bytes] | None = None
-        self._stream: gzip.GzipFile | None = None
         try:
-            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._packed = _opened(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-        head = os.pread(self.descriptor, 8, 0)
+        head = self._packed.read(8)
+        self._packed.seek(0)
         program = next((name for magic, name in _OTHERS.items() if head.startswith(magic)), None)
         if program:
-            os.close(self.descriptor)
+            self._packed.close()
             raise UserError(
                 f"{path}: is compressed by {program}", possible="tars, and tars compressed by gzip"
             )
         self.compressed = head.startswith(_GZIP)
+        self._stream: IO[bytes] | gzip.GzipFile | None = self._packed
         if self.compressed:
-            self._packed = os.fdopen(self.descriptor, "rb")
             self._stream = gzip.GzipFile(fileobj=self._packed)
+        if self.compressed or isinstance(path, RemotePath):
             # Without a name: it is gone when this is closed, however the process ends.
-            with tempfile.TemporaryFile() as unpacked:
-                self.descriptor = os.dup(unpacked.fileno())
-        self._size = 0 if self.compressed else os.fstat(self.descriptor).st_size
+            with tempfile.TemporaryFile() as passing:
+                self.descriptor = os.dup(passing.fileno())
+            self._size = 0
+        else:
+            self.descriptor = os.dup(self._packed.fileno())
+            self._size = os.fstat(self.descriptor).st_size
+            self._stream = None
 
     def __enter__(self) -> TarBytes:
         return self
@@ -64,8 +69,7 @@ class TarBytes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self.descriptor)
-        if self._packed is not None:
-            self._packed.close()
+        self._packed.close()
 
     def reach(self, end: int) -> bool:
         """Return whether the tar has ``end`` bytes; they can be read then.
@@ -73,7 +77,7 @@ class TarBytes:
         Raises:
             UserError: If what is compressed is damaged or cut short, or grows beyond all measure.
         """
-        while self._size < end and self._stream is not None and self._packed is not None:
+        while self._size < end and self._stream is not None:
             try:
                 more = self._stream.read(_AT_ONCE)
             except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -84,7 +88,7 @@ class TarBytes:
             if not more:
                 self._stream = None
                 break
-            if self._size + len(more) > _ALLOWANCE + _MOST_TIMES * self._packed.tell():
+            if self.compressed and self._size + len(more) > _ALLOWANCE + _MOST_TIMES * self._packed.tell():
                 raise UserError(
                     f"{self.path}: unpacks to more than {_MOST_TIMES} times its size",
                     mend="if it is yours to trust, unpack it with gunzip and name the tar",
@@ -95,3 +99,7 @@ class TarBytes:
                 self._size += written
                 rest = rest[written:]
         return self._size >= end
+
+
+def _opened(path: str | AnyPath) -> IO[bytes]:
+    return path.open() if isinstance(path, RemotePath) else Path(path).open("rb", buffering=0)

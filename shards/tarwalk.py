@@ -11,11 +11,11 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from nml.errors import UserError
 from nml.images import EXTENSIONS
+from nml.remote_files import AnyPath
 from shards.tar import BLOCK
 from shards.tarbytes import TarBytes
 
@@ -84,7 +84,7 @@ class Passed:
                 print(f"{shown}: {len(tars):,} tars {what}; the first: {tars[0]}", file=sys.stderr)
 
 
-def walk(tar: str | Path | TarBytes, passed: Passed | None = None) -> Iterator[Member]:
+def walk(tar: str | AnyPath | TarBytes, passed: Passed | None = None) -> Iterator[Member]:
     """Yield the regular files of a tar, in order.
 
     Args:
@@ -150,7 +150,7 @@ def _walk(tar: TarBytes, passed: Passed | None) -> Iterator[Member]:
         yield Member(name, content, size)
 
 
-def _parse(block: bytes, path: str | Path, position: int) -> tuple[str, int, bytes]:
+def _parse(block: bytes, path: str | AnyPath, position: int) -> tuple[str, int, bytes]:
     """Return name, size and type of a header whose checksum holds."""
     stored = block[148:156].strip(b" \0")
     if not _OCTAL.fullmatch(stored):
@@ -201,7 +201,7 @@ def _pax(extension: bytes, name: str | None) -> tuple[str | None, int | None]:
     return name, size
 
 
-def _check_safe(name: str, kind: bytes, path: str | Path) -> None:
+def _check_safe(name: str, kind: bytes, path: str | AnyPath) -> None:
     if kind not in _REGULAR:
         what = _NAMES.get(kind, f"of type {kind!r}")
         raise _refused(path, f"member {name!r} is {what}")
@@ -209,13 +209,13 @@ def _check_safe(name: str, kind: bytes, path: str | Path) -> None:
         raise _refused(path, f"member {name!r} lies outside the archive")
 
 
-def _refused(path: str | Path, what: str) -> UserError:
+def _refused(path: str | AnyPath, what: str) -> UserError:
     return UserError(
         f"{path}: {what}", possible="regular files such as 0001.jpg, 0001.cls", mend="leave the tar out"
     )
 
 
-def _damaged(path: str | Path, position: int, what: str) -> UserError:
+def _damaged(path: str | AnyPath, position: int, what: str) -> UserError:
     return UserError(f"{path}: damaged at byte {position:,}: {what}", mend="fetch or write the tar again")
 
 

@@ -186,7 +186,8 @@ class RemoteDestination:
             except (ImportError, ValueError) as error:
                 raise UserError(
                     f"--out {self.shown}: {redacted(str(error))}",
-                    mend="install fsspec's package for this kind of URL",
+                    mend="install fsspec's package for this kind of URL; for s3: "
+                    "pip install 'noisy-model-learning[remote]'",
                 ) from None
             except Exception as error:
                 raise access_error(

@@ -8,6 +8,7 @@ from nml.cli import Parser, run
 from nml.urls import without_secret
 from shards.request_options import (
     add_request_options,
+    add_spool_option,
     add_staging_option,
     add_workers_option,
     out_of,
@@ -40,6 +41,7 @@ def build_parser() -> Parser:
     )
     add_request_options(parser)
     add_staging_option(parser)
+    add_spool_option(parser)
     add_workers_option(parser)
     return parser
 
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         lambda: open_source(request.source, defects=defects, **request.options),
         workers=worker_count(arguments.workers),
         staging=arguments.staging,
+        spool=arguments.spool,
         defects=defects,
     )
     report(out, written, time.monotonic() - start)

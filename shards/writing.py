@@ -109,6 +109,7 @@ def write_set(
     workers: int,
     wait: bool = False,
     staging: str | Path | None = None,
+    spool: bool = False,
     defects: list[Defect] | None = None,
 ) -> Written:
     """Write the set that ``request`` describes into ``out``, or continue, or find it done.
@@ -121,6 +122,7 @@ def write_set(
         wait: Wait for another process that writes the same set, instead of refusing.
         defects: Where the source notes samples that cannot be taken, as in :func:`open_source`.
         staging: For a URL, the local folder that files are made in before they are uploaded.
+        spool: Whether images in tables are kept on disk, instead of being read again from their row groups.
 
     Raises:
         UserError: If ``out`` holds something else, the source cannot be read, or the disk is full.
@@ -129,7 +131,7 @@ def write_set(
     with _written_alone(destination, request, make_source, wait=wait) as begun:
         if isinstance(begun, Written):
             return begun
-        plan = _plan(destination, request, begun, defects)
+        plan = _plan(destination, request, begun, defects, spool=spool)
         packed = _pack(destination, plan, Part(1, 1), workers)
         info = _finish(destination, plan)
         return Written(info, packed.fresh, info.num_samples - packed.fresh)
@@ -141,6 +143,7 @@ def plan_set(
     make_source: Callable[[], Source],
     *,
     staging: str | Path | None = None,
+    spool: bool = False,
     defects: list[Defect] | None = None,
 ) -> Plan | Written:
     """Plan the set that ``request`` describes, or find it planned, or find it done.
@@ -151,7 +154,7 @@ def plan_set(
     with _written_alone(destination, request, make_source) as begun:
         if isinstance(begun, Written):
             return begun
-        plan = _plan(destination, request, begun, defects)
+        plan = _plan(destination, request, begun, defects, spool=spool)
         destination.release()
         return plan
 
@@ -233,12 +236,14 @@ def _plan(
     request: WriteRequest,
     make_source: Callable[[], Source],
     defects: list[Defect] | None,
+    *,
+    spool: bool,
 ) -> Plan:
     with _clean_up_if_nothing_began(destination), _full_disk_told(destination.staging):
         # First: a place that cannot be written to must show before a long pass over the source.
         destination.begin(request)
         listed = destination.staging.absolute().with_name(f"{destination.staging.absolute().name}.bad.csv")
-        return plan_once(destination, request, make_source, defects=defects, listed=listed)
+        return plan_once(destination, request, make_source, spool=spool, defects=defects, listed=listed)
 
 
 def _planned(destination: Destination) -> Plan | None:
@@ -295,13 +300,16 @@ def _refuse_missing(destination: Destination, plan: Plan) -> None:
     ]
     if not missing:
         return
+    shown = destination.shown
+    told = f"{shown}: {len(missing):,} of {plan.shards:,} shards are not packed yet"
     counts = [int(name.removeprefix(_PARTS)) for name in records if name.startswith(_PARTS)]
-    count = max(counts, default=1)
+    if not counts:
+        raise UserError(told, mend=f"python -m shards.pack {shown}")
+    count = max(counts)
     parts = sorted({number % count + 1 for number in missing})
     named = ", ".join(f"{number}/{count}" for number in parts[:20]) + (", ..." if len(parts) > 20 else "")
-    shown = destination.shown
     raise UserError(
-        f"{shown}: {len(missing):,} of {plan.shards:,} shards are not packed yet, of part {named}",
+        f"{told}, of part {named}",
         mend=f"python -m shards.pack {shown} --part {parts[0]}/{count}"
         + (" and so on" if len(parts) > 1 else ""),
     )

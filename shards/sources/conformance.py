@@ -29,7 +29,7 @@ from nml.conformance import (
 from nml.errors import UserError
 from nml.images import image_extension
 from nml.randomness import scrambled_randomness
-from nml.sources import ByteRange, Example, Kind, Source, SourceSpec
+from nml.sources import ByteRange, Example, Kind, Source, SourceSpec, content_of
 from nml.untrusted import parse_json
 
 # Of larger data the first samples stand for all.
@@ -82,12 +82,14 @@ class Subject:
 
 def seen(example: Example) -> Seen:
     """Return what is compared of a sample."""
-    content = example.image if isinstance(example.image, bytes) else _bytes(example)
+    content = _bytes(example)
     digest = hashlib.sha256(content or repr(example.texts).encode())
     return Seen(example.name, example.supervision, digest.hexdigest())
 
 
 def _bytes(example: Example) -> bytes:
+    if (content := content_of(example.image)) is not None:
+        return content
     place = example.image
     if not isinstance(place, ByteRange):
         raise CheckFailed(
@@ -119,7 +121,7 @@ def samples_are_whole(subject: Subject) -> None:
         promise(isinstance(example.name, str) and bool(example.name), f"a sample is named {example.name!r}")
         example.name.encode()
         if not example.texts:
-            image = example.image if isinstance(example.image, bytes) else _bytes(example)
+            image = _bytes(example)
             promise(image_extension(image) is not None, f"{example.name!r} is no image of a known format")
 
 

@@ -14,7 +14,10 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from nml.errors import UserError
+from nml.remote_files import AnyPath, RemotePath, files_at, is_url
+from nml.set_file import local_folder
 from nml.sources import SourceSpec
+from nml.urls import take_secret, with_secret
 
 _SPLITS = {
     "train": "train",
@@ -44,7 +47,7 @@ class Chosen(NamedTuple):
         held_out: Whether one of them is of a validation or test split.
     """
 
-    files: list[Path]
+    files: list[AnyPath]
     held_out: bool
 
 
@@ -85,6 +88,11 @@ def files_of(spec: SourceSpec, *below: str) -> Chosen:
     """
     endings = " or ".join(PurePath(pattern).name for pattern in below)
     argument = spec.require_argument("file", f"{spec.name}:/data/train{PurePath(below[0]).suffix}")
+    if is_url(argument):
+        here = local_folder(argument)
+        if here is None:
+            return _choose_split(spec, _at_url(spec, argument, below))
+        argument = str(here)
     argument = str(Path(argument).expanduser())
     root = Path(argument) if Path(argument).is_dir() else None
     if root:
@@ -99,6 +107,30 @@ def files_of(spec: SourceSpec, *below: str) -> Chosen:
         what = missing[0] if missing else f"{endings} in {argument}"
         raise UserError(f"{spec.shown}: there is no {what}", mend="check the path")
     return _choose_split(spec, found, root)
+
+
+def _at_url(spec: SourceSpec, argument: str, below: Sequence[str]) -> list[AnyPath]:
+    """Return the files that a URL names: of a file, of a folder, with ``*`` or with braces."""
+    shown = take_secret(argument)
+    endings = tuple(PurePath(pattern).name.lstrip("*") for pattern in below)
+    found: list[str] = []
+    # A signature is that of the whole URL.
+    for url in map(take_secret, expand(with_secret(shown))):
+        if "*" in url:
+            patterns = [url]
+        elif url.endswith(endings):
+            found.append(url)
+            continue
+        else:
+            patterns = [f"{url.rstrip('/')}/{pattern}" for pattern in below]
+        listed = sorted({name for pattern in patterns for name in files_at(url).find(pattern)})
+        if not listed:
+            raise UserError(
+                f"{spec.shown}: there is no {' or '.join(patterns)}",
+                mend="check the URL; if its server lists nothing, name the files by {0000..0099}",
+            )
+        found += listed
+    return [RemotePath(url) for url in found]
 
 
 def _in_folder(root: Path, patterns: Sequence[str]) -> list[Path]:
@@ -150,7 +182,7 @@ def expand(pattern: str) -> list[str]:
     return list(expanded)
 
 
-def _choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = None) -> Chosen:
+def _choose_split(spec: SourceSpec, files: Sequence[AnyPath], root: Path | None = None) -> Chosen:
     """Return the files of one split: the one asked for, else the usual one; all if no name tells of any.
 
     Args:
@@ -162,7 +194,7 @@ def _choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = N
         UserError: If the split asked for has no file, or none was asked for and the choice is not clear.
     """
     asked, usual = spec.split, _split(spec.usual_split)
-    splits = [split_of(file.absolute(), len(file.relative_to(root).parts) if root else 1) for file in files]
+    splits = [_told_by(file, root) for file in files]
     named = list(zip(files, splits, strict=True))
     there = sorted(set(splits) - {""})
     if asked:
@@ -191,6 +223,12 @@ def _choose_split(spec: SourceSpec, files: Sequence[Path], root: Path | None = N
         file=sys.stderr,
     )
     return Chosen(chosen, held_out=usual != _TRAIN)
+
+
+def _told_by(file: AnyPath, root: Path | None) -> str:
+    if not isinstance(file, Path):
+        return split_of(str(file).partition("://")[2])
+    return split_of(file.absolute(), len(file.relative_to(root).parts) if root else 1)
 
 
 def _words(name: str) -> list[str]:

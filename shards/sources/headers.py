@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from nml.delimited import read_lines
 from nml.errors import UserError
+from nml.remote_files import AnyPath
 from nml.sources import ROLES, SourceSpec
 from shards.sources.columns import LABEL, known_names
 
 
-def header(file: Path, spec: SourceSpec) -> list[str] | None:
+def header(file: AnyPath, spec: SourceSpec) -> list[str] | None:
     """Return the names of a file's columns; None if its first line is a sample already.
 
     What sets are made of has a header. A task's texts may have none: the last value is the label then. So may
@@ -48,7 +48,7 @@ def header(file: Path, spec: SourceSpec) -> list[str] | None:
     return None
 
 
-def _only_header(first: Sequence[str], later: Sequence[Sequence[str]], file: Path) -> bool:
+def _only_header(first: Sequence[str], later: Sequence[Sequence[str]], file: AnyPath) -> bool:
     """Return whether a first line with one usual name at most is a header, by the lines that follow it."""
     labels = Counter(values[-1] for values in later)
     # A class may be called "target": other samples share it. A text may be the one word "class": texts seldom

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from nml.errors import UserError
+from nml.remote_files import AnyPath, files_at
 from nml.set_file import SET_FILE
 from shards.index_table import IndexTable
 from shards.ladder import Level
@@ -33,8 +34,20 @@ class OwnSet:
         self._shards = {shard.name: shard for shard in info.shards}
 
     @classmethod
-    def around(cls, tar: Path) -> OwnSet | None:
-        """Return the set that a tar belongs to, if it belongs to one."""
+    def around(cls, tar: AnyPath) -> OwnSet | None:
+        """Return the set that a tar belongs to, if it belongs to one.
+
+        Raises:
+            UserError: If the set is at a URL: what is read there is not held to its index.
+        """
+        if not isinstance(tar, Path):
+            if files_at(str(tar)).has(str(tar.parent / SET_FILE)):
+                raise UserError(
+                    f"{tar.parent}: is a shard set, which is no source at a URL",
+                    mend=f"add levels to it beside it: python -m shards.index {tar.parent} --out FOLDER; "
+                    "or copy it to this machine",
+                )
+            return None
         set_file = tar.parent / SET_FILE
         if not set_file.is_file():
             return None

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from nml.delimited import UnreadableTable, read_lines
 from nml.errors import UserError
 from nml.labels import class_of_text
-from nml.sources import ByteRange, Cell, Example, Kind, SourceSpec, whole_file
+from nml.remote_files import AnyPath, files_at, is_url
+from nml.sources import AtHand, ByteRange, Cell, Example, Kind, SourceSpec, whole_file
 from nml.untrusted import parse_json, shown
 from shards.sources.columns import Columns, find_columns
 from shards.sources.files import files_of
@@ -91,14 +92,14 @@ class TableSource:
         if left_out:
             print(f"left out {left_out:,} of {number:,} rows: they hold no image", file=sys.stderr)
 
-    def _rows(self, file: Path) -> Iterator[Row]:
+    def _rows(self, file: AnyPath) -> Iterator[Row]:
         """Yield the rows of a file, as far as it can be read."""
         try:
             yield from self._parquet(file) if self._typed else self._lines(file)
         except UnreadableTable as error:
             self._spec.refuse(file.name, "unreadable file", error)
 
-    def _columns_of_text(self, file: Path) -> Columns:
+    def _columns_of_text(self, file: AnyPath) -> Columns:
         names = header(file, self._spec)
         if names is not None:
             return find_columns(self._spec, names, typed=False)
@@ -107,7 +108,7 @@ class TableSource:
         )
         return Columns(None, () if self._spec.end == "labels" else tuple(texts), label, "class", None)
 
-    def _lines(self, file: Path) -> Iterator[Row]:
+    def _lines(self, file: AnyPath) -> Iterator[Row]:
         """Yield the rows of a text table, classes read as numbers or names."""
         lines = read_lines(file, self._spec.name, encoding=self._spec.encoding)
         names = header(file, self._spec)
@@ -141,7 +142,7 @@ class TableSource:
                     continue
             yield row
 
-    def _places(self, file: Path, names: Sequence[str]) -> list[int | None]:
+    def _places(self, file: AnyPath, names: Sequence[str]) -> list[int | None]:
         least = 1 if self._spec.end == "labels" else 2
         if len(names) < least or not {*self._wanted} <= {*names, None}:
             raise UserError(
@@ -150,7 +151,7 @@ class TableSource:
             )
         return [None if name is None else names.index(name) for name in self._wanted]
 
-    def _parquet(self, file: Path) -> Iterator[Row]:
+    def _parquet(self, file: AnyPath) -> Iterator[Row]:
         """Yield the rows of a Parquet file.
 
         A task reads its images when it needs them: in their place stands where they lie.
@@ -159,10 +160,11 @@ class TableSource:
         try:
             # Pre-buffering would keep all that was read until the file is closed, and without a
             # buffer size a column of a row group, which may be gigabytes, is read at once.
-            with pq.ParquetFile(file, pre_buffer=False, buffer_size=READ_AHEAD) as table:
+            with pq.ParquetFile(_source(file), pre_buffer=False, buffer_size=READ_AHEAD) as table:
                 schema = table.schema_arrow
                 self._refuse_other_types(schema, file)
-                leaf = _leaf(schema, image) if image and self._spec.end == "task" else None
+                cells = _leaf(schema, image) if image else None
+                leaf = cells if self._spec.end == "task" else None
                 whole = leaf is None or _may_lack(table, leaf)
                 read = [name for name in self._wanted if name is not None and (whole or name != image)]
                 numbers = itertools.count()
@@ -172,7 +174,10 @@ class TableSource:
                         batch.column(name).to_pylist() if name in read else nothing for name in self._wanted
                     )
                     for row, number in zip(zip(*columns, strict=True), numbers, strict=False):
-                        if leaf is None or (whole and _content_and_path(row[2])[0] is None):
+                        if leaf is None and cells is not None:
+                            # Of a set: read again when its shard is packed.
+                            yield [*row[:2], _at_hand(row[2], Cell(str(file), cells, number)), *row[3:]]
+                        elif leaf is None or (whole and _content_and_path(row[2])[0] is None):
                             yield row
                         else:
                             yield [*row[:2], Cell(str(file), leaf, number), *row[3:]]
@@ -183,13 +188,13 @@ class TableSource:
         except (OSError, UnicodeError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
 
-    def _refuse_other_types(self, schema: pa.Schema, file: Path) -> None:
+    def _refuse_other_types(self, schema: pa.Schema, file: AnyPath) -> None:
         for name in self._columns.texts:
             kind = schema.field(name).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
                 raise UserError(f"{file}: column {name} is {kind}", possible="texts")
 
-    def _example(self, row: Row, row_number: int, file: Path) -> Example | None:
+    def _example(self, row: Row, row_number: int, file: AnyPath) -> Example | None:
         supervision, key, *content = row
         texts, more = self._columns.texts, self._columns.more
         if more:
@@ -211,9 +216,23 @@ class TableSource:
         if key is None and path and (image is None or self._spec.end == "set"):
             key = path
         name = self._spec.row_name(row_number) if key is None else str(key)
-        place = self._located(Path(str(path)), file) if image is None else image
+        place = self._image_file(str(path), file) if image is None else image
         pair = tuple(content) if texts else ()
         return Example(name, supervision, place, pair, row=row_number, number=number, named=named)
+
+    def _image_file(self, path: str, table: AnyPath) -> ByteRange | AtHand:
+        """Return an image beside a table."""
+        if isinstance(table, Path):
+            return self._located(Path(path), table)
+        if self._spec.image_root or path.startswith("/") or is_url(path) or ".." in path.split("/"):
+            raise UserError(
+                f"{table}: names the image {path}",
+                possible="of a table at a URL, paths below its folder",
+                mend="copy the table to a machine that has the images",
+            )
+        url = str(table.parent / path)
+        content = files_at(url).read(url)
+        return AtHand(content, ByteRange(url, 0, len(content)))
 
     def _located(self, path: Path, table: Path) -> ByteRange:
         """Return an image file's range; relative paths start at the table's folder, and stay in it.
@@ -240,7 +259,7 @@ class TableSource:
         return found
 
 
-def _refuse_quoted(file: Path, number: int, values: list[str]) -> None:
+def _refuse_quoted(file: AnyPath, number: int, values: list[str]) -> None:
     """Refuse values that were quoted as pandas does it: read as they stand, captions have the quotes."""
     quoted = next((value for value in values if '""' in value and _QUOTED.fullmatch(value)), None)
     if quoted is not None:
@@ -250,7 +269,7 @@ def _refuse_quoted(file: Path, number: int, values: list[str]) -> None:
         )
 
 
-def _caption_number(value: Any, file: Path) -> int:
+def _caption_number(value: Any, file: AnyPath) -> int:
     """Return which of an image's captions a row has; -1 where it does not say."""
     try:
         return int(str(value)) if value not in (None, "") else -1
@@ -273,11 +292,18 @@ def _label_defect(text: str) -> str:
     return "bad class" if text.strip() else "no class"
 
 
-def _content_and_path(image: Any) -> tuple[bytes | Cell | None, str | None]:
+def _at_hand(image: Any, place: Cell) -> Any:
+    """Return an image cell whose bytes, if it has any, are told where they lie."""
+    if isinstance(image, dict) and image.get("bytes") is not None:
+        return {**image, "bytes": AtHand(image["bytes"], place)}
+    return AtHand(image, place) if isinstance(image, bytes) else image
+
+
+def _content_and_path(image: Any) -> tuple[bytes | Cell | AtHand | None, str | None]:
     """Return an image cell's bytes and path; Hugging Face stores a struct of both."""
     if isinstance(image, dict):
         return image.get("bytes"), image.get("path")
-    if isinstance(image, bytes | Cell):
+    if isinstance(image, bytes | Cell | AtHand):
         return image, None
     return None, image
 
@@ -308,9 +334,14 @@ def _is_below(folder: Path, roots: tuple[str, ...]) -> bool:
     return any(place.is_relative_to(Path(root).expanduser().resolve()) for root in roots)
 
 
-def _schema(file: Path) -> pa.Schema:
+def _source(file: AnyPath) -> Any:
+    """Return what PyArrow reads a file from."""
+    return file if isinstance(file, Path) else file.open()
+
+
+def _schema(file: AnyPath) -> pa.Schema:
     try:
-        return pq.read_schema(file)
+        return pq.read_schema(_source(file))
     except (OSError, UnicodeError, pa.ArrowException) as error:
         raise _unreadable(file, error) from error
 
@@ -327,7 +358,7 @@ def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     return tuple(map(str, names)) or None
 
 
-def _unreadable(file: Path, error: Exception) -> UnreadableTable:
+def _unreadable(file: AnyPath, error: Exception) -> UnreadableTable:
     return UnreadableTable(
         f"{file}: cannot be read as parquet: {error}", mend="check the file and the source's name"
     )

@@ -18,7 +18,8 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.labels import caption_value, captions_value, class_of_text, class_value
-from nml.sources import ByteRange, Example, Kind, SourceSpec
+from nml.remote_files import AnyPath
+from nml.sources import AtHand, ByteRange, Example, Kind, SourceSpec
 from nml.untrusted import parse_json
 from shards.sources.columns import LABEL
 from shards.sources.files import files_of
@@ -63,7 +64,7 @@ class WebDatasetSource:
 
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
-            if self._own:
+            if self._own and isinstance(tar, Path):
                 self._own.check_size(tar)
             taken = 0
             try:
@@ -78,7 +79,7 @@ class WebDatasetSource:
                 self._spec.refuse(tar.name, "unreadable tar", after)
         self.tell()
 
-    def _of(self, opened: TarBytes, tar: Path) -> Iterator[Example]:
+    def _of(self, opened: TarBytes, tar: AnyPath) -> Iterator[Example]:
         """Yield the samples of a tar.
 
         Raises:
@@ -98,12 +99,15 @@ class WebDatasetSource:
             except UserError as error:
                 self._spec.refuse(sample.base, f"no {self.kind}", error)
                 continue
-            if self._own and self._spec.end == "set":
+            if self._own and self._spec.end == "set" and isinstance(tar, Path):
                 self._own.check(tar, place, sample.base, image, supervision, self._field)
             # `tar cf a.tar .` begins all names with a dot; published keys of sets were made with it.
             name = sample.base if self._spec.end == "set" else sample.base.removeprefix("./")
             if not opened.compressed:
-                yield Example(name, supervision, ByteRange(str(tar), image.offset, image.size))
+                lies = ByteRange(str(tar), image.offset, image.size)
+                local = isinstance(tar, Path)
+                content = lies if local else AtHand(_read(opened.descriptor, image, tar), lies)
+                yield Example(name, supervision, content)
                 continue
             if len(self.tars) > 1:
                 # Tars often count from 0 each, and of bytes that lie in none nobody could tell of which.
@@ -198,7 +202,7 @@ class WebDatasetSource:
             raise unreadable
         return {}, {}
 
-    def supervision(self, sample: TarSample, descriptor: int, tar: Path) -> Any:
+    def supervision(self, sample: TarSample, descriptor: int, tar: AnyPath) -> Any:
         """Return a sample's class or caption, or what stands there; ``descriptor`` is the open tar.
 
         Raises:
@@ -246,7 +250,7 @@ class _UnreadableTar(UserError):
     """A tar of which what follows cannot be read."""
 
 
-def _opened(tar: Path) -> TarBytes:
+def _opened(tar: AnyPath) -> TarBytes:
     try:
         return TarBytes(tar)
     except UserError as error:
@@ -275,7 +279,7 @@ def _chosen_members(spec: SourceSpec) -> dict[str, str]:
     return chosen
 
 
-def _read(descriptor: int, member: Member, tar: Path) -> bytes:
+def _read(descriptor: int, member: Member, tar: AnyPath) -> bytes:
     if member.size > _MOST_IMAGE:
         raise _UnreadableTar(f"{tar}: {member.name} has {member.size:,} bytes, too many for an image")
     return os.pread(descriptor, member.size, member.offset)
@@ -289,7 +293,7 @@ def _class_of(value: object) -> int | str:
     return class_value(int(text)) if _WHOLE.fullmatch(text) else class_of_text(text)
 
 
-def read_text(descriptor: int, member: Member, tar: Path) -> str:
+def read_text(descriptor: int, member: Member, tar: AnyPath) -> str:
     """Return a small member's text.
 
     Raises:

@@ -16,7 +16,7 @@ from shards.destination import LocalDestination
 from shards.ladder import Level, PlannedLevel
 from shards.noise import Flips
 from shards.plan_rows import PlanRows
-from shards.planning import _image, _sample_sizes, plan_once, refuse_noise
+from shards.planning import _sample_sizes, plan_once, refuse_noise
 from shards.sources import Source, open_source
 from shards.writing import WriteRequest
 from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar
@@ -177,12 +177,3 @@ def test_a_class_takes_eight_bytes_at_most_and_a_place_a_level_in_the_record() -
         blocks(len(IMAGES[0])) + blocks(8) + blocks(300 + 64 * 3),
         blocks(0) + blocks(8) + blocks(1 + 64 * 3),
     ]
-
-
-def test_an_image_is_read_from_its_own_file_or_from_the_spool(tmp_path: Path) -> None:
-    (tmp_path / "own.bin").write_bytes(b"--own--")
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "spool.bin").write_bytes(b"..spooled..")
-    table = pa.table({"path": [str(tmp_path / "own.bin"), ""], "offset": [2, 2], "size": [3, 7]})
-    catalogue = Catalogue(table, np.arange(2, dtype=np.uint64), "class", tuple(NAMES), np.array([0, 1]))
-    assert [_image(tmp_path / "work", catalogue, sample) for sample in (0, 1)] == [b"own", b"spooled"]

@@ -1,0 +1,108 @@
+"""A real S3 and a real web server of this machine, whose answers can be made to break off."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.server
+import os
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import fsspec
+import pytest
+
+USER, PASSWORD = "me", "hunter2secret"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket that this process, and those that it starts, can read and write."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "of-nobody",
+        "AWS_SECRET_ACCESS_KEY": PASSWORD,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with patch.dict(os.environ, variables):
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+class _Ranged(http.server.SimpleHTTPRequestHandler):
+    """Answers with the range that is asked for, as far as its server lets it."""
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, WebServer)
+        if self.server.locked:
+            basic = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+            if self.headers.get("Authorization") != basic:
+                self.send_error(403)
+                return
+        path = Path(self.translate_path(self.path))
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not path.is_file() or not asked or not self.server.ranges or self.command == "HEAD":
+            (super().do_HEAD if self.command == "HEAD" else super().do_GET)()
+            return
+        content = path.read_bytes()
+        first = int(asked[1])
+        last = min(int(asked[2] or len(content)), len(content) - 1)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        answer = content[first : last + 1]
+        if self.server.cuts:
+            self.server.cuts -= 1
+            answer = answer[: len(answer) // 2]
+            self.close_connection = True
+        self.wfile.write(answer)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+class WebServer(http.server.ThreadingHTTPServer):
+    """The server.
+
+    Attributes:
+        cuts: How many further answers break off in the middle.
+        ranges: Whether it knows ranges.
+        locked: Whether it wants the password.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.cuts, self.ranges, self.locked = 0, True, False
+        super().__init__(("127.0.0.1", 0), partial(_Ranged, directory=str(folder)))
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that went away in the middle of an answer."""
+
+    @property
+    def place(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+@contextlib.contextmanager
+def web_server(folder: Path) -> Iterator[WebServer]:
+    """Serve a folder as long as the block lasts."""
+    with WebServer(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
