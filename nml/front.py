@@ -46,6 +46,7 @@ COMMANDS = {
     "shards sign": Command("shards.sign", (), "sign a set with a key of yours"),
     "shards relabel": Command("shards.relabel", (), "add noise levels to a set; images are not touched"),
     "shards audit": Command("shards.audit", (), "tell what noise a published file of labels really holds"),
+    "shards cache": Command("shards.cache", (), "decode a set's images once more, to be read faster"),
     "shards index": Command("shards.index", (), "index WebDataset tars in place"),
     "shards noise": Command("shards.noise.__main__", (), "list noise models, hold one to its contract"),
     "shards sources": Command("shards.sources.__main__", (), "list sources, hold one to its contract"),

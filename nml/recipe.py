@@ -81,6 +81,7 @@ class Data:
         streams: Largest number of processes the order allows for; see shards.sampler.
         workers: Loader processes of each rank; 0 loads in the training process.
         skip_budget: Share of the set's samples that may be skipped because they are damaged.
+        cache: Short side of the cache beside the set that images are read from; 0 for the set's own.
     """
 
     size: int = 224
@@ -99,12 +100,13 @@ class Data:
     streams: int = 64
     workers: int = field(default=4, metadata=MAY_DIFFER)
     skip_budget: float = field(default=1e-4, metadata=MAY_DIFFER)
+    cache: int = 0
 
     def __post_init__(self) -> None:
         in_range("recipe.data", self)
         positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
         share("recipe.data", self, "flip", "erasing", "skip_budget")
-        not_negative("recipe.data", self, "workers", "color_jitter")
+        not_negative("recipe.data", self, "workers", "color_jitter", "cache")
         if min(self.std) <= 0:
             raise UserError(f"recipe.data.std {list(self.std)}: divides the pixels", possible="above 0")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:

@@ -50,6 +50,12 @@ def assemble(
     torch.backends.cudnn.benchmark = True
     check_engine(options.engine, recipe)
     _check_kind(options, shard_set)
+    if recipe.data.cache and options.require_signature:
+        raise UserError(
+            f"recipe.data.cache {recipe.data.cache}: a cache is not signed, and --require-signature asks for "
+            "what is",
+            mend="use one of the two",
+        )
     sampler = StepSampler(shard_set, recipe, world, options.seed)
     accumulation = micro_batch_count(recipe, world)
     check_mixing(recipe, recipe.global_batch // world.size // accumulation)
@@ -111,6 +117,7 @@ def assemble(
         objective.text_transform,
         seed=options.seed,
         skip_budget=recipe.data.skip_budget,
+        cache=recipe.data.cache,
         ledger=options.run_dir / layout.LOGS / "skipped.jsonl",
     )
     loader = training_loader(

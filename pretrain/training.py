@@ -30,6 +30,7 @@ from pretrain.transforms import normalised
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World, decided_by_main
 from shards.shardset import ShardSet
+from shards.yuv import PACKED_DIMENSIONS, unpacked
 
 # Sample keys that an error names before it points to the file that has them all.
 _NAMED = 16
@@ -273,7 +274,10 @@ class Trainer:
         layout_of_images = (
             torch.channels_last if self.recipe.engine.channels_last else torch.contiguous_format
         )
-        images = batch.images.to(self.engine.device, non_blocking=True, memory_format=layout_of_images)
+        images = batch.images.to(self.engine.device, non_blocking=True)
+        if images.ndim == PACKED_DIMENSIONS:
+            images = unpacked(images)
+        images = images.contiguous(memory_format=layout_of_images)
         if self._floats is None and images.dtype == torch.uint8:
             self._floats = torch.empty_like(images, dtype=torch.float32)
         images = normalised(images, self.recipe.data.mean, self.recipe.data.std, out=self._floats)

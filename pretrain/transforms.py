@@ -16,6 +16,7 @@ import torch
 
 from nml.recipe import Data
 from shards.augment import RandomResizedCrop
+from shards.yuv import Planes
 
 Channels = tuple[float, float, float]
 """A number for each of red, green and blue."""
@@ -96,8 +97,13 @@ class _RandomResizedCrop:
         from timm.data import create_transform
         from torchvision import transforms as T
 
+        further = data.color_jitter or data.auto_augment or data.erasing
         self._crop = RandomResizedCrop(
-            size=data.size, scale=data.scale, flip=data.flip, interpolation=data.interpolation
+            size=data.size,
+            scale=data.scale,
+            flip=data.flip,
+            interpolation=data.interpolation,
+            packed=not further and data.size % 2 == 0,
         )
         _, policy, final = create_transform(
             data.size,
@@ -113,7 +119,6 @@ class _RandomResizedCrop:
             re_prob=data.erasing,
             re_mode="pixel",
         )
-        further = data.color_jitter or data.auto_augment or data.erasing
         self._further = T.Compose([T.ToPILImage(), policy, final]) if further else None
 
     def __call__(self, image: Any) -> torch.Tensor:
@@ -121,6 +126,9 @@ class _RandomResizedCrop:
 
     def from_bytes(self, data: bytes, *, max_pixels: int) -> torch.Tensor:
         return self._finish(self._crop.from_bytes(data, max_pixels=max_pixels))
+
+    def from_planes(self, planes: Planes) -> torch.Tensor:
+        return self._finish(self._crop.from_planes(planes))
 
     def _finish(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels if self._further is None else self._further(pixels)

@@ -21,7 +21,9 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from nml.errors import UserError
 from shards.decode import MAX_PIXELS, ImageSize, Pixels, decode_pixels, image_size
+from shards.yuv import Planes, packed, to_rgb
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ATTEMPTS = 10
@@ -57,6 +59,8 @@ class RandomResizedCrop:
         flip: Chance of a left-right flip.
         interpolation: ``bilinear`` or ``bicubic``, both antialiased.
         scaled_decode: Whether a JPEG may be decoded at a fraction of its size for a large crop.
+        packed: Whether images of a cache come as their planes, uint8 [1.5 S * S], half of the bytes of
+            RGB, which :func:`shards.yuv.unpacked` makes of a whole batch on the training device.
     """
 
     size: int = 224
@@ -65,6 +69,11 @@ class RandomResizedCrop:
     flip: float = 0.5
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     scaled_decode: bool = True
+    packed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.packed and self.size % 2:
+            raise UserError(f"crop of {self.size} pixels: packed planes have an even side")
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """Augment a decoded RGB image."""
@@ -89,6 +98,36 @@ class RandomResizedCrop:
         if pixels.shape[1] == full.width:
             return self._flipped(self._resized(pixels, box))
         return self._flipped(self._resized_from_smaller(pixels, box, full))
+
+    def from_planes(self, planes: Planes) -> torch.Tensor:
+        """Augment an image of a cache, drawing the same box as of the whole one.
+
+        The box is laid on even pixels of what is cached, where chroma has its pixels too.
+        """
+        height, width = planes.luma.shape
+        box = self.draw(planes.full)
+        left, right = _even(box.left, box.left + box.width, width / planes.full.width, width)
+        top, bottom = _even(box.top, box.top + box.height, height / planes.full.height, height)
+        luma = np.ascontiguousarray(planes.luma[top:bottom, left:right])
+        chroma = np.ascontiguousarray(
+            planes.chroma[:, top // 2 : (bottom + 1) // 2, left // 2 : (right + 1) // 2]
+        )
+        if self.packed:
+            half = self.size // 2
+            flip = random.random() < self.flip  # noqa: S311 - augmentation, not cryptography
+            parts = (self._scaled(luma[None], self.size), self._scaled(chroma, half))
+            return packed(*(part.flip(2) if flip else part for part in parts))
+        resized = torch.empty(3, self.size, self.size, dtype=torch.uint8)
+        resized[:1] = self._scaled(luma[None], self.size)
+        resized[1:] = self._scaled(chroma, self.size)
+        return self._flipped(to_rgb(resized))
+
+    def _scaled(self, planes: Pixels, side: int) -> torch.Tensor:
+        """Resize planes, uint8 [C, H, W], to [C, S, S]."""
+        resized = functional.interpolate(
+            torch.from_numpy(planes)[None], (side, side), mode=self.interpolation, antialias=True
+        )
+        return resized[0]
 
     def draw(self, full: ImageSize) -> Box:
         """Draw a box from Python's random state, as torchvision draws it."""
@@ -134,3 +173,9 @@ class RandomResizedCrop:
 
     def _flipped(self, image: torch.Tensor) -> torch.Tensor:
         return image.flip(2) if random.random() < self.flip else image  # noqa: S311
+
+
+def _even(first: int, end: int, scale: float, length: int) -> tuple[int, int]:
+    """Return a range of the full image in a smaller one, from an even pixel to one, or to its edge."""
+    start = min(2 * round(first * scale / 2), 2 * ((length - 1) // 2))
+    return start, min(max(2 * round(end * scale / 2), start + 2), length)

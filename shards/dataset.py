@@ -20,6 +20,7 @@ from shards.hashing import hash_keys, mix_one
 from shards.reader import DEFAULT_SKIP_BUDGET, DamagedSample, ShardReader, SkipLedger
 from shards.sampler import SampleRef
 from shards.shardset import ShardSet
+from shards.yuv_cache import YuvCache
 
 
 class Sample(NamedTuple):
@@ -65,6 +66,9 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         skip_budget: Share of the samples that may be skipped because they are damaged, over all
             processes that share ``ledger``; 0 fails at the first.
         ledger: File that skipped samples are written to.
+        cache: Short side of the cache beside the set that images are read from (``python -m shards.cache``);
+            0 for the set itself. A transform with a method ``from_planes(Planes) -> Any`` takes what lies
+            there (see :mod:`shards.yuv`), any other one an RGB PIL image of that size.
     """
 
     def __init__(
@@ -79,11 +83,14 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         max_pixels: int = MAX_PIXELS,
         skip_budget: float = DEFAULT_SKIP_BUDGET,
         ledger: str | Path | None = None,
+        cache: int = 0,
     ) -> None:
         self.shard_set = shard_set
         self.level = shard_set.level(level)
         self._transform = transform
         self._from_bytes = getattr(transform, "from_bytes", None)
+        self._from_planes = getattr(transform, "from_planes", None)
+        self._cache = YuvCache(shard_set, cache) if cache else None
         self._text_transform = text_transform
         self._seed = seed
         self._max_pixels = max_pixels
@@ -118,18 +125,30 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         raise UserError(f"{self.shard_set.path}: no sample can be read", mend="restore the shards")
 
     def _load_exactly(self, ref: SampleRef) -> Sample:
-        place, data = self._reader.image(ref.index)
-        seed_randomness(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
-        try:
-            image = self._image(data)
-        except BadImage as error:
-            shard = self.shard_set.info.shards[place.shard].name
-            raise DamagedSample(place.key, shard, str(error)) from error
-        turn = caption_turn(self._seed, ref.epoch, place.key, ref.view)
+        key, image = self._stored(ref) if self._cache is None else self._cached(ref, self._cache)
+        turn = caption_turn(self._seed, ref.epoch, key, ref.view)
         target: Any = self.shard_set.index.supervision(ref.index, self.level.column, turn)
         if self._text_transform is not None and self.shard_set.kind != "class":
             target = self._text_transform(target)
         return Sample(image, target, ref.index)
+
+    def _cached(self, ref: SampleRef, cache: YuvCache) -> tuple[str, Any]:
+        place = self.shard_set.index.place(ref.index)
+        planes = cache.planes(ref.index, place.shard, place.key)
+        seed_randomness(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
+        if self._from_planes is not None:
+            return place.key, self._from_planes(planes)
+        image = planes.to_rgb()
+        return place.key, image if self._transform is None else self._transform(image)
+
+    def _stored(self, ref: SampleRef) -> tuple[str, Any]:
+        place, data = self._reader.image(ref.index)
+        seed_randomness(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
+        try:
+            return place.key, self._image(data)
+        except BadImage as error:
+            shard = self.shard_set.info.shards[place.shard].name
+            raise DamagedSample(place.key, shard, str(error)) from error
 
     def _image(self, data: bytes) -> Any:
         if self._from_bytes is not None:
