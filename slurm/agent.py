@@ -116,7 +116,7 @@ class Agent:
         self._running: dict[int, Rank] = {}
         self._round, self._deadline, self._over = 0, 0.0, False
         # Spare nodes have none, and the most patience.
-        self._slot = submission.nodes
+        self._slot, self._first = submission.nodes, 0
         self._stop: int | None = None
         self._told_stop = False
         adopt_orphans()
@@ -151,11 +151,11 @@ class Agent:
                 if now - self._line.heard > SILENCE_SECONDS:
                     raise wire.Gone(f"silent for {SILENCE_SECONDS:.0f} s")
         except wire.Gone as gone:
-            print(f"agent: the coordinator is gone ({gone}); the ranks save and end", file=sys.stderr)
+            self._say(f"the coordinator is gone ({gone}); the ranks save and end")
             self._let_save()
             # Where its node is lost, Slurm has the others wait for the time limit. One agent is enough.
             time.sleep(self._slot * BEAT_SECONDS)
-            print(f"agent: {requeue() or 'the job is requeued'}", file=sys.stderr)
+            self._say(requeue() or "the job is requeued")
             return 1
         return 0
 
@@ -173,7 +173,7 @@ class Agent:
 
     def _start(self, told: dict[str, Any]) -> None:
         self._round, first, local_world = told["round"], told["first"], told["local_world"]
-        self._slot = first // local_world
+        self._slot, self._first = first // local_world, first
         for local in range(local_world):
             try:
                 rank = self._start_rank(first + local, local, told)
@@ -191,9 +191,7 @@ class Agent:
 
     def _start_rank(self, rank: int, local: int, told: dict[str, Any]) -> Rank:
         member = self._member
-        log = os.open(
-            self._logs / f"{own_job()}_{rank}_log.out", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666
-        )
+        log = os.open(self._log(rank), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         (words, words_end), (beats, beats_end) = os.pipe(), os.pipe()
         for end in (words, beats, beats_end):
             os.set_blocking(end, False)
@@ -247,6 +245,14 @@ class Agent:
             rank.close()
         self._ranks, self._running, self._deadline = [], {}, 0.0
         self._line.say(ended=True, round=self._round)
+
+    def _say(self, what: str) -> None:
+        """Say something in the log of the slot's first rank: srun may be gone with the coordinator."""
+        with contextlib.suppress(OSError), self._log(self._first).open("a") as log:
+            log.write(f"agent on {os.uname().nodename}: {what}\n")
+
+    def _log(self, rank: int) -> Path:
+        return self._logs / f"{own_job()}_{rank}_log.out"
 
     def _let_save(self) -> None:
         for rank in self._running.values():

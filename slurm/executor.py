@@ -155,6 +155,8 @@ def submit(
         silence_s=resources.silence_s,
     )
     submission.write(file)
+    # An array makes an executor of its own, so it has to be told to the class.
+    submitit.SlurmExecutor._get_job_id_from_submission_command = staticmethod(job_of)  # type: ignore[assignment]
     executor = submitit.SlurmExecutor(folder=file.parent)
     executor.update_parameters(**parameters(submission, resources, dependency))
     commands = [JobCommand(str(file)) for _ in submission.members]
@@ -195,6 +197,22 @@ def submit(
             raise
     journal.note("submitted", submission, jobs=ids)
     return ids
+
+
+def job_of(said: str | bytes) -> str:
+    """Return the job id in what sbatch said: a site may have it say more, also of other jobs.
+
+    Raises:
+        FailedSubmissionError: If there is none.
+    """
+    from submitit.core.utils import FailedSubmissionError
+
+    text = said if isinstance(said, str) else said.decode(errors="replace")
+    found = re.findall(r"^Submitted batch job (\d+)\b", text, re.MULTILINE)
+    if len(found) != 1:
+        raise FailedSubmissionError(f"sbatch named {len(found)} jobs: {text}")
+    job: str = found[0]
+    return job
 
 
 def check_path(folder: Path) -> None:

@@ -16,6 +16,12 @@ from nml.sources import find_task
 
 CODE = Path(__file__).resolve().parents[1]
 _CHECK_SECONDS = 300
+# A Python may print as it starts, whatever its site has it say; what counts comes behind a line of our own.
+_MARK = "--- the options ---"
+_MARKED = (
+    f"import runpy, sys; print({_MARK!r}, flush=True); del sys.argv[0]; "
+    "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+)
 
 
 def code_environment() -> dict[str, str]:
@@ -33,8 +39,11 @@ def check_command(argv: Sequence[str]) -> str:
     Raises:
         UserError: In the room's own words.
     """
+    own = [*argv, "--print_config"]
+    if own[1:2] == ["-m"]:
+        own[1:2] = ["-c", _MARKED]
     checked = subprocess.run(
-        [*argv, "--print_config"],
+        own,
         env=os.environ | code_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -44,7 +53,7 @@ def check_command(argv: Sequence[str]) -> str:
     if checked.returncode:
         said = checked.stderr.strip().splitlines() or [f"exit status {checked.returncode}"]
         raise UserError(said[-1].removeprefix("error: "))
-    return checked.stdout
+    return checked.stdout.rpartition(f"{_MARK}\n")[2]
 
 
 _HEADS = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")

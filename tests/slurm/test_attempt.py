@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -94,17 +92,6 @@ def test_ranks_without_a_sign_of_life_are_written_down_when_they_change(at: Call
     assert file.stat().st_mtime_ns == before
     attempt.stall({})
     assert not file.exists()
-
-
-@pytest.fixture
-def full_disk(tmp_path: Path) -> Any:
-    folder = tmp_path / "full"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], check=False)
-    if mounted.returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_the_record_of_an_end_fits_on_a_full_disk(

@@ -25,6 +25,7 @@ if [ ! -e "$HERE/mark" ]; then
   echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2
   exit 1
 fi
+echo "By the way: job 77 of the site is at work"
 exec "$REAL" "$@"
 """
 # Hangs after Slurm's yes.

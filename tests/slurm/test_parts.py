@@ -205,6 +205,14 @@ def test_a_dry_run_without_slurm_does_nothing(project, no_controller) -> None:
     assert not list(project.work.iterdir())
 
 
+def test_a_python_that_prints_as_it_starts_is_not_taken_for_the_options(
+    project, no_controller, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("print('recipe: welcome')")
+    said = project.launch("pretrain", "--dry-run", SLURM_CONF=no_controller, PYTHONPATH=str(tmp_path))
+    assert "-m pretrain.run --recipe quickstart" in said
+
+
 def test_a_run_that_its_room_refuses_leaves_nothing(project) -> None:
     said = project.launch("pretrain", "--cluster", "local", "--recipe.refuse", "1", status=2)
     assert said.splitlines()[-1] == "error: the toy was told to refuse"

@@ -217,6 +217,15 @@ def test_what_is_missing_on_the_node_is_the_cause(job: SupervisedJob, program: s
     assert f"{program} not on the PATH of " in ended["reason"]
 
 
+def test_a_full_disk_is_the_cause_also_where_nothing_can_be_written(full_disk: Path, snapshot: Path) -> None:
+    job = SupervisedJob(full_disk, snapshot)
+    fill = "with open('rest', 'wb') as file:\n    while True: file.write(bytes(4096)); file.flush()"
+    ended = job.run(python(f"meet('start')\n{fill}"))
+    assert ended["outcome"] == "failed", ended
+    assert ended["reason"].endswith("OSError: [Errno 28] No space left on device")
+    assert not job.restarts()
+
+
 def test_a_working_folder_that_is_gone_is_the_cause(job: SupervisedJob) -> None:
     (job.folder / "work").rmdir()
     ended = job.run("")

@@ -36,15 +36,14 @@ def processes_of(conf: Path, node: str | None = None) -> Iterator[psutil.Process
     mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            environment = process.environ()
-            if process.pid in mine or environment.get("SLURM_CONF") != str(conf):
+            if process.pid in mine:
                 continue
-            if node is None or environment.get("SLURMD_NODENAME") == node or _is_stepd(process, node):
-                yield process
-
-
-def _is_stepd(process: psutil.Process, node: str) -> bool:
-    """Whether a process is a node's slurmstepd: it has no job's variables, but its children do."""
-    if process.name() != "slurmstepd":
-        return False
-    return any(child.environ().get("SLURMD_NODENAME") == node for child in process.children())
+            # A slurmstepd has written its name over its variables; its children have them.
+            stepd = process.name() == "slurmstepd"
+            for one in [process, *(process.children(recursive=True) if stepd else [])]:
+                environment = one.environ()
+                if environment.get("SLURM_CONF") == str(conf) and (
+                    node is None or environment.get("SLURMD_NODENAME") == node
+                ):
+                    yield process
+                    break
