@@ -39,8 +39,10 @@ def iter_groups(
     texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
     # Pre-buffering would keep every row group until the file is closed.
     with pq.ParquetFile(path, pre_buffer=False, read_dictionary=texts) as file:
+        # What pyarrow tells of a column ends the process where that is damaged; reading it is an error.
+        file.scan_contents(columns and list(columns))
         for number in range(file.num_row_groups):
-            _check(_claimed(file.metadata.row_group(number), columns), most, path)
+            _check(_claimed(file, number, columns), most, path)
             table = file.read_row_group(number, columns=columns and list(columns))
             _check(sum(map(_written_out, table.columns)), most, path)
             table = _plain(table)
@@ -54,11 +56,13 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None, *, most: int 
     return pa.concat_tables(tables) if tables else pq.read_table(path, columns=columns and list(columns))
 
 
-def _claimed(group: pq.RowGroupMetaData, columns: Sequence[str] | None) -> int:
-    parts = [group.column(place) for place in range(group.num_columns)]
-    read = [part for part in parts if columns is None or part.path_in_schema.partition(".")[0] in columns]
+def _claimed(file: pq.ParquetFile, number: int, columns: Sequence[str] | None) -> int:
+    group = file.metadata.row_group(number)
+    paths = [file.schema.column(place).path for place in range(group.num_columns)]
+    read = [place for place, path in enumerate(paths) if not columns or path.partition(".")[0] in columns]
+    parts = [group.column(place) for place in read]
     # Numbers have up to eight bytes each, however few are stored.
-    return sum(max(part.total_uncompressed_size, 8 * part.num_values) for part in read)
+    return sum(max(part.total_uncompressed_size, 8 * part.num_values) for part in parts)
 
 
 def _written_out(column: pa.ChunkedArray) -> int:

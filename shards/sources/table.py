@@ -318,10 +318,13 @@ def _leaf(schema: pa.Schema, column: str) -> str | None:
 
 def _may_lack(table: pq.ParquetFile, leaf: str) -> bool:
     """Return whether some rows may have no bytes, as far as the file's statistics tell."""
-    groups = [table.metadata.row_group(number) for number in range(table.num_row_groups)]
-    for group in groups:
-        columns = [group.column(number) for number in range(group.num_columns)]
-        statistics = next((each.statistics for each in columns if each.path_in_schema == leaf), None)
+    paths = [table.schema.column(number).path for number in range(table.metadata.num_columns)]
+    if leaf not in paths:
+        return True
+    for number in range(table.num_row_groups):
+        # What pyarrow tells of a column ends the process where that is damaged; reading it is an error.
+        next(table.iter_batches(1, row_groups=[number], columns=[leaf]), None)
+        statistics = table.metadata.row_group(number).column(paths.index(leaf)).statistics
         if statistics is None or not statistics.has_null_count or statistics.null_count:
             return True
     return False
