@@ -33,6 +33,10 @@ def describe(shard_set: ShardSet, level: str | None = None) -> str:
         f"seed         {info.seed}",
         f"stored first {info.primary} (what .cls/.txt members hold)",
     ]
+    if info.is_sidecar:
+        lines.append(
+            f"tars         at {info.shards[0].url.rpartition('/')[0]}, and nothing of the set beside them"
+        )
     if info.held_out:
         lines.append("split        validation or test: noise needs --force")
     if info.parent:

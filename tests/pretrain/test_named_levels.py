@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from nml.curves import read_curves
 from shards import relabel
 
 
@@ -29,5 +30,7 @@ def test_a_run_takes_a_level_by_name_and_keeps_its_own_when_another_of_its_ratio
         80,
         0,
     )
+    curves = read_curves(tmp_path / "other")
+    assert (curves.noise, curves.level) == ("0.25", "n25-pair-flip")
     # By the other of its names, the level of the first run is the same.
     assert "resuming at" in run_ranks(1, [*command, *first, "--noise", "n25"], cwd=tmp_path)

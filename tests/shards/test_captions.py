@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 
 from nml.errors import UserError
 from shards import index, relabel, verify
-from shards.captions import caption_hashes
+from shards.captions import LISTS, caption_hashes
 from shards.dataset import ShardDataset
 from shards.hashing import hash_keys
+from shards.index_table import IndexTable
 from shards.noise import Population
 from shards.noise.caption_swap import CaptionSwap
 from shards.sampler import SampleRef
@@ -185,6 +187,21 @@ def test_no_caption_is_given_to_its_own_image_while_others_are_left(
     # Only where one image has more than half of what is left, its captions meet each other.
     largest = max(counts)
     assert own == 0 or count + largest > int(starts[-1])
+
+
+@pytest.mark.parametrize("cell", [[], [None]])
+def test_an_index_with_a_sample_without_a_caption_is_refused(
+    cell: list[str | None], by_lists: ShardSet, tmp_path: Path
+) -> None:
+    with pa.ipc.open_file(Path(by_lists.path) / "index.arrow") as reader:
+        table = reader.read_all()
+    lists = [cell, *table["caption"].to_pylist()[1:]]
+    table = table.set_column(table.column_names.index("caption"), "caption", [pa.array(lists, LISTS)])
+    with pa.ipc.new_file(tmp_path / "index.arrow", table.schema) as writer:
+        writer.write_table(table)
+    found = IndexTable(tmp_path / "index.arrow", replace(by_lists.info, index_digests={}))
+    with pytest.raises(UserError, match="caption of rows from 0 lacks captions"):
+        found.supervision(3, "caption")
 
 
 def table_of(folder: Path, names: list[str], **columns: list[object]) -> str:

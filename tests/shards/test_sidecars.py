@@ -14,14 +14,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from nml.errors import UserError
 from nml.set_file import DIGEST, record_digest
-from shards import index, relabel, sign, verify
+from shards import index, info, relabel, sign, verify
 from shards.dataset import ShardDataset
 from shards.reader import DamagedSample, ShardReader
 from shards.sampler import ElasticBatchSampler
 from shards.shardset import ShardSet
+from tests.object_store import bucket
 from tests.served import PASSWORD, USER, served
 from tests.shards.small_sources import IMAGES, LABELS, make_tar
 from tests.signing_keys import make_keys
+
+__all__ = ["bucket"]
 
 
 class Watched(LocalFileSystem):
@@ -54,8 +57,20 @@ def tars(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=["folder", "file", "http", "watched"])
+@pytest.fixture(params=["folder", "file", "http", "watched", "s3"])
 def location(request: pytest.FixtureRequest, tars: Path) -> Iterator[str]:
+    if request.param == "s3":
+        url = f"{request.getfixturevalue('bucket')}/tars"
+        remote = fsspec.filesystem("s3")
+        for path in tars.iterdir():
+            remote.put_file(str(path), f"{url}/{path.name}")
+        before = remote.find(url, detail=True)
+        yield url
+        remote.invalidate_cache()
+        assert {name: each["LastModified"] for name, each in remote.find(url, detail=True).items()} == {
+            name: each["LastModified"] for name, each in before.items()
+        }
+        return
     with served(tars) as server:
         yield {
             "folder": str(tars),
@@ -102,6 +117,9 @@ def test_levels_are_added_verified_and_read_without_a_byte_written_beside_the_ta
     assert images == sorted(2 * IMAGES)
     assert state(tars) == before
     assert {mode for mode, _ in Watched.asked} <= {"rb"}
+    assert f"tars         at {shard_set.info.shards[0].url.removesuffix('/a.tar')}" in info.describe(
+        shard_set
+    )
     text = (out / "set.json").read_text()
     assert PASSWORD not in text
     shards = json.loads(text)["shards"]

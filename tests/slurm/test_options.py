@@ -121,6 +121,27 @@ def test_a_set_at_a_url_stays_there(planned, tmp_path) -> None:
         planned("pretrain", "--shards", url, "--noise", "0.1")
 
 
+def test_a_level_is_launched_by_its_name_and_a_ratio_that_several_have_is_not(planned, tmp_path) -> None:
+    levels = {name: {"asked": "0.2"} for name in ("n20", "flipped")}
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "set.json").write_text(json.dumps({"format": "nml-shards/1", "levels": levels}))
+    runs = planned("sweep", "--shards", "set", "--noise", "0", "n20", "flipped")
+    told = [(run[run.index("--noise") + 1], Path(run[run.index("--run-dir") + 1]).name) for run in runs]
+    assert told == [
+        ("0", "quickstart-n00-seed0"),
+        ("n20", "quickstart-n20-seed0"),
+        ("flipped", "quickstart-flipped-seed0"),
+    ]
+    for command in ("pretrain", "sweep"):
+        with pytest.raises(UserError, match=r"2 of its levels have the ratio 0\.2; .*n20, flipped"):
+            planned(command, "--shards", "set", "--noise", "0.2")
+    # One that has begun goes on with the level that it has.
+    begun = tmp_path / "runs" / "quickstart-n20-seed0"
+    begun.mkdir(parents=True)
+    (begun / "config.yaml").touch()
+    PretrainRequest(options=RunOptions(shards="set", noise="0.2")).check()
+
+
 def test_a_file_named_as_a_recipe_is_not_taken_for_it(planned, tmp_path) -> None:
     (tmp_path / "quickstart").write_text("epochs: 1\n")
     (tmp_path / "mine.yaml").write_text("epochs: 1\n")
