@@ -20,6 +20,8 @@ examples:
       two encoders, three heads, three seeds; every encoder reads the data once
   python -m probes.run --plugin lp --encoder timm:resnet50 --task parquet:train.parquet,test.parquet
       your own images; columns are found, or named: ...,image=img,label=y
+  python -m probes.run --plugin lp --encoder timm:resnet50 --task csv:a.csv,b.csv,label=y,target=regression
+      numbers; target=multilabel,separator=bar is several classes a sample
   python -m probes.run --plugin nmtune --hyper lr=0.0001,0.001,0.01
       validation data chooses the learning rate
   python -m probes.run --config study.yaml

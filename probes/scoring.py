@@ -65,7 +65,7 @@ def evaluate(logits: Logits, evaluation: Evaluation, metric: Metric) -> Scores:
     Of perturbed frames, accuracy and macro F1 are those of the anchors; the metric is the share of sets
     whose frames are all right (pm-k accuracy, arXiv 1906.02168).
     """
-    if evaluation.samples.labels.dtype != np.int64:
+    if evaluation.samples.labels.dtype.kind in "bf":
         return score(logits, evaluation.samples.labels, metric)
     logits = _project(logits, evaluation)
     frames = evaluation.perturbations

@@ -12,6 +12,7 @@ import json
 import unittest
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -171,6 +172,22 @@ def weights_are_part_of_the_identity(subject: Subject) -> None:
         other.info.hash != subject.encoder.info.hash,
         f"{subject.other} gives other features under the same identity",
     )
+
+
+def class_embeddings_fit_the_features(subject: Subject) -> None:
+    """What a text tower says of a class is a unit vector of the features' width, whatever else is asked."""
+    encoder: Any = subject.encoder
+    if not hasattr(encoder, "class_embeddings"):
+        raise unittest.SkipTest("no text tower: it has no class_embeddings()")
+    found = encoder.class_embeddings(["cat", "dog"])
+    shown, expected = f"{found.dtype} {list(found.shape)}", f"float32 [2, {subject.features.shape[1]}]"
+    promise(shown == expected, f"embeddings of two classes are {shown}; expected {expected}")
+    lengths = np.linalg.norm(found, axis=1)
+    promise(
+        bool(np.allclose(lengths, 1, atol=TOLERANCE)), f"their lengths are {lengths.tolist()}; expected 1"
+    )
+    _same(found[::-1], encoder.class_embeddings(["dog", "cat"]), "of the classes in another order")
+    promise(bool(encoder.texts), "texts is empty: results could not tell what the embeddings follow from")
 
 
 def layers_come_of_one_pass(subject: Subject) -> None:

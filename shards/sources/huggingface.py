@@ -49,12 +49,11 @@ class HuggingFaceSource:
                 self._spec.refuse(f"row {number}", "unreadable image", error)
                 continue
             texts = tuple(row[name] for name in columns.texts)
-            supervision = row[columns.supervision]
-            if columns.more and supervision is not None:
-                cells = (supervision, *(row[name] for name in columns.more))
-                supervision = None if None in cells else cells
-            if supervision is None or None in texts or (content is None and not texts):
-                missing = columns.supervision if supervision is None else "text" if texts else "image"
+            labels = {name: row[name] for name in (columns.supervision, *columns.more)}
+            supervision = tuple(labels.values()) if columns.more else row[columns.supervision]
+            lacking = next((name for name, value in labels.items() if value is None), None)
+            if lacking or None in texts or (content is None and not texts):
+                missing = lacking or ("text" if texts else "image")
                 refused = f"{self._spec.shown}: row {number} has no {missing}"
                 self._spec.refuse(
                     f"row {number}", f"no {missing}", UserError(refused, mend="filter it out of the data set")

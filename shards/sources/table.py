@@ -199,7 +199,10 @@ class TableSource:
         texts, more = self._columns.texts, self._columns.more
         if more:
             content, rest = content[: -len(more)], content[-len(more) :]
-            supervision = (supervision, *rest) if None not in (supervision, *rest) else None
+            for value, column in zip(rest, more, strict=True):
+                if value is None:
+                    raise _Lacking(column)
+            supervision = supervision if supervision is None else (supervision, *rest)
         elsewhere = self._spec.end == "labels"
         image, path = (b"", None) if texts or elsewhere else _content_and_path(content[0])
         if image is None and not path:

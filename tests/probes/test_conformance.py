@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -280,12 +280,28 @@ class Network(Pixels):
         return states
 
 
+class Towers(Network):
+    """The same, with something to say of every name."""
+
+    texts: ClassVar[dict[str, str]] = {"template": "{}"}
+
+    def class_embeddings(self, names: Any) -> Any:
+        rows = [np.random.default_rng(len(name) + ord(name[0])).normal(size=1024) for name in names]
+        return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
+
+
+class Loud(Towers):
+    def class_embeddings(self, names: Any) -> Any:
+        return 100 * super().class_embeddings(names)
+
+
 class Mixing(Network):
     def pool(self, states: Any) -> Any:
         return states - states.mean(0)
 
 
 ENCODER_FAULTS["layers_come_of_one_pass"] = Mixing
+ENCODER_FAULTS["class_embeddings_fit_the_features"] = Loud
 
 
 def test_every_check_of_encoders_has_a_fault_that_it_finds() -> None:
@@ -301,10 +317,15 @@ def test_a_fault_of_an_encoder_fails_the_check_that_names_it(name: str) -> None:
 
 
 def test_a_sound_encoder_passes() -> None:
-    for sound, text in ((Pixels, "pixels"), (Network, "pixels"), (Network, "pixels:layer=0+output")):
+    texts = {"class_embeddings_fit_the_features"}
+    for sound, text, left in (
+        (Pixels, "pixels", texts | {"layers_come_of_one_pass"}),
+        (Towers, "pixels", set()),
+        (Network, "pixels:layer=0+output", texts),
+    ):
         found = outcomes(encoders.CHECKS, encoders.Subject(sound, text, "pixels:weight=2"))
         apply = {outcome.name for outcome in found if outcome.status == "ok"}
-        assert encoders.CHECKS.keys() - apply == ({"layers_come_of_one_pass"} if sound is Pixels else set())
+        assert encoders.CHECKS.keys() - apply == left
 
 
 def test_an_exported_encoder_keeps_its_promises(tmp_path: Path, make_export: Callable[..., Path]) -> None:

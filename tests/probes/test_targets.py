@@ -213,6 +213,12 @@ def test_what_labels_are_is_said_and_not_guessed(
         open_task(f"csv:a.csv,a.csv,label=score,shifts=none,{spec}")
 
 
+def test_a_cell_that_is_missing_is_named_by_its_column(folder: Path) -> None:
+    pq.write_table(pa.table({"x": [1, 0], "y": [1, None]}), "a.parquet")
+    with pytest.raises(UserError, match="row 1 has no y"):
+        open_task("labels:a.parquet,a.parquet,label=x+y,target=multilabel")
+
+
 @pytest.mark.parametrize(
     ("cell", "told"), [("-1", "'-1', which is neither 0 nor 1"), ("", "'', which is nei")]
 )
