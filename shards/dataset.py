@@ -126,7 +126,8 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
 
     def _load_exactly(self, ref: SampleRef) -> Sample:
         key, image = self._stored(ref) if self._cache is None else self._cached(ref, self._cache)
-        turn = caption_turn(self._seed, ref.epoch, key, ref.view)
+        several = self.shard_set.kind == "captions"
+        turn = caption_turn(self._seed, ref.epoch, key, ref.view) if several else 0
         target: Any = self.shard_set.index.supervision(ref.index, self.level.column, turn)
         if self._text_transform is not None and self.shard_set.kind != "class":
             target = self._text_transform(target)

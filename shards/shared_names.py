@@ -32,10 +32,10 @@ def gathered(table: pa.Table) -> pa.Table:
     """
     if "caption" not in table.column_names or pa.types.is_list(table.schema.field("caption").type):
         return table
+    numbers = table["number"].to_numpy()
     leader = np.arange(table.num_rows, dtype=np.int64)
     rank = np.zeros(table.num_rows, np.int64)
     for rows in _alike(table, "image").values():
-        numbers = {row: table["number"][row].as_py() for row in rows}
         for place, row in enumerate(sorted(rows, key=lambda row: (numbers[row], row))):
             leader[row], rank[row] = rows[0], place
     first = leader == np.arange(len(leader))
@@ -77,6 +77,7 @@ def _alike(table: pa.Table, *also: str) -> dict[tuple[object, ...], list[int]]:
     _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     rows: Integers = np.flatnonzero((counts[inverse] > 1) & (table["row"].to_numpy() >= 0))
     found: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for row in rows.tolist():
-        found[tuple(table[name][row].as_py() for name in ("name", *also))].append(row)
+    columns = (take_rows(table[name], rows).to_pylist() for name in ("name", *also))
+    for row, *values in zip(rows.tolist(), *columns, strict=True):
+        found[tuple(values)].append(row)
     return found

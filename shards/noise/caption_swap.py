@@ -77,8 +77,9 @@ def _pair_up(order: Integers, texts: Hashes, count: int, owners: Integers | None
         owners: Image of each caption of ``order``, int64 [N]; None where each has its own.
     """
     paired: list[Integers] = []
+    # Of one caption an image, all that wait have one text, else two of them would have met.
+    looked_at = 1 if owners is None else _LOOKED_AT
     owners = np.arange(len(order), dtype=np.int64) if owners is None else owners
-    # No two that wait differ in both, else they would have met.
     waiting: list[tuple[int, int, int]] = []
     position = done = 0
     block = _SHORT
@@ -91,7 +92,7 @@ def _pair_up(order: Integers, texts: Hashes, count: int, owners: Integers | None
         else:
             end = position + _SHORT
             coming = (each[position:end].tolist() for each in (order, texts, owners))
-            met, ready = _meet(waiting, list(zip(*coming, strict=True)))
+            met, ready = _meet(waiting, list(zip(*coming, strict=True)), looked_at)
             paired.append(np.array(met, np.int64))
         position += ready
         done += len(paired[-1])
@@ -109,19 +110,20 @@ def _distinct_neighbours(texts: Hashes, owners: Integers) -> int:
 
 
 def _meet(
-    waiting: list[tuple[int, int, int]], coming: Sequence[tuple[int, int, int]]
+    waiting: list[tuple[int, int, int]], coming: Sequence[tuple[int, int, int]], looked_at: int
 ) -> tuple[list[int], int]:
     """Let those who come meet who waits, one by one until nobody does; return the pairs and how many came.
 
     Args:
         waiting: Samples with their text and image; changed.
         coming: As ``waiting``.
+        looked_at: How many of the last that wait are looked at.
     """
     met: list[int] = []
     came = 0
     for row, text, owner in coming:
         came += 1
-        place = _partner(waiting, text, owner)
+        place = _partner(waiting, text, owner, looked_at)
         if place is None:
             waiting.append((row, text, owner))
         else:
@@ -131,9 +133,9 @@ def _meet(
     return met, came
 
 
-def _partner(waiting: Sequence[tuple[int, int, int]], text: int, owner: int) -> int | None:
+def _partner(waiting: Sequence[tuple[int, int, int]], text: int, owner: int, looked_at: int) -> int | None:
     """Return the place of the latest that waits, of the last few, for another text and image."""
-    for place in range(len(waiting) - 1, max(len(waiting) - 1 - _LOOKED_AT, -1), -1):
+    for place in range(len(waiting) - 1, max(len(waiting) - 1 - looked_at, -1), -1):
         _, other_text, other_owner = waiting[place]
         if other_text != text and other_owner != owner:
             return place

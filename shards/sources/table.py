@@ -275,8 +275,9 @@ def _refuse_quoted(file: AnyPath, number: int, values: list[str]) -> None:
 def _caption_number(value: Any, file: AnyPath) -> int:
     """Return which of an image's captions a row has; -1 where it does not say."""
     try:
-        return int(str(value)) if value not in (None, "") else -1
-    except ValueError:
+        # As pandas writes a column of whole numbers in which some are missing.
+        return int(float(value)) if value not in (None, "") else -1
+    except (ValueError, TypeError, OverflowError):
         raise UserError(
             f"{file}: the number of a caption is {shown(value)}",
             mend="rename the column, or number the captions",
