@@ -46,6 +46,7 @@ class SetDescription:
     parent: dict[str, str] | None = None
     held_out: bool = False
     resized: dict[str, Any] = field(default_factory=dict)
+    forms: dict[str, int] = field(default_factory=dict)
 
 
 def finish(out: Path, records: ShardRecords, description: SetDescription) -> SetInfo:
@@ -95,6 +96,7 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
         parent=description.parent,
         held_out=description.held_out,
         resized=resized,
+        forms=dict(sorted(description.forms.items())),
     )
     write_json(out / SET_FILE, info.as_json())
     return info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ from typing import IO, Any, NamedTuple
 
 from nml.errors import UserError
 from nml.files import atomic_writer
+from nml.image_forms import unusual_forms
 from nml.images import BadImage, image_extension
 from shards import tar
 from shards.resize import Resize
@@ -60,11 +61,13 @@ class PackedShard(NamedTuple):
         size: Bytes of the tar.
         digest: Tree hash of the tar, hexadecimal (see :class:`TreeHash`).
         columns: Where each sample lies and what it hashes to, as columns of the manifest.
+        forms: How many images came in a form that is not read as everybody would expect, by the form.
     """
 
     size: int
     digest: str
     columns: dict[str, list[Any]]
+    forms: dict[str, int]
 
 
 class ImageReader:
@@ -182,6 +185,7 @@ class _Packer:
         self._file = file
         self._resize = resize
         self._originals: list[bytes] = []
+        self._forms: Counter[str] = Counter()
         self._ending = f".{supervision_extension}".encode()
         self._reader = reader
         self._tree = TreeHash()
@@ -203,6 +207,8 @@ class _Packer:
         image = self._buffer[start:end]
         if smaller is None:
             self._reader.read_into(image, path, offset)
+            if self._resize is None:
+                self._forms.update(unusual_forms(image))
         else:
             image[:] = smaller
         extension = image_extension(image[:16])
@@ -236,13 +242,14 @@ class _Packer:
         columns = dict(zip(PLACE_COLUMNS, map(list, zip(*self._places, strict=True)), strict=True))
         if self._resize is not None:
             columns[ORIGINAL_SHA256] = self._originals
-        return PackedShard(self._written + len(closing), self._tree.hexdigest(), columns)
+        return PackedShard(self._written + len(closing), self._tree.hexdigest(), columns, dict(self._forms))
 
     def _smaller(self, resize: Resize, key: str, path: str, offset: int, size: int) -> bytes | None:
         """Return an image made smaller, None if it stays as it is; note the hash of what it was."""
         original = bytearray(size)
         self._reader.read_into(memoryview(original), path, offset)
         self._originals.append(hashlib.sha256(original).digest())
+        self._forms.update(unusual_forms(memoryview(original)))
         try:
             return resize.smaller(bytes(original))
         except BadImage as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -40,6 +41,7 @@ from shards.set_info import Shard
 _PR_SET_PDEATHSIG = 1
 # A record ends in the SHA-256 of what stands before it.
 _DIGEST_BYTES = 32
+_FORMS = "forms"
 
 
 def record_name(number: int) -> str:
@@ -174,8 +176,7 @@ class ShardPacker:
         self._columns = (clean_column(plan.kind), *(level.column for level in plan.levels.values()))
         level = plan.levels.get(plan.primary)
         self._primary = level.column if level else self._columns[0]
-        resized = plan.resized
-        self._resize = Resize(resized["short_side"], resized["quality"]) if resized else None
+        self._resize = Resize.from_json(plan.resized) if plan.resized else None
         self._rows = PlanRows(destination)
 
     def samples(self, numbers: Sequence[int]) -> int:
@@ -241,7 +242,13 @@ class ShardPacker:
         }
         schema = manifest_schema(self._kind, values, resized=self._resize is not None)
         shard = Shard(shard_name(number), table.num_rows, packed.size, packed.digest)
-        schema = schema.with_metadata({"bytes": str(shard.bytes), "tree_sha256": shard.tree_sha256})
+        schema = schema.with_metadata(
+            {
+                "bytes": str(shard.bytes),
+                "tree_sha256": shard.tree_sha256,
+                _FORMS: json.dumps(packed.forms, sort_keys=True),
+            }
+        )
         content = pa.BufferOutputStream()
         with pa.ipc.new_file(content, schema) as writer:
             writer.write_table(pa.table(arrays, schema=schema))
@@ -276,3 +283,10 @@ def parse_record(number: int, content: bytes) -> tuple[Shard, pa.Table]:
         shard_name(number), table.num_rows, int(metadata[b"bytes"]), metadata[b"tree_sha256"].decode()
     )
     return shard, table.replace_schema_metadata(None)
+
+
+def recorded_forms(content: bytes) -> dict[str, int]:
+    """Return how many images of a finished shard came in unusual forms; see :class:`PackedShard`."""
+    metadata = pa.ipc.open_file(content[:-_DIGEST_BYTES]).schema.metadata
+    forms: dict[str, int] = json.loads(metadata.get(_FORMS.encode(), b"{}"))
+    return forms

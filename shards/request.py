@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -76,7 +76,7 @@ class WriteRequest:
             **({"names": list(self.names)} if self.names else {}),
             **({"skip_bad": self.skip_bad} if self.skip_bad else {}),
             **({"decode_check": True} if self.decode_check else {}),
-            **({"resize": asdict(self.resize)} if self.resize else {}),
+            **({"resize": self.resize.asked()} if self.resize else {}),
         }
 
 

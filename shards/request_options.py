@@ -96,6 +96,11 @@ def add_request_options(parser: Parser) -> None:
         type=int,
         help="shrink images whose short side is longer than this many pixels, and store them as JPEG",
     )
+    parser.add_argument(
+        "--upright",
+        action="store_true",
+        help="with --resize: turn images as EXIF says, and store these as JPEG",
+    )
     parser.add_argument("--quality", default=None, type=int, help=f"of these JPEGs (default: {QUALITY})")
     parser.add_argument("--encoding", default="", help="encoding of a csv or tsv (default: UTF-8)")
     parser.add_argument(
@@ -159,14 +164,16 @@ def request_of(arguments: Any) -> WriteRequest:
         chain=arguments.chain,
         force=arguments.force,
         encoder=arguments.encoder,
-        resize=_resize(arguments.resize, arguments.quality),
+        resize=_resize(arguments.resize, arguments.quality, upright=arguments.upright),
     )
 
 
-def _resize(side: int | None, quality: int | None) -> Resize | None:
+def _resize(side: int | None, quality: int | None, *, upright: bool) -> Resize | None:
     if side is None and quality is not None:
         raise UserError(f"--quality {quality}: images are copied as they are", mend="add --resize SIDE")
-    return None if side is None else Resize(side, QUALITY if quality is None else quality)
+    if side is None and upright:
+        raise UserError("--upright: images are copied as they are", mend="add --resize SIDE")
+    return None if side is None else Resize(side, QUALITY if quality is None else quality, upright)
 
 
 def out_of(arguments: Any, argv: list[str] | None) -> str:

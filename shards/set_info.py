@@ -69,6 +69,7 @@ class SetInfo:
         parent: Fingerprint and level of the set these samples came from, if they came from one.
         held_out: Whether the samples are a validation or test split, which noise must not touch.
         resized: How images were made smaller, and by which encoder; empty where they are as they came.
+        forms: How many images came in a form that is not read as everybody would expect, by the form.
     """
 
     kind: Kind
@@ -87,13 +88,15 @@ class SetInfo:
     index_digests: dict[str, tuple[str, ...]] = field(default_factory=dict)
     held_out: bool = False
     resized: dict[str, Any] = field(default_factory=dict)
+    forms: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return what set.json stores."""
         stored = {name: value for name, value in asdict(self).items() if name not in ("levels", "shards")}
-        if not self.resized:
-            # Earlier versions do not know it.
-            del stored["resized"]
+        for name in ("resized", "forms"):
+            if not stored[name]:
+                # Earlier versions do not know it.
+                del stored[name]
         record = {
             **stored,
             "levels": {name: level.as_json() for name, level in self.levels.items()},

@@ -72,10 +72,13 @@ def report(out: str, written: Written, seconds: float) -> None:
     for level in info.all_levels().values():
         if level.model != "clean":
             print(level.describe())
+    for form, count in info.forms.items():
+        print(f"{count:,} of {info.num_samples:,} images came {form}")
     if made := info.resized:
         print(
             f"{made['images']:,} of {info.num_samples:,} images shrunk to a short side of "
-            f"{made['short_side']}, as JPEG of quality {made['quality']} ({made['encoder']})"
+            f"{made['short_side']}{' or turned' if made.get('upright') else ''}, as JPEG of quality "
+            f"{made['quality']} ({made['encoder']})"
         )
     total = sum(shard.bytes for shard in info.shards)
     print(

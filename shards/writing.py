@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,15 @@ from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.destination import Destination, open_destination
 from shards.finishing import SetDescription, finish
 from shards.locking import PACKING_LOCK, made_and_locked
-from shards.packshards import ShardPacker, is_finished, pack_all, parse_record, record_name, unfinished
+from shards.packshards import (
+    ShardPacker,
+    is_finished,
+    pack_all,
+    parse_record,
+    record_name,
+    recorded_forms,
+    unfinished,
+)
 from shards.planning import PLAN_FILE, Plan, plan_once, read_plan, refuse_other_encoder
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard, parse_set_info
@@ -316,6 +325,9 @@ def _refuse_missing(destination: Destination, plan: Plan) -> None:
 
 
 def _finish(destination: Destination, plan: Plan) -> SetInfo:
+    # Records are read twice.
+    counted: set[int] = set()
+    forms: Counter[str] = Counter()
     description = SetDescription(
         kind=plan.kind,
         classes=plan.classes,
@@ -327,12 +339,16 @@ def _finish(destination: Destination, plan: Plan) -> SetInfo:
         parent=plan.parent,
         held_out=plan.held_out,
         resized=plan.resized,
+        forms=forms,
     )
 
     def records() -> Iterator[tuple[Shard, pa.Table]]:
         for number in range(plan.shards):
-            content = destination.read_work(record_name(number))
-            yield parse_record(number, content or b"")
+            content = destination.read_work(record_name(number)) or b""
+            if number not in counted:
+                counted.add(number)
+                forms.update(recorded_forms(content))
+            yield parse_record(number, content)
 
     for leftover in destination.staging.glob(f".*{TEMPORARY_SUFFIX}"):
         leftover.unlink(missing_ok=True)

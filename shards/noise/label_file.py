@@ -106,7 +106,9 @@ def _in_order(values: npt.ArrayLike, file: Path, population: Population) -> Inte
     array = np.asarray(values).reshape(-1)
     if len(array) != len(population):
         raise UserError(
-            f"--model-file {file}: holds {len(array):,} labels", possible=f"{len(population):,}, one a sample"
+            f"--model-file {file}: holds {len(array):,} labels",
+            possible=f"{len(population):,}, one a sample",
+            mend="leave out the rows of samples that --skip-bad leaves out too (OUT.bad.csv lists them)",
         )
     if array.dtype.kind not in "iu" and not (array.dtype.kind == "f" and np.all(array == np.rint(array))):
         raise UserError(f"--model-file {file}: its labels are not whole numbers but {array.dtype}")
