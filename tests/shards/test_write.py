@@ -301,7 +301,7 @@ def test_an_interrupted_write_with_other_options_is_named(
     from shards.packshards import ShardPacker
 
     with monkeypatch.context() as patch:
-        patch.setattr(ShardPacker, "__call__", lambda *_: 1 / 0)
+        patch.setattr(ShardPacker, "__call__", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             written(tmp_path / "set", requested())
     with pytest.raises(UserError, match=r"interrupted write with other options .*seed: 0 there, 5 asked"):
