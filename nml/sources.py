@@ -173,7 +173,8 @@ class SourceSpec:
         key_column: Column of the samples' names.
         encoding: How a text file is encoded; UTF-8 where empty.
         header: ``yes`` or ``no``: whether the first line of a text file names its columns; empty to find out.
-        image_root: Folder that images may lie in beside the table's own; empty for none.
+        image_root: Folder that images may lie in besides a table's own, or in which links of an image
+            folder may lead; empty for none.
         members: Which members of a tar make a sample, ``image=input.jpg,caption=outputs.txt``; empty for the
             usual ones.
         end: What is made of it: a ``set`` of images in shards, read from start to end, with a class or a
@@ -245,12 +246,13 @@ class SourceSpec:
             raise UserError(f"{self.shown}: names no {what}", mend=f"write it as {example}")
         return self.argument
 
-    def refuse_columns(self, *allowed: Role, members: bool = False) -> None:
+    def refuse_columns(self, *allowed: Role, members: bool = False, image_root: bool = False) -> None:
         """Raise a UserError for what only tables have, but the roles allowed, in a source that is none.
 
         Args:
             allowed: Roles that may be named.
             members: Whether members may be.
+            image_root: Whether a folder for images may be.
         """
         for role in ROLES:
             if role not in allowed and (value := self.column(role)):
@@ -258,7 +260,8 @@ class SourceSpec:
                     f"{self.flag(role)}{value}: the {self.name} source has no columns",
                     mend="leave it out, or use a parquet, csv, tsv or huggingface source",
                 )
-        for flag, value in ((self.flag("image_root"), self.image_root), ("--encoding ", self.encoding)):
+        root = "" if image_root else self.image_root
+        for flag, value in ((self.flag("image_root"), root), ("--encoding ", self.encoding)):
             if value:
                 raise UserError(
                     f"{flag}{value}: the {self.name} source reads no table",

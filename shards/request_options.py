@@ -72,7 +72,7 @@ def add_request_options(parser: Parser) -> None:
     parser.add_argument(
         "--image-root",
         default="",
-        help="folder that the images of a table may lie in, besides the table's own",
+        help="folder that images of a table, or of links in an image folder, may lie in, besides its own",
     )
     parser.add_argument(
         "--members",

@@ -26,7 +26,7 @@ from nml.errors import UserError
 from probes.spec import Spec, check_options
 from probes.tasks import imagenet_variants as variants
 from probes.tasks.assembling import codes_of, content_revision, parse_limit
-from probes.tasks.own_data import read_split
+from probes.tasks.own_data import ANYWHERE, read_split
 from probes.tasks.samplesets import limited
 from probes.tasks.task import Evaluation, Task, TaskRecord
 
@@ -103,7 +103,7 @@ class ImageNetTask:
         check_options(spec, ("variants", "limit", *VARIANTS), where="--task")
         limit = parse_limit(spec)
         place = Path(spec.arguments[0]) if spec.arguments else root / "imagenet"
-        train = read_split("imagefolder", str(place / "train"), {})
+        train = read_split("imagefolder", str(place / "train"), ANYWHERE)
         classes = tuple(sorted(set(train.labels)))
         samples = limited(train.build(codes_of(train.labels, classes, str(place / "train"))), limit)
         tests = [variants.read_named("imagenet", place / "val", classes, limit)._replace(domain="id")]

@@ -21,7 +21,7 @@ from nml.stored_images import StoredImages
 from nml.untrusted import read_json
 from probes.hashing import rank_by_hash
 from probes.tasks.assembling import codes_of
-from probes.tasks.own_data import read_split
+from probes.tasks.own_data import ANYWHERE, read_split
 from probes.tasks.samplesets import ImageBytes, Shifted, limited
 from probes.tasks.task import Evaluation, Perturbations
 
@@ -38,7 +38,7 @@ def read_named(name: str, folder: Path, classes: Classes, limit: int | None) -> 
     Raises:
         UserError: If no folder is named as a training class.
     """
-    raw = read_split("imagefolder", str(folder), {})
+    raw = read_split("imagefolder", str(folder), ANYWHERE)
     number = {wnid: code for code, wnid in enumerate(classes)}
     present = sorted(set(raw.labels))
     known = [wnid for wnid in present if wnid in number]
@@ -67,7 +67,7 @@ def read_numbered(name: str, folder: Path, classes: Classes, limit: int | None) 
         UserError: If the training data is not all of ImageNet, or a folder is no such number.
     """
     _need_all(name, classes)
-    raw = read_split("imagefolder", str(folder), {})
+    raw = read_split("imagefolder", str(folder), ANYWHERE)
     return Evaluation(name, "ood", limited(raw.build(codes_of(raw.labels, classes, str(folder))), limit))
 
 
@@ -84,7 +84,7 @@ def read_objectnet(name: str, folder: Path, classes: Classes, limit: int | None)
     _need_all(name, classes)
     groups = _objectnet_groups(name, folder / "mappings")
     order = sorted(groups)
-    raw = read_split("imagefolder", str(folder / "images"), {})
+    raw = read_split("imagefolder", str(folder / "images"), ANYWHERE)
     kept = [row for row, label in enumerate(raw.labels) if label in groups]
     if not kept:
         raise UserError(f"{name}: no folder of {folder / 'images'} is in its mappings", possible=order[0])

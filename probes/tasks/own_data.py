@@ -23,6 +23,8 @@ COLUMNS = ("image", "text", "pair", "label", "key")
 SPLITS = ("train", "test")
 IMAGE_ROOT = "image_root"
 MEMBERS = "members"
+ANYWHERE = {IMAGE_ROOT: "/"}
+"""Options of data that their user has put there by hand, with links to where it lies."""
 
 
 class OwnDataTask:

@@ -6,6 +6,7 @@ Hugging Face's ``train-00000-of-00001.parquet``, timm's ``imagenet1k-validation-
 
 from __future__ import annotations
 
+import functools
 import glob
 import re
 import sys
@@ -238,3 +239,10 @@ def _words(name: str) -> list[str]:
 
 def _split(word: str) -> str:
     return _SPLITS.get(word.rstrip("0123456789").lower(), "")
+
+
+@functools.lru_cache(maxsize=4096)
+def is_below(folder: Path, roots: tuple[str, ...]) -> bool:
+    """Whether a folder lies in one of others, links followed."""
+    place = folder.resolve()
+    return any(place.is_relative_to(Path(root).expanduser().resolve()) for root in roots)

@@ -13,7 +13,7 @@ from nml.errors import UserError
 from nml.files import is_utf8
 from nml.images import SUFFIXES
 from nml.sources import ByteRange, Example, Kind, SourceSpec
-from shards.sources.files import looks_held_out
+from shards.sources.files import is_below, looks_held_out
 
 
 class ImageFolderSource:
@@ -23,7 +23,7 @@ class ImageFolderSource:
     parent: dict[str, str] | None = None
 
     def __init__(self, spec: SourceSpec) -> None:
-        spec.refuse_columns()
+        spec.refuse_columns(image_root=True)
         root = Path(spec.require_argument("folder", "imagefolder:/data/imagenet/train")).expanduser()
         if spec.split:
             root = root / spec.split
@@ -37,7 +37,8 @@ class ImageFolderSource:
         self._shown = spec.shown
         with os.scandir(root) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
-            names = sorted(entry.name for entry in visible if entry.is_dir())
+            folders = [entry for entry in visible if entry.is_dir()]
+            names = sorted(entry.name for entry in folders)
             self._without_class = sum(
                 entry.name.lower().endswith(SUFFIXES) for entry in visible if not entry.is_dir()
             )
@@ -46,6 +47,8 @@ class ImageFolderSource:
                 f"{spec.shown}: {root} holds no folders",
                 mend="name the folder that holds one folder a class, with its images inside",
             )
+        for entry in folders:
+            self._refuse_outside(entry)
         self.classes: tuple[str, ...] | None = tuple(names)
         self.held_out = looks_held_out(str(root.absolute()))
 
@@ -94,13 +97,18 @@ class ImageFolderSource:
     def _images(
         self, folder: str, relative: str, others: Counter[str], above: tuple[str, ...] = ()
     ) -> Iterator[tuple[str, str, int]]:
-        """Yield (name below the root, path, bytes) of every image below, sorted; links are followed."""
+        """Yield (name below the root, path, bytes) of every image below, sorted.
+
+        Links are followed where they stay in the folder: who made it could otherwise put any image of its
+        reader's into shards that are published.
+        """
         above = (*above, folder)
         for entry in self._entries(folder, relative):
             name = f"{relative}/{entry.name}"
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
+                self._refuse_outside(entry)
                 if entry.is_symlink() and _leads_back(Path(entry.path), above):
                     refused = UserError(
                         f"{self._shown}: {entry.path} is a link to a folder above itself, which never ends",
@@ -110,11 +118,25 @@ class ImageFolderSource:
                     continue
                 yield from self._images(entry.path, name, others, above)
             elif entry.name.lower().endswith(SUFFIXES):
+                self._refuse_outside(entry)
                 size = self._size(entry, name)
                 if size is not None:
                     yield name, entry.path, size
             else:
                 others[Path(entry.name).suffix.lower()] += 1
+
+    def _refuse_outside(self, entry: os.DirEntry[str]) -> None:
+        link = Path(entry.path)
+        # One that leads nowhere is told as such.
+        if not entry.is_symlink() or not link.exists():
+            return
+        roots = (str(self._root), *filter(None, [self._spec.image_root]))
+        target = link.resolve()
+        if not is_below(target if target.is_dir() else target.parent, roots):
+            raise UserError(
+                f"{self._shown}: {link} is a link to {target}, outside of {' and '.join(roots)}",
+                mend=f"if it is yours to use, say where images are: {self._spec.flag('image_root')}FOLDER",
+            )
 
     def _entries(self, folder: str, relative: str) -> list[os.DirEntry[str]]:
         """Return what lies in a folder, sorted; nothing where it cannot be read."""

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import re
 import sys
@@ -24,7 +23,7 @@ from nml.remote_files import AnyPath, files_at, is_url
 from nml.sources import AtHand, ByteRange, Cell, Example, Kind, SourceSpec, whole_file
 from nml.untrusted import parse_json, shown
 from shards.sources.columns import Columns, find_columns
-from shards.sources.files import files_of
+from shards.sources.files import files_of, is_below
 from shards.sources.headers import header
 
 # Rows in memory at a time; images of a web crawl are some 100 kB each.
@@ -254,7 +253,7 @@ class TableSource:
                 mend="paths are relative to the table's folder; mend the table or the file",
             ) from error
         roots = (str(folder), *filter(None, [self._spec.image_root]))
-        if not _is_below(inside, roots):
+        if not is_below(inside, roots):
             raise UserError(
                 f"{table}: names the image {path}, which lies outside of {' and '.join(roots)}",
                 mend=f"if it is yours to use, say where images are: {self._spec.flag('image_root')}FOLDER",
@@ -332,13 +331,6 @@ def _may_lack(table: pq.ParquetFile, leaf: str) -> bool:
         if statistics is None or not statistics.has_null_count or statistics.null_count:
             return True
     return False
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_below(folder: Path, roots: tuple[str, ...]) -> bool:
-    """Whether a folder lies in one of others, links followed."""
-    place = folder.resolve()
-    return any(place.is_relative_to(Path(root).expanduser().resolve()) for root in roots)
 
 
 def _source(file: AnyPath) -> Any:

@@ -31,6 +31,7 @@ from tests.hostile.made import (
     huge_png,
     launched,
     level,
+    linked_image,
     linked_lock,
     manifest,
     many_scans,
@@ -192,6 +193,12 @@ INPUTS: dict[str, Input] = {
     ),
     "a JPEG of 5,000 scans": Input(
         an_image(many_scans), (FOLDER_TASK,), unmoved=(WRITE_FOLDER, CHECK_FOLDER)
+    ),
+    "an image that is a link": Input(
+        linked_image("pets/cat/99.png"), (WRITE_FOLDER, FOLDER_TASK), unmoved=(CHECK_FOLDER,)
+    ),
+    "a class that is a link": Input(
+        linked_image("pets/eel"), (WRITE_FOLDER, FOLDER_TASK), unmoved=(CHECK_FOLDER,)
     ),
     "an image by its absolute path": Input(a_table(str), TABLES),
     "an image in a home": Input(a_table(lambda _: "~/private.png"), TABLES),

@@ -142,6 +142,19 @@ def an_image(content: Callable[[], bytes]) -> Make:
     return make
 
 
+def linked_image(name: str) -> Make:
+    """Make an image folder in which a link leads to a private picture, or to its folder."""
+
+    def make(at: Path, goods: Path) -> None:
+        an_image(good.png)(at, goods)
+        private = at / "home" / "private.png"
+        private.parent.mkdir()
+        private.write_bytes(good.png())
+        (at / name).symlink_to(private if name.endswith(".png") else private.parent)
+
+    return make
+
+
 def eps() -> bytes:
     return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n0 0 8 8 rectfill\nshowpage\n"
 

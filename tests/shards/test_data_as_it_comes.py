@@ -107,11 +107,14 @@ def test_a_link_to_a_folder_above_is_named_once_and_one_to_another_is_followed(
     (tmp_path / "more").mkdir()
     (image_folder / "cat" / "00.jpg").rename(tmp_path / "more" / "00.jpg")
     (image_folder / "cat" / "more").symlink_to(tmp_path / "more")
-    run(f"imagefolder:{image_folder}", tmp_path / "set")
+    with pytest.raises(UserError, match=r"more is a link to .*/more, outside of .*; .*--image-root FOLDER"):
+        run(f"imagefolder:{image_folder}", tmp_path / "set")
+    elsewhere = ("--image-root", str(tmp_path / "more"))
+    run(f"imagefolder:{image_folder}", tmp_path / "set", *elsewhere)
     assert "cat_more_00" in supervision(tmp_path / "set", "label")
     (tmp_path / "more" / "self").symlink_to(image_folder / "cat")
     with pytest.raises(UserError, match=r"train/cat/more/self is a link to a folder above itself"):
-        run(f"imagefolder:{image_folder}", tmp_path / "other")
+        run(f"imagefolder:{image_folder}", tmp_path / "other", *elsewhere)
 
 
 def test_what_a_folder_holds_beside_images_of_classes_is_told(
