@@ -16,8 +16,8 @@ Submitting
     asked and told), ``dag`` (arrays that wait for each other), ``journal`` (jobs.jsonl)
 Inside a job
     ``job`` (from its beginning to its end), ``coordinator`` (all nodes), ``agent`` (one node), ``wire``
-    (the line between them), ``rank`` (one rank), ``rendezvous`` (where ranks meet), ``verdict`` (again?),
-    ``attempt`` (the records), ``requeue``
+    (the line between them), ``ranks`` (as their agent sees them), ``rank`` (the program of one),
+    ``rendezvous`` (where ranks meet), ``verdict`` (again?), ``attempt`` (the records), ``requeue``
 Looking
     ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it)
 

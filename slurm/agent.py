@@ -22,11 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nml.lifeline import BEATS, adopt_orphans, descendants, end_with, is_stopped, kill, work_seconds
-from nml.untrusted import parse_json
+from nml.lifeline import BEATS, adopt_orphans, descendants, end_with, kill
 from slurm import wire
-from slurm.members import Member, Submission, own_index, own_job
-from slurm.rendezvous import interface_towards
+from slurm.members import Submission, own_index, own_job
+from slurm.ranks import Rank, rank_command, rank_environment
 from slurm.requeue import requeue
 
 STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
@@ -35,68 +34,9 @@ BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 120.0
 # What commands that save may take for it once the coordinator is gone.
 SAVE_SECONDS = 60.0
-WORDS_BYTES = 4000
 _POLL_SECONDS = 0.1
-# Between two looks: a stopped process has none, and one of many on a busy machine little.
-_WORK_SECONDS = 0.05
 # A loop that comes later than this was kept from it, as by `scontrol suspend`.
 _GAP_SECONDS = 10.0
-
-
-class Rank:
-    """One rank, as its agent sees it.
-
-    Args:
-        number: Its rank.
-        process: Its process.
-        log: Where its words go.
-        words, beats: The pipes through which it speaks.
-    """
-
-    def __init__(
-        self, number: int, process: subprocess.Popen[bytes], log: int, words: int, beats: int
-    ) -> None:
-        self.number, self.process, self._log = number, process, log
-        self._pipe, self._words, self._beats = words, b"", beats
-        self._beat: dict[str, Any] = {}
-        self._rest, self._worked = b"", 0.0
-        self.heard = time.monotonic()
-
-    def listen(self) -> None:
-        """Take what it has said."""
-        if said := _read(self._pipe):
-            self._words = (self._words + said)[-WORDS_BYTES:]
-            # A full disk must not keep its words from being told.
-            with contextlib.suppress(OSError):
-                os.write(self._log, said)
-        *lines, rest = (self._rest + _read(self._beats)).split(b"\n")
-        self._rest = rest[-WORDS_BYTES:]
-        with contextlib.suppress(ValueError):
-            for line in lines:
-                self._beat, self.heard = dict(parse_json(line, most=WORDS_BYTES)), time.monotonic()
-
-    def look(self) -> dict[str, Any]:
-        """Return how it is: its last beat, and for how long it has given no sign of life.
-
-        That is a beat; work, which keeps a thread from beating; and of a command that does not beat, or not
-        yet, that it is not stopped.
-        """
-        worked = work_seconds(self.process.pid)
-        if worked - self._worked > _WORK_SECONDS or not (self._beat or is_stopped(self.process.pid)):
-            self.heard = time.monotonic()
-        self._worked = worked
-        return {**self._beat, "rank": self.number, "quiet": round(time.monotonic() - self.heard, 1)}
-
-    def last_words(self) -> str:
-        """Return what it wrote last to its standard error."""
-        self.listen()
-        return self._words.decode(errors="replace")
-
-    def close(self) -> None:
-        """Close its pipes and its log."""
-        self.listen()
-        for end in (self._pipe, self._beats, self._log):
-            os.close(end)
 
 
 class Agent:
@@ -270,53 +210,6 @@ class Agent:
             kill(rest)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(-1, os.WNOHANG)
-
-
-def rank_command(member: Member, snapshot: str) -> list[str]:
-    """Return the command of a rank: a module is run from the snapshot, anything else as it is."""
-    argv = list(member.argv)
-    if argv[1:2] != ["-m"]:
-        return argv
-    return [argv[0], str(Path(snapshot) / "slurm" / "rank.py"), snapshot, *argv[2:]]
-
-
-def rank_environment(
-    member: Member, snapshot: str, rank: int, local: int, told: dict[str, Any]
-) -> dict[str, str]:
-    """Return what a rank's command finds in its environment beyond its agent's."""
-    path = [snapshot] if os.pathsep not in snapshot else []
-    own = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [*path, os.environ.get("PYTHONPATH")])),
-        # The command runs in its user's folder, which may well be the live code.
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        # One thread a rank unless asked for more: torch would take every core of the node.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(told["cores"]),
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(local),
-        "SLURM_NTASKS": str(told["world"]),
-    }
-    if member.distributed:
-        own |= {
-            "RANK": str(rank),
-            "WORLD_SIZE": str(told["world"]),
-            "LOCAL_RANK": str(local),
-            "NODE_RANK": str(rank // told["local_world"]),
-            "LOCAL_WORLD_SIZE": str(told["local_world"]),
-            "MASTER_ADDR": str(told["address"]),
-            "MASTER_PORT": str(told["port"]),
-        }
-        interface = interface_towards(own["MASTER_ADDR"])
-        if interface and "GLOO_SOCKET_IFNAME" not in os.environ:
-            own["GLOO_SOCKET_IFNAME"] = interface
-    return own
-
-
-def _read(end: int) -> bytes:
-    try:
-        return os.read(end, 1 << 16)
-    except (BlockingIOError, OSError):
-        return b""
 
 
 def main(file: str) -> int:
