@@ -62,6 +62,11 @@ class WebDatasetSource:
         )
         self.held_out = held_out_by_name or bool(own and own.held_out)
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """What was asked for that decides what is read of a tar."""
+        return self._spec.label_column, self._spec.caption_column, self._spec.members, self._field
+
     def __iter__(self) -> Iterator[Example]:
         for tar in self.tars:
             if self._own and isinstance(tar, Path):
