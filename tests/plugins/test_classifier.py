@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, make_blobs
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -42,6 +42,14 @@ def test_every_check_of_scikit_learn_passes(estimator: HeadClassifier | HeadRegr
         outcomes = check_estimator(estimator, on_skip=None)
     left = {outcome["check_name"]: outcome["status"] for outcome in outcomes if outcome["status"] != "passed"}
     assert left in ({}, {"check_array_api_input": "skipped"})
+
+
+@pytest.mark.parametrize("head", ["mlp", "nmtune"])
+def test_two_features_are_enough_for_the_default_width(head: str) -> None:
+    # What check_classifiers_train asks for, in one of its fits.
+    points, classes = make_blobs(n_samples=300, random_state=0)
+    points = StandardScaler().fit_transform(points)
+    assert HeadClassifier(head).fit(points, classes).score(points, classes) > 0.83
 
 
 def test_a_search_in_a_pipeline_sets_options_of_the_head() -> None:

@@ -96,3 +96,13 @@ def test_a_head_that_cannot_be_described_costs_none_that_was_saved(tmp_path: Pat
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_head(tmp_path, other, HEADS.find("mlp"), dim=6, classes=CLASSES, about={"day": tmp_path})
     assert torch.equal(load_head(tmp_path).head.predict_logits(problem()[0]), logits)
+
+
+def test_a_head_saved_when_its_layers_were_as_wide_as_few_features_loads() -> None:
+    features, labels = problem()
+    earlier = HEADS.load("nmtune")(hidden=features.shape[1], epochs=1, least_steps=0)
+    earlier.fit(features, labels)
+    head = HEADS.load("nmtune")(epochs=1, least_steps=0)
+    head.load_state_dict(earlier.state_dict())
+    assert head.hidden is None
+    assert torch.equal(head.predict_logits(features), earlier.predict_logits(features))
