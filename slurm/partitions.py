@@ -53,8 +53,9 @@ def check_fits(resources: Resources) -> None:
         )
     wanted = [partitions[name] for name in names]
     nodes = max(one.nodes for one in wanted)
-    if resources.nodes > nodes:
-        raise UserError(f"--nodes {resources.nodes}: partition {','.join(names)} has at most {nodes}")
+    if resources.nodes + resources.spare_nodes > nodes:
+        spare = f" and spare_nodes {resources.spare_nodes}" if resources.spare_nodes else ""
+        raise UserError(f"--nodes {resources.nodes}{spare}: partition {','.join(names)} has at most {nodes}")
     limits = [one.minutes for one in wanted]
     longest = max((limit for limit in limits if limit is not None), default=0)
     if None not in limits and resources.minutes > longest:
