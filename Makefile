@@ -82,7 +82,8 @@ lock: $(VENV)/installed ## write the hashes of what constraints.txt names, for c
 audit: ## ask a vulnerability service about what continuous integration installs; needs more network than the rest
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet pip-audit==2.10.1
-	build/audit/bin/python -m pip_audit --requirement $(LOCK) --require-hashes --disable-pip --strict
+	@build/audit/bin/python -m pip_audit --requirement $(LOCK) --require-hashes --disable-pip --strict \
+		|| { echo "audit: not passed: a package is vulnerable, or the service could not be asked; see above"; exit 1; }
 
 format: $(VENV)/installed ## let ruff lay out the code
 	ruff check --fix .
