@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nml import cli, layout
 from nml.errors import UserError
-from nml.files import write_bytes
+from nml.files import make_folder, write_bytes
 from pretrain.options import Options
 
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class WandB:
         import wandb
 
         note = options.run_dir / layout.LOGS / "wandb-id"
+        # Where it finds no such folder, wandb may take the system's temporary one without a word.
+        make_folder(note.parent)
         name = note.read_text() if note.exists() else secrets.token_hex(8)
         try:
             self._run = wandb.init(
