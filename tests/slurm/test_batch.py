@@ -206,7 +206,7 @@ def test_a_mistake_in_a_cluster_file_is_named(tmp_path: Path, text: str, error: 
 
 def test_an_option_of_sbatch_without_a_value_is_there_or_not(tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
-    file.write_text("sbatch: {exclusive: true, contiguous:, overcommit: false, priority: 7}\n")
+    file.write_text("sbatch: {exclusive: true, contiguous: , overcommit: false, priority: 7}\n")
     assert load_resources(str(file), {}).sbatch == {"exclusive": True, "contiguous": True, "priority": "7"}
 
 
