@@ -90,7 +90,10 @@ class Coordinator:
         self._failures, self._address = failures, address
         self._restarts, self._tell_stalls = restarts, tell_stalls
         self._token = secrets.token_hex(32)
-        self._server = socket.create_server((address, 0), backlog=1024)
+        # On all interfaces: here its own name may lead to the loopback one, and elsewhere to another.
+        both = socket.has_dualstack_ipv6()
+        family = socket.AF_INET6 if both else socket.AF_INET
+        self._server = socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=both)
         self._strangers: list[wire.Line] = []
         self._nodes: dict[str, Node] = {}
         self._slots: list[str] = []
@@ -103,7 +106,7 @@ class Coordinator:
 
     def run(self, argv: Sequence[str]) -> Verdict:
         """Start the agents by ``argv``, and rounds of ranks until one is over for good."""
-        own = {wire.TOKEN: self._token, wire.COORDINATOR: "{}:{}".format(*self._server.getsockname()[:2])}
+        own = {wire.TOKEN: self._token, wire.COORDINATOR: f"{self._address}:{self._server.getsockname()[1]}"}
         try:
             self._srun = subprocess.Popen(
                 argv, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -192,14 +195,16 @@ class Coordinator:
         self._seen, self._failed_at = Seen(self._seen.world, stops=self._seen.stops), 0.0
         tasks = self._submission.tasks
         port = os.environ.get("MASTER_PORT") or choose_port(f"{own_attempt()} {self._round}")
-        first = self._nodes[self._slots[0]]
+        first = self._slots[0]
         told: dict[str, Any] = {
             "round": self._round,
             "world": self._seen.world,
             "local_world": tasks,
             "port": int(port),
         }
-        told |= {"address": first.address, "cores": self._submission.cores}
+        # An agent on this node may have come over the loopback interface.
+        address = self._address if first == self._names[0] else self._nodes[first].address
+        told |= {"address": address, "cores": self._submission.cores}
         for slot, name in enumerate(self._slots):
             node = self._nodes[name]
             node.busy, node.beats = True, []
