@@ -101,7 +101,7 @@ def records(folder: Path) -> None:
         with (folder / "set" / f"shard-{number:06d}.tar").open("r+b") as file:
             file.truncate(2048 * count)
         values = {column: rows[column] for column in packer._columns}
-        packed = PackedShard(2048 * count, "0" * 64, columns)  # type: ignore[arg-type]
+        packed = PackedShard(2048 * count, "0" * 64, columns, {})  # type: ignore[arg-type]
         packer._write_record(number, rows, values, packed)  # type: ignore[arg-type]
 
 

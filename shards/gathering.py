@@ -181,7 +181,9 @@ def tell_of_reading_again(catalogue: pa.Table, bounds: Integers) -> None:
         catalogue: Rows with ``path`` and ``leaf``.
         bounds: Shard boundaries, int64 [shards + 1].
     """
-    tables = pc.unique(catalogue["path"].filter(pc.not_equal(catalogue["leaf"], ""))).to_pylist()
+    tables: set[str] = set()
+    for paths, leaves in zip(catalogue["path"].chunks, catalogue["leaf"].chunks, strict=True):
+        tables.update(pc.unique(paths.filter(pc.not_equal(leaves, ""))).to_pylist())
     groups = 0
     for path in tables:
         with pq.ParquetFile(RemotePath(path).open() if is_url(path) else path) as table:
