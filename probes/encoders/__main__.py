@@ -5,7 +5,7 @@ from __future__ import annotations
 from nml.cli import Parser, refuse_unused, run
 from nml.conformance import outcomes, show
 from nml.errors import UserError
-from probes.encoders.registry import ENCODERS, PAPER_MODELS
+from probes.encoders.registry import ENCODERS, PAPER_MODELS, open_with
 from probes.spec import split_spec
 
 EPILOG = """\
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     kind = split_spec(arguments.encoder).kind
     opener, settings = ENCODERS.load(kind, where="encoder"), Settings(device=arguments.device)
     # What is missing is the user's to mend, not a promise broken.
-    opener(split_spec(arguments.encoder), settings)
+    open_with(opener, split_spec(arguments.encoder), settings)
     found = outcomes(CHECKS, Subject(opener, arguments.encoder, arguments.other, settings))
     return show(found, f"{arguments.encoder} of {ENCODERS.find(kind).owner}")
 
