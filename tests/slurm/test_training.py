@@ -66,7 +66,9 @@ class Launcher:
         self.cluster, self.folder = cluster, folder
         self.started: list[subprocess.Popen[str]] = []
         (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
-        (folder / "cluster.yaml").write_text(f"signal_delay_s: {SIGNAL_DELAY}\nsilence_s: 10\n")
+        (folder / "cluster.yaml").write_text(f"signal_delay_s: {SIGNAL_DELAY}\nsilence_s: 600\n")
+        # What a test holds is to be held, and what it stops to be noticed.
+        (folder / "impatient.yaml").write_text("silence_s: 10\n")
 
     def start(self, run: str, *words: str) -> subprocess.Popen[str]:
         words = ("pretrain", "--noise", "0.2", "--recipe", "tiny.yaml", "--run-dir", run, *words)
@@ -113,9 +115,16 @@ def launcher(shared_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFact
 class Job:
     """A run on nodes, and how it is disturbed."""
 
-    def __init__(self, launcher: Launcher, waiting: Callable[..., None], run: str, *words: str) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        waiting: Callable[..., None],
+        run: str,
+        *words: str,
+        cluster_file: str = "cluster.yaml",
+    ) -> None:
         self.cluster, self.waiting, self.path = launcher.cluster, waiting, launcher.folder / run
-        said = launcher.end(launcher.start(run, "--cluster-file", "cluster.yaml", *words))
+        said = launcher.end(launcher.start(run, "--cluster-file", cluster_file, *words))
         found = re.search(r"submitted job (\d+)", said)
         assert found, said
         self.id = found[1]
@@ -374,7 +383,7 @@ def test_ranks_killed_or_frozen_on_four_nodes_cost_no_requeue_and_no_bit(
     launcher: Launcher, waiting: Callable[..., None], engine: str
 ) -> None:
     words = (*ON_FOUR, "--engine", engine)
-    job = Job(launcher, waiting, f"four-{engine}", *words)
+    job = Job(launcher, waiting, f"four-{engine}", *words, cluster_file="impatient.yaml")
     waiting(lambda: newest_step(job.path) and len(losses(job.path)) >= KILLED, "a checkpoint", WAIT_SECONDS)
     rank = job.rank(2)
     assert rank is not None, job.log()
