@@ -47,22 +47,20 @@ def test_killed_parts_and_two_of_the_same_part_end_with_the_bytes_of_one_process
         finish.main([str(out)])
     parts = [Part(1, 3), Part(2, 3), Part(3, 3), Part(3, 3)]
 
-    def started() -> list[Command]:
-        words = [(str(out), "--part", f"{part.number}/{part.count}", "--workers", "1") for part in parts]
-        return [Command("shards.pack", *each, cwd=tmp_path) for each in words]
+    def started(part: Part) -> Command:
+        words = (str(out), "--part", f"{part.number}/{part.count}", "--workers", "1")
+        return Command("shards.pack", *words, cwd=tmp_path)
 
-    begun = started()
-    while not all(packed(out, part) for part in parts) and any(each.running() for each in begun):
-        time.sleep(0.001)
-    # One of those that do the same part goes on.
-    for each in begun[:3]:
-        assert each.process.pid
-        os.kill(each.process.pid, signal.SIGKILL)
-    assert [each.end().returncode for each in begun] == [-9, -9, -9, 0]
-    assert packed(out, parts[2]) == len(parts[2].of(SHARDS))
-    with pytest.raises(UserError, match=r"shards are not packed yet, of part 1/3, 2/3; .*--part 1/3 and so"):
+    for part in parts[:3]:
+        begun = started(part)
+        while begun.running() and not packed(out, part):
+            time.sleep(0.0005)
+        assert begun.process.pid
+        os.kill(begun.process.pid, signal.SIGKILL)
+        assert begun.end().returncode == -9
+    with pytest.raises(UserError, match=r"not packed yet, of part 1/3, 2/3, 3/3; .*--part 1/3 and so"):
         finish.main([str(out)])
-    ended = [each.end() for each in started()]
+    ended = [each.end() for each in [started(part) for part in parts]]
     assert [(each.returncode, each.stderr) for each in ended] == [(0, "")] * 4
     finish.main([str(out)])
     assert hashes(out) == whole
