@@ -56,7 +56,7 @@ class Watch:
             if arguments[0] in ("squeue", "sacct"):
                 # Whose jobs they are, a cluster would tell; there is none.
                 raise FileNotFoundError(arguments[0])
-            if arguments[1:] and list(arguments[1][:3]) == [sys.executable, "-m", "pretrain.run"]:
+            if arguments[1:] and arguments[1][0] == sys.executable and "pretrain.run" in arguments[1]:
                 # What the launcher hands on to is watched as a command of its own.
                 raise Ended(0)
             caught(f"{event} {arguments[:2]}")
