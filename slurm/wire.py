@@ -93,7 +93,9 @@ class Line:
 
     def is_proven(self, message: dict[str, Any], token: str) -> bool:
         """Whether a message is the answer to :meth:`challenge` of somebody who knows ``token``."""
-        return hmac.compare_digest(str(message.get("proof")), proof(token, self._nonce))
+        # As bytes: a text that is no ASCII would be an error here, which anybody could cause.
+        claimed = str(message.get("proof")).encode(errors="surrogatepass")
+        return hmac.compare_digest(claimed, proof(token, self._nonce).encode())
 
 
 def proof(token: str, nonce: str) -> str:

@@ -264,7 +264,14 @@ def test_strangers_and_nonsense_do_not_disturb_a_job(
     waiting(lambda: (job.folder / "work" / "at").exists(), "the ranks")
     agent = psutil.Process(int((job.bin / "agent-n0").read_text()))
     address, port = agent.environ()[wire.COORDINATOR].split(":")
-    told = [b"", b"{}\n", b"x" * 100_000, b'{"proof": "0", "node": "n0", "address": "1.2.3.4"}\n', b"\xff\n"]
+    answer = b'{"proof": "%s", "node": "n0", "address": "1.2.3.4"}\n'
+    told = [
+        b"",
+        b"{}\n",
+        b"x" * 100_000,
+        *(answer % proof for proof in (b"0", b"\\u00e9", b"\\ud800")),
+        b"\xff\n",
+    ]
     strangers = []
     for words in told:
         stranger = socket.create_connection((address, int(port)))
