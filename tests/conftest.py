@@ -7,6 +7,7 @@ those that take longest start first.
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,9 @@ hypothesis.settings.register_profile(
     "ci", deadline=None, max_examples=20, derandomize=True, database=None, print_blob=True
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+# A shell has what it starts in the background ignore Ctrl-C, and so would all commands that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
 # Those that wait come first: others compute meanwhile. `make quick` leaves all of them out.
