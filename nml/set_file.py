@@ -23,7 +23,7 @@ SIGNATURE_FILE = "set.sig"
 DIGEST = "set_sha256"
 # The folder that a set being written has in place of set.json, and what is in it first.
 WORK_FOLDER = ".writing"
-_FIRST = "request.json"
+WORK_FIRST = "request.json"
 _LOCAL_URLS = ("file://", "local://")
 
 
@@ -74,7 +74,7 @@ def read_set_bytes(location: str | Path, name: str = SET_FILE, *, file_system: A
     except Exception as error:
         # Clients of object stores raise types of their own.
         if isinstance(told_reason(error), FileNotFoundError):
-            if remote.exists(with_secret(f"{base}/{WORK_FOLDER}/{_FIRST}")):
+            if remote.exists(with_secret(f"{base}/{WORK_FOLDER}/{WORK_FIRST}")):
                 raise interrupted(base) from None
             raise no_set(base) from None
         raise access_error(f"{base}/{name}: cannot be read", error, "check the URL and the network") from None

@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from nml.errors import UserError
 from nml.files import atomic_writer, write_json
-from nml.set_file import MANIFEST_FILE, SET_FILE, local_folder, open_file_system
+from nml.set_file import (
+    MANIFEST_FILE,
+    SET_FILE,
+    WORK_FOLDER,
+    interrupted,
+    local_folder,
+    open_file_system,
+)
 from nml.untrusted import Untrusted, file_name
 from nml.urls import access_error, take_secret, with_secret
 from shards.certified import check_statistics, refuse_damaged
@@ -114,6 +121,8 @@ def _listed(folder: str) -> list[str]:
             f"{folder}: cannot be listed", error, f"name its tars: {folder}/{{0000..0099}}.tar"
         ) from None
     names = {str(each).rstrip("/").rpartition("/")[2].partition("?")[0] for each in found}
+    if WORK_FOLDER in names:
+        raise interrupted(folder)
     tars = sorted(name for name in names if name.endswith(".tar"))
     if not tars:
         raise UserError(

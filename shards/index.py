@@ -6,12 +6,13 @@ it, or into a folder of their own (:mod:`shards.sidecar`). The tars stay as they
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
 from nml.cli import Parser, run
 from nml.errors import UserError
-from nml.set_file import SET_FILE
+from nml.set_file import SET_FILE, WORK_FOLDER, interrupted, read_set_record
 from nml.urls import without_secret
 from shards.finishing import SetDescription, finish
 from shards.foreign_tars import elsewhere, in_place, is_set, make_sidecar
@@ -57,10 +58,7 @@ def index_tars(
         UserError: If there is a set already, or a tar is damaged or holds what no set may hold.
     """
     folder = Path(location) if out is None else out
-    if (folder / SET_FILE).exists():
-        raise UserError(
-            f"{folder}: is a shard set already", mend=f"to index anew, remove {folder / SET_FILE}"
-        )
+    _refuse_taken(folder)
     _refuse_not_writable(folder, in_place=out is None)
     shown = without_secret(str(location))
     spec = SourceSpec(
@@ -85,10 +83,28 @@ def index_tars(
     info = finish(
         folder,
         records.tables,
-        SetDescription(kind=source.kind, classes=classes, source=spec.text, held_out=found.held_out),
+        SetDescription(
+            kind=source.kind,
+            classes=classes,
+            source=spec.text,
+            parent=source.parent,
+            held_out=found.held_out,
+        ),
     )
     records.remove()
     return info
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise a UserError for the folder of a set, or of one that is being written."""
+    if (folder / SET_FILE).exists():
+        mend = f"to index anew, remove {folder / SET_FILE}"
+        with contextlib.suppress(UserError):
+            if read_set_record(folder).get("request"):
+                mend = f"it reads as it is; further levels: python -m shards.relabel {folder} --noise RATIO"
+        raise UserError(f"{folder}: is a shard set already", mend=mend)
+    if (folder / WORK_FOLDER).is_dir():
+        raise interrupted(folder)
 
 
 def _refuse_not_writable(folder: Path, *, in_place: bool) -> None:

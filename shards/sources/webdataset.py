@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nml.errors import UserError
 from nml.labels import caption_value, captions_value, class_of_text, class_value
@@ -48,18 +48,15 @@ class WebDatasetSource:
         self._members = _chosen_members(spec)
         self.tars, held_out_by_name = files_of(spec, *TARS)
         self._field = spec.label_column or spec.caption_column
+        self._own = OwnSet.around(self.tars)
         self.kind: Kind = self._find_kind()
-        self._own = OwnSet.around(self.tars[0])
         own = self._own.info if self._own else None
         if own and own.kind == "captions" and not (self._field or self._members):
             # A .txt holds the first of them alone.
             self._field, self.kind = own.all_levels()[own.primary].column, "captions"
-        self.classes = own.classes if own else None
-        self.parent = (
-            {"fingerprint": self._own.info.fingerprint, "level": self._own.level(self._field).name}
-            if self._own
-            else None
-        )
+        # Tars that were indexed where they lie hold the classes as they had them, not as numbers of the set.
+        self.classes = own.classes if own and own.request else None
+        self.parent = self._own.origin(self._field) if self._own else None
         self.held_out = held_out_by_name or bool(own and own.held_out)
 
     @property
@@ -167,6 +164,7 @@ class WebDatasetSource:
         if "caption" in self._members:
             return "caption"
         members, fields = self._first()
+        self._refuse_level_unknown(members, fields)
         if "cls" in members:
             return "class"
         if "txt" in members and spec.end == "set":
@@ -180,6 +178,21 @@ class WebDatasetSource:
             + (f" or {spec.flag('caption')}FIELD" if spec.end == "set" else "")
             + f"; or its members: {spec.flag('members')}image=input.jpg,label=class.txt",
         )
+
+    def _refuse_level_unknown(self, members: dict[str, Member], fields: object) -> None:
+        """Raise a UserError for the tars of a set without set.json, which tells the level of ``.cls``."""
+        if self._own or not isinstance(fields, dict):
+            return
+        kinds: tuple[tuple[Literal["label", "caption"], str], ...] = (("label", "cls"), ("caption", "txt"))
+        for kind, extension in kinds:
+            levels = [name for name in fields if name.startswith(f"{kind}_")]
+            # As shards.packing writes it, and nothing else in it.
+            if extension in members and levels and {*fields} == {"key", kind, *levels}:
+                raise UserError(
+                    f"{self._spec.shown}: the tars of a shard set without its set.json, which tells whether "
+                    f"their .{extension} holds {kind} or a noisy level ({', '.join(levels)})",
+                    mend=f"name the set, or copy all its files; or say which: {self._spec.flag(kind)}{kind}",
+                )
 
     def _first(self) -> tuple[dict[str, Member], object]:
         """Return the members of the first sample, and what its ``.json`` holds.
