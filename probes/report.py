@@ -19,6 +19,7 @@ examples:
   python -m probes.report                              # results/ -> results/report/report.html
   python -m probes.report results/ --out paper/report
   python -m probes.report results/ --svd row-centred
+  python -m probes.report results/ --metric spearman --out results/report-spearman
   python -m probes.report results/ --latex             # booktabs tables and PDF figures beside the page
 """
 
@@ -41,6 +42,13 @@ def build_parser() -> Parser:
         default=None,
         type=str | None,
         help="spectra to report where results have several: raw, row-centred, column-centred (default: raw)",
+    )
+    parser.add_argument(
+        "--metric",
+        default=None,
+        type=str | None,
+        help="what to report where results have several, of which no mean is taken: accuracy (with the other "
+        "metrics of single classes), map, spearman, pearson (default: accuracy)",
     )
     parser.add_argument(
         "--margin",
@@ -78,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     report = build(
         rows,
         convention=arguments.svd,
+        metric=arguments.metric,
         margins=Margins(points=arguments.margin, nats=arguments.spectrum_margin),
     )
     figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())

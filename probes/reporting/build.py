@@ -48,18 +48,25 @@ SECTIONS = (
 )
 
 
-def build(rows: Sequence[Row], *, convention: str | None = None, margins: Margins | None = None) -> Report:
+def build(
+    rows: Sequence[Row],
+    *,
+    convention: str | None = None,
+    metric: str | None = None,
+    margins: Margins | None = None,
+) -> Report:
     """Return the report of ``rows``.
 
     Args:
         rows: All rows of a results folder.
         convention: SVD convention of the spectra; None for the usual one.
+        metric: What to report where results have several, for example ``spearman``; None for the usual one.
         margins: Differences too small to matter; None for the documented ones.
 
     Raises:
-        UserError: If no row has the SVD ``convention`` asked for.
+        UserError: If no row has the SVD ``convention`` or the ``metric`` asked for.
     """
-    study = Study(select(rows, convention))
+    study = Study(select(rows, convention, metric))
     margins = margins or Margins()
     judged = claims.claims(study, margins)
     found = [claims_section.section(study, judged, margins), *(section(study) for section in SECTIONS)]

@@ -42,27 +42,40 @@ class Selection:
     main_heads: tuple[str, ...]
 
 
-def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
+def select(rows: Sequence[Row], convention: str | None = None, metric: str | None = None) -> Selection:
     """Choose the rows to report.
 
     Args:
         rows: All rows of a results folder.
         convention: SVD convention to report; None for ``raw`` where there is any, else the commonest.
+        metric: What to report, see :func:`scale_of`; None for ``accuracy`` where there is any, else the
+            commonest.
 
     Raises:
-        UserError: If no row has ``convention``.
+        UserError: If no row has ``convention``, or ``metric``.
     """
     notes: list[str] = []
-    chosen = convention or _usual_convention(rows)
-    kept = [row for row in rows if row.svd_convention == chosen]
-    if not kept:
-        found = ", ".join(sorted({row.svd_convention for row in rows}))
-        raise UserError(f"--svd {chosen}: no result has it", possible=found)
-    if len(kept) < len(rows):
-        others = ", ".join(sorted({row.svd_convention for row in rows} - {chosen}))
+    scale = metric or _usual(map(scale_of, rows), "accuracy")
+    on_scale = [row for row in rows if scale_of(row) == scale]
+    if not on_scale:
+        found = ", ".join(sorted(set(map(scale_of, rows))))
+        raise UserError(f"--metric {scale}: no result has it", possible=found)
+    for other in sorted(set(map(scale_of, rows)) - {scale}):
+        beside = [row for row in rows if scale_of(row) == other]
+        tasks = ", ".join(sorted({row.task for row in beside}))
         notes.append(
-            f"{_count(len(rows) - len(kept), 'row')} with spectra in another convention ({others}) left out."
+            f"{_count(len(beside), 'row')} of {other} on {tasks} left out, of which no mean with {scale} "
+            f"would say anything; for a report of them say --metric {other}, with an --out of its own."
         )
+    chosen = convention or _usual((row.svd_convention for row in on_scale), "raw")
+    kept = [row for row in on_scale if row.svd_convention == chosen]
+    if not kept:
+        found = ", ".join(sorted({row.svd_convention for row in on_scale}))
+        raise UserError(f"--svd {chosen}: no result has it", possible=found)
+    if len(kept) < len(on_scale):
+        others = ", ".join(sorted({row.svd_convention for row in on_scale} - {chosen}))
+        dropped = _count(len(on_scale) - len(kept), "row")
+        notes.append(f"{dropped} with spectra in another convention ({others}) left out.")
     whole = [row for row in kept if math.isfinite(row.metric)]
     if len(whole) < len(kept):
         notes.append(f"{_count(len(kept) - len(whole), 'row')} whose metric is not a number left out.")
@@ -93,9 +106,18 @@ def select(rows: Sequence[Row], convention: str | None = None) -> Selection:
     )
 
 
-def _usual_convention(rows: Iterable[Row]) -> str:
-    counts = Counter(row.svd_convention for row in rows)
-    return "raw" if "raw" in counts else min(counts, key=lambda name: (-counts[name], name))
+def scale_of(row: Row) -> str:
+    """Return what the scores of a row may be averaged with.
+
+    ``accuracy`` stands for all metrics of single classes, as benchmarks that are averaged over (GLUE) mix
+    them. Correlations of numbers and mean average precisions stand each for themselves.
+    """
+    return row.metric_name if row.accuracy is None else "accuracy"
+
+
+def _usual(found: Iterable[str], usual: str) -> str:
+    counts = Counter(found)
+    return usual if usual in counts else min(counts, key=lambda name: (-counts[name], name))
 
 
 def _newest(

@@ -81,7 +81,7 @@ class Study:
 
     @functools.cached_property
     def metric(self) -> str:
-        """``accuracy``, or ``score`` where tasks have metrics of their own."""
+        """``accuracy`` or another metric of all tasks; ``score`` where tasks have metrics of their own."""
         return metric_label(self.rows)
 
     def fitted_on(self, family: str, tasks: Iterable[str]) -> str:

@@ -126,10 +126,18 @@ def several(names: Iterable[str], *, limit: int = 6) -> str:
     return found[0] if len(found) == 1 else f"{', '.join(found[:-1])} and {found[-1]}" if found else "none"
 
 
+_METRICS = {
+    "accuracy": "accuracy",
+    "map": "mean average precision",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+
+
 def metric_label(rows: Iterable[Row]) -> str:
-    """Return what the metric column holds: accuracy, or each task's own metric."""
-    names = sorted({row.metric_name for row in rows})
-    return "accuracy" if names == ["accuracy"] else "score"
+    """Return what the metric column holds: the one metric of all tasks, or score where each has its own."""
+    names = {row.metric_name for row in rows}
+    return _METRICS.get(names.pop(), "score") if len(names) == 1 else "score"
 
 
 def unique(values: Iterable[float]) -> list[float]:

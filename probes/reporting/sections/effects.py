@@ -72,7 +72,7 @@ def section(study: Study) -> Section:
         intro=(
             "A ladder is one pre-training seed at every noise level, so that its runs share first weights "
             "and the order of the data; the seed is read from the encoder's name. The order of a trend was "
-            "declared before any result: accuracy falls with the noise, SVE and LSVR rise."
+            f"declared before any result: {study.metric} falls with the noise, SVE and LSVR rise."
         ),
         items=tuple(items) or (no_ladder("Effects of pre-training noise"),),
     )
@@ -222,7 +222,7 @@ def _correlations(study: Study, family: str, found: Sequence[Quantity]) -> Table
         rows.append(cells(names[accuracy.domain], accuracy.name, *_correlation(one), str(len(both))))
     return Table(
         name=f"effects-{_place(study, family)}-spectra",
-        title=study.title(family, "Spectra and accuracy over runs"),
+        title=study.title(family, f"Spectra and {study.metric} over runs"),
         paper="Fig. 3",
         caption=(
             "Spearman's rank correlation over pre-training runs of all noise levels, with the 95 % interval "

@@ -49,7 +49,7 @@ def section(study: Study) -> Section:
 
 
 def _of_encoders(study: Study) -> Figure | Gap:
-    title = "Encoder SVE and LSVR against accuracy of linear probing"
+    title = f"Encoder SVE and LSVR against {study.metric} of linear probing"
     found = [score for score in study.known(study.main) if score.head == BASELINE]
     panels, behind = _panels(study, found, of_head=False)
     if not panels:
@@ -60,15 +60,15 @@ def _of_encoders(study: Study) -> Figure | Gap:
         paper="Fig. 3",
         caption=(
             f"One mark a noise level, labelled with it; SVE and LSVR of the features as pre-trained, "
-            f"accuracy of {BASELINE}. {error_bars(behind, shows_runs=False)}. A handful of encoders makes no "
-            "trend."
+            f"{study.metric} of {BASELINE}. {error_bars(behind, shows_runs=False)}. A handful of "
+            "encoders makes no trend."
         ),
         panels=tuple(panels),
     )
 
 
 def _of_heads(study: Study) -> Figure | Gap:
-    title = "Head SVE and LSVR against accuracy, by head"
+    title = f"Head SVE and LSVR against {study.metric}, by head"
     found = study.known(study.main)
     panels, behind = _panels(study, found, of_head=True)
     if not panels:

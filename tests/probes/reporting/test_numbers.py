@@ -10,12 +10,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from nml.errors import UserError
 from plugins.spectra import singular_values
 from probes.reporting.averages import means, noise_key, plain, scores
 from probes.reporting.paired import difference
 from probes.reporting.sections.method import CONVENTIONS
 from probes.reporting.selection import select
-from probes.reporting.wording import percent
+from probes.reporting.wording import metric_label, percent
 from probes.results import Row
 
 MakeRow = Callable[..., Row]
@@ -52,6 +53,27 @@ def test_of_a_result_computed_by_several_states_of_a_heads_code_the_last_counts(
         "The results of lp are not all of the same code; run its commands again to have them so.",
     )
     assert select([new]).notes == select([old, alone]).notes == ()
+
+
+def test_no_mean_mixes_accuracy_with_correlations_or_average_precision(row: MakeRow) -> None:
+    classes = [row(), dataclasses.replace(row(task="glue-cola", dataset="glue-cola"), metric_name="matthews")]
+    numbers = [
+        dataclasses.replace(
+            row(task=name, dataset=name, svd_convention=convention), accuracy=None, metric_name=name
+        )
+        for name, convention in (("spearman", "raw"), ("map", "row-centred"))
+    ]
+    selection = select([*numbers, *classes])
+    assert set(selection.rows) == set(classes)
+    assert [note.partition(",")[0] for note in selection.notes] == [
+        "1 row of map on map left out",
+        "1 row of spearman on spearman left out",
+    ]
+    assert select([*numbers, *classes], metric="spearman").rows == (numbers[0],)
+    assert select([*numbers, *classes], metric="map").convention == "row-centred"
+    assert metric_label(numbers[:1]) == "Spearman correlation"
+    with pytest.raises(UserError, match="pearson: no result has it; possible: accuracy, map, spearman"):
+        select([*numbers, *classes], metric="pearson")
 
 
 def test_flips_drawn_in_another_way_are_no_other_result(row: MakeRow) -> None:
