@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Collection
+from typing import Any, get_args
 
+from nml.labels import Target
 from nml.registry import Registry
 
 FIT_KEYWORDS = ("validation", "num_classes", "seed", "device")
@@ -27,6 +29,8 @@ def contract_fault(head: Any) -> str | None:
     abstract = sorted(getattr(head, "__abstractmethods__", ()))
     if abstract:
         return f"it lacks {', '.join(name + '()' for name in abstract)}, which its base leaves open"
+    if hasattr(head, "targets") and (fault := _targets_fault(head.targets)):
+        return fault
     try:
         parameters = inspect.signature(methods["fit"]).parameters
         settings = inspect.signature(head).parameters
@@ -43,6 +47,16 @@ def contract_fault(head: Any) -> str | None:
         if parameter.default is parameter.empty:
             return f"its hyper-parameter {name} has no default"
     return None
+
+
+def _targets_fault(targets: Any) -> str | None:
+    """Return what is wrong with which labels a class says that it takes, or None."""
+    known = get_args(Target)
+    # A text would be taken for the set of its letters.
+    names = targets if isinstance(targets, Collection) and not isinstance(targets, str) else None
+    if names and all(name in known for name in names):
+        return None
+    return f"its targets are {targets!r}; possible: a set of {', '.join(known)}"
 
 
 HEADS = Registry(

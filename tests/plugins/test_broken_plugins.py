@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from plugins.lp import LinearProbe
+from plugins.registry import contract_fault
 from tests.commands import run_command
 
 NAMES = ("exiting", "gone", "lacking", "raising", "twin")
@@ -111,3 +113,12 @@ def test_a_sweep_is_planned_with_the_others_and_refuses_what_it_can_see(run: Run
     done = run(*launch, "--plugins", "lp", "twin")
     assert done.returncode == 2
     assert all(part in done.stderr for part in BLAMED["twin"])
+
+
+@pytest.mark.parametrize("targets", [None, "regression", frozenset(), frozenset({"regresion"})])
+def test_a_head_that_says_wrongly_what_it_takes_is_no_head(targets: object) -> None:
+    wrong = type("Wrong", (LinearProbe,), {"targets": targets})
+    assert contract_fault(wrong) == (
+        f"its targets are {targets!r}; possible: a set of classification, multilabel, regression"
+    )
+    assert contract_fault(type("Right", (LinearProbe,), {"targets": ["regression"]})) is None
