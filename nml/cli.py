@@ -48,6 +48,7 @@ _CONFIG = "--config"
 # How jsonargparse begins what a reader of YAML says of one.
 _UNREAD_CONFIG = "Problems parsing config: "
 _READ_YAML = jsonargparse.get_loader("yaml")
+_NEGATIVE = re.compile(r"-\d+|-\d*\.\d+")
 # How progress bars go back to the start of their line, and to the line above.
 _PROGRESS = re.compile("(\r|\x1b\\[A)")
 
@@ -102,6 +103,8 @@ class Parser(jsonargparse.ArgumentParser):
         words = [take_secret_of_word(word) for word in (sys.argv[1:] if args is None else args)]
         if _CONFIG in self.flags():
             words = _config_first(words)
+        several = [flag for action in self._actions if action.nargs == "+" for flag in action.option_strings]
+        words = _gathered(words, several)
         return _without_secrets(super().parse_args(words, namespace, **options))
 
     def parse_path(self, path: Any, *more: Any, **options: Any) -> Any:
@@ -141,6 +144,38 @@ def _config_first(words: list[str]) -> list[str]:
         else:
             (configs if word.startswith(f"{_CONFIG}=") else others).append(word)
     return [*configs, *others, *words[end:]]
+
+
+def _gathered(words: list[str], several: Collection[str]) -> list[str]:
+    """Return a command line in which each flag of ``several`` stands once, with the values of all its places.
+
+    argparse keeps those of the last place alone.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    others: list[str] = []
+    found: dict[str, list[list[str]]] = {}
+    place = others
+    for word in words[:end]:
+        flag, equals, value = word.partition("=")
+        if flag in several:
+            place = [value] if equals else []
+            found.setdefault(flag, []).append(place)
+            # What follows "--flag=value" is no value of it.
+            place = others if equals else place
+        else:
+            place = others if _begins_option(word) else place
+            place.append(word)
+    # A flag without a value is left where it is, to be told.
+    if all(len(places) == 1 for places in found.values()) or not all(map(all, found.values())):
+        return words
+    # At the end, where no other word follows that would be taken for one more value.
+    for flag, places in found.items():
+        others += [flag, *itertools.chain.from_iterable(places)]
+    return [*others, *words[end:]]
+
+
+def _begins_option(word: str) -> bool:
+    return word.startswith("-") and word != "-" and " " not in word and not _NEGATIVE.fullmatch(word)
 
 
 def flag_of(name: str) -> str:

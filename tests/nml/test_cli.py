@@ -138,6 +138,25 @@ def test_a_key_twice_in_a_config_file_is_told(command: Path, text: str, told: st
     assert ("--config study.yaml: it has the key" in done.stderr) == ("twice" in told)
 
 
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("--noise 0.1 0.2 --engine fsdp --noise 0.3", "[0.1, 0.2, 0.3] fsdp"),
+        ("--noise=0.1 --noise -0.2 --engine ddp", "[0.1, -0.2] ddp"),
+    ],
+)
+def test_an_option_that_takes_several_keeps_those_of_all_its_places(
+    command: Path, line: str, kept: str
+) -> None:
+    assert call(command, *line.split()).stdout == f"{kept}\n"
+
+
+def test_an_option_given_again_without_a_value_is_told(command: Path) -> None:
+    result = call(command, "--noise", "--noise", "0.1")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--noise" in result.stderr
+
+
 def test_one_value_in_a_config_file_is_a_list_of_one(command: Path) -> None:
     (command.parent / "study.yaml").write_text("noise: 0.2\n")
     assert call(command, "--config", "study.yaml").stdout == "[0.2] ddp\n"
