@@ -70,16 +70,24 @@ def test_every_reader_sees_the_same_pixels(form: str, tmp_path: Path) -> None:
 
 COUNTED = {
     "16-bit png": DEEP_SAMPLES,
+    "16-bit tiff": DEEP_SAMPLES,
+    "32-bit tiff": DEEP_SAMPLES,
     "palette with transparency": CLEAR_PIXELS,
     "clear png": CLEAR_PIXELS,
     "turned by EXIF": TURNED,
     "turned jpeg": TURNED,
     "cmyk": CMYK,
+    "cmyk tiff": CMYK,
     "clear webp": CLEAR_PIXELS,
+    "clear lossless webp": CLEAR_PIXELS,
+    "clear tiff": CLEAR_PIXELS,
+    "turned webp": TURNED,
+    "turned tiff": TURNED,
 }
+PLAIN = ["plain jpeg", "plain gif", "plain tiff", "plain webp", "plain lossless webp", "float tiff"]
 
 
-@pytest.mark.parametrize("form", [*FORMS, "turned jpeg", "cmyk", "clear webp", "plain jpeg", "plain gif"])
+@pytest.mark.parametrize("form", sorted({*FORMS, *COUNTED, *PLAIN}))
 def test_unusual_forms_are_told_by_their_headers_and_damage_by_nothing(form: str) -> None:
     image = Image.fromarray(BRIGHT).convert("RGB")
     more = {
@@ -88,6 +96,15 @@ def test_unusual_forms_are_told_by_their_headers_and_damage_by_nothing(form: str
         "cmyk": stored(image.convert("CMYK"), "JPEG"),
         "clear webp": stored(CLEAR, "WEBP"),
         "plain gif": stored(image, "GIF"),
+        "cmyk tiff": stored(image.convert("CMYK"), "TIFF"),
+        "clear lossless webp": stored(CLEAR, "WEBP", lossless=True),
+        "clear tiff": stored(CLEAR, "TIFF"),
+        "turned webp": stored(image, "WEBP", exif=EXIF),
+        "turned tiff": stored(image, "TIFF", exif=EXIF),
+        "plain tiff": stored(image, "TIFF"),
+        "plain webp": stored(image, "WEBP"),
+        "plain lossless webp": stored(image, "WEBP", lossless=True),
+        "float tiff": stored(Image.fromarray(BRIGHT / np.float32(255)), "TIFF"),
     }
     data = memoryview((FORMS | more)[form])
     assert list(unusual_forms(data)) == ([COUNTED[form]] if form in COUNTED else [])
