@@ -14,12 +14,21 @@ from __future__ import annotations
 import math
 import numbers
 import re
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from nml.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Target = Literal["classification", "multilabel", "regression"]
 """What the labels of a task are: one class a sample, any number of classes a sample, or a number a sample."""
 TARGETS: frozenset[Target] = frozenset(get_args(Target))
 """Every target."""
+
+LARGEST, LEAST_SPREAD, LEAST_SHARE = 1e15, 1e-30, 1e-5
+"""Of numbers to learn from: the largest, the least standard deviation, and that as a share of the largest."""
 
 # Classes are stored as 32-bit integers.
 _MOST = 2**31
@@ -66,12 +75,36 @@ def number_value(value: object) -> float:
         ValueError: If it is none, or not finite.
     """
     try:
-        number = float(value)  # type: ignore[arg-type]
+        # Python reads 1_5 as 15.
+        number = math.nan if isinstance(value, str) and "_" in value else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise ValueError(f"the label {_shown(value)}, which is no finite number")
     return number
+
+
+def check_numbers(labels: npt.NDArray[np.floating], where: str) -> None:
+    """Refuse numbers to learn from that single precision, in which heads answer, cannot tell apart or hold.
+
+    Args:
+        labels: [N]; that all are alike is not looked at.
+        where: What an error begins with.
+
+    Raises:
+        UserError: Says from where to where they go.
+    """
+    low, high = float(labels.min()), float(labels.max())
+    largest = max(abs(low), abs(high))
+    # Scaled first: the square of 1e200 is infinite, and that of 1e-200 is 0.
+    share = float((labels / largest).std()) if largest else 0.0
+    if low < high and (largest > LARGEST or share < LEAST_SHARE or share * largest < LEAST_SPREAD):
+        raise UserError(
+            f"{where}: labels from {low:.10g} to {high:.10g}",
+            possible=f"up to {LARGEST:.0e}, with a standard deviation of at least {LEAST_SPREAD:.0e} and "
+            f"{LEAST_SHARE:.0e} of the largest, which single precision holds",
+            mend="subtract a constant from them, or take another unit",
+        )
 
 
 def label_names(value: object, separator: str) -> tuple[str, ...]:

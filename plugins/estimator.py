@@ -17,7 +17,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nml.errors import UserError, unknown_name
-from nml.labels import Target
+from nml.labels import Target, check_numbers
 from nml.untrusted import check_object
 from plugins.head import Head, hyper_parameters, targets_of
 from plugins.registry import HEADS
@@ -134,6 +134,8 @@ class HeadEstimator(BaseEstimator):
         fitted, held = self._divide(labels, seed)
         features, given = torch.from_numpy(X), torch.from_numpy(labels)
         try:
+            if self._target == "regression":
+                check_numbers(labels, "y")
             head = self._build()
             head.fit(
                 features[fitted],

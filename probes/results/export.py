@@ -28,6 +28,7 @@ COLUMNS = (
     "downstream_noise",
     "accuracy",
     "macro_f1",
+    "metric_name",
     "metric",
     "nll",
     "ece",

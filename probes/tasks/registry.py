@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nml.errors import UserError
-from nml.labels import Target
+from nml.labels import Target, check_numbers
 from nml.registry import Registry
 from nml.sources import SOURCES, find_task
 from probes.samples import SampleSet
@@ -138,16 +138,20 @@ def _check_target(task: Task, split: str, samples: SampleSet) -> None:
     expected = f"bool [{count}, {len(task.classes)}]" if several else f"float64 [{count}]"
     if shown != expected:
         raise UserError(f"task {task.name}, {split}: labels are {shown}", possible=expected)
-    if several and not labels.any():
+    if several and len(np.unique(labels)) < 2:
         raise UserError(
-            f"task {task.name}, {split}: no sample has any of the classes", mend="check the label columns"
+            f"task {task.name}, {split}: {'every sample has all' if labels.any() else 'no sample has any'} "
+            "of the classes",
+            mend="check the label columns",
         )
     if not several and not np.isfinite(labels).all():
         bad = samples.keys[int(np.flatnonzero(~np.isfinite(labels))[0])]
         raise UserError(f"task {task.name}, {split}: the label of {bad} is not finite", mend="leave it out")
-    if not several and count > 1 and np.ptp(labels) == 0:
+    if not several and count > 1 and labels.min() == labels.max():
         raise UserError(
             f"task {task.name}, {split}: all labels are {labels[0]:g}",
             possible="numbers that differ",
             mend="check the label column",
         )
+    if not several and split == "train":
+        check_numbers(labels, f"task {task.name}, {split}")

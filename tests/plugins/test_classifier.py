@@ -149,3 +149,9 @@ def test_a_fit_that_fails_leaves_the_classes_of_the_head_that_answers(tmp_path: 
     assert np.array_equal(estimator.predict(X[TEST]), found)
     estimator.save(tmp_path)
     assert np.array_equal(HeadClassifier.load(tmp_path).predict(X[TEST]), found)
+
+
+def test_numbers_that_single_precision_cannot_tell_apart_are_refused() -> None:
+    features = np.eye(4, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"y: labels from 1000000000 to 1000000003; .*subtract a constant"):
+        HeadRegressor("lp").fit(features, 1e9 + np.arange(4.0))

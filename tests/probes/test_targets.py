@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -195,6 +196,25 @@ def test_every_format_holds_such_labels(folder: Path) -> None:
             "'nan', which is no finite number",
         ),
         (lambda: write_pairs(Path("a.csv"), ["1", "1"]), "target=regression", "all labels are 1"),
+        (
+            lambda: write_pairs(Path("a.csv"), ["1", "1_5"]),
+            "target=regression",
+            "'1_5', which is no finite number",
+        ),
+        *(
+            (functools.partial(write_pairs, Path("a.csv"), numbers), "target=regression", "labels from ")
+            for numbers in (
+                ["1000000001", "1000000002"],
+                ["1e30", "2e30"],
+                ["1e-300", "2e-300"],
+                ["1e308", "-1e308"],
+            )
+        ),
+        (
+            lambda: write_pairs(Path("a.csv"), ["x", "x"]),
+            "target=multilabel,separator=bar",
+            "every sample has all",
+        ),
         (lambda: write_pairs(Path("a.csv"), ["1.5", "2"]), "", "or say target=regression"),
         (lambda: write_pairs(Path("a.csv"), ["x", "y"]), "target=multilabel", "no separator is named"),
         (
