@@ -272,7 +272,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     claimed = None if arguments.claimed is None else parse_ratio(arguments.claimed, where="--claimed")
     against = arguments.file if arguments.level is not None else arguments.against
-    if against is None or None not in (arguments.level, arguments.against):
+    if None not in (arguments.level, arguments.against):
+        raise UserError(
+            "--level, --against: both named",
+            mend="leave out --against: a level is held to the clean labels of its own set",
+        )
+    if against is None:
         raise UserError(
             "--against, --level: one of them is needed", mend="name the clean labels: --against SOURCE"
         )

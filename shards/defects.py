@@ -148,13 +148,17 @@ def settle(defects: Sequence[Defect], samples: int, checks: Checks) -> None:
         # Leaving them out would leave nothing, or is not offered.
         raise UserError(first.what, possible=first.possible, mend=first.mend) from first
     if len(defects) == 1:
+        leave_out = "leave it out with --skip-bad 1"
         raise UserError(
-            first.what, possible=first.possible, mend=f"{first.mend}; or leave it out with --skip-bad 1"
+            first.what,
+            possible=first.possible,
+            mend=f"{first.mend}; or {leave_out}" if first.mend else leave_out,
         ) from first
+    how = f" ({first.mend})" if first.mend else ""
     raise UserError(
         f"{summary}; the first: {first.what}",
         possible=first.possible,
-        mend=f"mend them ({first.mend}), or leave them out with --skip-bad {len(defects)}",
+        mend=f"mend them{how}, or leave them out with --skip-bad {len(defects)}",
     ) from first
 
 

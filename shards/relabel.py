@@ -129,9 +129,12 @@ def _refuse_there(level: Level, info: SetInfo, folder: Path) -> None:
     there = info.all_levels()
     same = next((each for each in info.levels.values() if each.draw() == level.draw()), None)
     if same is not None and same.flipped == level.flipped:
+        otherwise = same.name != level.name
         raise UserError(
-            f"{folder}: level {level.name} is there already ({same.describe()})",
-            mend="ask for another ratio, model or seed",
+            f"{folder}: level {level.name} is there already{' by another name' if otherwise else ''} "
+            f"({same.describe()})",
+            mend="ask for another ratio, model or seed"
+            + (f", or use it as it is: --noise {same.name}" if otherwise else ""),
         )
     if level.name in there:
         ratio = level_name(parse_ratio(level.asked))

@@ -11,6 +11,7 @@ import pytest
 from nml.errors import UserError
 from nml.levels import level_ratio
 from shards import write
+from shards.defects import Checks, Defect, settle
 from shards.noise import exact_count
 from shards.shardset import ShardSet
 from shards.verify import verify
@@ -123,3 +124,13 @@ def test_bad_samples_of_tars_are_listed(tmp_path: Path) -> None:
         run(f"webdataset:{tmp_path / 'tars'}", tmp_path / "set")
     run(f"webdataset:{tmp_path / 'tars'}", tmp_path / "set", "--skip-bad", "4")
     assert ShardSet.open(tmp_path / "set").num_samples == 12
+
+
+@pytest.mark.parametrize(("bad", "mend"), [(1, "leave it out with --skip-bad 1"), (2, "mend them, or leave")])
+def test_a_defect_without_a_mend_of_its_own_says_how_to_leave_it_out(
+    bad: int, mend: str, tmp_path: Path
+) -> None:
+    defects = [Defect(str(number), "bad class", UserError("has class 7")) for number in range(bad)]
+    with pytest.raises(UserError) as refused:
+        settle(defects, 10, Checks(file=tmp_path / "bad.csv"))
+    assert refused.value.mend.startswith(mend)

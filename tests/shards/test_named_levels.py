@@ -73,7 +73,7 @@ def test_a_ratio_that_only_a_named_level_has_says_its_name(copied: Path) -> None
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["0.2", "--name", "again"], r"level again is there already \(n20: .*another ratio, model or seed"),
+        (["0.2", "--name", "again"], r"again is there already by another name \(n20: .*: --noise n20"),
         (["0.3", "--seed", "1", "--name", "n20-x"], "--name n20-x: reads like another ratio than 0.3"),
         (["0.2", "--seed", "1", "--name", "0.2"], "--name 0.2: not a name of a level"),
         (["0.2", "--seed", "1", "--name", "../x"], "not a name of a level"),
