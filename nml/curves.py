@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from nml import layout
 from nml.errors import UserError
+from nml.files import check_regular
 from nml.levels import decimal_text, is_ratio_name, level_of, level_ratio
-from nml.untrusted import parse_json, parse_yaml, read_object
+from nml.untrusted import parse_json, read_object, read_yaml
 
 # What the ledger of a run calls time that no cause claims.
 _UNCLAIMED = "other"
@@ -106,6 +107,7 @@ def metrics_lines(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.exists():
         return
+    check_regular(path)
     with path.open("rb") as file:
         for number, text in enumerate(file, 1):
             try:
@@ -171,7 +173,7 @@ def read_curves(run: Path) -> Curves:
 
 def _about(run: Path) -> dict[str, Any]:
     try:
-        stored = parse_yaml((run / layout.CONFIG).read_text())
+        stored = read_yaml(run / layout.CONFIG)
     except (OSError, ValueError):
         return {}
     if not isinstance(stored, dict):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from nml.errors import UserError
+from nml.files import check_regular
 from nml.remote_files import AnyPath
 
 # The csv module's own limit of 131,072 characters is less than some texts have.
@@ -108,5 +109,6 @@ def _as_text(value: object) -> object:
 
 def _opened(file: AnyPath, encoding: str, errors: str) -> IO[str]:
     if isinstance(file, Path):
+        check_regular(file)
         return file.open(encoding=encoding, errors=errors, newline="")
     return io.TextIOWrapper(file.open(), encoding, errors, newline="")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from nml.files import check_regular
 from nml.untrusted import Untrusted
 
 MOST_BYTES = 512 << 20
@@ -35,6 +36,7 @@ def iter_groups(
         OSError, pa.ArrowException: If it cannot be read.
         Untrusted: If it would be larger.
     """
+    check_regular(path)
     most += _MOST_TIMES * path.stat().st_size
     texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
     # Pre-buffering would keep every row group until the file is closed.

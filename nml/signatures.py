@@ -23,6 +23,7 @@ from nml.untrusted import parse_json, read_file
 PASSWORD_VARIABLE = "NML_SIGNING_PASSWORD"  # noqa: S105 - the name of a variable
 _EXTRA = "sign"
 _MOST_BYTES = 4 << 20
+_MOST_KEY_BYTES = 1 << 16
 # The library shows the hashes as Python would.
 _CHANGED = re.compile(r"Hash mismatch for \\?'(.+?)\\?':")
 
@@ -46,8 +47,8 @@ def sign(folder: Path, names: Collection[str], signature: str, key: str | Path) 
     """
     with tempfile.TemporaryDirectory() as place:
         # All that lies in a folder is covered, and its name becomes part of the signature.
-        covered = Path(place, folder.resolve().name or "set")
-        covered.mkdir()
+        covered = Path(place, "covered", folder.resolve().name or "set")
+        covered.mkdir(parents=True)
         for name in names:
             _link_or_copy(folder / name, covered / name)
         made = Path(place, "signature")
@@ -65,11 +66,12 @@ def signer(key: str | Path) -> Any:
     config = _module("signing").Config()
     password = os.environ.get(PASSWORD_VARIABLE, "").encode() or None
     try:
+        read_file(Path(key), _MOST_KEY_BYTES)
         return config.use_elliptic_key_signer(private_key=key, password=password)
     except Exception as error:
         # Each kind of broken key has an error of its own, and of the library below.
         raise UserError(
-            f"{key}: cannot be used for signing: {_said(error)}",
+            f"{key}: cannot be used for signing: {_said_of_key(error)}",
             possible="a private key in PEM on the curve P-256, P-384 or P-521; its password in "
             f"${PASSWORD_VARIABLE}",
             mend="make one: openssl ecparam -name prime256v1 -genkey -noout -out key.pem",
@@ -116,10 +118,11 @@ def check_signed_bytes(content: bytes, name: str, signature: bytes, key: str | P
 def _check(folder: Path, names: Collection[str], signature: Path, key: str | Path, where: str) -> None:
     verifying = _module("verifying")
     try:
+        read_file(Path(key), _MOST_KEY_BYTES)
         config = verifying.Config().use_elliptic_key_verifier(public_key=key)
     except Exception as error:
         raise UserError(
-            f"{key}: cannot be used to check signatures: {_said(error)}",
+            f"{key}: cannot be used to check signatures: {_said_of_key(error)}",
             possible="a public key in PEM on the curve P-256, P-384 or P-521",
             mend="of your own key: openssl ec -in key.pem -pubout -out key.pub",
         ) from error
@@ -156,6 +159,11 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 def _module(name: str) -> Any:
     return import_extra(f"model_signing.{name}", _EXTRA, "signatures")
+
+
+def _said_of_key(error: Exception) -> str:
+    # The library looks for the curve of any key that reads.
+    return "it is of another kind" if isinstance(error, AttributeError) else _said(error)
 
 
 def _said(error: Exception) -> str:

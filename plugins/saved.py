@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
-from nml.files import json_bytes, write_bytes
+from nml.files import check_regular, json_bytes, write_bytes
 from nml.labels import TARGETS, Target
 from nml.registry import Plugin
 from nml.untrusted import Untrusted, check_object, read_object
@@ -151,6 +151,7 @@ def load_head(folder: str | Path) -> SavedHead:
     folder = _of_one_head(Path(folder))
     try:
         record = read_object(folder / RECORD)
+        check_regular(folder / WEIGHTS)
         weights = (folder / WEIGHTS).read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(

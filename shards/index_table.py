@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from nml.errors import UserError
+from nml.files import check_regular
 from shards.arrow_blocks import is_packed
 from shards.manifest import INDEX_BATCH, column_digest, index_schema, schema_fingerprint
 from shards.set_info import SetInfo
@@ -52,6 +53,7 @@ class IndexTable:
             labels = (0, len(info.classes or ()) - 1)
             self._ranges |= {level.column: labels for level in info.all_levels().values()}
         try:
+            check_regular(path)
             mapped = pa.memory_map(str(path))
             self._bytes = memoryview(mapped.read_buffer())
             self._reader = pa.ipc.open_file(mapped)

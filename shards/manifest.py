@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
-from nml.files import atomic_writer
+from nml.files import atomic_writer, check_regular
 from nml.parquet import iter_groups, read_parquet
 from shards.captions import LISTS, flat
 from shards.noise import Integers, Kind
@@ -106,6 +106,7 @@ def column_digest(column: pa.Array) -> str:
 
 def index_digests(path: Path) -> dict[str, tuple[str, ...]]:
     """Return the hashes of each column of an index, one a batch."""
+    check_regular(path)
     # Not mapped: a mapped file that is read from start to end counts as memory of its whole size.
     with pa.OSFile(str(path)) as file:
         reader = pa.ipc.open_file(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from model_signing import hashing, verifying
 
 from nml import layout
 from nml.errors import UserError
-from nml.signatures import BadSignature
+from nml.signatures import BadSignature, check_signature
 from nml.signatures import sign as sign_files
 from probes.encoders import Settings, open_checkpoint
 from shards import relabel, sign, verify, write
@@ -109,14 +110,27 @@ def test_a_set_at_a_url_is_held_to_its_signature(signed: Path, keys: Path, tmp_p
             ShardSet.open(url, cache=tmp_path / "cache", signed_by=keys / "mine.pub")
 
 
-@pytest.mark.parametrize("name", ["no-such.pem", "mine.pub", "set.json"])
+@pytest.mark.parametrize("name", ["no-such.pem", "mine.pub", "set.json", "pipe", "ed25519.pem"])
 def test_a_key_that_cannot_sign_is_told_in_one_line(signed: Path, keys: Path, name: str) -> None:
     shutil.copy(signed / "set.json", keys)
+    if name == "pipe":
+        os.mkfifo(keys / name)
+    elif name == "ed25519.pem":
+        openssl(keys, "genpkey", "-algorithm", "ed25519", "-out", name)
     with pytest.raises(UserError, match=f"{name}: cannot be used for signing: .*PEM") as refused:
         sign.main([str(signed), "--key", str(keys / name)])
     assert "\n" not in str(refused.value)
+    assert "attribute" not in str(refused.value)
     with pytest.raises(UserError, match="cannot be used to check signatures"):
         ShardSet.open(signed, signed_by=keys / "mine.pem")
+
+
+def test_a_folder_may_be_called_as_a_signature_is(tmp_path: Path, keys: Path) -> None:
+    folder = tmp_path / "signature"
+    folder.mkdir()
+    (folder / "set.json").write_text("{}")
+    sign_files(folder, ["set.json"], "set.sig", keys / "mine.pem")
+    check_signature(folder, ["set.json"], "set.sig", keys / "mine.pub")
 
 
 def test_a_key_with_a_password_signs_with_it(

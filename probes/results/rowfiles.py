@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
-from nml.files import make_folder, write_bytes
+from nml.files import check_regular, make_folder, write_bytes
 from nml.locking import byte_lock, look_again
 from nml.parquet import read_parquet
 from nml.untrusted import Untrusted, is_printable, parse_json, shown
@@ -159,6 +159,7 @@ def _is_object(text: str, name: str) -> bool:
 
 def _read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
+        check_regular(path)
         with pq.ParquetFile(path) as file:
             found = (file.schema_arrow.metadata or {}).get(b"format", b"none").decode()
             if found == SCHEMA_VERSION:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nml.errors import UserError
+from nml.files import check_regular
 
 
 def read_array(path: Path, what: str) -> npt.NDArray[Any]:
@@ -18,6 +19,7 @@ def read_array(path: Path, what: str) -> npt.NDArray[Any]:
         UserError: If the file cannot be read as numbers.
     """
     try:
+        check_regular(path)
         if path.suffix == ".npy":
             return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
         if path.suffix in (".csv", ".txt"):

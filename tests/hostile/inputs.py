@@ -20,7 +20,6 @@ from tests.hostile.made import (
     a_head,
     a_pipe,
     a_run,
-    a_set,
     a_table,
     a_tar,
     an_image,
@@ -129,7 +128,9 @@ INPUTS: dict[str, Input] = {
     "a number of 5,000 digits": Input(set_file(b'{"format": 1' + b"0" * 5000 + b"}"), OPENED),
     "set.json that is a list": Input(set_file(b"[]"), OPENED),
     "set.json without an end": Input(set_file(b'"' + b"x" * (40 << 20)), (INFO, TRAIN)),
-    "set.json that is a pipe": Input(a_set(a_pipe), (INFO, VERIFY, RELABEL, TRAIN)),
+    "set.json that is a pipe": Input(a_pipe("set.json"), (INFO, VERIFY, RELABEL, TRAIN)),
+    "an index that is a pipe": Input(a_pipe("index.arrow"), (RELABEL, TRAIN), unmoved=(VERIFY,)),
+    "a manifest that is a pipe": Input(a_pipe("manifest.parquet"), (RELABEL,), unmoved=(VERIFY,)),
     "deep stats.json": Input(set_file(DEEP, "stats.json"), (PLOT, RELABEL), unmoved=(VERIFY,)),
     "transitions outside": Input(
         set_file(b'{"classes": [], "levels": {"n20": {"transitions": [[9, 9, 9]]}}}', "stats.json"),

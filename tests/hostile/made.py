@@ -62,9 +62,12 @@ def of(name: str, change: Callable[[pa.Array], pa.Array]) -> Make:
     return indexed(lambda column, array: change(array) if column == name else array)
 
 
-def a_pipe(folder: Path) -> None:
-    (folder / "set.json").unlink()
-    os.mkfifo(folder / "set.json")
+def a_pipe(name: str) -> Make:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return a_set(change)
 
 
 def manifest(change: Callable[[pa.Table], pa.Table]) -> Make:
