@@ -8,12 +8,14 @@ removed before the new one is complete.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,9 @@ from nml.untrusted import Untrusted, file_name, read_json, shown
 from pretrain.encoder_files import publish, write_export
 from pretrain.engines import Engine, Tensors
 from pretrain.world import from_main
+
+# Less than any state.
+_NO_ROOM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -317,7 +322,7 @@ class Saver:
 
     def _give_up(self) -> None:
         words: list[str | None] = [None] * dist.get_world_size()
-        dist.all_gather_object(words, str(_root(self._error)) if self._error else None)
+        dist.all_gather_object(words, self._why(self._error) if self._error else None)
         why = next(filter(None, words), "unknown")
         good = [folder.name for folder in step_folders(self._run) if is_complete(folder)]
         newest = from_main(good[0] if good else "none")
@@ -330,6 +335,15 @@ class Saver:
             mend=f"newest complete one: {newest}; make room and run the same command again",
         )
 
+    def _why(self, error: BaseException) -> str:
+        root = _root(error)
+        # torch's writer speaks of positions in a file that it could not write on; what another rank's error
+        # came of does not travel with it.
+        with suppress(OSError):
+            if not isinstance(root, OSError) and shutil.disk_usage(self._run).free < _NO_ROOM_BYTES:
+                return f"{os.strerror(errno.ENOSPC)} ({root})"
+        return str(root)
+
 
 def _root(error: BaseException) -> BaseException:
     """Return what was raised first, inside torch's collection of the ranks' failures."""
@@ -337,4 +351,9 @@ def _root(error: BaseException) -> BaseException:
     if failures:
         first = next(iter(failures.values()))
         return _root(first[0] if isinstance(first, tuple) else first)
+    raised: BaseException | None = error
+    while raised is not None:
+        if isinstance(raised, OSError):
+            return raised
+        raised = raised.__cause__ or raised.__context__
     return error.__cause__ or error
