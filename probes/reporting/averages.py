@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from probes.reporting.families import repetition
+from probes.reporting.families import layer_of, repetition
 from probes.reporting.selection import Selection
 from probes.results import Row
 from probes.results.row import Domain
@@ -43,6 +43,7 @@ class Score:
         nll: Mean negative log-likelihood of the labels, in nats.
         ece: Expected calibration error, 0 to 1. Both NaN where they were not measured.
         datasets: Names of the test sets behind the mean.
+        network: Where the encoder came from, whatever its layer: the run's path, or else the name.
     """
 
     family: str
@@ -65,6 +66,7 @@ class Score:
     nll: float = math.nan
     ece: float = math.nan
     datasets: tuple[str, ...]
+    network: str = ""
 
 
 class Mean(NamedTuple):
@@ -148,6 +150,7 @@ def _score(rows: list[Row], task: str, family: str, head: str) -> Score:
         nll=statistics.fmean(_measured(row.nll) for row in rows),
         ece=statistics.fmean(_measured(row.ece) for row in rows),
         datasets=tuple(sorted({row.dataset for row in rows})),
+        network=first.run_path or first.encoder.removesuffix(layer_of(first.encoder)),
     )
 
 

@@ -36,8 +36,7 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
         if row.noise_ratio is None or len(levels[stems[key]]) > 1:
             found[key] = stems[key]
         else:
-            layer = _LAYER.search(row.encoder)
-            found[key] = f"{row.objective or row.encoder_kind}, D = {row.dim}{layer.group() if layer else ''}"
+            found[key] = f"{row.objective or row.encoder_kind}, D = {row.dim}{layer_of(row.encoder)}"
     return _by_model(_unjoined(found, stems, encoders), encoders)
 
 
@@ -47,15 +46,23 @@ def repetition(encoder: str) -> str | None:
     return found.group() if found else None
 
 
+def layer_of(encoder: str) -> str:
+    """Return the part of an encoder's name that tells its layer; empty for an encoder's own features."""
+    found = _LAYER.search(encoder)
+    return found.group() if found else ""
+
+
 def _stem(row: Row) -> str:
+    layer = layer_of(row.encoder)
     if row.noise_ratio is None:
         return row.encoder
-    name = _STEP.sub("", row.encoder)
+    name = _STEP.sub("", row.encoder).removesuffix(layer)
     if row.noise_level:
         # A level that its user named, as a run's name has it.
         name = re.sub(rf"(?<![A-Za-z0-9]){re.escape(row.noise_level)}(?![A-Za-z0-9])", "", name)
     name = _SEED.sub("", _LEVEL.sub("", name))
-    return re.sub(r"[-_]{2,}", "-", name).strip("-_") or row.encoder
+    name = re.sub(r"[-_]{2,}", "-", name).strip("-_")
+    return name + layer if name else row.encoder
 
 
 def _by_model(found: dict[str, str], encoders: dict[str, Row]) -> dict[str, str]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from probes.reporting.averages import Case, Score, case_of, noise_key, per_run
+from probes.reporting.families import layer_of
 from probes.reporting.inference import Estimate, Judged, estimate, judge
 
 BASELINE = "lp"
@@ -45,9 +47,20 @@ class Asked(NamedTuple):
 
 
 def difference(found: Iterable[Score], head: str, baseline: str = BASELINE) -> Estimate | None:
-    """Return the difference of the metric, ``head`` minus ``baseline``, over runs; None without a pair."""
-    values = differences(found, head, baseline)
-    return estimate(list(values.values())) if values else None
+    """Return the difference of the metric, ``head`` minus ``baseline``, over runs; None without a pair.
+
+    Layers of one network are one run: they share whatever its pre-training made easy for one of the heads.
+    """
+    found = list(found)
+    layered = {score.network for score in found if layer_of(score.encoder)}
+    run_of = {
+        score.encoder_hash: score.network if score.network in layered else score.encoder_hash
+        for score in found
+    }
+    runs: dict[str, list[float]] = defaultdict(list)
+    for encoder, value in differences(found, head, baseline).items():
+        runs[run_of[encoder]].append(value)
+    return estimate([fmean(values) for values in runs.values()]) if runs else None
 
 
 def differences(found: Iterable[Score], head: str, baseline: str = BASELINE) -> dict[str, float]:

@@ -123,3 +123,21 @@ def test_a_level_is_repeated_by_two_runs_of_one_family(
 def test_bold_is_explained_by_how_many_comparisons_there_are() -> None:
     assert marks(0).startswith("Nothing is marked")
     assert "over the 3 comparisons" in marks(3)
+
+
+def test_layers_of_one_network_are_no_runs_of_their_own() -> None:
+    def layers(head: str, metric: float) -> list[Score]:
+        return [
+            dataclasses.replace(
+                score(head, GRID.index((run, "digits", "id", 1.0, 0.0, 0)), metric + shift),
+                encoder=f"{run}{layer}",
+                encoder_hash=f"{run}{layer}",
+                network=run,
+            )
+            for run, shift in (("e1", 0.0), ("e2", 0.25 * (head == "mlp")))
+            for layer in ("", ",layer=layer3", ",layer=layer4")
+        ]
+
+    found = difference([*layers("lp", 0.5), *layers("mlp", 0.625)], "mlp")
+    assert found is not None
+    assert found.values == (0.125, 0.375)
