@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.files import write_bytes
+from nml.files import check_regular, write_bytes
 from nml.images import image_extension
 from nml.remote_files import files_at
+from nml.untrusted import check_object, parse_json, typed
 from shards.arrow_columns import hash_column
 from shards.catalogue import tell_of_gaps
 from shards.foreign_tars import not_in_place
@@ -159,17 +160,24 @@ class TarRecords:
     def _find(self, number: int, identity: list[Any] | None = None) -> Indexed | None:
         """Return the record of a tar; None if there is none as it was written, or not of this identity."""
         try:
+            check_regular(self._path(number))
             content = self._path(number).read_bytes()
         except FileNotFoundError:
             return None
         record, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
         if hashlib.sha256(record).digest() != digest:
             return None
-        table = pa.ipc.open_file(record).read_all()
-        facts = json.loads(table.schema.metadata[b"facts"])
-        if identity is not None and facts["identity"] != identity:
+        # Tars come from others, and with them may come what calls itself a record.
+        try:
+            table = pa.ipc.open_file(record).read_all()
+            table.validate(full=True)
+            known = check_object(parse_json(table.schema.metadata[b"facts"]), numbers=bool)
+            shard = typed(Shard, known.get("shard"))
+        except (ValueError, KeyError, TypeError, pa.ArrowException):
             return None
-        return Indexed(Shard(**facts["shard"]), table.replace_schema_metadata(None), facts["numbers"])
+        if identity is not None and known.get("identity") != identity:
+            return None
+        return Indexed(shard, table.replace_schema_metadata(None), known["numbers"])
 
     def _read(self, number: int) -> Indexed:
         found = self._find(number)

@@ -24,6 +24,7 @@ from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import write_bytes
 from nml.locking import NoLocksError, byte_lock
+from nml.untrusted import parse_json
 from shards.captions import member_text
 from shards.destination import Destination
 from shards.gathering import gather
@@ -288,5 +289,5 @@ def parse_record(number: int, content: bytes) -> tuple[Shard, pa.Table]:
 def recorded_forms(content: bytes) -> dict[str, int]:
     """Return how many images of a finished shard came in unusual forms; see :class:`PackedShard`."""
     metadata = pa.ipc.open_file(content[:-_DIGEST_BYTES]).schema.metadata
-    forms: dict[str, int] = json.loads(metadata.get(_FORMS.encode(), b"{}"))
+    forms: dict[str, int] = parse_json(metadata.get(_FORMS.encode(), b"{}"))
     return forms

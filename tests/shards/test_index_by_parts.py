@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from nml.files import sha256_file
@@ -85,3 +88,19 @@ def test_a_sidecar_is_made_by_parts_too(tars: Path, tmp_path: Path) -> None:
     index.main([str(tars), "--out", str(tmp_path / "sidecar")])
     assert not (tmp_path / "sidecar" / ".indexing").exists()
     assert (tmp_path / "sidecar" / "set.json").exists()
+
+
+def test_a_record_that_came_with_the_tars_is_held_to_its_form(tars: Path, whole: dict[str, str]) -> None:
+    index.main([str(tars), "--part", "1/3"])
+    for number, change in enumerate((lambda facts: facts["shard"].pop("bytes"), dict.clear)):
+        path = tars / ".indexing" / f"{3 * number:02d}.tar.arrow"
+        table = pa.ipc.open_file(path.read_bytes()[:-32]).read_all()
+        facts = json.loads(table.schema.metadata[b"facts"])
+        change(facts)
+        content = pa.BufferOutputStream()
+        with pa.ipc.new_file(content, table.schema.with_metadata({"facts": json.dumps(facts)})) as writer:
+            writer.write_table(table)
+        record = content.getvalue().to_pybytes()
+        path.write_bytes(record + hashlib.sha256(record).digest())
+    index.main([str(tars)])
+    assert described(tars) == whole
