@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nml.errors import UserError
+from nml.files import is_utf8
 
 ROOMS = ("nml", "shards", "pretrain", "plugins", "probes", "slurm", "recipes")
 _FILES = ("setup.cfg", "pyproject.toml")
@@ -74,7 +75,11 @@ def run_git(code: Path, *words: str) -> str | None:
     """Return what ``git -C code WORDS`` prints, or None where it fails."""
     try:
         done = subprocess.run(
-            ["git", "-C", str(code), *words], capture_output=True, text=True, timeout=_GIT_SECONDS
+            ["git", "-C", str(code), *words],
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=_GIT_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
@@ -100,6 +105,8 @@ def _is_secret(name: str) -> bool:
 
 def _check(code: Path, name: str) -> None:
     path = code / name
+    if not is_utf8(name):
+        raise UserError(f"{path}: the name is no UTF-8", mend="rename it, or let git ignore it")
     if path.is_symlink():
         target = path.readlink()
         inside = (path.parent / target).resolve().is_relative_to(code.resolve())

@@ -85,6 +85,13 @@ def test_a_snapshot_follows_no_link(code: Path, tmp_path: Path, target: str) -> 
         take_snapshot(tmp_path / "snapshots", code)
 
 
+def test_a_name_that_is_no_text_is_refused_in_one_line(code: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", str(code)], check=True)
+    (code / "slurm" / "\udcff.py").write_text("")
+    with pytest.raises(UserError, match="no UTF-8"):
+        take_snapshot(tmp_path / "snapshots", code)
+
+
 def test_nothing_of_a_snapshot_is_more_open_than_the_code(code: Path, tmp_path: Path) -> None:
     private = {"slurm/__init__.py": 0o600, "pretrain/__init__.py": 0o640, "pretrain": 0o750, ".": 0o700}
     for name, mode in private.items():
