@@ -115,7 +115,7 @@ def test_foreign_tars_read_like_a_set_once_indexed(
                 content = source.extractfile(member)
                 member.mtime = 1.5
                 target.addfile(member, content)
-    index.main([str(folder)])
+    index.main([str(folder), "--label-column", "label"])
     assert "30 samples in 2 tars, a class each" in capsys.readouterr().out
     assert verify.main([str(folder)]) == 0
     foreign, own = ShardSet.open(folder), digits_set
@@ -132,7 +132,7 @@ def test_foreign_tars_read_like_a_set_once_indexed(
 def test_equal_keys_of_two_tars_are_kept_apart(digits_set: ShardSet, tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
         shutil.copy(Path(digits_set.path) / "shard-000000.tar", tmp_path / name)
-    index.main([str(tmp_path)])
+    index.main([str(tmp_path), "--label-column", "label"])
     keys = pq.read_table(tmp_path / "manifest.parquet")["key"].to_pylist()
     assert len(set(keys)) == 400
 
