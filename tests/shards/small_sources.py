@@ -29,7 +29,8 @@ NAMES = ["cat", "dog", "emu"]
 
 
 def run(source: str, out: Path, *more: str) -> None:
-    write.main(["--source", source, "--noise", "0", "0.25", "--out", str(out), *more])
+    noise = [] if "--noise" in more else ["--noise", "0", "0.25"]
+    write.main(["--source", source, *noise, "--out", str(out), *more])
 
 
 def make_tar(path: Path, ending: str, values: list[str], images: Sequence[bytes] = IMAGES) -> None:
