@@ -66,6 +66,13 @@ def take_secret(location: str) -> str:
     shown = without_secret(location)
     if shown != location:
         os.environ[VARIABLE] = json.dumps({**_kept(), shown.rstrip("/"): location})
+        found = _URL.fullmatch(location)
+        if found is not None and "*" in found["path"]:
+            # The files that a pattern stands for lie below the folder that it begins with.
+            start, end = found.span("path")
+            take_secret(
+                location[:start] + found["path"].partition("*")[0].rpartition("/")[0] + location[end:]
+            )
     return shown
 
 

@@ -52,6 +52,14 @@ def test_a_secret_is_put_into_no_other_url() -> None:
     assert urls.with_secret("https://host/set/set.json") == "https://me:hunter2@host/set/set.json"
 
 
+@pytest.mark.parametrize(("before", "after"), [("me:hunter2@", ""), ("", "?sig=1")])
+def test_the_files_of_a_pattern_are_asked_for_with_its_secret(before: str, after: str) -> None:
+    assert urls.take_secret(f"https://{before}host/a/x-*/*.tar{after}") == "https://host/a/x-*/*.tar"
+    assert urls.with_secret("https://host/a/x-*/*.tar") == f"https://{before}host/a/x-*/*.tar{after}"
+    assert urls.with_secret("https://host/a/x-1/1.tar") == f"https://{before}host/a/x-1/1.tar{after}"
+    assert urls.with_secret("https://host/b/x-1/1.tar") == "https://host/b/x-1/1.tar"
+
+
 def test_a_later_signature_takes_the_place_of_an_earlier_one() -> None:
     shown = {urls.take_secret(f"https://host/set?sig={number}") for number in (1, 2)}
     assert shown == {"https://host/set"}
