@@ -22,8 +22,9 @@ import pyarrow as pa
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.files import sha256_file, write_json
+from nml.front import spelled
 from nml.levels import OWN_RATE, is_level_name, level_name, parse_ratio
-from nml.set_file import MANIFEST_FILE, SET_FILE
+from nml.set_file import MANIFEST_FILE, SET_FILE, SIGNATURE_FILE, read_set_bytes
 from shards.arrow_columns import KeyColumn, take_rows
 from shards.captions import as_lists, flat, starts_of, with_captions
 from shards.certified import refuse_damaged
@@ -287,8 +288,10 @@ def main(argv: list[str] | None = None) -> None:
             mend="--noise 0.15",
         )
     refuse_url(arguments.set)
+    folder = Path(arguments.set)
+    before = read_set_bytes(folder)
     _, levels = relabel(
-        Path(arguments.set),
+        folder,
         ratios,
         arguments.model,
         arguments.model_file,
@@ -301,6 +304,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     for level in levels:
         print(level.describe())
+    if (folder / SIGNATURE_FILE).exists() and read_set_bytes(folder) != before:
+        print(f"{SIGNATURE_FILE} no longer holds: sign the set anew with {spelled('python -m shards.sign')}")
     print(f"set: {arguments.set}")
 
 

@@ -71,6 +71,7 @@ def test_a_relabelled_set_needs_a_new_signature(
     relabel.main([str(signed), "--noise", "0.3"])
     assert verify.main([str(signed), "--quick", "--key", str(keys / "mine.pub")]) == 1
     said = capsys.readouterr().out
+    assert "set.sig no longer holds" in said
     assert "WRONG signature:" in said
     assert "set.json is not what was signed" in said
     sign.main([str(signed), "--key", str(keys / "mine.pem")])
