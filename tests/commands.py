@@ -18,8 +18,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+WARM = multiprocessing.get_context("forkserver")
+WARM.set_forkserver_preload(
     [
         *("pytest", "tests.commands", "timm", "torch", "open_clip", "matplotlib.font_manager"),
         *("plugins.__main__", "probes.run", "probes.probing", "probes.predict", "probes.reporting.build"),
@@ -45,7 +45,7 @@ class Command:
         with patch.dict(os.environ, ONE_THREAD):
             multiprocessing.forkserver.ensure_running()
         variables = os.environ | ONE_THREAD | environment
-        self.process = _CONTEXT.Process(target=_be, args=(self.words, str(cwd), variables, self._said.name))
+        self.process = WARM.Process(target=_be, args=(self.words, str(cwd), variables, self._said.name))
         self.process.start()
 
     def running(self) -> bool:

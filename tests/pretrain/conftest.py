@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
+import sys
 import tarfile
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import yaml
@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from shards.write import main as write_shards
-from tests.pretrain.ranks import Ranks, Zygote
+from tests.pretrain.ranks import Ranks, Zygote, call_on_ranks
 
 # What an engine does for a parameter costs more than a step with so few numbers: half the blocks.
 RESNET = {"name": "resnet18", "kwargs": {"channels": [8, 16, 16, 32], "layers": [1, 1, 1, 1]}}
@@ -214,44 +214,19 @@ def tiny_data() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def on_ranks() -> Callable[..., list[Any]]:
-    """Call a function on gloo ranks forked from this process, and return what each returned.
+    """Call a function on gloo ranks, and return what each returned.
 
     ``on_ranks(size, function, store, *arguments)`` calls ``function(rank, size, *arguments)``. What it
     returns must pickle without torch's shared memory: NumPy arrays, not tensors.
+
+    The ranks are forked from a process that has done nothing: torch computes no gradient in one whose parent
+    has computed any, and which tests ran before in this process is not known.
     """
 
     def call(size: int, function: Callable[..., Any], store: Path, *arguments: Any) -> list[Any]:
-        context = multiprocessing.get_context("fork")
-        ends = [context.Pipe(duplex=False) for _ in range(size)]
-        processes = [
-            context.Process(target=_as_rank, args=(rank, size, function, store, arguments, ends[rank][1]))
-            for rank in range(size)
-        ]
-        for process in processes:
-            process.start()
-        answers = [reader.recv() for reader, _ in ends]
-        for process in processes:
-            process.join()
-        for ok, answer in answers:
-            assert ok, answer
-        return [answer for _, answer in answers]
+        # Local functions, too.
+        cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
+        called = cloudpickle.dumps((function, arguments))
+        return call_on_ranks(size, store, called)
 
     return call
-
-
-def _as_rank(
-    rank: int, size: int, function: Callable[..., Any], store: Path, arguments: Any, answer: Any
-) -> None:
-    import torch
-    import torch.distributed as dist
-
-    # The parent's pool of threads did not survive the fork.
-    torch.set_num_threads(1)
-    try:
-        dist.init_process_group("gloo", store=dist.FileStore(str(store), size), rank=rank, world_size=size)
-        answer.send((True, function(rank, size, *arguments)))
-    except BaseException:
-        answer.send((False, traceback.format_exc()))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()

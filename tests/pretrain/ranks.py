@@ -1,4 +1,4 @@
-"""Ranks that start fast: forked from a process that has imported everything; see zygote.py."""
+"""Ranks that start fast, forked from a process that has imported everything: zygote.py, tests/commands.py."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
+import cloudpickle
 import psutil
+
+from tests.commands import WARM
 
 ZYGOTE = Path(__file__).with_name("zygote.py")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -87,3 +92,46 @@ class Ranks:
         self.output.close()
         assert last.startswith("status "), "\n".join([*lines, last])
         return int(last.split()[-1]), "\n".join(lines)
+
+
+def call_on_ranks(size: int, store: Path, called: bytes) -> list[Any]:
+    """Call a function on gloo ranks; return what each returned.
+
+    Args:
+        size: How many there are.
+        store: A file by which they find each other.
+        called: The function and its arguments beyond rank and size, by cloudpickle.
+    """
+    ends = [WARM.Pipe(duplex=False) for _ in range(size)]
+    processes = [
+        WARM.Process(target=_as_rank, args=(rank, size, str(store), called, ends[rank][1]))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    for _, writer in ends:
+        # Else the end of a rank that dies would not be heard.
+        writer.close()
+    answers = [reader.recv() for reader, _ in ends]
+    for process in processes:
+        process.join()
+    for ok, answer in answers:
+        assert ok, answer
+    return [answer for _, answer in answers]
+
+
+def _as_rank(rank: int, size: int, store: str, called: bytes, answer: Any) -> None:
+    import torch
+    import torch.distributed as dist
+
+    # The parent's pool of threads did not survive the fork.
+    torch.set_num_threads(1)
+    try:
+        function, arguments = cloudpickle.loads(called)
+        dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
+        answer.send((True, function(rank, size, *arguments)))
+    except BaseException:
+        answer.send((False, traceback.format_exc()))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
