@@ -24,6 +24,7 @@ from nml.files import fsync_folder, is_full, json_bytes, write_bytes, write_json
 from nml.layout import newest_step
 from nml.untrusted import parse_json, read_file, read_object
 from slurm.members import Member, own_attempt, own_job
+from slurm.words import say
 
 OPEN, RESTARTS, STALLED, CLOSE = "open.json", "restarts.jsonl", "stalled.json", "close.json"
 _RESERVE = "reserve"
@@ -82,15 +83,21 @@ class Attempt:
     def close(self, outcome: str, reason: str, status: int, ranks: Iterable[tuple[Any, ...]] = ()) -> None:
         """Note what became of it, also on a full disk."""
         ended = {"outcome": outcome, "reason": reason, "status": status, "step": self.step}
-        content = {**ended, "ranks": [list(one) for one in ranks], "time": time.time()}
-        print(f"{self.member.name}: attempt {own_attempt()}: {outcome}: {reason}", flush=True)
+        told = [list(one) for one in ranks]
+        content = {**ended, "ranks": told, "time": time.time()}
+        say(f"{self.member.name}: attempt {own_attempt()}: {outcome}: {reason}")
         try:
             write_json(self.folder / CLOSE, content)
         except OSError as error:
             if not is_full(error):
                 raise
-            _write_in_place(self.folder / _RESERVE, json_bytes(content)[:_RESERVE_BYTES])
-            (self.folder / _RESERVE).replace(self.folder / CLOSE)
+            # The first one is the cause.
+            while len(json_bytes(content)) > _RESERVE_BYTES and told:
+                told.pop()
+            # A second record finds its room in the first one.
+            room = next(file for file in (self.folder / _RESERVE, self.folder / CLOSE) if file.exists())
+            _write_in_place(room, json_bytes(content).ljust(_RESERVE_BYTES))
+            room.replace(self.folder / CLOSE)
             fsync_folder(self.folder)
         if outcome != "requeue":
             (self.folder / _RESERVE).unlink(missing_ok=True)
@@ -131,6 +138,5 @@ def attempt_number(folder: Path) -> int:
 def _write_in_place(file: Path, data: bytes) -> None:
     with file.open("r+b") as reserved:
         reserved.write(data)
-        reserved.truncate()
         reserved.flush()
         os.fsync(reserved.fileno())

@@ -63,21 +63,22 @@ def run_job(file: Path) -> int:
     failures = attempt.failures()
     ended: list[Exit] = []
     try:
-        verdict = _refusal(submission, attempt) or _run(submission, file, attempt, names, failures, ended)
+        refusal = _refusal(submission, attempt, names)
+        verdict = refusal or _run(submission, file, attempt, names, failures, ended)
+        if verdict.outcome == DONE and member.probe:
+            write_receipts(member.probe)
     except Exception as error:
         attempt.close(FAILED, f"{type(error).__name__}: {error}", 1)
         raise
-    if verdict.outcome == DONE and member.probe:
-        write_receipts(member.probe)
     status = 0 if verdict.outcome == DONE else _status(ended)
     # Before the requeue: once Slurm has it, this process may be killed at any moment.
     attempt.close(*verdict[:2], status, ended)
     if verdict.outcome == REQUEUE:
-        refusal = requeue([name for name, count in failures.items() if count >= MOST_FAILURES])
-        if not refusal:
+        refused = requeue([name for name, count in failures.items() if count >= MOST_FAILURES])
+        if not refused:
             # Slurm ends the batch script; ending by itself, it would look like the end of the job.
             time.sleep(KILL_SECONDS)
-        attempt.close(FAILED, f"{verdict.reason}; {refusal}", status, ended)
+        attempt.close(FAILED, f"{verdict.reason}; {refused}", status, ended)
     return status
 
 
@@ -119,7 +120,7 @@ def agents_command(submission: Submission, file: Path, nodes: int) -> list[str]:
     ]
 
 
-def _refusal(submission: Submission, attempt: Attempt) -> Verdict | None:
+def _refusal(submission: Submission, attempt: Attempt, names: list[str]) -> Verdict | None:
     """Return why the job must not begin, or nothing."""
     missing = [program for program in ("srun", "scontrol") if shutil.which(program) is None]
     if missing:
@@ -129,8 +130,12 @@ def _refusal(submission: Submission, attempt: Attempt) -> Verdict | None:
         check_snapshot(Path(submission.snapshot))
     except RuntimeError as error:
         return Verdict(FAILED, str(error))
-    given_up = _given_up(submission, attempt, "")
-    return Verdict(FAILED, given_up) if given_up else None
+    if given_up := _given_up(submission, attempt, ""):
+        return Verdict(FAILED, given_up)
+    if len(names) < submission.nodes:
+        known = f"{len(names)} of its {submission.nodes} nodes"
+        return Verdict(REQUEUE, f"scontrol on {os.uname().nodename} names {known}: {', '.join(names)}")
+    return None
 
 
 def _given_up(submission: Submission, attempt: Attempt, last: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from slurm.controller import BUSY
 from slurm.members import own_job
+from slurm.words import say
 
 # The next time a controller that does not answer is asked.
 RETRY_SECONDS = float(os.environ.get("NML_REQUEUE_RETRY_SECONDS", "10"))
@@ -29,7 +30,8 @@ def requeue(without: Collection[str] = ()) -> str:
     while True:
         shown = scontrol("show", "job", job, "--oneliner")
         state = _field("JobState", shown.stdout)
-        if state in _COMES_BACK or (state == "COMPLETING" and int(_field("Restarts", shown.stdout)) > own):
+        # Whoever was cut off may come when the next attempt runs already.
+        if state in _COMES_BACK or int(_field("Restarts", shown.stdout) or 0) > own:
             return ""
         if state and state not in _REQUEUE_FROM:
             return f"the job is {state}, so it is left alone"
@@ -41,7 +43,7 @@ def requeue(without: Collection[str] = ()) -> str:
         said = " ".join((done.stderr or done.stdout).split())
         if not BUSY.search(said):
             return f"requeue refused: {said}"
-        print(f"the requeue is asked for again in {RETRY_SECONDS:.0f} s: {said}", flush=True)
+        say(f"the requeue is asked for again in {RETRY_SECONDS:.0f} s: {said}")
         time.sleep(RETRY_SECONDS)
 
 
@@ -49,18 +51,15 @@ def _leave_out(job: str, nodes: Collection[str], shown: str) -> None:
     """Have the job start on other nodes; it is no failure where that comes too late."""
     before = _field("ExcNodeList", shown)
     wanted = int(_field("NumNodes", shown).partition("-")[0] or 1)
-    listed = subprocess.run(
-        ["sinfo", "--noheader", "--Node", "--format=%N %T", f"--partition={_field('Partition', shown)}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_ANSWER_SECONDS,
-    ).stdout.splitlines()
+    before = "" if before == "(null)" else before
+    out = set(scontrol("show", "hostnames", before).stdout.split()) if before else set()
+    partition = f"--partition={_field('Partition', shown)}"
+    listed = _ask("sinfo", "--noheader", "--Node", "--format=%N %T", partition).stdout.splitlines()
     usable = {line.split()[0] for line in listed if not re.search("down|drain|fail|maint", line)}
-    if len(usable - set(nodes)) < wanted:
-        print(f"{', '.join(nodes)} cannot be left out: the partition has no other nodes", flush=True)
+    if len(usable - out - set(nodes)) < wanted:
+        say(f"{', '.join(nodes)} cannot be left out: the partition has no other nodes")
         return
-    excluded = ",".join([*filter(None, [before if before != "(null)" else ""]), *sorted(nodes)])
+    excluded = ",".join([*filter(None, [before]), *sorted(set(nodes) - out)])
     scontrol("update", f"JobId={job}", f"ExcNodeList={excluded}")
 
 
@@ -71,9 +70,13 @@ def _field(name: str, shown: str) -> str:
 
 def scontrol(*words: str) -> subprocess.CompletedProcess[str]:
     """Return what scontrol answers, also where it does not run."""
+    return _ask("scontrol", *words)
+
+
+def _ask(program: str, *words: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=_ANSWER_SECONDS)
+        return subprocess.run([program, *words], capture_output=True, text=True, timeout=_ANSWER_SECONDS)
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(words, 1, "", "scontrol timed out")
+        return subprocess.CompletedProcess(words, 1, "", f"{program} timed out")
     except OSError as error:
-        return subprocess.CompletedProcess(words, 1, "", f"scontrol does not run here: {error}")
+        return subprocess.CompletedProcess(words, 1, "", f"{program} does not run here: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,6 +109,29 @@ def test_the_record_of_an_end_fits_on_a_full_disk(
     assert sorted(path.name for path in attempt.folder.iterdir()) == ["close.json", "open.json"]
 
 
+def test_a_record_with_many_last_words_fits_on_a_full_disk_and_so_does_the_one_after_it(
+    full_disk: Path, at: Callable[..., Attempt]
+) -> None:
+    attempt = at(0)
+    attempt.folder = full_disk / "12-000"
+    attempt.open("n0")
+    with pytest.raises(OSError, match="No space"):
+        (full_disk / "rest").write_bytes(bytes(1 << 20))
+    ranks = [(rank, "n0", 1, "\x01" * 4000) for rank in range(16)]
+    with (full_disk / "log").open("wb") as log:
+        before = os.dup(1)
+        os.dup2(log.fileno(), 1)
+        try:
+            attempt.close("requeue", "lost node n1", 1, ranks)
+            attempt.close("failed", "lost node n1; requeue refused", 1, ranks)
+        finally:
+            os.dup2(before, 1)
+            os.close(before)
+    closed = json.loads((attempt.folder / "close.json").read_text())
+    assert (closed["outcome"], closed["reason"]) == ("failed", "lost node n1; requeue refused")
+    assert closed["ranks"][0] == [0, "n0", 1, "\x01" * 4000]
+
+
 class Slurm:
     """A scontrol that answers from files and notes what it is asked for."""
 
@@ -120,6 +144,7 @@ class Slurm:
                 if [ -s away ]; then head -1 away >&2; sed -i 1d away; exit 1; fi
                 case "$1 $2" in
                 'show job') cat job ;;
+                'show hostnames') cat excluded ;;
                 requeue*) [ ! -s refusal ] || {{ cat refusal >&2; exit 1; }} ;;
                 esac
                 """,
@@ -131,15 +156,25 @@ class Slurm:
         self.answers("RUNNING")
 
     def answers(
-        self, state: str, *, refusal: str = "", away: int = 0, excluded: str = "(null)", nodes: str = ""
+        self,
+        state: str,
+        *,
+        refusal: str = "",
+        away: int = 0,
+        excluded: str = "(null)",
+        nodes: str = "",
+        restarts: int = 0,
     ) -> None:
-        shown = f"JobId=12 JobState={state} Restarts=1 Partition=main NumNodes=2 ExcNodeList={excluded}"
+        shown = (
+            f"JobId=12 JobState={state} Restarts={restarts} Partition=main NumNodes=2 ExcNodeList={excluded}"
+        )
         (self._folder / "job").write_text(shown)
         (self._folder / "refusal").write_text(refusal)
         (self._folder / "away").write_text(
             "slurm_load_jobs error: Unable to contact slurm controller\n" * away
         )
         (self._folder / "nodes").write_text(nodes)
+        (self._folder / "excluded").write_text("n1\nn2\n" if excluded == "n[1-2]" else "n7\nn8\nn9\n")
 
     def asked(self, verb: str) -> list[str]:
         lines = (self._folder / "asked").read_text().splitlines()
@@ -173,9 +208,9 @@ def test_an_element_of_an_array_is_requeued_alone(slurm: Slurm, monkeypatch: pyt
 
 
 # The restart that is under way is not this attempt's own.
-@pytest.mark.parametrize("state", ["PENDING", "REQUEUED", "COMPLETING"])
+@pytest.mark.parametrize("state", ["PENDING", "REQUEUED", "COMPLETING", "RUNNING"])
 def test_a_job_that_is_on_its_way_back_already_is_left_to_it(state: str, slurm: Slurm) -> None:
-    slurm.answers(state)
+    slurm.answers(state, restarts=1)
     assert requeue() == ""
     assert slurm.asked("requeue") == []
 
@@ -185,7 +220,7 @@ def test_a_job_that_was_cancelled_is_left_alone(
     state: str, slurm: Slurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    slurm.answers(state)
+    slurm.answers(state, restarts=1)
     assert requeue() == f"the job is {state}, so it is left alone"
     assert slurm.asked("requeue") == []
 
@@ -213,6 +248,8 @@ NODES = "n0 idle\nn1 allocated\nn2 mixed\n"
         ("n[7-9]", NODES, ["JobId=12 ExcNodeList=n[7-9],n0"]),
         # Too few would be left to ever start.
         ("(null)", "n0 idle\nn1 idle\nn2 down*\n", []),
+        ("n[1-2]", f"{NODES}n3 idle\n", []),
+        ("n[1-2]", f"{NODES}n3 idle\nn4 idle\n", ["JobId=12 ExcNodeList=n[1-2],n0"]),
     ],
 )
 def test_nodes_that_failed_are_left_out_where_there_are_others(
