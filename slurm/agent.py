@@ -15,6 +15,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,6 +35,9 @@ BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 120.0
 # What commands that save may take for it once the coordinator is gone.
 SAVE_SECONDS = 60.0
+# What killed processes may take to be gone.
+KILL_SECONDS = 60.0
+_CONNECT_SECONDS, _ANSWER_SECONDS = 60.0, 10.0
 _POLL_SECONDS = 0.1
 # A loop that comes later than this was kept from it, as by `scontrol suspend`.
 _GAP_SECONDS = 10.0
@@ -58,7 +62,7 @@ class Agent:
         # Spare nodes have none, and the most patience.
         self._slot, self._first = submission.nodes, 0
         self._stop: int | None = None
-        self._told_stop = False
+        self._told_stop = self._known = False
         adopt_orphans()
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
@@ -80,23 +84,29 @@ class Agent:
                     for rank in self._ranks:
                         rank.heard = self._line.heard = now
                 seen = now
-                if self._stop and not self._told_stop:
+                if self._stop and self._known and not self._told_stop:
                     self._line.say(stop=self._stop, round=self._round)
                     self._told_stop = True
                 self._reap()
-                if now - beaten > BEAT_SECONDS:
+                if self._known and now - beaten > BEAT_SECONDS:
                     beaten = now
                     self._line.say(beats=[one.look() for one in self._running.values()], round=self._round)
                 self._end_round(now)
                 if now - self._line.heard > SILENCE_SECONDS:
                     raise wire.Gone(f"silent for {SILENCE_SECONDS:.0f} s")
         except wire.Gone as gone:
+            if _coordinator_answers():
+                # Without this node: other ranks have the places of those here.
+                self._say(f"the coordinator has given this node up ({gone})")
+                self._kill_all()
+                return 0
             self._say(f"the coordinator is gone ({gone}); the ranks save and end")
             self._let_save()
             # Where its node is lost, Slurm has the others wait for the time limit. One agent is enough.
             time.sleep(self._slot * BEAT_SECONDS)
             self._say(requeue() or "the job is requeued")
             return 1
+        self._kill_all()
         return 0
 
     def _hear(self) -> None:
@@ -105,6 +115,7 @@ class Agent:
                 node = os.environ.get("SLURMD_NODENAME") or os.uname().nodename
                 answer = wire.proof(self._token, str(message["nonce"]))
                 self._line.say(proof=answer, node=node, address=self._line.own_address)
+                self._known = True
             if "start" in message:
                 self._start(dict(message["start"]))
             if "end" in message:
@@ -206,18 +217,38 @@ class Agent:
             # There is nobody to tell.
             with contextlib.suppress(wire.Gone):
                 self._reap()
-        while rest := descendants(os.getpid()):
+        self._kill_all()
+
+    def _kill_all(self) -> None:
+        """Kill all there is below this process, as far as it can be."""
+        deadline = time.monotonic() + KILL_SECONDS
+        while (rest := descendants(os.getpid())) and time.monotonic() < deadline:
             kill(rest)
+            time.sleep(_POLL_SECONDS)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(-1, os.WNOHANG)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def _connect(seconds: float) -> wire.Line:
+    address, _, port = os.environ[wire.COORDINATOR].rpartition(":")
+    return wire.Line(socket.create_connection((address, int(port)), timeout=seconds))
+
+
+def _coordinator_answers() -> bool:
+    """Whether the coordinator lives, which asks whoever comes for a proof."""
+    with contextlib.suppress(OSError, wire.Gone):
+        line = _connect(_ANSWER_SECONDS)
+        try:
+            return any("nonce" in message for message in line.hear())
+        finally:
+            line.close()
+    return False
 
 
 def main(file: str) -> int:
     """Reach the coordinator and run; return the exit status."""
-    import socket
-
-    address, _, port = os.environ[wire.COORDINATOR].rpartition(":")
-    line = wire.Line(socket.create_connection((address, int(port)), timeout=60))
+    line = _connect(_CONNECT_SECONDS)
     return Agent(Submission.read(Path(file)), Path(file).parent, line, os.environ[wire.TOKEN]).run()
 
 

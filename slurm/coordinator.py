@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import secrets
-import select
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from slurm import wire
@@ -26,6 +27,7 @@ from slurm.controller import BUSY
 from slurm.members import Member, Submission, own_attempt
 from slurm.rendezvous import choose_port
 from slurm.verdict import FAILED, REQUEUE, RESTART, RETRY, Exit, Seen, Verdict, cause, judge
+from slurm.words import say
 
 # How long the nodes may take to start their agents, and spare ones longer than the rest.
 START_SECONDS = 300.0
@@ -38,6 +40,10 @@ TOLD_SECONDS, FROZEN_STEPS = 10.0, 3
 GRACE_SECONDS, KILL_SECONDS = 5.0, 60.0
 # For other ranks' words on the same failure.
 SETTLE_SECONDS = 3.0
+# For the others to save after a stop, where one of them cannot.
+BROKEN_SECONDS = 30.0
+# Before the time limit a job has to be on its way back, whether its ranks have saved or not.
+_LEAD_SECONDS = 30.0
 # Of a node in one job, after which it is left out.
 MOST_FAILURES = 2
 RENDEZVOUS_TRIES = 5
@@ -46,6 +52,9 @@ _GAP_SECONDS = 10.0
 _PROOF_SECONDS = 10.0
 _STRANGERS = 64
 _SAID_BYTES = 20_000
+_CAUSE_CHARACTERS = 300
+# Said by srun of a node that died after it was allocated; another one may do.
+_NODE_FAILED = re.compile(r"Communication \w+ failure|Message \w+ failure|Node failure on", re.IGNORECASE)
 _TASK_FAILED = re.compile(r"srun: error: (\S+): tasks? [^:]*: (?:Exited|\w* ?\(?core|Terminated|Killed)")
 
 
@@ -94,13 +103,14 @@ class Coordinator:
         both = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if both else socket.AF_INET
         self._server = socket.create_server(("", 0), family=family, backlog=1024, dualstack_ipv6=both)
-        self._strangers: list[wire.Line] = []
+        # Since when they have been there.
+        self._strangers: dict[wire.Line, float] = {}
         self._nodes: dict[str, Node] = {}
         self._slots: list[str] = []
         self._round, self._ports = 0, 0
         self._seen = Seen(submission.nodes * submission.tasks)
         self._said = b""
-        self._failed_at = self._stalled = 0.0
+        self._failed_at = self._stopped_at = self._stalled = 0.0
         self.failed_ranks: list[Exit] = []
         self._turned = time.monotonic()
 
@@ -113,6 +123,9 @@ class Coordinator:
             )
         except OSError as error:
             return Verdict(FAILED, f"srun does not start on {os.uname().nodename}: {error}")
+        # A descriptor a node; only here, as srun would hand the limit on.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         assert self._srun.stdout is not None
         os.set_blocking(self._srun.stdout.fileno(), False)
         try:
@@ -145,12 +158,18 @@ class Coordinator:
             broken = set(_TASK_FAILED.findall(said)) & set(missing)
             if over or (broken and len(self._names) - len(broken) < wanted):
                 words = f"no agent on {', '.join(sorted(broken) or missing)}: {_first_cause(said)}"
+                if _NODE_FAILED.search(said):
+                    self._blame(missing)
+                    return Verdict(REQUEUE, words)
                 return Verdict(REQUEUE if BUSY.search(said) else FAILED, words)
             if now - begun > START_SECONDS and not enough:
-                for name in missing:
-                    self._failures[name] = self._failures.get(name, 0) + 1
+                self._blame(missing)
                 return Verdict(REQUEUE, f"no agent on {', '.join(missing)} after {START_SECONDS:.0f} s")
         return None
+
+    def _blame(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._failures[name] = self._failures.get(name, 0) + 1
 
     def _rounds(self) -> Verdict:
         by_failures = sorted(
@@ -171,8 +190,7 @@ class Coordinator:
                 if self._ports == RENDEZVOUS_TRIES or "MASTER_PORT" in os.environ:
                     return verdict._replace(outcome=REQUEUE)
             elif verdict.outcome == RESTART:
-                for name in verdict.nodes:
-                    self._failures[name] = self._failures.get(name, 0) + 1
+                self._blame(verdict.nodes)
                 if refusal := self._restarts(verdict):
                     return verdict._replace(outcome=FAILED, reason=refusal)
             else:
@@ -181,7 +199,7 @@ class Coordinator:
                 return judge(self._member, self._seen)
             if not self._fill_slots():
                 return verdict._replace(outcome=REQUEUE, reason=f"{verdict.reason}; no spare node")
-            print(f"{self._member.name}: {verdict.outcome}: {verdict.reason}", flush=True)
+            say(f"{self._member.name}: {verdict.outcome}: {verdict.reason}")
 
     def _fill_slots(self) -> bool:
         """Have spare nodes take the place of those gone or failed; return whether every slot has a node."""
@@ -228,12 +246,11 @@ class Coordinator:
         ranks = {name: self._ranks(slot) for slot, name in enumerate(self._slots)}
         gone = {rank for name in seen.lost for rank in ranks.get(name, ())}
         left = set(range(seen.world)) - seen.exits.keys() - gone
-        if seen.stops:
-            # They save; what they may take for it is Slurm's to say.
-            return None if left else judge(self._member, seen)
         if not seen.lost:
             self._look_for_frozen(now)
         failed = seen.failed
+        if seen.stops:
+            return None if left and self._may_save(now) else judge(self._member, seen)
         # Ended by a stop signal, of which its agent is about to tell.
         stopped = any(-one.status in STOP_SIGNALS for one in failed)
         if not (left or stopped) or seen.lost or seen.frozen or any(one.killed for one in failed):
@@ -244,6 +261,20 @@ class Coordinator:
         if failed and now - self._failed_at > SETTLE_SECONDS and spoken:
             return judge(self._member, seen)
         return None
+
+    def _may_save(self, now: float) -> bool:
+        """Whether ranks that were told to stop may still take their time."""
+        seen = self._seen
+        ended = (os.EX_TEMPFAIL, *(-number for number in STOP_SIGNALS))
+        broken = seen.lost or seen.frozen or any(one.status not in ended for one in seen.failed)
+        self._failed_at = (self._failed_at or now) if broken else 0.0
+        if broken and now - self._failed_at > BROKEN_SECONDS:
+            return False
+        if signal.SIGUSR2 not in seen.stops:
+            # What they may take for it is Slurm's to say.
+            return True
+        delay = self._submission.signal_delay_s
+        return now - self._stopped_at < delay - min(_LEAD_SECONDS, delay / 4)
 
     def _look_for_frozen(self, now: float) -> None:
         beats = [(name, beat) for name in self._slots for beat in self._nodes[name].beats]
@@ -268,7 +299,7 @@ class Coordinator:
         assert self._srun.stdout is not None
         lines = {node.line: name for name, node in self._nodes.items()}
         heard: list[Any] = [self._server, *self._strangers, *lines]
-        ready = select.select(heard, [], [], _POLL_SECONDS)[0]
+        ready = set(wire.wait_for(heard, _POLL_SECONDS))
         for line in [one for one in self._strangers if one in ready]:
             self._hear_stranger(line)
         for line in [one for one in lines if one in ready]:
@@ -278,48 +309,70 @@ class Coordinator:
         self._hear_srun()
         now = time.monotonic()
         gap, self._turned = now - self._turned, now
-        for line in [*self._strangers, *lines]:
-            line.heard = now if gap > _GAP_SECONDS else line.heard
-        for line in [one for one in self._strangers if now - one.heard > _PROOF_SECONDS]:
-            self._strangers.remove(line)
+        if gap > _GAP_SECONDS:
+            self._strangers = dict.fromkeys(self._strangers, now)
+            for line in lines:
+                line.heard = now
+        for line in [one for one, since in self._strangers.items() if now - since > _PROOF_SECONDS]:
+            del self._strangers[line]
             line.close()
         for name in [name for name, node in self._nodes.items() if now - node.line.heard > SILENCE_SECONDS]:
             self._lose(name, f"not heard of for {SILENCE_SECONDS:.0f} s")
 
     def _accept(self) -> None:
-        line = wire.Line(self._server.accept()[0])
+        try:
+            line = wire.Line(self._server.accept()[0])
+        except OSError:
+            return
         try:
             if len(self._strangers) >= _STRANGERS + len(self._names):
                 raise wire.Gone("too many")
             line.challenge()
-            self._strangers.append(line)
+            self._strangers[line] = time.monotonic()
         except wire.Gone:
             line.close()
 
     def _hear_stranger(self, line: wire.Line) -> None:
-        self._strangers.remove(line)
         try:
-            [message] = line.hear()
-            name = str(message["node"])
-            if not line.is_proven(message, self._token) or name not in self._names:
+            messages = line.hear()
+            if not messages:
+                # The rest of it is on its way.
+                return
+            first, *more = messages
+            name, address = str(first["node"]), str(first["address"])
+            if not line.is_proven(first, self._token) or name not in self._names:
                 raise wire.Gone("a stranger")
-        except (wire.Gone, ValueError, KeyError):
+        except (wire.Gone, KeyError):
+            del self._strangers[line]
             line.close()
             return
-        if name in self._nodes:
-            self._lose(name, "its agent was started again")
-        self._nodes[name] = Node(line, str(message["address"]))
+        del self._strangers[line]
+        self._lose(name, "its agent was started again")
+        self._nodes[name] = Node(line, address)
+        self._take_all(name, line, more)
 
     def _hear(self, name: str, line: wire.Line) -> None:
         try:
-            for message in line.hear():
+            messages = line.hear()
+        except wire.Gone as gone:
+            self._lose(name, f"its agent is gone ({gone})")
+        else:
+            self._take_all(name, line, messages)
+
+    def _take_all(self, name: str, line: wire.Line, messages: Iterable[dict[str, Any]]) -> None:
+        for message in messages:
+            # An answer that nobody takes ends the line, whatever else has come through it.
+            if (node := self._nodes.get(name)) is None or node.line is not line:
+                return
+            try:
                 self._take(name, message)
-        except (wire.Gone, ValueError, KeyError, TypeError) as error:
-            self._lose(name, f"its agent is gone ({error})")
+            except (ValueError, KeyError, TypeError) as error:
+                self._lose(name, f"its agent says what none does ({error})")
 
     def _take(self, name: str, message: dict[str, Any]) -> None:
         node = self._nodes[name]
         if "stop" in message:
+            self._stopped_at = self._stopped_at or time.monotonic()
             self._seen.stops.append(int(message["stop"]))
         if message.get("round") != self._round:
             return
@@ -339,7 +392,12 @@ class Coordinator:
                 self._lose(name, f"its agent does not listen ({gone})")
 
     def _lose(self, name: str, why: str) -> None:
-        self._nodes.pop(name).line.close()
+        if (node := self._nodes.pop(name, None)) is None:
+            return
+        # It may live, and be late.
+        with contextlib.suppress(wire.Gone):
+            node.line.say(bye=True)
+        node.line.close()
         if name in self._slots:
             self._seen.lost.setdefault(name, why)
 
@@ -347,10 +405,10 @@ class Coordinator:
         assert self._srun.stdout is not None
         if said := self._srun.stdout.read():
             self._said = (self._said + said)[-_SAID_BYTES:]
-            print(said.decode(errors="replace"), end="", flush=True)
+            say(said)
 
 
 def _first_cause(said: str) -> str:
     """Return what srun said first of why it cannot run the agents."""
     lines = [line for line in said.splitlines() if "error" in line.lower()]
-    return (lines or said.splitlines() or ["srun said nothing"])[0]
+    return (lines or said.splitlines() or ["srun said nothing"])[0][:_CAUSE_CHARACTERS]

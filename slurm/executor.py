@@ -153,6 +153,7 @@ def submit(
         cores=resources.cpus_per_task,
         srun_args=resources.srun_args,
         silence_s=resources.silence_s,
+        signal_delay_s=resources.signal_delay_s,
     )
     submission.write(file)
     # An array makes an executor of its own, so it has to be told to the class.

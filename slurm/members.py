@@ -84,6 +84,7 @@ class Submission:
         cores: Of a rank.
         srun_args: Further arguments of srun.
         silence_s: For how long, and three steps, a rank may give no sign of life.
+        signal_delay_s: How long before the time limit its ranks are told to save.
     """
 
     stage: str
@@ -97,6 +98,7 @@ class Submission:
     cores: int = 1
     srun_args: tuple[str, ...] = ()
     silence_s: int = 30
+    signal_delay_s: int = 120
 
     def write(self, file: Path) -> None:
         """Write the submission as JSON."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import time
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from nml.lifeline import is_stopped, work_seconds
-from nml.untrusted import parse_json
+from nml.untrusted import check_object, parse_json, printable
 from slurm.members import Member
 from slurm.rendezvous import interface_towards
 
 WORDS_BYTES = 4000
 # Between two looks: a stopped process has none, and one of many on a busy machine little.
 _WORK_SECONDS = 0.05
+_PHASE_CHARACTERS = 80
+# Of 64 KB, at one look, so that one rank that never falls silent keeps no other unheard.
+_MOST_READS = 16
 
 
 class Rank:
@@ -47,9 +51,9 @@ class Rank:
                 os.write(self._log, said)
         *lines, rest = (self._rest + _read(self._beats)).split(b"\n")
         self._rest = rest[-WORDS_BYTES:]
-        with contextlib.suppress(ValueError):
-            for line in lines:
-                self._beat, self.heard = dict(parse_json(line, most=WORDS_BYTES)), time.monotonic()
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                self._beat, self.heard = _beat(line), time.monotonic()
 
     def look(self) -> dict[str, Any]:
         """Return how it is: its last beat, and for how long it has given no sign of life.
@@ -115,8 +119,22 @@ def rank_environment(
     return own
 
 
+def _beat(line: bytes) -> dict[str, Any]:
+    """Return what of a beat is reckoned with: a rank may write anything.
+
+    Raises:
+        Untrusted: If it is none.
+    """
+    told = check_object(parse_json(line, most=WORDS_BYTES))
+    beat = check_object({"pace": 0.0, "phase": "starting", **told}, pace=int | float, phase=str)
+    pace, phase = float(beat["pace"]), printable(beat["phase"])
+    return {"pace": pace if math.isfinite(pace) else 0.0, "phase": phase[:_PHASE_CHARACTERS]}
+
+
 def _read(end: int) -> bytes:
-    try:
-        return os.read(end, 1 << 16)
-    except (BlockingIOError, OSError):
-        return b""
+    """Return what has come through a pipe: a rank that says much is not to wait for its agent."""
+    parts: list[bytes] = []
+    with contextlib.suppress(OSError):
+        while len(parts) < _MOST_READS and (part := os.read(end, 1 << 16)):
+            parts.append(part)
+    return b"".join(parts)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import select
 import socket
 import time
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
 
 from nml.untrusted import check_object, parse_json
 
@@ -20,6 +22,13 @@ COORDINATOR = "NML_COORDINATOR"
 MOST_BYTES = 1 << 16
 # Whoever does not take a message for so long has stopped reading.
 _SEND_SECONDS = 5.0
+
+
+class _End(Protocol):
+    def fileno(self) -> int: ...
+
+
+E = TypeVar("E", bound=_End)
 
 
 class Gone(Exception):
@@ -96,6 +105,15 @@ class Line:
         # As bytes: a text that is no ASCII would be an error here, which anybody could cause.
         claimed = str(message.get("proof")).encode(errors="surrogatepass")
         return hmac.compare_digest(claimed, proof(token, self._nonce).encode())
+
+
+def wait_for(ends: Iterable[E], seconds: float) -> list[E]:
+    """Wait for something to come at one of many ends, also of more than 1,024; return where it has."""
+    numbers = {end.fileno(): end for end in ends}
+    poll = select.poll()
+    for number in numbers:
+        poll.register(number, select.POLLIN)
+    return [numbers[number] for number, _ in poll.poll(seconds * 1000)]
 
 
 def proof(token: str, nonce: str) -> str:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slurm.members import Member, Submission
 
@@ -92,6 +92,8 @@ class SupervisedJob:
         most: int = 5,
         attempt: int = 0,
         silence: int = 30,
+        delay: int = 120,
+        log: IO[str] | None = None,
         **environment: str,
     ) -> None:
         """Start the job; its ranks run ``script`` in the folder work/."""
@@ -114,6 +116,7 @@ class SupervisedJob:
             spare_nodes=spare,
             tasks=tasks,
             silence_s=silence,
+            signal_delay_s=delay,
         )
         submission.write(self.folder / "nml-0.json")
         names = [f"n{index}" for index in range(nodes + spare)]
@@ -125,7 +128,7 @@ class SupervisedJob:
             [sys.executable, "-c", DRIVER, str(self.folder / "nml-0.json"), *settings],
             cwd=self.snapshot,
             env={**os.environ, **own, **environment},
-            stdout=subprocess.PIPE,
+            stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,

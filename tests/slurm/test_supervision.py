@@ -282,3 +282,121 @@ def test_strangers_and_nonsense_do_not_disturb_a_job(
     (job.folder / "work" / "go").touch()
     assert job.end()["outcome"] == "done"
     assert wire.TOKEN not in psutil.Process().environ()
+
+
+def test_a_rank_that_dies_after_a_stop_does_not_keep_the_job_from_its_requeue(
+    job: SupervisedJob, waiting: Callable[..., None]
+) -> None:
+    killed = "while not heard: time.sleep(0.01)\nif rank: os.kill(os.getpid(), 9)\ntime.sleep(600)"
+    job.start(python(LISTEN + TELL + "meet('ready')\n" + killed), "coordinator.BROKEN_SECONDS=1")
+    waiting(lambda: (job.folder / "work" / "ready-1").exists(), "the ranks")
+    signal_the_step(job, signal.SIGTERM)
+    assert job.end()["reason"] == "stopped by SIGTERM; "
+    assert len(job.asked("requeue")) == 1
+
+
+def test_ranks_that_do_not_save_before_the_time_limit_do_not_cost_the_job(
+    job: SupervisedJob, waiting: Callable[..., None]
+) -> None:
+    job.start(python("meet('ready')\ntime.sleep(600)"), delay=2)
+    waiting(lambda: (job.folder / "work" / "ready-1").exists(), "the ranks")
+    signal_the_step(job, signal.SIGUSR2)
+    assert job.end()["reason"] == "stopped by SIGUSR2; "
+    assert len(job.asked("requeue")) == 1
+
+
+def test_a_node_that_comes_back_when_it_was_given_up_leaves_the_job_alone(
+    job: SupervisedJob, waiting: Callable[..., None]
+) -> None:
+    place = "'again' if Path('lost').exists() else 'start'"
+    script = "note(pid=os.getpid())\nmeet(" + place + ")\nwait('lost')\nwait('go')\n" + DONE
+    job.start(python(script), "coordinator.SILENCE_SECONDS=4", spare=1)
+    waiting(lambda: (job.folder / "work" / "start-1").exists(), "the ranks")
+    agent = psutil.Process(int((job.bin / "agent-n1").read_text()))
+    below = agent.children(recursive=True)
+    agent.suspend()
+    (job.folder / "work" / "lost").touch()
+    waiting(job.restarts, "the restart elsewhere")
+    agent.resume()
+    waiting(lambda: not any(one.is_running() for one in (agent, *below)), "the end of the agent")
+    (job.folder / "work" / "go").touch()
+    ended = job.end()
+    assert ended["outcome"] == "done", ended
+    assert job.asked("requeue") == []
+
+
+def test_beats_that_are_none_disturb_nobody(job: SupervisedJob) -> None:
+    beats = ["3", "[1]", '{"pace": null}', '{"phase": 1}', "{", '{"pace": 1e999}', '{"pace": "x"}']
+    tell = "".join(f"os.write(int(os.environ['NML_BEATS']), b'{beat}\\n')\n" for beat in beats)
+    # Until its agent has told of it.
+    ended = job.run(python(f"meet('start')\n{tell}time.sleep(2.5)\n" + DONE), nodes=1)
+    assert ended["outcome"] == "done", ended
+
+
+def test_a_rank_that_says_much_does_not_wait_for_its_agent(job: SupervisedJob) -> None:
+    flood = "began = time.monotonic()\nfor _ in range(320): os.write(2, bytes(65536))\n"
+    ended = job.run(python(flood + "note(took=time.monotonic() - began)\n" + DONE), nodes=1)
+    assert ended["outcome"] == "done"
+    assert (job.folder / "12_0_log.out").stat().st_size >= 320 * 65536
+
+
+def test_a_complete_run_is_no_failure_where_its_log_has_no_room(job: SupervisedJob) -> None:
+    with Path("/dev/full").open("w") as full:
+        job.start(python(DONE), log=full)
+        ended = job.end()
+    assert (ended["outcome"], ended["exit"]) == ("done", 0), ended
+
+
+def test_fewer_nodes_than_the_job_has_are_no_job(job: SupervisedJob) -> None:
+    text = (job.bin / "scontrol").read_text()
+    (job.bin / "scontrol").write_text(text.replace('cat "$HERE/nodes"', "exit 1"))
+    ended = job.run(python(DONE), SLURMD_NODENAME="n0")
+    assert "names 1 of its 2 nodes: n0" in ended["reason"]
+    assert len(job.asked("requeue")) == 1
+
+
+def test_a_node_that_dies_before_its_agent_is_there_costs_no_job(job: SupervisedJob) -> None:
+    said = "srun: error: Task launch for StepId=12.0 failed on node n1: Communication connection failure"
+    (job.bin / "srun").write_text(f"#!/bin/bash\necho '{said}' >&2\nexit 1\n")
+    ended = job.run("")
+    assert ended["reason"].startswith(f"no agent on n0, n1: {said}")
+    assert len(job.asked("requeue")) == 1
+
+
+# Proves in two pieces that it is of the job, with more behind it, and is gone once its ranks were to start.
+AGENT = """
+import json, os, socket, struct, time
+import psutil
+from slurm import wire
+address, _, port = os.environ[wire.COORDINATOR].rpartition(':')
+line = socket.create_connection((address, int(port)))
+heard = line.makefile()
+proof = wire.proof(os.environ[wire.TOKEN], json.loads(heard.readline())['nonce'])
+said = json.dumps({'proof': proof, 'node': 'n1', 'address': '127.0.0.1'}).encode()
+line.sendall(said[:20])
+time.sleep(0.5)
+line.sendall(said[20:] + b'\\n{"beats": [], "round": 0}\\n')
+while 'start' not in json.loads(heard.readline()):
+    pass
+line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+coordinator = psutil.Process().parent().parent()
+coordinator.suspend()
+line.sendall(b'{"beats": [], "round": 1}\\n' * 2)
+heard.close()
+line.close()
+coordinator.resume()
+"""
+
+
+def test_an_agent_that_speaks_in_pieces_is_one_and_if_it_dies_in_mid_speech_a_lost_node(
+    job: SupervisedJob,
+) -> None:
+    (job.bin / "agent.py").write_text(AGENT)
+    other = 'if [ $i = 1 ]; then PYTHONPATH=. "$1" "$HERE/agent.py" & else SLURMD_NODENAME=n$i "$@" & fi;'
+    text = (job.bin / "srun").read_text()
+    (job.bin / "srun").write_text(text.replace('SLURMD_NODENAME=n$i "$@" &', other))
+    ended = job.run(python("note(node=node)\n" + DONE), spare=1)
+    assert ended["outcome"] == "done", ended
+    [again] = job.restarts()
+    assert again["reason"].startswith("lost node n1: its agent ")
+    assert (job.folder / "work" / "noted-1").read_text() == "{'node': 'n2'}\n"
