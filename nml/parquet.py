@@ -19,7 +19,7 @@ from nml.untrusted import Untrusted
 MOST_BYTES = 512 << 20
 """What a file may be in memory, however small it is."""
 # Beyond that, how many times its own size. Hashes, which each row of a manifest has, do not shrink.
-_MOST_TIMES = 100
+MOST_TIMES = 100
 
 
 def iter_groups(
@@ -37,7 +37,7 @@ def iter_groups(
         Untrusted: If it would be larger.
     """
     check_regular(path)
-    most += _MOST_TIMES * path.stat().st_size
+    most += MOST_TIMES * path.stat().st_size
     texts = [field.name for field in pq.read_schema(path) if pa.types.is_string(field.type)]
     # Pre-buffering would keep every row group until the file is closed.
     with pq.ParquetFile(path, pre_buffer=False, read_dictionary=texts) as file:

@@ -17,11 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from nml.errors import UserError
+from nml.parquet import MOST_BYTES, MOST_TIMES
 from nml.remote_files import RemotePath, files_at, is_url
 from nml.sources import Cell, Place
 
 # Row groups of a table's images that are kept decompressed.
 GROUPS_IN_MEMORY = 4
+# Rows whose images are decompressed before their bytes are counted.
+_AT_ONCE = 64
 
 
 class StoredImages:
@@ -104,13 +107,30 @@ class _Column:
         data: bytes = self._group(number)[row - (self._ends[number - 1] if number else 0)].as_py()
         return data
 
+    def _read(self, number: int) -> pa.ChunkedArray:
+        """Return a row group; what repeats is stored once, and a small file may stand for gigabytes."""
+        group = self._file.metadata.row_group(number)
+        stored = sum(group.column(place).total_compressed_size for place in range(group.num_columns))
+        most, read = MOST_BYTES + MOST_TIMES * stored, []
+        for batch in self._file.iter_batches(_AT_ONCE, row_groups=[number], columns=[self._leaf]):
+            read.append(batch.column(0))
+            most -= batch.nbytes
+            if most < 0:
+                # Errors of several threads are kept, and with each its frame.
+                read.clear()
+                raise UserError(
+                    f"{self._path}: row group {number} would be more than {MOST_BYTES:,} bytes in memory",
+                    mend="if it is yours to trust, write it with smaller row groups",
+                )
+        return pa.chunked_array(read)
+
     def _group(self, number: int) -> pa.ChunkedArray:
         # Samples are asked for about in order, by a few threads: the group before may still be in use.
         with self._lock:
             if number not in self._groups:
                 while len(self._groups) >= GROUPS_IN_MEMORY:
                     del self._groups[next(iter(self._groups))]
-                column = self._file.read_row_group(number, columns=[self._leaf]).column(0)
+                column = self._read(number)
                 self._groups[number] = (
                     pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
                 )
