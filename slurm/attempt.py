@@ -22,7 +22,7 @@ from typing import Any
 
 from nml.files import fsync_folder, is_full, json_bytes, write_bytes, write_json
 from nml.layout import newest_step
-from nml.untrusted import parse_json, read_file, read_object
+from nml.untrusted import check_object, parse_json, read_file, read_object
 from slurm.members import Member, own_attempt, own_job
 from slurm.words import say
 
@@ -125,7 +125,7 @@ def starts(record: Path, job: str) -> list[dict[str, Any]]:
         with contextlib.suppress(OSError, ValueError):
             found.append(read_object(folder / OPEN, step=int))
             for line in read_file(folder / RESTARTS).splitlines():
-                found.append(dict(parse_json(line)))
+                found.append(check_object(parse_json(line), step=int))
     return found
 
 

@@ -140,6 +140,13 @@ def _of_run(folder: Path) -> list[Launched]:
     journal = Journal(launch)
     jobs = journal.jobs() or {folder.name: ""}
     stage = next((line["stage"] for line in journal.lines()), "pretrain").partition("-")[0]
+    parents: dict[str, tuple[str, ...]] = {}
+    before: tuple[str, ...] = ()
+    for line in journal.lines():
+        if line["event"] == "submitted" and len(jobs) > 1:
+            # Each of its arrays waits for the one before it.
+            parents |= dict.fromkeys(line["members"], before)
+            before = tuple(f"{stage} {name}" for name in line["members"])
     return [
         Launched(
             stage=stage,
@@ -150,6 +157,7 @@ def _of_run(folder: Path) -> list[Launched]:
             complete=layout.is_done(folder),
             logs=launch,
             has_result=stage == "pretrain",
+            parents=parents.get(name, ()),
         )
         for name, job in jobs.items()
     ]
@@ -258,7 +266,7 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
             return "COMPLETED", ""
         there = member.result is not None and member.result.exists()
         return "TO DO", "parts are missing from it" if there else "its result is gone"
-    return "UNKNOWN", "Slurm has no word of it"
+    return "UNKNOWN", closed.get("reason", "") or "Slurm has no word of it"
 
 
 def last_close(member: Launched) -> dict[str, Any]:
@@ -268,6 +276,8 @@ def last_close(member: Launched) -> dict[str, Any]:
         return read_object(attempts[-1] / CLOSE, outcome=str, reason=str) if attempts else {}
     except FileNotFoundError:
         return {}
+    except (OSError, ValueError) as error:
+        return {"outcome": "", "reason": f"the record of its end cannot be read: {error}"}
 
 
 def _trouble(member: Launched) -> str:

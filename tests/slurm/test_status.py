@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from slurm import states, table
 from slurm.entry import main
 from slurm.progress import describe_seconds, read_progress
-from slurm.states import job_states
+from slurm.states import JobState, job_states
 
 
 def write_metrics(run: Path, *lines: dict[str, object], tail: str = "") -> None:
@@ -48,6 +49,44 @@ def test_nothing_launched_is_said(tmp_path: Path, monkeypatch, capsys) -> None:
 @pytest.mark.parametrize("verb", ["status", "logs", "cancel", "resume"])
 def test_a_folder_that_is_no_run_is_one_line(refused, verb: str) -> None:
     assert refused(verb, "/nonexistent").startswith("error: /nonexistent: ")
+
+
+def written(folder: Path, *submissions: dict[str, object]) -> list[table.Launched]:
+    """Return what a folder's journal says was submitted."""
+    (folder / "launch").mkdir(parents=True)
+    lines = [json.dumps({"event": "submitted", "token": "nml-0", "time": 0.0, **one}) for one in submissions]
+    (folder / "launch" / "jobs.jsonl").write_text("\n".join(lines) + "\n")
+    return table.launched_under(folder)
+
+
+def test_a_record_that_a_power_cut_damaged_is_named_instead_of_ending_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = written(tmp_path / "run", {"stage": "pretrain", "members": ["pretrain run"], "jobs": ["12"]})
+    attempt = tmp_path / "run" / "launch" / "attempts" / "12-000"
+    attempt.mkdir(parents=True)
+    (attempt / "close.json").write_bytes(bytes(100))
+    monkeypatch.setattr(states, "job_states", lambda jobs, tries: {"12": JobState("FAILED")})
+    [row] = table.make_rows(launched)
+    assert row.state == "FAILED"
+    assert row.why.startswith("the record of its end cannot be read: ")
+
+
+def test_what_waited_for_a_step_of_a_set_that_failed_says_which(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = written(
+        tmp_path / "jobs",
+        {"stage": "shards-plan", "members": ["a plan"], "jobs": ["1"]},
+        {"stage": "shards-pack", "members": ["a pack 1/2", "a pack 2/2"], "jobs": ["2_0", "2_1"]},
+        {"stage": "shards-finish", "members": ["a finish"], "jobs": ["3"]},
+    )
+    found = {"1": JobState("FAILED"), **dict.fromkeys(["2_0", "2_1", "3"], JobState("CANCELLED"))}
+    monkeypatch.setattr(states, "job_states", lambda jobs, tries: found)
+    rows = table.make_rows(launched)
+    assert [row.state for row in rows] == ["FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
+    assert [row.why for row in rows[1:3]] == ["shards a plan failed"] * 2
+    assert rows[3].why == "shards a pack 1/2 was cancelled"
 
 
 @pytest.mark.slurm
