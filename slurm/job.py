@@ -78,6 +78,7 @@ def run_job(file: Path) -> int:
         if not refused:
             # Slurm ends the batch script; ending by itself, it would look like the end of the job.
             time.sleep(KILL_SECONDS)
+            refused = f"the requeue was granted, and Slurm did not end the script in {KILL_SECONDS} s"
         attempt.close(FAILED, f"{verdict.reason}; {refused}", status, ended)
     return status
 
