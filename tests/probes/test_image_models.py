@@ -129,4 +129,7 @@ def test_a_model_of_images_and_its_layers_keep_their_promises(tmp_path: Path, ki
     folders = [save_image_model(tmp_path / str(seed), kind, seed) for seed in (0, 1)]
     specs = [f"transformers:{folder},layer={layer}+output" for folder in folders]
     found = outcomes(conformance.CHECKS, conformance.Subject(open_transformers, *specs))
-    assert [outcome.name for outcome in found if outcome.status != "ok"] == []
+    # A model of images alone has no text tower.
+    assert {outcome.name: outcome.status for outcome in found if outcome.status != "ok"} == {
+        "class_embeddings_fit_the_features": "skip"
+    }

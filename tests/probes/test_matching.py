@@ -41,9 +41,10 @@ def test_variants_without_a_file_of_features_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, rows in (("train", 1259), ("held", 179), ("test", 359)):
-        np.save(f"{name}.npy", np.random.default_rng(0).normal(size=(rows, 4)).astype(np.float32))
-    encoder = f"{FILES},digits-inverted=test.npy,digits-thick=test.npy"
+    files = {"train": 1259, "held": 179, "test": 359, "inverted": 359, "thick": 359}
+    for seed, (name, rows) in enumerate(files.items()):
+        np.save(f"{name}.npy", np.random.default_rng(seed).normal(size=(rows, 4)).astype(np.float32))
+    encoder = f"{FILES},digits-inverted=inverted.npy,digits-thick=thick.npy"
     main(["--plugin", "lp", "--hyper", "epochs=1", "--encoder", encoder])
     assert {row.dataset for row in read_rows("results")} == {"digits", "digits-inverted", "digits-thick"}
     said = [line for line in capsys.readouterr().out.splitlines() if "no file for" in line]
