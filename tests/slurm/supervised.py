@@ -127,7 +127,8 @@ class SupervisedJob:
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.folder / "nml-0.json"), *settings],
             cwd=self.snapshot,
-            env={**os.environ, **own, **environment},
+            # What a training in this process left behind would be taken for a port that the user keeps.
+            env={k: v for k, v in os.environ.items() if k != "MASTER_PORT"} | own | environment,
             stdout=log or subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
