@@ -293,7 +293,7 @@ INPUTS: dict[str, Input] = {
     "members that are numbers": Input(launched(JOURNAL, members=[[]]), OF_A_LAUNCH),
     "a deep journal": Input(launched(JOURNAL, DEEP + b"\n"), OF_A_LAUNCH),
     "a journal that is a list": Input(launched(JOURNAL, "[1]\n"), OF_A_LAUNCH),
-    "a reason of a list": Input(launched(f"{ATTEMPT}/close.json", reason=[]), (STATUS,)),
+    "a reason of a list": Input(launched(f"{ATTEMPT}/close.json", reason=[]), (STATUS,), status=0),
     "an escape in a reason": Input(launched(f"{ATTEMPT}/close.json", reason=ESCAPE), (STATUS,), status=0),
     "an escape in a log": Input(launched("run/launch/12_0_0_log.out", ESCAPE), (LOGS,), status=0),
     "words that are numbers": Input(launched("run/launch/command.json", words=[1]), (RESUME,)),
