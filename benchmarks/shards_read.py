@@ -21,13 +21,15 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 BATCH = 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 WORKERS = 2
+# A pass over so many samples of what was prepared in a folder.
+Loaders = Mapping[str, Callable[[Path, int], Iterable[Any]]]
 
 
 def replicate(images: Path, target: Path, samples: int) -> None:
@@ -154,12 +156,12 @@ LOADERS = {
 }
 
 
-def run_one(name: str, scratch: Path, samples: int) -> None:
+def run_one(loaders: Loaders, name: str, scratch: Path, samples: int) -> None:
     """Print images a second and a CPU second of one pass, the start of the workers included."""
     import torch
 
     torch.set_num_threads(1)
-    loader = LOADERS[name](scratch, samples)
+    loader = loaders[name](scratch, samples)
     start, start_cpu = time.perf_counter(), cpu_seconds()
     batches = iter(loader)
     images = sum(len(batch[0]) for batch in batches)
@@ -214,7 +216,7 @@ def main() -> None:
     parser.add_argument("--one", choices=[*LOADERS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        run_one(arguments.one, arguments.scratch, arguments.samples)
+        run_one(LOADERS, arguments.one, arguments.scratch, arguments.samples)
     elif arguments.images:
         read(arguments.images, arguments.samples, arguments.repeats, arguments.scratch, arguments.webdataset)
     else:

@@ -12,19 +12,17 @@ or the environment has them, and are named where not.
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from shards_read import BATCH, WORKERS, cpu_seconds, replicate, timm_prefetched, torchvision_transform
+from shards_read import BATCH, WORKERS, Loaders, replicate, run_one, timm_prefetched, torchvision_transform
 
 SIDE = 256
 
@@ -120,7 +118,7 @@ def _ffcv(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001
     )
 
 
-LOADERS: dict[str, Callable[[Path, int], Iterable[Any]]] = {
+LOADERS: Loaders = {
     "ours, JPEGs as they came": _ours("set", 0),
     "ours, --resize 256": _ours("smaller", 0),
     "ours, cache of 256": _ours("set", SIDE),
@@ -131,22 +129,6 @@ LOADERS: dict[str, Callable[[Path, int], Iterable[Any]]] = {
     "FFCV, raw at 256": _ffcv,
 }
 NEEDS = {"mosaicml-streaming": "streaming", "FFCV, raw at 256": "ffcv"}
-
-
-def run_one(name: str, scratch: Path, samples: int) -> None:
-    """Print images a second and a CPU second of one pass, the start of the workers included."""
-    import torch
-
-    torch.set_num_threads(1)
-    loader = LOADERS[name](scratch, samples)
-    start, start_cpu = time.perf_counter(), cpu_seconds()
-    batches = iter(loader)
-    images = sum(len(batch[0]) for batch in batches)
-    seconds = time.perf_counter() - start
-    # Workers count once they are waited for, which the end of the iterator does.
-    del batches, loader
-    gc.collect()
-    print(images / seconds, images / (cpu_seconds() - start_cpu))
 
 
 def read(images: Path, samples: int, repeats: int, scratch: Path) -> None:
@@ -188,7 +170,7 @@ def main() -> None:
             filter(None, [os.environ.get("PYTHONPATH", ""), str(arguments.extra)])
         )
     if arguments.one:
-        run_one(arguments.one, arguments.scratch, arguments.samples)
+        run_one(LOADERS, arguments.one, arguments.scratch, arguments.samples)
     elif arguments.images:
         read(arguments.images, arguments.samples, arguments.repeats, arguments.scratch)
     else:

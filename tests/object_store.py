@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.server
 import os
 import re
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import fsspec
 import pytest
 
-USER, PASSWORD = "me", "hunter2secret"
+from tests.served import BASIC, PASSWORD, FolderServer
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +41,9 @@ class _Ranged(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert isinstance(self.server, WebServer)
-        if self.server.locked:
-            basic = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-            if self.headers.get("Authorization") != basic:
-                self.send_error(403)
-                return
+        if self.server.locked and self.headers.get("Authorization") != BASIC:
+            self.send_error(403)
+            return
         path = Path(self.translate_path(self.path))
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not path.is_file() or not asked or not self.server.ranges or self.command == "HEAD":
@@ -73,7 +68,7 @@ class _Ranged(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-class WebServer(http.server.ThreadingHTTPServer):
+class WebServer(FolderServer):
     """The server.
 
     Attributes:
@@ -84,25 +79,9 @@ class WebServer(http.server.ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         self.cuts, self.ranges, self.locked = 0, True, False
-        super().__init__(("127.0.0.1", 0), partial(_Ranged, directory=str(folder)))
-
-    def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that went away in the middle of an answer."""
-
-    @property
-    def place(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Ranged, folder)
 
 
-@contextlib.contextmanager
-def web_server(folder: Path) -> Iterator[WebServer]:
+def web_server(folder: Path) -> contextlib.AbstractContextManager[WebServer]:
     """Serve a folder as long as the block lasts."""
-    with WebServer(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return WebServer(folder).running()

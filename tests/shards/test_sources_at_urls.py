@@ -16,7 +16,8 @@ from nml.errors import UserError
 from nml.files import sha256_file
 from shards import finish, pack, plan, write
 from shards.shardset import ShardSet
-from tests.object_store import PASSWORD, USER, WebServer, bucket, web_server
+from tests.object_store import WebServer, bucket, web_server
+from tests.served import PASSWORD, USER
 from tests.shards.small_sources import IMAGES, LABELS, make_tar
 
 __all__ = ["bucket"]
