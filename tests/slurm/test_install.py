@@ -67,7 +67,7 @@ def test_the_wheel_holds_every_file_of_the_rooms(site: Path) -> None:
 def test_recipes_and_cluster_files_are_found_from_any_folder(site: Path, tmp_path: Path) -> None:
     said = launch(site, tmp_path, "pretrain", "--recipe", "nope", status=2)
     assert f"recipes live in {site}" in said
-    assert "; possible: cifar_resnet18, " in said
+    assert "; possible: cifar100_resnet18_half, " in said
     assert "cpu, gpu" in launch(site, tmp_path, "pretrain", "--cluster-file", "nope", status=2)
 
 
