@@ -67,10 +67,15 @@ def is_complete(checkpoint: Path) -> bool:
     return (checkpoint / MARKER).exists()
 
 
+def kept_steps(run: Path) -> dict[int, Path]:
+    """Return the folders of a run's complete checkpoints by their steps, oldest first."""
+    folders = [folder for folder in reversed(step_folders(run)) if is_complete(folder)]
+    return {int(folder.name.removeprefix("step-")): folder for folder in folders}
+
+
 def newest_step(run: Path) -> int:
     """Return the step of the newest complete checkpoint of a run, 0 where there is none."""
-    names = (_STEP.fullmatch(folder.name) for folder in step_folders(run) if is_complete(folder))
-    return next((int(name[1]) for name in names if name), 0)
+    return max(kept_steps(run), default=0)
 
 
 def is_done(run: Path) -> bool:

@@ -12,12 +12,15 @@ from nml.levels import parse_ratio
 from plugins.spectra import CONVENTIONS, Convention
 
 DEFAULT_TASK = "digits"
+ALL_STEPS = "all"
 EXAMPLES = """\
 examples:
   python -m probes.run --plugin nmtune
       the newest finished pre-training run in runs/, on the bundled digits
   python -m probes.run --plugin lp,mlp,nmtune --checkpoint runs/a runs/b --seeds 3 --fractions 0.1 0.5 1
       two encoders, three heads, three seeds; every encoder reads the data once
+  python -m probes.run --plugin lp --checkpoint runs/a --steps all
+      every checkpoint that the run has kept
   python -m probes.run --plugin lp --encoder timm:resnet50 --task parquet:train.parquet,test.parquet
       your own images; columns are found, or named: ...,image=img,label=y
   python -m probes.run --plugin lp --encoder timm:resnet50 --task csv:a.csv,b.csv,label=y,target=regression
@@ -47,6 +50,12 @@ class Options:
         metadata={
             "help": "pre-training runs, checkpoints or exports; default, without --encoder: the newest "
             "finished run in runs/"
+        },
+    )
+    steps: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "all, or steps, whose checkpoints the runs of --checkpoint have kept; default: the newest"
         },
     )
     encoder: list[str] = field(
@@ -114,6 +123,11 @@ class Options:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{cli.flag_of(name)} {value}", possible=f"{least} or more")
+        for step in self.steps:
+            if step != ALL_STEPS and not (step.isascii() and step.isdecimal()):
+                raise UserError(f"--steps {step}", possible=f"{ALL_STEPS}, or numbers of steps")
+        if self.steps and not self.checkpoint:
+            raise UserError(f"--steps {' '.join(self.steps)}: of no run", mend="name one: --checkpoint RUN")
         for part in self.fractions:
             if not 0 < part <= 1:
                 raise UserError(f"--fractions {part}", possible="above 0 to 1, for example 0.1 0.5 1")

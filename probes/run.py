@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from probes.encoders.endpoint import print_costs
     from probes.encoders.feature_files import FileEncoder
     from probes.encoders.registry import newest_run
+    from probes.encoders.run_steps import open_steps
     from probes.features import FeatureStore
     from probes.fitting import check_device
     from probes.head_code import earlier_code
@@ -70,7 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     tasks = [open_task(text, Path(options.tasks_root)) for text in options.tasks]
     for task in tasks:
         check_target(heads, task, noises)
-    encoders = [open_checkpoint(path, settings) for path in paths]
+    if options.steps:
+        encoders = open_steps(paths, options.steps, settings)
+    else:
+        encoders = [open_checkpoint(path, settings) for path in paths]
     for text in options.encoder:
         encoders += open_encoders(text, settings)
     for encoder in encoders:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,46 @@ def open_export(spec: Spec, settings: Settings) -> Encoder:
     """
     check_options(spec, (), where="--encoder")
     path = Path(spec.arguments[0]) if spec.arguments else newest_run()
+    return read_export(path, settings).open(settings)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A checked export, whose network is not built yet.
+
+    Attributes:
+        path: What the user named.
+        folder: Where its files lie.
+        meta: What its meta.json says.
+        info: The encoder it is.
+    """
+
+    path: Path
+    folder: Path
+    meta: dict[str, Any]
+    info: EncoderInfo
+
+    def open(self, settings: Settings) -> TorchImageEncoder:
+        """Return the encoder, its weights loaded.
+
+        Raises:
+            UserError: If the weights do not fit what meta.json says.
+        """
+        model, forward = _LIBRARIES[self.meta["library"]](self.meta, self.folder, self.path)
+        transform = image_transform(self.info.identity["preprocessing"], str(self.path))
+        if self.meta["library"] == "open_clip":
+            return TwoTowerEncoder(
+                self.info, model, transform, settings, architecture=self.meta["architecture"]
+            )
+        return TorchImageEncoder(self.info, model, forward, transform, settings)
+
+
+def read_export(path: Path, settings: Settings) -> Export:
+    """Return the export of a run, a checkpoint or an export folder, its files checked.
+
+    Raises:
+        UserError: If there is none, or it is damaged or not signed as it has to be.
+    """
     export = find_export(path)
     if settings.signed_by is not None:
         check_signature(export, SIGNED, SIGNATURE, settings.signed_by)
@@ -54,7 +95,6 @@ def open_export(spec: Spec, settings: Settings) -> Encoder:
             mend="the export is damaged or was edited; export or copy it again",
         )
     preprocessing = checked(meta["preprocessing"], f"{export / META}: preprocessing")
-    model, forward = _LIBRARIES[meta["library"]](meta, export, path)
     info = EncoderInfo(
         name=_display_name(export, path, meta),
         kind="checkpoint",
@@ -69,10 +109,7 @@ def open_export(spec: Spec, settings: Settings) -> Encoder:
         provenance=_provenance(meta, export),
         versions={name: metadata.version(name) for name in ("torch", "timm", "pillow")},
     )
-    transform = image_transform(preprocessing, str(path))
-    if meta["library"] == "open_clip":
-        return TwoTowerEncoder(info, model, transform, settings, architecture=meta["architecture"])
-    return TorchImageEncoder(info, model, forward, transform, settings)
+    return Export(path, export, meta, info)
 
 
 def find_export(path: Path) -> Path:
@@ -153,6 +190,7 @@ def _provenance(meta: dict[str, Any], export: Path) -> Provenance:
     told = {
         "run_path": str(run),
         "step": meta.get("step"),
+        "epoch": meta.get("epoch"),
         "objective": meta.get("objective"),
         "noise_ratio": noise.get("realised"),
         "noise_level": noise.get("level"),

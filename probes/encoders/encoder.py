@@ -47,6 +47,7 @@ class Provenance:
     Attributes:
         run_path: Folder of the run.
         step: Step of the exported checkpoint.
+        epoch: The same in passes over the set.
         objective: ``classify`` or ``clip``.
         noise_ratio: Realised share of noisy labels, 0 to 1.
         noise_level: Name of the level, ``n20``.
@@ -58,6 +59,7 @@ class Provenance:
 
     run_path: str | None = None
     step: int | None = None
+    epoch: float | None = None
     objective: str | None = None
     noise_ratio: float | None = None
     noise_level: str | None = None

@@ -54,6 +54,7 @@ class Row:
         encoder_hash: Hash of weights and preprocessing.
         run_path: Pre-training run or export the encoder came from; None where there is none.
         step: Optimiser steps of pre-training.
+        epoch: The same in passes over its set; None in rows from before it was recorded.
         objective: ``classify`` or ``clip``.
         noise_ratio: Realised pre-training noise, 0 to 1; None where it is not known.
         noise_level: Name of the level, for example ``n20``.
@@ -172,6 +173,7 @@ class Row:
     nll: float | None = None
     ece: float | None = None
     measures: str = "{}"
+    epoch: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.singular_values, tuple):
