@@ -21,7 +21,7 @@ BatchNormMode = Literal["local", "sync", "frozen"]
 """Whose statistics batch normalisation uses."""
 Crop = Literal["rrc", "pad", "none"]
 """How a training image is cut."""
-LossName = Literal["cross-entropy", "bce", "infonce", "siglip"]
+LossName = Literal["cross-entropy", "bce", "gce", "sce", "infonce", "siglip"]
 """Losses of all objectives."""
 OptimizerName = Literal["sgd", "adamw", "lamb"]
 """Optimizers."""
@@ -35,8 +35,8 @@ MAY_DIFFER = {"may_differ": True}
 """In a field's metadata: the value fits a run to a machine, decides what is kept of it, or says where it came
 from, and may be another one when the run continues."""
 LOSSES: dict[Objective, tuple[LossName, ...]] = {
-    "classify": ("cross-entropy", "bce"),
-    "clip": ("infonce", "siglip"),
+    "classify": ("cross-entropy", "bce", "gce", "sce"),
+    "clip": ("infonce", "siglip", "gce", "sce"),
 }
 """The losses of each objective."""
 LIBRARIES: dict[Objective, Library] = {"classify": "timm", "clip": "open_clip"}
@@ -122,12 +122,19 @@ class Loss:
     """The loss and what mixes its targets.
 
     Attributes:
-        name: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for clip.
+        name: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for clip; for both ``gce``
+            or ``sce``, which withstand wrong labels and swapped captions: see :mod:`pretrain.losses`.
         smoothing: Label smoothing eps: a class that is there is 1 - eps + eps / K, another eps / K.
         mixup: Alpha of its Beta distribution; 0 is off.
         cutmix: The same of cutmix.
         switch: Probability of cutmix where both are on.
         bce_threshold: With ``bce``: mixed targets above it become 1, others 0; None keeps them soft.
+        gce_q: Of ``gce``, above 0 to 1: near 0 cross-entropy, 1 the mean absolute error. 0.7 is Zhang and
+            Sabuncu's (2018).
+        sce_alpha: Of ``sce``: weight of cross-entropy. 0.1, like the next two, is Wang et al.'s (2019) for
+            CIFAR-10; for CIFAR-100 they take 6 and a ``sce_beta`` of 0.1.
+        sce_beta: Of ``sce``: weight of reverse cross-entropy.
+        sce_zero: Of ``sce``: what stands for the logarithm of 0, below 0.
     """
 
     name: LossName = "cross-entropy"
@@ -136,12 +143,30 @@ class Loss:
     cutmix: float = 0.0
     switch: float = 0.5
     bce_threshold: float | None = None
+    gce_q: float = 0.7
+    sce_alpha: float = 0.1
+    sce_beta: float = 1.0
+    sce_zero: float = -4.0
 
     def __post_init__(self) -> None:
         in_range("recipe.loss", self)
-        share("recipe.loss", self, "switch")
-        not_negative("recipe.loss", self, "mixup", "cutmix")
+        share("recipe.loss", self, "switch", "gce_q")
+        positive("recipe.loss", self, "gce_q")
+        not_negative("recipe.loss", self, "mixup", "cutmix", "sce_alpha", "sce_beta")
         below_one("recipe.loss", self, "smoothing")
+        if not self.sce_zero < 0:
+            # Above 0 the reverse term would reward wrong answers.
+            raise UserError(f"recipe.loss.sce_zero {self.sce_zero}: no logarithm of 0", possible="below 0")
+        if not self.sce_alpha + self.sce_beta:
+            raise UserError(
+                "recipe.loss: sce_alpha 0 and sce_beta 0, nothing is learnt", possible="one of them above 0"
+            )
+        if self.smoothing and self.name in ("gce", "sce"):
+            raise UserError(
+                f"recipe.loss.smoothing {self.smoothing} with recipe.loss.name {self.name}: it is defined "
+                "on labels of one class, and smoothing adds all others, which it is made to withstand",
+                mend="--recipe.loss.smoothing 0",
+            )
         if self.bce_threshold is not None:
             below_one("recipe.loss", self, "bce_threshold")
 

@@ -45,6 +45,9 @@ def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "loss.bce_threshold", f"with recipe.loss.name {loss.name}"
     elif not (loss.mixup or loss.cutmix):
         yield "loss.bce_threshold", "on targets that neither recipe.loss.mixup nor recipe.loss.cutmix mixes"
+    for option in ("gce_q", "sce_alpha", "sce_beta", "sce_zero"):
+        if not option.startswith(loss.name):
+            yield f"loss.{option}", f"with recipe.loss.name {loss.name}"
     if loss.bce_threshold is not None:
         yield (
             "loss.smoothing",

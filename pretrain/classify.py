@@ -12,12 +12,13 @@ from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
+from pretrain.losses import MeanCost, cost_of
 from pretrain.models import architecture
 from pretrain.objective import seed_step
 
 
 class Classify:
-    """Cross-entropy or binary cross-entropy over classes.
+    """Cross-entropy, binary cross-entropy, or a loss that withstands wrong labels, over classes.
 
     Args:
         recipe: The recipe.
@@ -92,6 +93,8 @@ def _criterion(recipe: Recipe, *, mixed: bool) -> nn.Module:
     from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 
     loss = recipe.loss
+    if (cost := cost_of(loss)) is not None:
+        return MeanCost(cost)
     if loss.name == "bce":
         bce: nn.Module = BinaryCrossEntropy(smoothing=loss.smoothing, target_threshold=loss.bce_threshold)
         return bce

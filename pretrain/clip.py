@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,9 +12,13 @@ from nml.recipe import Recipe
 from pretrain.batchnorm import unchanged_statistics
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
+from pretrain.losses import Cost, MeanCost, cost_of
 from pretrain.models import Architecture, architecture
 from pretrain.objective import seed_step
 from pretrain.zero_shot import Prompts, class_embeddings
+
+if TYPE_CHECKING:
+    from open_clip import ClipLoss
 
 MAX_LOGIT_SCALE = math.log(100)
 # open_clip trains SigLIP from scale 10 and bias -10 (Zhai et al. 2023, section 3.1).
@@ -23,6 +27,10 @@ _SIGLIP = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
 
 class Clip:
     """InfoNCE over the global batch (local loss, gathered with gradients), or SigLIP's pairwise loss.
+
+    InfoNCE is cross-entropy, the caption of an image being its class among all captions of the batch, and
+    the other way round. ``gce`` and ``sce`` put another loss in its place, in both directions: a caption that
+    belongs to another image is a wrong label of that classification.
 
     Args:
         recipe: The recipe.
@@ -45,7 +53,6 @@ class Clip:
         prompts: Prompts | None,
     ) -> None:
         import open_clip
-        from open_clip.loss import SigLipLoss
 
         arch = architecture(recipe, None)
         if recipe.loss.name == "siglip":
@@ -59,11 +66,7 @@ class Clip:
         self._seed = seed
         self._micro_batches = micro_batches
         self._prompts = prompts
-        self._criterion: Callable[..., torch.Tensor] = (
-            SigLipLoss(rank=rank, world_size=world_size)
-            if recipe.loss.name == "siglip"
-            else open_clip.ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world_size)
-        )
+        self._criterion = _criterion(recipe, rank, world_size)
 
     def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """See :class:`pretrain.objective.Objective`."""
@@ -129,3 +132,27 @@ class Clip:
             return features.float() @ classes.T
 
         return score
+
+
+def _criterion(recipe: Recipe, rank: int, world_size: int) -> Callable[..., torch.Tensor]:
+    """Return the rank's part of the loss; its mean over the ranks is that of the global batch."""
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    if recipe.loss.name == "siglip":
+        pairwise: Callable[..., torch.Tensor] = SigLipLoss(rank=rank, world_size=world_size)
+        return pairwise
+    contrast = ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world_size)
+    cost = cost_of(recipe.loss)
+    return contrast if cost is None else _contrast_by_cost(contrast, cost)
+
+
+def _contrast_by_cost(contrast: ClipLoss, cost: Cost) -> Callable[..., torch.Tensor]:
+    mean = MeanCost(cost)
+
+    def loss(*output: torch.Tensor) -> torch.Tensor:
+        per_image, per_text = contrast.get_logits(*output)
+        own = contrast.get_ground_truth(per_image.device, len(per_image))
+        both: torch.Tensor = mean(per_image, own) + mean(per_text, own)
+        return both / 2
+
+    return loss

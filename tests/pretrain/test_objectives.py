@@ -61,7 +61,7 @@ def contrast(rank: int, size: int, recipe: Recipe, parts: int) -> dict[str, np.n
     return found | {"loss": (loss / size).numpy()}
 
 
-@pytest.mark.parametrize("loss", ["infonce", "siglip"])
+@pytest.mark.parametrize("loss", ["infonce", "siglip", "gce", "sce"])
 def test_ranks_and_micro_batches_have_the_gradient_of_the_whole_batch(
     on_ranks: OnRanks, tmp_path: Path, tiny_clip: dict[str, Any], loss: str
 ) -> None:

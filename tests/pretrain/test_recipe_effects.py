@@ -66,6 +66,10 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "loss.cutmix": (0.3, 0.4),
     "loss.switch": (0.1, 0.9),
     "loss.bce_threshold": (0.4, 0.3),
+    "loss.gce_q": (0.5, 0.3),
+    "loss.sce_alpha": (0.2, 0.3),
+    "loss.sce_beta": (0.5, 0.6),
+    "loss.sce_zero": (-3.0, -2.0),
     "optimizer.name": ("adamw", "lamb"),
     "optimizer.lr": (0.01, 0.02),
     "optimizer.weight_decay": (0.3, 0.4),
@@ -92,6 +96,8 @@ BASES: dict[str, Recipe] = {
     "mixup": Recipe(data=SMALL, loss=Loss(mixup=0.2, smoothing=0.1), optimizer=Optimizer(name="adamw")),
     "bce": Recipe(data=replace(SMALL, auto_augment="rand-m7"), loss=MIXED, optimizer=Optimizer(name="lamb")),
     "clip": Recipe(objective="clip", model=Model(name="RN50"), data=SMALL, loss=Loss(name="siglip"), ema=0.4),
+    "gce": Recipe(data=SMALL, loss=Loss(name="gce", mixup=0.2)),
+    "sce": Recipe(objective="clip", model=Model(name="RN50"), data=SMALL, loss=Loss(name="sce")),
 } | {name: parse_options(["--recipe", name])[0].recipe for name in recipe_names()}
 RUN = {"engine": "ddp", "world_size": 1, "steps_per_epoch": 20, "validated": True}
 
@@ -114,6 +120,7 @@ BCE = Loss(name="bce", mixup=0.2)
             {"loss": Loss(bce_threshold=0.2)},
             "recipe.loss.bce_threshold 0.2: no effect with recipe.loss.name cross",
         ),
+        ({"loss": Loss(name="sce", gce_q=0.3)}, "recipe.loss.gce_q 0.3: no effect with recipe.loss.name sce"),
         ({"loss": replace(BCE, switch=0.4)}, "recipe.loss.switch 0.4: no effect unless both"),
         (
             {"loss": replace(BCE, cutmix=1.0, switch=0.0)},
