@@ -72,6 +72,7 @@ COMMANDS = {
     "probes features": Command("probes.features.__main__", (), "look after the feature store"),
     "probes results": Command("probes.results.__main__", (), "show, query, export and trace results"),
     "report": Command("probes.report", (), "the HTML report of a results folder"),
+    "power": Command("probes.power", (), "plan a study: how many runs show a difference"),
     "completion": Command("nml.completion", (), "print the completion of a shell: bash or zsh"),
 }
 
