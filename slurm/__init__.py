@@ -4,9 +4,9 @@
 
 What a user asks for
     ``entry`` and ``invocation`` (the command line), ``pretraining``, ``sweep``, ``single``, ``status``,
-    ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run), ``same_run`` (is it the
-    one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job asks of Slurm),
-    ``cores`` (as many as the loader needs)
+    ``usage``, ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run),
+    ``same_run`` (is it the one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job
+    asks of Slurm), ``cores`` (as many as the loader needs)
 This machine
     ``machine`` (is there a Slurm? which GPUs?), ``standin`` (ranks as local processes), ``rooms`` (the
     others' commands, heads and tasks)
@@ -19,7 +19,8 @@ Inside a job
     (the line between them), ``ranks`` (as their agent sees them), ``rank`` (the program of one),
     ``rendezvous`` (where ranks meet), ``verdict`` (again?), ``attempt`` (the records), ``requeue``
 Looking
-    ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it)
+    ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it),
+    ``spans`` (when nodes were held), ``local_attempt`` (the record of what ran here)
 
 The other rooms are run as command lines; nothing of theirs is imported. See docs/slurm.md.
 """

@@ -27,6 +27,8 @@ from slurm.members import Member, own_attempt, own_job
 from slurm.words import say
 
 OPEN, RESTARTS, STALLED, CLOSE = "open.json", "restarts.jsonl", "stalled.json", "close.json"
+# A variable of the batch script, which starts before Python and its imports do.
+BEGAN = "NML_JOB_BEGAN"
 _RESERVE = "reserve"
 # The record of an end has to fit on a disk that is full.
 _RESERVE_BYTES = 32_768
@@ -52,10 +54,10 @@ class Attempt:
         """The newest checkpoint."""
         return newest_step(Path(self.member.progress).parent) if self.member.progress else 0
 
-    def open(self, node: str) -> None:
-        """Note that it begins."""
+    def open(self, node: str, *, spare: int = 0) -> None:
+        """Note that it begins, on how many nodes, and how many of them stand by."""
         began = {"job": own_job(), "attempt": own_attempt(), "node": node, "step": self.step}
-        write_json(self.folder / OPEN, {**began, "time": time.time()})
+        write_json(self.folder / OPEN, {**began, "had": _allocation(spare), "time": time.time()})
         write_bytes(self.folder / _RESERVE, bytes(_RESERVE_BYTES))
 
     def restart(self, reason: str, nodes: Iterable[str]) -> None:
@@ -133,6 +135,20 @@ def attempt_number(folder: Path) -> int:
     """Return which attempt of its job a folder is of: clocks of nodes differ, and may be set."""
     number = re.search(r"\d+$", folder.name)
     return int(number[0]) if number else -1
+
+
+def _allocation(spare: int) -> dict[str, Any]:
+    """Return what the running job has of the cluster, and since when by the clock of its first node."""
+    nodes = int(os.environ.get("SLURM_JOB_NUM_NODES") or 1)
+    # `72(x2),36` is two nodes of 72 and one of 36.
+    each = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_JOB_CPUS_PER_NODE", ""))
+    return {
+        "nodes": nodes,
+        "cores": sum(int(cores) * int(times or 1) for cores, times in each),
+        "spare": spare,
+        "gpus": nodes * int(os.environ.get("SLURM_GPUS_ON_NODE") or 0),
+        "began": float(os.environ.get(BEGAN) or time.time()),
+    }
 
 
 def _write_in_place(file: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import Protocol
 from nml import cli
 from nml.errors import UserError, unknown_name
 from nml.urls import take_secret_of_word
-from slurm import canceling, logs, pretraining, resume, status, sweep
+from slurm import canceling, logs, pretraining, resume, status, sweep, usage
 from slurm.invocation import PROG, Invocation
 from slurm.shard_jobs import SHARDS
 from slurm.single import PROBES
@@ -37,6 +37,7 @@ _SUBCOMMANDS: dict[str, Subcommand] = {
     "shards": SHARDS,
     "probes": PROBES,
     "status": status,
+    "usage": usage,
     "logs": logs,
     "cancel": canceling,
     "resume": resume,

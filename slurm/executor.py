@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
+from slurm.attempt import BEGAN
 from slurm.cluster import Resources
 from slurm.controller import BUSY, TRIES, cancel_by_token, pause
 from slurm.job import JobCommand
@@ -92,6 +93,8 @@ def _setup(submission: Submission, resources: Resources) -> list[str]:
     """Return the shell lines before the job's own process: the user's, then where it finds the code."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in resources.env.items()]
     return [
+        f"{BEGAN}=$(date +%s)",
+        f"export {BEGAN}",
         *resources.setup,
         *exports,
         # The user's lines may have gone elsewhere, and what runs is what lies in this folder: Python looks

@@ -59,7 +59,7 @@ def run_job(file: Path) -> int:
     member = submission.members[own_index()]
     attempt = Attempt(member)
     names = _nodes()
-    attempt.open(names[0])
+    attempt.open(names[0], spare=submission.spare_nodes)
     failures = attempt.failures()
     ended: list[Exit] = []
     try:

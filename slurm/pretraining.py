@@ -23,6 +23,7 @@ from slurm.cores import fit_loaders, loader_workers
 from slurm.invocation import FILE as COMMAND
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
+from slurm.local_attempt import attempt_here
 from slurm.machine import Detection, detect_slurm, gpus_of_ranks
 from slurm.members import Member, Submission
 from slurm.partitions import check_fits
@@ -172,13 +173,17 @@ def run_locally(call: Invocation, request: PretrainRequest, resources: Resources
     call.record(kept.parent)
     logs = request.path / "logs"
     # Rank 0 ends by printing the path of the run.
-    status = run_ranks(
-        request.argv(),
-        nodes=resources.nodes,
-        tasks=resources.tasks,
-        logs=logs,
-        gpus=gpus,
-        extra=resources.env,
+    status = attempt_here(
+        kept.parent / "attempts",
+        lambda: run_ranks(
+            request.argv(),
+            nodes=resources.nodes,
+            tasks=resources.tasks,
+            logs=logs,
+            gpus=gpus,
+            extra=resources.env,
+        ),
+        gpus=len(gpus),
     )
     if status == cli.USER_ERROR_STATUS:
         # Refused: a run that was there is resumed as it was, and one that was not leaves nothing.

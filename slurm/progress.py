@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from nml import layout
 from nml.untrusted import check_object, parse_json, read_yaml
 
+# What a run's books call the time between its attempts.
+DOWN = "down"
 _TAIL_BYTES = 64_000
 # Of steps and of seconds since 1970; a file of somebody else's may hold anything.
 _LARGEST = 1e15
@@ -69,22 +71,42 @@ def _eta(lines: list[dict[str, float]], total: int) -> float | None:
     return max(0.0, (total - timed[-1]["step"]) * statistics.median(paces)) if paces else None
 
 
+def read_books(run: Path) -> dict[str, float]:
+    """Return the seconds of a run, ``useful`` or by the cause of their loss; empty where it tells of none."""
+    for fields in reversed(_last_objects(run / layout.METRICS)):
+        lost = fields.get("lost_s")
+        if isinstance(lost, dict):
+            told = {"useful": fields.get("useful_s"), **lost}
+            return {
+                str(name): float(value)
+                for name, value in told.items()
+                if isinstance(value, int | float) and 0 <= value <= _LARGEST
+            }
+    return {}
+
+
 def _last_lines(file: Path) -> list[dict[str, float]]:
-    """Return the numbers in the last whole lines of a JSON-lines file; a line being written is left out."""
+    """Return the numbers in the last whole lines of a JSON-lines file."""
+    return [
+        {name: value for name, value in fields.items() if _is_number(name, value)}
+        for fields in _last_objects(file)
+    ]
+
+
+def _last_objects(file: Path) -> list[dict[str, Any]]:
+    """Return the last whole lines of a JSON-lines file; a line being written is left out."""
     if not file.is_file():
         return []
     with file.open("rb") as stream:
         start = max(0, file.stat().st_size - _TAIL_BYTES)
         stream.seek(start)
         whole, _, _ = stream.read().rpartition(b"\n")
-    lines = whole.splitlines()[1 if start else 0 :]
     found = []
-    for line in lines:
+    for line in whole.splitlines()[1 if start else 0 :]:
         try:
-            fields = check_object(parse_json(line))
+            found.append(check_object(parse_json(line)))
         except ValueError:
             continue
-        found.append({name: value for name, value in fields.items() if _is_number(name, value)})
     return found
 
 

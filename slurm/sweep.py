@@ -21,6 +21,7 @@ from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
+from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
 from slurm.members import Submission
 from slurm.partitions import check_fits
@@ -241,17 +242,22 @@ def run_sweep_locally(
 
 def _run_part(part: Part, resources: Resources, gpus: Sequence[str]) -> int:
     member = part.member
+    record = Path(member.record)
     if member.distributed:
-        logs = Path(member.record).parents[1] / "logs"
-        return run_ranks(
-            member.argv,
-            nodes=resources.nodes,
-            tasks=resources.tasks,
-            logs=logs,
-            gpus=gpus,
-            extra=resources.env,
+        logs = record.parents[1] / "logs"
+        return attempt_here(
+            record,
+            lambda: run_ranks(
+                member.argv,
+                nodes=resources.nodes,
+                tasks=resources.tasks,
+                logs=logs,
+                gpus=gpus,
+                extra=resources.env,
+            ),
+            gpus=len(gpus),
         )
-    status = run_command(member.argv)
+    status = attempt_here(record, lambda: run_command(member.argv))
     if status == 0 and member.probe:
         write_receipts(member.probe)
     return status

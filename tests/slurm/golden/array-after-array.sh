@@ -22,6 +22,8 @@
 #SBATCH --time=240
 
 # setup
+NML_JOB_BEGAN=$(date +%s)
+export NML_JOB_BEGAN
 module load cuda
 export NCCL_SOCKET_IFNAME=ib0
 cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1

@@ -25,6 +25,8 @@
 #SBATCH --time=90
 
 # setup
+NML_JOB_BEGAN=$(date +%s)
+export NML_JOB_BEGAN
 source ~/setup.sh
 export NAME='it'"'"'s a value'
 cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1

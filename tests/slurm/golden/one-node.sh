@@ -15,6 +15,8 @@
 #SBATCH --time=1440
 
 # setup
+NML_JOB_BEGAN=$(date +%s)
+export NML_JOB_BEGAN
 cd '/home/ada/it'"'"'s "here" $HOME/snapshot' || exit 1
 unset PYTHONSAFEPATH
 trap '' USR1 USR2 TERM
