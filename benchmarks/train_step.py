@@ -25,7 +25,7 @@ from nml.recipe import Data, Loss, Model, Optimizer, Recipe
 from pretrain.assembly import build_objective, share_cores
 from pretrain.engines.native import device_of_rank
 from pretrain.loading import Batch
-from pretrain.objective import Objective
+from pretrain.objective import Objective, Setting
 from pretrain.world import World, join, leave
 
 SMALL_CLIP = {
@@ -51,9 +51,7 @@ def main() -> None:
     world = World()
     join(world)
     share_cores(world)
-    objective = build_objective(
-        recipe, rank=0, world_size=1, seed=0, micro_batches=1, num_classes=CLASSES, prompts=None
-    )
+    objective = build_objective(recipe, Setting(num_classes=CLASSES))
     batches = make_batches(objective, recipe, options.steps)
     with tempfile.TemporaryDirectory() as folder:
         contenders: dict[str, Round] = {

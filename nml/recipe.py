@@ -11,18 +11,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from nml.errors import UserError
-from nml.model_arguments import Library, check_model_arguments
+from nml.model_arguments import check_model_arguments
+from nml.objectives import all_options, check_loss, declared
 from nml.recipe_checks import below_one, in_range, not_negative, policy, positive, share
 from nml.recipe_effects import refuse_idle
 
-Objective = Literal["classify", "clip"]
-"""What is learned: classes, or which caption belongs to which image."""
 BatchNormMode = Literal["local", "sync", "frozen"]
 """Whose statistics batch normalisation uses."""
 Crop = Literal["rrc", "pad", "none"]
 """How a training image is cut."""
-LossName = Literal["cross-entropy", "bce", "gce", "sce", "infonce", "siglip"]
-"""Losses of all objectives."""
 OptimizerName = Literal["sgd", "adamw", "lamb"]
 """Optimizers."""
 ScheduleName = Literal["cosine", "constant"]
@@ -34,13 +31,6 @@ Compression = Literal["none", "fp16", "bf16"]
 MAY_DIFFER = {"may_differ": True}
 """In a field's metadata: the value fits a run to a machine, decides what is kept of it, or says where it came
 from, and may be another one when the run continues."""
-LOSSES: dict[Objective, tuple[LossName, ...]] = {
-    "classify": ("cross-entropy", "bce", "gce", "sce"),
-    "clip": ("infonce", "siglip", "gce", "sce"),
-}
-"""The losses of each objective."""
-LIBRARIES: dict[Objective, Library] = {"classify": "timm", "clip": "open_clip"}
-"""The library of each objective's networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +38,7 @@ class Model:
     """The network.
 
     Attributes:
-        name: A timm model (classify) or an open_clip model (clip).
+        name: A model of the objective's library: open_clip's for clip, timm's for the others.
         kwargs: Further arguments of ``create_model`` that shape the model, for example ``drop_path_rate``;
             :mod:`nml.model_arguments` lists them.
         batch_norm: Statistics of each process's own batch, of all processes' (``sync``), or never
@@ -122,8 +112,9 @@ class Loss:
     """The loss and what mixes its targets.
 
     Attributes:
-        name: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for clip; for both ``gce``
-            or ``sce``, which withstand wrong labels and swapped captions: see :mod:`pretrain.losses`.
+        name: One of the objective's: ``cross-entropy`` or ``bce`` for classify, ``infonce`` or ``siglip`` for
+            clip; for both ``gce`` or ``sce``, which withstand wrong labels and swapped captions: see
+            :mod:`pretrain.losses`.
         smoothing: Label smoothing eps: a class that is there is 1 - eps + eps / K, another eps / K.
         mixup: Alpha of its Beta distribution; 0 is off.
         cutmix: The same of cutmix.
@@ -137,7 +128,7 @@ class Loss:
         sce_zero: Of ``sce``: what stands for the logarithm of 0, below 0.
     """
 
-    name: LossName = "cross-entropy"
+    name: str = "cross-entropy"
     smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -290,7 +281,8 @@ class Recipe:
     Attributes:
         source: Where the values come from.
         expect: The accuracy to expect, in words.
-        objective: ``classify`` or ``clip``.
+        objective: What the encoder is trained to do; ``python -m pretrain.objectives list`` names them.
+        options: The objective's own, by name; those that are not given have its defaults.
         epochs: Passes over the set.
         global_batch: Samples of a step over all processes; views of repeated augmentation count.
         ema: Decay of an exponential moving average of the weights, which is then what is validated
@@ -309,7 +301,8 @@ class Recipe:
 
     source: str = field(default="", metadata=MAY_DIFFER)
     expect: str = field(default="", metadata=MAY_DIFFER)
-    objective: Objective = "classify"
+    objective: str = "classify"
+    options: dict[str, Any] = field(default_factory=dict)
     epochs: int = 10
     global_batch: int = 256
     ema: float = 0.0
@@ -328,28 +321,24 @@ class Recipe:
         in_range("recipe", self)
         below_one("recipe", self, "ema")
         not_negative("recipe", self, "skip_nonfinite")
-        if self.loss.name not in LOSSES[self.objective]:
-            raise UserError(
-                f"recipe.loss.name {self.loss.name}: not a loss of the objective {self.objective}",
-                possible=", ".join(LOSSES[self.objective]),
-            )
-        if self.objective == "clip" and (self.loss.mixup or self.loss.cutmix or self.loss.smoothing):
-            raise UserError(
-                "recipe.loss: mixup, cutmix and smoothing mix classes", mend="set them to 0 for clip"
-            )
+        check_loss(self.objective, self.loss.name, Loss().name)
+        # Frozen, and yet complete: a run says of every option what it was.
+        object.__setattr__(self, "options", all_options(self.objective, self.options))
         if self.global_batch % self.data.repeats and self.data.repeats > self.global_batch:
             raise UserError(f"recipe.data.repeats {self.data.repeats}: more than the global batch")
-        check_model_arguments(LIBRARIES[self.objective], self.model.kwargs, "recipe.model.kwargs")
+        check_model_arguments(declared(self.objective).library, self.model.kwargs, "recipe.model.kwargs")
         refuse_idle(self)
 
     def resolved(self) -> dict[str, Any]:
         """Return every value as plain JSON types."""
-        return _plain(asdict(self))
+        values: dict[str, Any] = plain(asdict(self))
+        return values
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: tuples are lists, names are text."""
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from nml.errors import UserError
+from nml.objectives import declared
 
 if TYPE_CHECKING:
     from nml.recipe import Recipe
@@ -22,16 +23,23 @@ def refuse_idle(recipe: Recipe) -> None:
     Raises:
         UserError: Naming all of them, each with what takes its effect away.
     """
-    found = [(name, why) for name, why in _idle(recipe) if value_of(recipe, name) != default_of(recipe, name)]
+    found: dict[str, str] = {}
+    for name, why in _idle(recipe):
+        if value_of(recipe, name) != default_of(recipe, name):
+            found.setdefault(name, why)
     if found:
-        whats = (f"recipe.{name} {value_of(recipe, name)}: no effect {why}" for name, why in found)
-        mends = (f"--recipe.{name} {_shown(default_of(recipe, name))}" for name, _ in found)
+        whats = (f"recipe.{name} {value_of(recipe, name)}: no effect {why}" for name, why in found.items())
+        mends = (f"--recipe.{name} {_shown(default_of(recipe, name))}" for name in found)
         raise UserError("; ".join(whats), mend=f"use {' '.join(mends)}")
 
 
 def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Yield the fields that nothing reads, with the reason, whatever their values."""
     loss, data, rule, schedule = recipe.loss, recipe.data, recipe.optimizer, recipe.schedule
+    read = ("name", *declared(recipe.objective).loss_fields)
+    for field in fields(loss):
+        if field.name not in read:
+            yield f"loss.{field.name}", f"with recipe.objective {recipe.objective}"
     if data.crop != "rrc":
         yield "data.scale", f"with recipe.data.crop {data.crop}"
     elif data.auto_augment and "3a" not in data.auto_augment:

@@ -4,7 +4,8 @@ Discovery and loading are two steps. Discovery reads the metadata of installed d
 imports nothing, so a listing is instant and a broken plugin cannot break it. Loading imports one
 plugin, by name, and blames a failure on the distribution that brought it.
 
-The groups are ``nml.heads``, ``nml.encoders``, ``nml.tasks``, ``nml.noise`` and ``nml.sources``.
+The groups are ``nml.heads``, ``nml.encoders``, ``nml.tasks``, ``nml.noise``, ``nml.sources`` and
+``nml.objectives``.
 The project's own parts register through the same entry points as everybody else's, in setup.cfg.
 """
 

@@ -7,13 +7,14 @@ other values for the one that is asked for: both have to mean the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
 from nml.levels import level_of
-from nml.recipe import MAY_DIFFER, Recipe
+from nml.objectives import all_options
+from nml.recipe import MAY_DIFFER, Recipe, plain
 from nml.untrusted import parse_json, parse_yaml, read_file
 
 
@@ -97,28 +98,37 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference 
     for name in ("noise", "seed", "engine"):
         if _comparable(name, before.get(name)) != _comparable(name, now.get(name)):
             return Difference(f"--{name}", before.get(name), now.get(name))
-    defaults = _flat(Recipe().resolved())
-    old, new = defaults | _flat(before["recipe"]), defaults | _flat(now["recipe"])
-    free = set(_free_names(Recipe()))
+    defaults = _flat(plain({field.name: _default(field) for field in fields(Recipe)}))
+    old, new = _flat(before["recipe"]), _flat(now["recipe"])
+    if any(name.startswith("options.") for name in old.keys() ^ new.keys()):
+        defaults |= _flat({"options": all_options(now["recipe"].get("objective", defaults["objective"]), {})})
+    old, new = defaults | old, defaults | new
+    free = set(_free_names(Recipe))
     for name in sorted(old | new):
         if old.get(name) != new.get(name) and name not in free:
             return Difference(f"recipe.{name}", old.get(name), new.get(name))
     return None
 
 
+def _default(field: Field[Any]) -> Any:
+    """Return a field's value by default. (A whole recipe would import its objective to be checked.)"""
+    value = field.default_factory() if field.default_factory is not MISSING else field.default
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
 def _comparable(name: str, value: Any) -> Any:
     return level_of(value) if name == "noise" else value
 
 
-def _free_names(group: Any, prefix: str = "") -> Iterator[str]:
+def _free_names(group: type[Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the values of which a recipe's fields say that they may differ."""
     for field in fields(group):
-        value, name = getattr(group, field.name), prefix + field.name
-        is_group = is_dataclass(value)
+        name = prefix + field.name
+        is_group = is_dataclass(field.default_factory)
         if field.metadata == MAY_DIFFER:
-            yield from _flat({name: asdict(value) if is_group else value})
+            yield from _flat({name: _default(field)})
         elif is_group:
-            yield from _free_names(value, f"{name}.")
+            yield from _free_names(field.default_factory, f"{name}.")  # type: ignore[arg-type]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

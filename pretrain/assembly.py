@@ -5,22 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from nml import layout
 from nml.errors import UserError
+from nml.objectives import declared
 from nml.recipe import Recipe
 from nml.recipe_effects import default_of
 from nml.run_options import EngineName
 from pretrain import batchnorm
-from pretrain.classify import check_mixing
 from pretrain.encoder_files import describe_run
 from pretrain.engines import build_engine, check_engine
 from pretrain.loading import Batch, StepSampler, micro_batch_count, training_loader
-from pretrain.models import build_network
-from pretrain.objective import Objective
+from pretrain.objective import Objective, Setting
 from pretrain.observers import build_observers
 from pretrain.options import Options
 from pretrain.profiling import Tracer
@@ -58,7 +58,6 @@ def assemble(
         )
     sampler = StepSampler(shard_set, recipe, world, options.seed)
     accumulation = micro_batch_count(recipe, world)
-    check_mixing(recipe, recipe.global_batch // world.size // accumulation)
     validation = validation_data(
         options.validation,
         shard_set,
@@ -76,19 +75,31 @@ def assemble(
             print(line, flush=True)
     objective = build_objective(
         recipe,
-        rank=world.rank,
-        world_size=world.size,
-        seed=options.seed,
-        micro_batches=accumulation,
-        num_classes=len(shard_set.classes or ()),
-        prompts=_prompts(options, validation),
+        Setting(
+            rank=world.rank,
+            world_size=world.size,
+            seed=options.seed,
+            micro_batches=accumulation,
+            num_classes=len(shard_set.classes or ()),
+            total_steps=recipe.epochs * sampler.steps_per_epoch,
+            prompts=_prompts(options, validation),
+        ),
     )
-    network = batchnorm.prepare(build_network(objective.architecture, options.seed), recipe.model.batch_norm)
+    network = batchnorm.prepare(objective.network(), recipe.model.batch_norm)
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)
     meta = describe_run(options, objective.architecture, shard_set, world_size=world.size)
-    state = RunState(recipe, options.run_dir, world, engine=engine, sampler=sampler, meta=meta)
+    state = RunState(
+        recipe,
+        options.run_dir,
+        world,
+        engine=engine,
+        sampler=sampler,
+        meta=meta,
+        beside=objective.tensors(),
+        encoder=objective.encoder,
+    )
     trainer = Trainer(
         recipe,
         world,
@@ -114,7 +125,7 @@ def assemble(
         shard_set,
         level.name,
         training_transform(recipe.data),
-        objective.text_transform,
+        objective.text_transform or _no_text,
         seed=options.seed,
         skip_budget=recipe.data.skip_budget,
         cache=recipe.data.cache,
@@ -130,31 +141,21 @@ def assemble(
     return trainer, loader
 
 
-def build_objective(
-    recipe: Recipe,
-    *,
-    rank: int,
-    world_size: int,
-    seed: int,
-    micro_batches: int,
-    num_classes: int,
-    prompts: Prompts | None,
-) -> Objective:
+def build_objective(recipe: Recipe, setting: Setting) -> Objective:
     """Return the objective of a recipe."""
-    if recipe.objective == "clip":
-        from pretrain.clip import Clip
+    kind: Any = declared(recipe.objective)
+    objective: Objective = kind(recipe, setting)
+    return objective
 
-        return Clip(
-            recipe, rank=rank, world_size=world_size, seed=seed, micro_batches=micro_batches, prompts=prompts
-        )
-    from pretrain.classify import Classify
 
-    return Classify(recipe, rank=rank, seed=seed, micro_batches=micro_batches, num_classes=num_classes)
+def _no_text(caption: str) -> int:  # noqa: ARG001 - a transform of captions
+    """Stand for a caption that nothing reads."""
+    return 0
 
 
 def _check_kind(options: Options, shard_set: ShardSet) -> None:
-    needed = {"classify": "class", "clip": "caption"}[options.recipe.objective]
-    if (shard_set.kind == "class") != (needed == "class"):
+    needed = declared(options.recipe.objective).takes
+    if needed != "any" and (shard_set.kind == "class") != (needed == "class"):
         raise UserError(
             f"--shards {shard_set.path}: a {shard_set.kind} set, and the recipe {options.recipe_name} "
             f"trains {options.recipe.objective}",
@@ -165,17 +166,18 @@ def _check_kind(options: Options, shard_set: ShardSet) -> None:
 
 def _prompts(options: Options, validation: ValidationData | None) -> Prompts | None:
     """Return what zero-shot validation asks, where it is to be had."""
+    objective: Any = declared(options.recipe.objective)
     for flag, value in (("--class-names", options.class_names), ("--templates", options.templates)):
-        if value is not None and options.recipe.objective != "clip":
+        if value is not None and not objective.prompted:
             raise UserError(
-                f"{flag} {value}: the recipe {options.recipe_name} has a classifier, which needs no prompts",
+                f"{flag} {value}: the recipe {options.recipe_name} asks no prompts when it validates",
                 mend=f"leave out {flag}",
             )
         if value is not None and validation is None:
             raise UserError(
                 f"{flag} {value}: there is nothing to validate on", mend="name a --validation set"
             )
-    if validation is None or options.recipe.objective != "clip":
+    if validation is None or not objective.prompted:
         return None
     return read_prompts(options.class_names, options.templates, validation.classes)
 

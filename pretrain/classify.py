@@ -12,55 +12,50 @@ from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
-from pretrain.losses import MeanCost, cost_of
+from pretrain.losses import OPTIONS, MeanCost, cost_of
 from pretrain.models import architecture
-from pretrain.objective import seed_step
+from pretrain.objective import Objective, Setting, seed_step
 
 
-class Classify:
+class Classify(Objective):
     """Cross-entropy, binary cross-entropy, or a loss that withstands wrong labels, over classes.
 
-    Args:
-        recipe: The recipe.
-        rank: This process, which mixes its own batch by its own draws.
-        seed: Seed of the run.
-        micro_batches: Parts that a rank's batch is cut into.
-        num_classes: K.
+    Each rank mixes its own batch by its own draws.
+
+    Raises:
+        UserError: If timm's mixing cannot pair the samples of a micro-batch.
     """
 
-    text_transform: Callable[[str], Any] | None = None
+    takes = "class"
+    losses = ("cross-entropy", "bce", "gce", "sce")
+    loss_fields = ("smoothing", "mixup", "cutmix", "switch", "bce_threshold", *OPTIONS)
 
-    def __init__(self, recipe: Recipe, *, rank: int, seed: int, micro_batches: int, num_classes: int) -> None:
-        self.architecture = architecture(recipe, num_classes)
-        self._size = recipe.data.size
-        self._rank = rank
-        self._seed = seed
-        self._micro_batches = micro_batches
-        self._mix = _mixing(recipe, num_classes)
+    def __init__(self, recipe: Recipe, setting: Setting) -> None:
+        super().__init__(recipe, setting)
+        self.architecture = architecture(recipe, setting.num_classes)
+        _check_mixing(recipe, setting)
+        self._mix = _mixing(recipe, setting.num_classes)
         self._criterion = _criterion(recipe, mixed=self._mix is not None)
 
     def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """See :class:`pretrain.objective.Objective`."""
         total = torch.zeros((), device=engine.device)
-        parts = micro_batches(batch, self._micro_batches)
+        parts = micro_batches(batch, self.setting.micro_batches)
+        seen: list[torch.Tensor] = []
         for number, part in enumerate(parts):
-            seed_step(self._seed, step, self._rank, number)
+            seed_step(self.setting.seed, step, self.setting.rank, number)
             images, targets = part.images, part.targets
             if self._mix is not None:
                 images, targets = self._mix(images, targets)
             with engine.micro_step(last=number == len(parts) - 1):
-                loss = self._criterion(engine.forward(images).float(), targets) / len(parts)
+                scores = engine.forward(images).float()
+                loss = self._criterion(scores, targets) / len(parts)
                 engine.backward(loss)
             total += loss.detach()
+            seen.append(scores.detach())
+        # Of mixed images no class is the one that was given.
+        self.seen = {"scores": torch.cat(seen)} if self._mix is None else None
         return total
-
-    def empty_batch(self, size: int) -> Batch:
-        """See :class:`pretrain.objective.Objective`."""
-        images = torch.zeros(size, 3, self._size, self._size)
-        return Batch(images, torch.zeros(size, dtype=torch.int64), torch.zeros(size, dtype=torch.int64))
-
-    def after_step(self, engine: Engine) -> None:
-        """See :class:`pretrain.objective.Objective`: any weights will do."""
 
     def scorer(self, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
         """See :class:`pretrain.objective.Objective`."""
@@ -104,14 +99,10 @@ def _criterion(recipe: Recipe, *, mixed: bool) -> nn.Module:
     return nn.CrossEntropyLoss(label_smoothing=loss.smoothing)
 
 
-def check_mixing(recipe: Recipe, rank_batch: int) -> None:
-    """Refuse batches that timm's mixing cannot pair.
-
-    Raises:
-        UserError: If a micro-batch has an odd number of samples.
-    """
-    if (recipe.loss.mixup or recipe.loss.cutmix) and rank_batch % 2:
+def _check_mixing(recipe: Recipe, setting: Setting) -> None:
+    size = recipe.global_batch // setting.world_size // setting.micro_batches
+    if (recipe.loss.mixup or recipe.loss.cutmix) and size % 2:
         raise UserError(
-            f"recipe.loss: mixup and cutmix pair samples, and a micro-batch has {rank_batch}",
+            f"recipe.loss: mixup and cutmix pair samples, and a micro-batch has {size}",
             mend="choose a number of processes that gives each an even batch",
         )

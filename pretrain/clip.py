@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -12,82 +12,80 @@ from nml.recipe import Recipe
 from pretrain.batchnorm import unchanged_statistics
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
-from pretrain.losses import Cost, MeanCost, cost_of
-from pretrain.models import Architecture, architecture
-from pretrain.objective import seed_step
-from pretrain.zero_shot import Prompts, class_embeddings
+from pretrain.losses import OPTIONS, Cost, MeanCost, cost_of
+from pretrain.models import Architecture
+from pretrain.objective import Objective, Setting, seed_step
+from pretrain.zero_shot import class_embeddings
 
 if TYPE_CHECKING:
     from open_clip import ClipLoss
 
 MAX_LOGIT_SCALE = math.log(100)
 # open_clip trains SigLIP from scale 10 and bias -10 (Zhai et al. 2023, section 3.1).
+_FEATURES = ("image_features", "text_features")
+SMALL_MODEL: dict[str, Any] = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 4, "heads": 2, "layers": 1},
+}
 _SIGLIP = {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
 
 
-class Clip:
+class Clip(Objective):
     """InfoNCE over the global batch (local loss, gathered with gradients), or SigLIP's pairwise loss.
 
     InfoNCE is cross-entropy, the caption of an image being its class among all captions of the batch, and
     the other way round. ``gce`` and ``sce`` put another loss in its place, in both directions: a caption that
     belongs to another image is a wrong label of that classification.
 
-    Args:
-        recipe: The recipe.
-        rank: This process.
-        world_size: Number of processes.
-        seed: Seed of the run.
-        micro_batches: Parts that a rank's batch is cut into. The loss is always that of the global
-            batch: features first, without gradients, then each part again (Gao et al. 2021).
-        prompts: What zero-shot validation asks; None if there is none.
+    The loss is always that of the global batch: where a rank's batch is cut into parts, features come first,
+    without gradients, then each part again (Gao et al. 2021).
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        *,
-        rank: int,
-        world_size: int,
-        seed: int,
-        micro_batches: int,
-        prompts: Prompts | None,
-    ) -> None:
+    takes = "caption"
+    library = "open_clip"
+    losses = ("infonce", "siglip", "gce", "sce")
+    loss_fields = OPTIONS
+    prompted = True
+    small: ClassVar[dict[str, Any]] = {
+        "loss": {"name": "infonce"},
+        "model": {"name": "RN50", "kwargs": SMALL_MODEL},
+    }
+
+    def __init__(self, recipe: Recipe, setting: Setting) -> None:
         import open_clip
 
-        arch = architecture(recipe, None)
+        super().__init__(recipe, setting)
+        arch = self.architecture
         if recipe.loss.name == "siglip":
-            arch = Architecture(arch.library, arch.name, {**_SIGLIP, **arch.kwargs})
-        self.architecture = arch
+            self.architecture = Architecture(arch.library, arch.name, {**_SIGLIP, **arch.kwargs})
         context = arch.kwargs.get("text_cfg", {}).get("context_length")
         self._tokenizer = open_clip.get_tokenizer(arch.name, context_length=context)
-        self.text_transform: Callable[[str], Any] | None = lambda caption: self._tokenizer([caption])[0]
-        self._size = recipe.data.size
-        self._rank = rank
-        self._seed = seed
-        self._micro_batches = micro_batches
-        self._prompts = prompts
-        self._criterion = _criterion(recipe, rank, world_size)
+        self.text_transform = lambda caption: self._tokenizer([caption])[0]
+        self._criterion = _criterion(recipe, setting.rank, setting.world_size)
 
     def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """See :class:`pretrain.objective.Objective`."""
-        if self._micro_batches > 1:
+        if self.setting.micro_batches > 1:
             return self._backward_in_parts(engine, batch, step)
-        seed_step(self._seed, step, self._rank, 0)
+        seed_step(self.setting.seed, step, self.setting.rank, 0)
         with engine.micro_step(last=True):
-            loss: torch.Tensor = self._loss(engine.forward(batch.images, batch.targets))
+            output = engine.forward(batch.images, batch.targets)
+            loss: torch.Tensor = self._loss(output)
             engine.backward(loss)
+        self.seen = {name: output[name].detach().float() for name in _FEATURES}
         return loss.detach()
 
     def _backward_in_parts(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """Take the gradient with respect to all features once, then send it through part by part."""
-        parts = micro_batches(batch, self._micro_batches)
+        parts = micro_batches(batch, self.setting.micro_batches)
         outputs: list[dict[str, torch.Tensor]] = []
         # This pass must leave no trace: batch normalisation would count every sample twice.
         with unchanged_statistics(engine.network), torch.no_grad():
             for number, part in enumerate(parts):
-                seed_step(self._seed, step, self._rank, number)
+                seed_step(self.setting.seed, step, self.setting.rank, number)
                 outputs.append(engine.forward(part.images, part.targets))
-        names = ("image_features", "text_features")
+        names = _FEATURES
         whole = {name: torch.cat([output[name].float() for output in outputs]) for name in names}
         scalars = {name: outputs[0][name].float() for name in outputs[0] if name not in names}
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in (whole | scalars).items()}
@@ -95,13 +93,14 @@ class Clip:
         gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
         pieces = {name: gradients[name].chunk(len(parts)) for name in names}
         for number, part in enumerate(parts):
-            seed_step(self._seed, step, self._rank, number)
+            seed_step(self.setting.seed, step, self.setting.rank, number)
             with engine.micro_step(last=number == len(parts) - 1):
                 output = engine.forward(part.images, part.targets)
                 surrogate = sum((output[name].float() * pieces[name][number]).sum() for name in names)
                 # A scalar's gradient is whole already: each part carries its share.
                 surrogate += sum((output[name] * gradients[name]).sum() for name in scalars) / len(parts)
                 engine.backward(surrogate)
+        self.seen = {name: leaves[name].detach() for name in names}
         return loss.detach()
 
     def _loss(self, output: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -113,19 +112,17 @@ class Clip:
 
     def empty_batch(self, size: int) -> Batch:
         """See :class:`pretrain.objective.Objective`."""
-        images = torch.zeros(size, 3, self._size, self._size)
-        tokens = self._tokenizer([""] * size)
-        return Batch(images, tokens, torch.zeros(size, dtype=torch.int64))
+        return super().empty_batch(size)._replace(targets=self._tokenizer([""] * size))
 
-    def after_step(self, engine: Engine) -> None:
+    def after_step(self, engine: Engine, step: int) -> None:  # noqa: ARG002 - it is the same at any step
         """Keep the logit scale within [1, 100] (Radford et al. 2021, section 2.5)."""
         engine.clamp("logit_scale", 0.0, MAX_LOGIT_SCALE)
 
     def scorer(self, engine: Engine) -> Callable[[torch.Tensor], torch.Tensor]:
         """See :class:`pretrain.objective.Objective`: zero-shot, by cosine to the class prompts."""
-        if self._prompts is None:
+        if self.setting.prompts is None:
             raise ValueError("zero-shot validation needs prompts")
-        classes = class_embeddings(engine, self._tokenizer, self._prompts).to(engine.device)
+        classes = class_embeddings(engine, self._tokenizer, self.setting.prompts).to(engine.device)
 
         def score(images: torch.Tensor) -> torch.Tensor:
             features: torch.Tensor = engine.forward(images, None)["image_features"]

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from nml.recipe import Loss
 
+OPTIONS = ("gce_q", "sce_alpha", "sce_beta", "sce_zero")
+"""Fields of ``recipe.loss`` that are read here."""
 Cost = Callable[[torch.Tensor], torch.Tensor]
 
 

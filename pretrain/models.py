@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nml.errors import UserError, unknown_name
+from nml.objectives import declared
 from nml.recipe import Recipe
 
 
@@ -22,13 +23,13 @@ class Architecture:
     kwargs: dict[str, Any]
 
 
-def architecture(recipe: Recipe, num_classes: int | None) -> Architecture:
-    """Return what the network of a recipe is called.
+def architecture(recipe: Recipe, num_classes: int) -> Architecture:
+    """Return what the encoder of a recipe is called; with ``num_classes`` 0 it ends in its features.
 
     Raises:
         UserError: If the library has no such model.
     """
-    if recipe.objective == "clip":
+    if declared(recipe.objective).library == "open_clip":
         import open_clip
 
         if recipe.model.name not in open_clip.list_models():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from nml.objectives import declared
 from nml.recipe import Optimizer, Recipe
 
 
@@ -18,7 +19,8 @@ def recipe_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     timm's networks name parameters that they want spared, such as positions and relative position biases.
     open_clip's training does not ask its towers for theirs, and neither is it done here.
     """
-    spared = getattr(network, "no_weight_decay", set) if recipe.objective == "classify" else set
+    ours = declared(recipe.objective).library == "timm"
+    spared = getattr(network, "no_weight_decay", set) if ours else set
     return parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay, spared=spared())
 
 

@@ -43,6 +43,7 @@ def parse_options(argv: list[str] | None) -> tuple[Options, str]:
     if namespace.epochs is not None:
         namespace.recipe.epochs, namespace.epochs = namespace.epochs, None
     recipe: Recipe = parser.instantiate(namespace).recipe
+    namespace.recipe.options = recipe.options
     given = cli.given_options(namespace, RunOptions)
     # A configuration file of one's own may leave it out.
     given["recipe_name"] = given["recipe_name"] or DEFAULT

@@ -47,6 +47,8 @@ class RunState:
         engine: The engine, with fresh weights.
         sampler: The order; positioned by the checkpoint.
         meta: The part of meta.json that is known beforehand.
+        beside: What the objective keeps beside the network, equal on all ranks; filled in place.
+        encoder: What the names of the tensors begin with that are exported.
 
     Attributes:
         step: Steps done.
@@ -66,6 +68,8 @@ class RunState:
         engine: Engine,
         sampler: StepSampler,
         meta: dict[str, Any],
+        beside: Tensors | None = None,
+        encoder: str = "",
     ) -> None:
         self.step = 0
         self.skipped = 0
@@ -75,6 +79,7 @@ class RunState:
         self.saver = Saver(folder, recipe.checkpoints)
         self._recipe, self._folder, self._world = recipe, folder, world
         self._engine, self._sampler, self._meta = engine, sampler, meta
+        self._beside, self._encoder = beside or {}, encoder
         self._saved = -1
 
     def resume(self) -> None:
@@ -105,6 +110,8 @@ class RunState:
                 value.copy_(shared[f"ema/{name}"])
             for name, value in self.average.statistics.items():
                 value.copy_(statistics[f"ema/{name}"])
+        for name, value in self._beside.items():
+            value.copy_(shared[f"beside/{name}"])
         self.step = self._saved = checkpoint.step
         self.skipped = marker.skipped
         self.validation = marker.validation
@@ -134,13 +141,17 @@ class RunState:
         mean = {name.removeprefix("mean/"): value for name, value in shared.items()}
         names = self._engine.network.state_dict().keys() if self._world.is_main else ()
         weights |= {name: shared.get(f"ema/{name}", mean[name]) for name in names if name in mean}
+        start = self._encoder
+        exported = {
+            name.removeprefix(start): kept for name, kept in weights.items() if name.startswith(start)
+        }
         self.saver.start(
             self._engine,
             step=self.step,
             record=self._marker(),
             shared=shared,
             own=own,
-            export=(weights, self._meta | self._moment()),
+            export=(exported, self._meta | self._moment()),
         )
 
     def _tensors(self) -> tuple[Tensors, Tensors]:
@@ -148,6 +159,7 @@ class RunState:
         network = self._engine.network
         own = batchnorm.running_statistics(network)
         shared = {f"mean/{name}": value for name, value in batchnorm.averaged(own).items()}
+        shared |= {f"beside/{name}": value for name, value in self._beside.items()}
         if self.average is not None:
             mean = batchnorm.averaged(self.average.statistics)
             shared |= {f"ema/{name}": value for name, value in mean.items()}
@@ -162,6 +174,7 @@ class RunState:
             "running statistics": bool(self.statistics.look()),
             "averaged weights": average is None or _finite(average.tensors()),
             "the optimizer's state": _finite(self._engine.moments()),
+            "what the objective keeps": _finite(self._beside.values()),
         }
         bad = torch.tensor([float(not finite) for finite in kinds.values()])
         dist.all_reduce(bad)

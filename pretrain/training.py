@@ -202,7 +202,7 @@ class Trainer:
             return Update(0.0, applied=False)
         update = self.engine.step(lr)
         if update.applied:
-            self.objective.after_step(self.engine)
+            self.objective.after_step(self.engine, self.state.step)
             self.state.stepped()
             return update
         self.state.statistics.take_back()

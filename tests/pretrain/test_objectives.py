@@ -22,6 +22,7 @@ from pretrain.clip import Clip
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
 from pretrain.models import build_network
+from pretrain.objective import Setting
 from pretrain.optimizers import build_optimizer, parameter_groups
 
 BATCH = 16
@@ -51,7 +52,7 @@ def captions(objective: Clip) -> Batch:
 
 def contrast(rank: int, size: int, recipe: Recipe, parts: int) -> dict[str, np.ndarray]:
     """Return the gradient of the global batch, of which this rank has its part, and the loss."""
-    objective = Clip(recipe, rank=rank, world_size=size, seed=0, micro_batches=parts, prompts=None)
+    objective = Clip(recipe, Setting(rank=rank, world_size=size, seed=0, micro_batches=parts))
     engine = DdpEngine(build_network(objective.architecture, 0), recipe)
     batchnorm.set_training(engine.network, recipe.model.batch_norm)
     mine = Batch(*(part[rank::size] for part in captions(objective)))
@@ -81,7 +82,7 @@ def test_the_loss_is_that_of_every_pair_of_the_batch(
     recipe = clip_recipe(tiny_clip)
 
     def plain(rank: int, size: int) -> float:
-        objective = Clip(recipe, rank=0, world_size=1, seed=0, micro_batches=1, prompts=None)
+        objective = Clip(recipe, Setting(rank=0, world_size=1, seed=0, micro_batches=1))
         network = build_network(objective.architecture, 0)
         batchnorm.set_training(network, "frozen")
         batch = captions(objective)
@@ -97,7 +98,7 @@ def test_the_loss_is_that_of_every_pair_of_the_batch(
 
 
 def statistics(rank: int, size: int, recipe: Recipe, parts: int) -> dict[str, Any]:
-    objective = Clip(recipe, rank=rank, world_size=size, seed=0, micro_batches=parts, prompts=None)
+    objective = Clip(recipe, Setting(rank=rank, world_size=size, seed=0, micro_batches=parts))
     engine = DdpEngine(build_network(objective.architecture, 0), recipe)
     batchnorm.set_training(engine.network, "local")
     objective.backward(engine, captions(objective), 0)
@@ -119,13 +120,13 @@ def test_the_logit_scale_stays_within_1_and_100(
 ) -> None:
     def clamped(rank: int, size: int) -> list[float]:
         recipe = clip_recipe(tiny_clip)
-        objective = Clip(recipe, rank=rank, world_size=size, seed=0, micro_batches=1, prompts=None)
+        objective = Clip(recipe, Setting(rank=rank, world_size=size, seed=0, micro_batches=1))
         engine = DdpEngine(build_network(objective.architecture, 0), recipe)
         scale = engine.network.get_parameter("logit_scale")
         found = []
         for value in (9.0, -1.0, 2.5):
             scale.data.fill_(value)
-            objective.after_step(engine)
+            objective.after_step(engine, 0)
             found.append(float(scale.detach()))
         return found
 
@@ -154,7 +155,7 @@ class Recorded:
 
 def classify(loss: Loss, *, rank: int = 0, seed: int = 0, parts: int = 1) -> Classify:
     recipe = Recipe(model=Model(name="resnet18"), data=Data(size=8), loss=loss)
-    return Classify(recipe, rank=rank, seed=seed, micro_batches=parts, num_classes=4)
+    return Classify(recipe, Setting(rank=rank, seed=seed, micro_batches=parts, num_classes=4))
 
 
 def pictures() -> Batch:

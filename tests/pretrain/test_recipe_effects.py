@@ -26,7 +26,7 @@ from pretrain.clip import Clip
 from pretrain.ema import Average
 from pretrain.engines import build_engine, check_engine
 from pretrain.loading import Batch, StepSampler, micro_batch_count
-from pretrain.objective import seed_step
+from pretrain.objective import Setting, seed_step
 from pretrain.options import parse_options
 from pretrain.schedule import learning_rate
 from pretrain.world import World
@@ -40,6 +40,7 @@ NOT_TRAINED = re.compile(
 # Two values of every other field, so that one of them is another one than a recipe's.
 OTHERS: dict[str, tuple[Any, Any]] = {
     "objective": ("clip", "classify"),
+    "options": ({"temperature": 0.3}, {"temperature": 0.4}),
     "epochs": (2, 3),
     "global_batch": (32, 64),
     "ema": (0.5, 0.6),
@@ -247,9 +248,9 @@ class Scores:
 def loss_of_steps(objective: Any, model: Model, loss: Loss) -> Any:
     recipe = Recipe(objective=objective, model=model, loss=loss)
     made: Any = (
-        Clip(recipe, rank=0, world_size=1, seed=0, micro_batches=1, prompts=None)
+        Clip(recipe, Setting(rank=0, world_size=1, seed=0, micro_batches=1))
         if objective == "clip"
-        else Classify(recipe, rank=0, seed=0, micro_batches=1, num_classes=4)
+        else Classify(recipe, Setting(rank=0, seed=0, micro_batches=1, num_classes=4))
     )
     engine: Any = Scores()
     images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -21,6 +21,7 @@ from pretrain.classify import Classify
 from pretrain.clip import Clip
 from pretrain.loading import Batch
 from pretrain.losses import MeanCost, cost_of
+from pretrain.objective import Setting
 
 N, K = 6, 4
 GCE, SCE = Loss(name="gce", gce_q=0.6), Loss(name="sce", sce_alpha=0.2, sce_beta=0.7, sce_zero=-5.0)
@@ -79,10 +80,7 @@ def test_of_mixed_images_the_losses_of_both_labels_are_mixed(paper: Any) -> None
     loss, reference = paper
     objective = Classify(
         Recipe(model=Model(name="resnet18"), data=Data(size=8), loss=Loss(**{**vars(loss), "mixup": 0.8})),
-        rank=0,
-        seed=0,
-        micro_batches=1,
-        num_classes=K,
+        Setting(num_classes=K),
     )
     images = torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(N) % K
@@ -143,7 +141,7 @@ def test_a_caption_is_a_label_among_the_captions_of_the_batch(tiny_clip: dict[st
     recipe = Recipe(
         objective="clip", model=Model(name=tiny_clip["name"], kwargs=tiny_clip["kwargs"]), loss=loss
     )
-    objective = Clip(recipe, rank=0, world_size=1, seed=0, micro_batches=1, prompts=None)
+    objective = Clip(recipe, Setting())
     generator = torch.Generator().manual_seed(1)
     image, text = (
         torch.nn.functional.normalize(torch.randn(N, 5, generator=generator), dim=1) for _ in range(2)

@@ -36,6 +36,7 @@ from pretrain.ending import SIGNALS
 from pretrain.engines import Update
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
+from pretrain.objective import Setting
 from pretrain.options import parse_options
 from pretrain.schedule import learning_rate
 from pretrain.transforms import training_transform
@@ -319,7 +320,7 @@ def test_each_rank_and_micro_batch_has_a_seed_of_its_own(process_group: None) ->
     recipe = Recipe(global_batch=BATCH)
     engine = Noting(recipe)
     engine.network.train()
-    objective = Classify(recipe, rank=3, seed=7, micro_batches=2, num_classes=CLASSES)
+    objective = Classify(recipe, Setting(rank=3, seed=7, micro_batches=2, num_classes=CLASSES))
     batch = Batch(torch.zeros(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64), torch.arange(4))
     for step in (0, 9):
         objective.backward(engine, batch, step)
@@ -339,7 +340,7 @@ def test_both_passes_over_a_pair_of_image_and_caption_draw_the_same(parts: int, 
     recipe = Recipe(objective="clip", global_batch=BATCH, model=Model(name="RN50"), loss=Loss(name="infonce"))
     engine = Towers(recipe)
     engine.network.train()
-    objective = Clip(recipe, rank=3, world_size=1, seed=7, micro_batches=parts, prompts=None)
+    objective = Clip(recipe, Setting(rank=3, world_size=1, seed=7, micro_batches=parts))
     batch = Batch(torch.randn(4, 3, 2, 2), torch.zeros(4, 8, dtype=torch.int64), torch.arange(4))
     for step in (0, 9):
         objective.backward(engine, batch, step)

@@ -14,6 +14,7 @@ from nml.recipe import Data, Loss, Model, Optimizer, Recipe
 from pretrain.clip import Clip
 from pretrain.engines import build_engine
 from pretrain.models import build_network
+from pretrain.objective import Setting
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World
 from pretrain.zero_shot import Prompts
@@ -41,7 +42,7 @@ def scores_of_open_clip(network: Any, tokenizer: Callable[..., Any]) -> torch.Te
 
 
 def validated(rank: int, size: int, engine: str, recipe: Recipe, labels: list[int]) -> dict[str, Any]:
-    objective = Clip(recipe, rank=rank, world_size=size, seed=0, micro_batches=1, prompts=PROMPTS)
+    objective = Clip(recipe, Setting(rank=rank, world_size=size, seed=0, micro_batches=1, prompts=PROMPTS))
     network: nn.Module = build_network(objective.architecture, 0)
     built = build_engine(engine, network, recipe, accumulation=1)  # type: ignore[arg-type]
     samples: Any = list(zip(images(), labels, strict=True))
@@ -63,7 +64,7 @@ def test_two_ranks_score_as_open_clip_does(
         loss=Loss(name="infonce"),
         optimizer=Optimizer(name="adamw"),
     )
-    alone = Clip(recipe, rank=0, world_size=1, seed=0, micro_batches=1, prompts=None)
+    alone = Clip(recipe, Setting(rank=0, world_size=1, seed=0, micro_batches=1))
     tokenizer = open_clip.get_tokenizer(tiny_clip["name"], context_length=12)
     order = scores_of_open_clip(build_network(alone.architecture, 0), tokenizer).argsort(1, descending=True)
     labels = [int(classes[place]) for classes, place in zip(order, PLACES, strict=True)]

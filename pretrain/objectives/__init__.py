@@ -1,0 +1,1 @@
+"""The objectives that there are: ``python -m pretrain.objectives list``."""
