@@ -125,11 +125,19 @@ class Parser(jsonargparse.ArgumentParser):
     def _check_value_key(self, action: argparse.Action, value: Any, *rest: Any, **more: Any) -> Any:
         # In a file, the one value of an option that takes several need not be a list.
         several = action.nargs == "+" and value is not None and not isinstance(value, list)
-        return super()._check_value_key(action, [value] if several else value, *rest, **more)
+        value = [value] if several else value
+        if action.type is str or getattr(action, "_typehint", None) is str:
+            # Nor need a number be quoted there where a command line would take it as text.
+            value = [_as_text(one) for one in value] if isinstance(value, list) else _as_text(value)
+        return super()._check_value_key(action, value, *rest, **more)
 
     def flags(self) -> list[str]:
         """Return every flag that may be typed."""
         return [flag for action in self._actions for flag in action.option_strings]
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def _config_first(words: list[str]) -> list[str]:

@@ -84,6 +84,7 @@ def fit_loaders(
     *,
     on_slurm: bool,
     ask: Callable[[int | None], Resources],
+    jobs: int = 1,
 ) -> tuple[Resources, dict[str, int]]:
     """Return what to ask for, and the workers of the recipes whose own do not fit; a line tells of each.
 
@@ -92,8 +93,10 @@ def fit_loaders(
         overrides: The user's overrides of the recipes.
         on_slurm: Whether a job is asked for, or runs with what this machine has.
         ask: Returns the resources with that many cores a rank, where their user does not say.
+        jobs: How many such runs share this machine.
     """
     most = most_cores(ask(None), on_slurm=on_slurm)
+    most = most and max(1, most // max(1, jobs))
     resources = ask(cores_for(max(wanted.values(), default=0), most))
     cores = resources.cpus_per_task if on_slurm or most is None else most
     fits = {

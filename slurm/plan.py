@@ -13,24 +13,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nml.errors import UserError
-from nml.run_options import RunOptions
 from slurm.members import Member, Probe
 from slurm.receipts import missing_heads, read_ids, told_ids
 from slurm.request import PretrainRequest
+from slurm.study import PlannedSet, Study, SweepRequest
 
 LAUNCH = "launch"
-# Options of a run that a sweep gives each of its runs itself.
-OF_A_RUN = ("noise", "seed", "recipe_name", "run_dir")
-# Options of probes.run that a sweep gives itself, and what its user says instead: what they named would not
-# be what the sweep looks for afterwards.
-_OWN_OPTIONS = {
-    "--plugin": "say sweep --plugins",
-    "--task": "say sweep --tasks",
-    "--results": "say sweep --results",
-    "--checkpoint": "leave it out, or measure other runs with: python -m probes.run",
-    "--receipt": "leave it out",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,160 +38,117 @@ class Part:
     complete: bool = False
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SweepRequest:
-    """Levels x recipes x seeds x tasks x heads.
-
-    Attributes:
-        noise: Noise ratios.
-        recipes: Recipes, each an objective and its settings.
-        plugins: Heads.
-        tasks: Tasks to probe on.
-        seeds: Seeds of pre-training.
-        options: What all runs have in common; :data:`OF_A_RUN` is what tells them apart.
-        workers: Loader workers of the recipes whose own do not fit the cores.
-        name: The sweep's name, its folder under sweeps/.
-        results: The results folder.
-        overrides: Dotted overrides of the recipes.
-        probe_options: Further words for every ``probes.run``.
-        base: The folder that relative paths start from.
-    """
-
-    noise: tuple[str, ...]
-    recipes: tuple[str, ...] = ("quickstart",)
-    plugins: tuple[str, ...] = ("lp", "mlp", "nmtune")
-    tasks: tuple[str, ...] = ("digits",)
-    seeds: tuple[int, ...] = (0,)
-    options: RunOptions = dataclasses.field(default_factory=RunOptions)
-    workers: dict[str, int] = dataclasses.field(default_factory=dict)
-    name: str = "sweep"
-    results: str = "results"
-    overrides: tuple[str, ...] = ()
-    probe_options: tuple[str, ...] = ()
-    base: Path = dataclasses.field(default_factory=Path.cwd)
-
-    def __post_init__(self) -> None:
-        for field, values in (("noise", self.noise), ("plugins", self.plugins), ("tasks", self.tasks)):
-            if not values:
-                raise UserError(f"--{field}: nothing given", possible="one or more")
-            twice = sorted({value for value in values if values.count(value) > 1})
-            if twice:
-                raise UserError(f"--{field} {twice[0]}: given twice")
-        if "/" in self.name or self.name in ("", ".", ".."):
-            raise UserError(f"--name {self.name}: not a folder name")
-        for word in self.probe_options:
-            flag = word.partition("=")[0]
-            if flag in _OWN_OPTIONS:
-                raise UserError(f"-- {flag}: the sweep sets it for every probe", mend=_OWN_OPTIONS[flag])
-        names = [run.path for run in self.runs()]
-        if len(set(names)) < len(names):
-            raise UserError(
-                "--noise, --recipes, --seeds: two runs would have the same name", mend="name each once"
-            )
-
-    @property
-    def folder(self) -> Path:
-        """The sweep's folder, absolute."""
-        return self.base / "sweeps" / self.name
-
-    def runs(self) -> list[PretrainRequest]:
-        """Return the pre-training runs, levels within seeds within recipes."""
-        return [
-            PretrainRequest(
-                options=dataclasses.replace(self.options, noise=noise, seed=seed),
-                recipe=recipe,
-                overrides=self.overrides,
-                workers=self.workers.get(recipe),
-                base=self.base,
-            )
-            for recipe in self.recipes
-            for seed in self.seeds
-            for noise in self.noise
-        ]
-
-
-def make_plan(request: SweepRequest, run_member: Callable[[PretrainRequest], Member]) -> list[Part]:
+def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> list[Part]:
     """Return every part of a sweep, parents first.
 
     Args:
-        request: What the user wants.
+        study: What the user wants.
         run_member: Turns a run into a member, as ``launch.py pretrain`` does.
     """
-    parts = _shard_parts(request)
-    probes: list[Part] = []
-    there = read_ids(request.base / request.results)
-    for run in request.runs():
+    parts = _shard_parts(study)
+    writers = {part.member.done: part.member.name for part in parts if part.member.done}
+    runs: dict[Path, Part] = {}
+    for run in study.runs():
+        planned = study.set_of(run.shard_set)
+        validation = study.set_of(str(run.resolved.validation))
+        # A set is changed by each draw: it is read when the last one is in it.
+        parents = {
+            writers.get(str(run.set_file), ""): None,
+            **{_writers(one)[-1]: None for one in (planned, validation) if one},
+        }
         member = run_member(run)
-        parents = tuple(part.member.name for part in parts if part.member.done == str(run.set_file))
         complete = Path(str(member.done)).exists()
-        parts.append(Part("pretrain", member, parents, complete))
-        for task in request.tasks:
-            probe = Probe(
-                results=str(request.base / request.results),
-                run=str(run.path),
-                task=task,
-                heads=request.plugins,
-                receipts=str(request.folder / LAUNCH / "receipts" / _receipts_name(request, run, task)),
-            )
-            heads = missing_heads(probe, there) if complete else probe.heads
-            probes.append(_probe_part(request, run, dataclasses.replace(probe, heads=heads), member.name))
-    # One stage after the other, each in the order of the runs: arrays then fit each other.
-    probes.sort(key=lambda part: request.tasks.index(part.member.probe.task) if part.member.probe else 0)
-    return [*parts, *probes, _report_part(request, probes)]
+        runs[run.path] = Part("pretrain", member, tuple(filter(None, parents)), complete)
+    there = read_ids(study.results)
+    probes = [
+        # One task after the other, each in the order of the runs: arrays then fit each other.
+        _probe_part(arm, run, tasks, runs[run.path], there)
+        for arm in study.arms
+        for tasks in arm.task_groups
+        for run in arm.runs()
+    ]
+    return [*parts, *runs.values(), *probes, _report_part(study, probes)]
 
 
-def _shard_parts(request: SweepRequest) -> list[Part]:
-    parts: dict[Path, Part] = {}
-    for run in request.runs():
-        if run.set_file is None or run.set_file in parts:
-            continue
-        member = Member(
-            name=f"shards {run.level}",
-            argv=tuple(run.shards_argv()),
-            record=str(request.folder / LAUNCH / "attempts" / f"shards-{run.level}"),
-            done=str(run.set_file),
-            cwd=str(request.base),
-        )
-        parts[run.set_file] = Part("shards", member, (), run.set_file.exists())
-    return list(parts.values())
+def _shard_parts(study: Study) -> list[Part]:
+    bundled = {run.set_file: run for run in study.runs() if run.set_file is not None}
+    parts = [
+        Part("shards", _writing(study, f"shards {run.level}", run.shards_argv(), file), (), file.exists())
+        for file, run in bundled.items()
+    ]
+    for planned in study.sets:
+        present = planned.present()
+        before: tuple[str, ...] = ()
+        commands = [planned.argv(), *map(planned.draw_argv, planned.draws)]
+        wanted = [{*planned.levels}, *({level} for level in planned.draws)]
+        for name, argv, levels in zip(_writers(planned), commands, wanted, strict=True):
+            parts.append(Part("shards", _writing(study, name, argv), before, present >= levels))
+            before = (name,)
+    return parts
 
 
-def _probe_part(request: SweepRequest, run: PretrainRequest, probe: Probe, parent: str) -> Part:
+def _writing(study: Study, name: str, argv: Sequence[str], done: Path | None = None) -> Member:
+    """Return what writes a set, or a level, which has no file of its own that tells that it is there."""
+    return Member(
+        name=name,
+        argv=tuple(argv),
+        record=str(study.folder / LAUNCH / "attempts" / _slug(name.replace(" ", "-"))),
+        done=None if done is None else str(done),
+        cwd=str(study.base),
+    )
+
+
+def _writers(planned: PlannedSet) -> list[str]:
+    """Return the names of the parts that write a set: the set itself, then each draw."""
+    own = f"shards {Path(planned.out).name}"
+    return [own, *(f"{own} {level}" for level in planned.draws)]
+
+
+def _probe_part(
+    arm: SweepRequest, run: PretrainRequest, tasks: tuple[str, ...], parent: Part, there: set[str]
+) -> Part:
+    probe = Probe(
+        results=str(arm.base / arm.results),
+        run=str(run.path),
+        task=" ".join(tasks),
+        heads=arm.plugins,
+        receipts=str(arm.folder / LAUNCH / "receipts" / _receipts_name(arm, run, tasks)),
+    )
+    if parent.complete:
+        probe = dataclasses.replace(probe, heads=missing_heads(probe, there))
     argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(probe.heads)]
-    argv += ["--checkpoint", probe.run, "--task", probe.task, *request.probe_options]
+    argv += ["--checkpoint", probe.run, "--task", *tasks, *arm.probe_options]
     # Last, so that a config file among the user's words does not send the rows elsewhere.
     argv += ["--results", probe.results, "--receipt", str(told_ids(probe.receipts))]
-    name = f"{run.path.name} {probe.task}"
+    name = " ".join(filter(None, [run.path.name, "" if arm.tasks_together else probe.task, arm.arm]))
     member = Member(
         name=f"probes {name}",
         argv=tuple(argv),
-        record=str(request.folder / LAUNCH / "attempts" / f"probes-{_slug(name)}"),
-        cwd=str(request.base),
+        record=str(arm.folder / LAUNCH / "attempts" / f"probes-{_slug(name)}"),
+        cwd=str(arm.base),
         probe=probe,
     )
-    return Part("probes", member, (parent,), complete=not probe.heads)
+    return Part("probes", member, (parent.member.name,), complete=not probe.heads)
 
 
-def _report_part(request: SweepRequest, probes: Sequence[Part]) -> Part:
-    out = request.folder / "report"
+def _report_part(study: Study, probes: Sequence[Part]) -> Part:
+    out = study.folder / "report"
     member = Member(
         name="report",
-        argv=(
-            *(sys.executable, "-m", "probes.report"),
-            *(str(request.base / request.results), "--out", str(out)),
-        ),
-        record=str(request.folder / LAUNCH / "attempts" / "report"),
+        argv=(*(sys.executable, "-m", "probes.report"), *(str(study.results), "--out", str(out))),
+        record=str(study.folder / LAUNCH / "attempts" / "report"),
         done=str(out / "report.html"),
-        cwd=str(request.base),
+        cwd=str(study.base),
     )
     complete = all(part.complete for part in probes) and (out / "report.html").exists()
     return Part("report", member, tuple(part.member.name for part in probes), complete)
 
 
-def _receipts_name(request: SweepRequest, run: PretrainRequest, task: str) -> str:
+def _receipts_name(arm: SweepRequest, run: PretrainRequest, tasks: tuple[str, ...]) -> str:
     """Name what a probe's rows follow from, so that other options count as other results."""
-    options = hashlib.sha256(repr((task, request.probe_options)).encode()).hexdigest()[:8]
-    return f"{run.path.name}-{_slug(task)}-{options}"
+    followed = (tasks[0] if len(tasks) == 1 else tasks, arm.probe_options)
+    options = hashlib.sha256(repr(followed).encode()).hexdigest()[:8]
+    return f"{run.path.name}-{_slug(' '.join(tasks))}-{options}"
 
 
 def _slug(text: str) -> str:

@@ -156,12 +156,17 @@ def run(call: Invocation) -> int:
         return run_locally(call, request, resources, gpus)
 
 
-def announce_standin(found: Detection, resources: Resources) -> list[str]:
-    """Say in one line what stands in for the cluster; return a GPU for each rank, or none."""
+def announce_standin(found: Detection, resources: Resources, *, jobs: int = 1) -> list[str]:
+    """Say in one line what stands in for the cluster, for each of so many runs at once.
+
+    Returns:
+        A GPU for each rank of one run, or none.
+    """
     world = resources.nodes * resources.tasks
     gpus = gpus_of_ranks(world, wanted=resources.gpus_per_node > 0)
     count = f"{world} local process{'es stand' if world > 1 else ' stands'} in"
     where = ", one GPU each" if gpus else ""
+    where += f", {jobs} parts at once" if jobs > 1 else ""
     print(f"{found.sentence}: {count}{where}", flush=True)
     return gpus
 

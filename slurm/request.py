@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 
@@ -46,18 +47,21 @@ class PretrainRequest:
     def __post_init__(self) -> None:
         find_recipe(self.recipe, self.base)
 
-    def check(self) -> None:
+    def check(self, written: Collection[str] = ()) -> None:
         """Check what a run that is to begin needs: data, files, extras, and the folder that it is to have.
+
+        Args:
+            written: Sets that are written before it begins, and need not be there.
 
         Raises:
             UserError: If a set or file is missing, a set lacks the level, an extra is not installed, or the
                 folder does not hold what ``--resume`` says.
         """
-        if self.options.shards is not None:
+        if self.options.shards is not None and self.shard_set not in written:
             # A run that has begun goes on with its level, also where another of that ratio was added since.
             begun = (self.path / layout.CONFIG).exists()
             check_level(self.shard_set, self.options.noise, strict=not begun)
-        if self.resolved.validation is not None:
+        if self.resolved.validation is not None and str(self.resolved.validation) not in written:
             check_level(self.resolved.validation, CLEAN_LEVEL, "--validation")
         check_files(self.resolved)
         check_extras(self.options)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
 from slurm.members import Submission
 from slurm.partitions import check_fits
-from slurm.plan import LAUNCH, OF_A_RUN, Part, SweepRequest, make_plan
+from slurm.plan import LAUNCH, Part, make_plan
+from slurm.pool import Slot, depth_first, run_parts, slots_of
 from slurm.pretraining import (
     BUSY,
     add_resource_options,
@@ -39,8 +41,27 @@ from slurm.rooms import check_command, check_heads, check_tasks
 from slurm.same_run import check_same_run, check_same_words
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
+from slurm.study import (
+    OF_A_RUN,
+    Study,
+    SweepRequest,
+    arms_of,
+    check_level_is_planned,
+    option_words,
+    recipe_words,
+    sets_of,
+)
 
 SWEEP = "sweep.json"
+# What a study file says beside the options of the command.
+STUDY_KEYS = {
+    "about": "what it is for, in words",
+    "sets": "shard sets to write where they are missing: FOLDER: {options of shards.write, draws: [...]}",
+    "arms": "NAME: {what it has in place of the options outside}",
+    "recipe": "overrides of the recipes: {optimizer.lr: 0.05}",
+    "probes": "options of probes.run: {fractions: [0.1, 1]}",
+    "cost": "what a dry run reckons with: rates that were measured elsewhere",
+}
 INCOMPLETE_STATUS = 75  # EX_TEMPFAIL: the same command again goes on
 DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
 EXAMPLE = (
@@ -62,13 +83,69 @@ def add_options(parser: cli.Parser) -> None:
     parser.add_argument("--results", type=str, default="results", help="results folder")
     parser.add_argument("--name", type=str, default="sweep", help="the sweep's folder under sweeps/")
     parser.add_argument("--array-parallelism", type=int, default=None, help="members of an array at once")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=None,
+        help="without Slurm, runs at once (default: as many as GPUs, or one)",
+    )
+    parser.add_argument(
+        "--tasks-together", action="store_true", help="one probe a run for all tasks, not one a task"
+    )
+    for key, what in STUDY_KEYS.items():
+        kind: Any = str if key == "about" else dict[str, Any]
+        parser.add_argument(f"--{key}", type=kind, default=kind(), help=f"of a --config file: {what}")
     add_resource_options(parser)
 
 
 def run(call: Invocation) -> int:
-    """Check the request, then submit or run what is missing of it."""
+    """Check the study, then submit or run what is missing of it."""
     options = call.options
-    request = SweepRequest(
+    study = study_of(call)
+    resolved = _check(study)
+    found = find_cluster(options.cluster)
+    resources = {stage: _stage_resources(options, stage) for stage in STAGES}
+    slots: list[Slot] = []
+    if not found.found:
+        asked = resources["pretrain"]
+        logs = study.folder / LAUNCH / "logs"
+        slots = slots_of(options.jobs, asked.nodes * asked.tasks, logs, wanted=asked.gpus_per_node > 0)
+    elif options.jobs is not None:
+        raise UserError("--jobs: is for this machine", mend="on a cluster say --array-parallelism")
+    resources["pretrain"], workers = fit_loaders(
+        {" ".join(filter(None, key)): loader_workers(command) for key, command in resolved.items()},
+        [word for arm in study.arms for word in arm.overrides],
+        on_slurm=found.found,
+        ask=lambda cores: _stage_resources(options, "pretrain", cores=cores),
+        jobs=len(slots),
+    )
+    study = dataclasses.replace(study, arms=tuple(_with_workers(arm, workers) for arm in study.arms))
+    if found.found:
+        for stage in STAGES:
+            check_fits(resources[stage])
+        for one in study.runs():
+            check_same_words(run_member(one), study.folder / LAUNCH)
+    parts = make_plan(study, run_member)
+    if not study.named_data:
+        print(NOTICE, flush=True)
+    if options.dry_run:
+        return show_plan(study, parts, resources, found)
+    with held_alone(study.folder / LAUNCH, busy=BUSY):
+        record(call, study)
+        if found.found:
+            return submit_sweep(study, resources)
+        announce_standin(found, resources["pretrain"], jobs=len(slots))
+        return run_sweep_locally(study, make_plan(study, run_member), resources["pretrain"], slots)
+
+
+def study_of(call: Invocation) -> Study:
+    """Return what a command line and its ``--config`` file ask for.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+    options = call.options
+    common = SweepRequest(
         noise=tuple(options.noise),
         recipes=tuple(options.recipes),
         plugins=tuple(options.plugins),
@@ -77,46 +154,46 @@ def run(call: Invocation) -> int:
         options=RunOptions(**cli.given_options(options, RunOptions, leave_out=OF_A_RUN)),
         name=options.name,
         results=options.results,
-        overrides=call.overrides,
-        probe_options=call.rest,
+        # What is typed comes last, and wins.
+        overrides=(*recipe_words(options.recipe), *call.overrides),
+        probe_options=(*option_words(options.probes, "probes"), *call.rest),
+        tasks_together=options.tasks_together,
     )
-    check_heads(request.plugins)
-    check_tasks(request.tasks)
-    for one in request.runs():
-        one.check()
-    # Runs of a recipe differ by what their names tell alone, so one command speaks for all of them.
-    commands = {one.recipe: one.argv() for one in request.runs()}
-    resolved = {recipe: check_command(argv) for recipe, argv in commands.items()}
-    for one in request.runs():
-        check_same_run(
-            one, resolved[one.recipe], mend="sweep in another folder, or move that run out of runs/"
-        )
-    found = find_cluster(options.cluster)
-    resources = {stage: _stage_resources(options, stage) for stage in STAGES}
-    resources["pretrain"], workers = fit_loaders(
-        {recipe: loader_workers(command) for recipe, command in resolved.items()},
-        call.overrides,
-        on_slurm=found.found,
-        ask=lambda cores: _stage_resources(options, "pretrain", cores=cores),
-    )
-    request = dataclasses.replace(request, workers=workers)
-    if found.found:
-        for stage in STAGES:
-            check_fits(resources[stage])
-        for one in request.runs():
-            check_same_words(run_member(one), request.folder / LAUNCH)
-    parts = make_plan(request, run_member)
-    check_command(next(part.member.argv for part in parts if part.stage == "probes"))
-    if request.options.shards is None:
-        print(NOTICE, flush=True)
-    if options.dry_run:
-        return show_plan(request, parts, resources, found)
-    with held_alone(request.folder / LAUNCH, busy=BUSY):
-        record(call, request)
-        if found.found:
-            return submit_sweep(request, resources)
-        gpus = announce_standin(found, resources["pretrain"])
-        return run_sweep_locally(request, make_plan(request, run_member), resources["pretrain"], gpus)
+    return Study(arms=arms_of(common, options.arms), sets=sets_of(options.sets, common.base))
+
+
+def _check(study: Study) -> dict[tuple[str, str], str]:
+    """Check heads, tasks, sets and runs; return the resolved command of each recipe of each arm."""
+    for planned in study.sets:
+        if not planned.present():
+            check_command(planned.argv())
+    written = [one.out for one in study.sets]
+    resolved: dict[tuple[str, str], str] = {}
+    for arm in study.arms:
+        check_heads(arm.plugins)
+        check_tasks(arm.tasks)
+        runs = arm.runs()
+        for one in runs:
+            one.check(written)
+            planned_set = study.set_of(one.shard_set)
+            if planned_set:
+                check_level_is_planned(planned_set, one.options.noise)
+        # Runs of a recipe differ by what their names tell alone, so one command speaks for all of them.
+        commands = {one.recipe: one.argv() for one in runs}
+        own = {recipe: check_command(argv) for recipe, argv in commands.items()}
+        for one in runs:
+            mend = "sweep in another folder, or move that run out of runs/"
+            check_same_run(one, own[one.recipe], mend=mend)
+        resolved |= {(recipe, arm.arm): command for recipe, command in own.items()}
+    for words in dict.fromkeys((*arm.tasks, *arm.probe_options) for arm in study.arms):
+        check_command([sys.executable, "-m", "probes.run", "--task", *words])
+    return resolved
+
+
+def _with_workers(arm: SweepRequest, workers: Mapping[str, int]) -> SweepRequest:
+    labels = {recipe: " ".join(filter(None, [recipe, arm.arm])) for recipe in arm.recipes}
+    own = {recipe: workers[label] for recipe, label in labels.items() if label in workers}
+    return dataclasses.replace(arm, workers=own)
 
 
 def _stage_resources(options: Any, stage: str, cores: int | None = None) -> Resources:
@@ -131,19 +208,19 @@ def _stage_resources(options: Any, stage: str, cores: int | None = None) -> Reso
     return resources_of(options, stage, **single)
 
 
-def submit_sweep(request: SweepRequest, resources: dict[str, Resources]) -> int:
+def submit_sweep(study: Study, resources: dict[str, Resources]) -> int:
     """Submit what is missing and not in the queue yet; return the exit status.
 
     Args:
-        request: What the user wants.
+        study: What the user wants.
         resources: What each stage asks for.
     """
-    folder = request.folder / LAUNCH
+    folder = study.folder / LAUNCH
     journal = Journal(folder)
     # The queue first, the files second: what ends in between is then found complete. The other way round
     # it would be in neither, and be submitted again.
     active = active_members(journal)
-    parts = make_plan(request, run_member)
+    parts = make_plan(study, run_member)
     todo = [part for part in parts if not part.complete and part.member.name not in active]
     _say_counts(parts, active)
     left = 0
@@ -161,10 +238,10 @@ def submit_sweep(request: SweepRequest, resources: dict[str, Resources]) -> int:
         print(f"submitted {len(submitted.jobs)} members as jobs {', '.join(arrays)}")
         if left:
             print(f"{left} members are left: {submitted.full}; the same command again submits them")
-        print(f"follow it: {command_line('status', request.folder)}")
+        print(f"follow it: {command_line('status', study.folder)}")
     else:
         print("nothing to submit")
-    print(f"sweep: {request.folder}")
+    print(f"sweep: {study.folder}")
     return INCOMPLETE_STATUS if left else 0
 
 
@@ -186,17 +263,16 @@ def _say_counts(parts: Sequence[Part], active: dict[str, str]) -> None:
             print(f"{stage}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
 
 
-def record(call: Invocation, request: SweepRequest) -> None:
+def record(call: Invocation, study: Study) -> None:
     """Keep what was asked for, for ``status`` and ``resume``."""
-    call.record(request.folder / LAUNCH)
-    write_json(request.folder / SWEEP, {**dataclasses.asdict(request), "base": str(request.base)})
+    call.record(study.folder / LAUNCH)
+    arms = [{**dataclasses.asdict(arm), "base": str(arm.base)} for arm in study.arms]
+    write_json(study.folder / SWEEP, {"arms": arms, "sets": list(map(dataclasses.asdict, study.sets))})
 
 
-def show_plan(
-    request: SweepRequest, parts: Sequence[Part], resources: dict[str, Resources], found: Detection
-) -> int:
+def show_plan(study: Study, parts: Sequence[Part], resources: dict[str, Resources], found: Detection) -> int:
     """Print what would be done, on a cluster with the batch script of each stage."""
-    folder = request.folder / LAUNCH
+    folder = study.folder / LAUNCH
     for stage in STAGES:
         own = [part for part in parts if part.stage == stage and not part.complete]
         for part in own:
@@ -213,30 +289,18 @@ def show_plan(
     if not found.found:
         world = resources["pretrain"].nodes * resources["pretrain"].tasks
         print(f"# {found.sentence}: one after the other, pre-training as {world} local processes")
-    print(f"sweep: {request.folder}")
+    print(f"sweep: {study.folder}")
     return 0
 
 
 def run_sweep_locally(
-    request: SweepRequest, parts: Sequence[Part], resources: Resources, gpus: Sequence[str]
+    study: Study, parts: Sequence[Part], resources: Resources, slots: Sequence[Slot]
 ) -> int:
-    """Run what is missing, one part after the other; parts of a failed one are left out."""
-    failed: dict[str, int] = {}
-    for part in parts:
-        name = part.member.name
-        if part.complete:
-            continue
-        # The report shows what there is.
-        if part.stage != "report" and any(parent in failed for parent in part.parents):
-            failed[name] = 1
-            continue
-        print(f"== {name}", flush=True)
-        status = _run_part(part, resources, gpus)
-        if status:
-            failed[name] = status
+    """Run what is missing, as many parts at once as there are slots; parts of a failed one are left out."""
+    failed = run_parts(depth_first(parts), lambda part, slot: _run_part(part, resources, slot.gpus), slots)
     for name in failed:
         print(f"failed: {name}")
-    print(f"sweep: {request.folder}")
+    print(f"sweep: {study.folder}")
     return max(failed.values(), default=0)
 
 
@@ -263,7 +327,7 @@ def _run_part(part: Part, resources: Resources, gpus: Sequence[str]) -> int:
     return status
 
 
-def load_request(folder: Path) -> SweepRequest:
+def load_study(folder: Path) -> Study:
     """Return what a sweep's folder was asked for.
 
     Raises:
@@ -272,11 +336,14 @@ def load_request(folder: Path) -> SweepRequest:
     """
     try:
         fields = read_object(folder / SWEEP)
+        if "arms" in fields:
+            return typed(Study, fields)
         if "options" not in fields:
             # Of a sweep from before all of a run's options could be given.
             names = ("engine", "shards", "epochs")
             fields["options"] = {name: fields.pop(name) for name in names if name in fields}
-        return typed(SweepRequest, fields)
+        # Of a sweep from before there could be several arms.
+        return Study(arms=(typed(SweepRequest, fields),))
     except OSError as error:
         raise UserError(f"{folder}: holds no sweep", mend="name a folder under sweeps/") from error
     except Untrusted as error:

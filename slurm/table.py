@@ -28,7 +28,7 @@ from slurm.pretraining import run_member
 from slurm.progress import describe_seconds, read_progress
 from slurm.standin import tail
 from slurm.states import JobState
-from slurm.sweep import SWEEP, load_request
+from slurm.sweep import SWEEP, load_study
 
 # What Slurm's reasons mean to someone who waits. Others are shown as they are.
 _REASONS = {
@@ -178,7 +178,7 @@ def _of_sweep(folder: Path) -> list[Launched]:
             result=Path(part.member.done) if part.member.done else None,
             parents=part.parents,
         )
-        for part in make_plan(load_request(folder), run_member)
+        for part in make_plan(load_study(folder), run_member)
     ]
 
 

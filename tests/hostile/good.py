@@ -47,10 +47,11 @@ from slurm.invocation import recorded
 from slurm.journal import Journal
 from slurm.logs import choose, find_log
 from slurm.members import Member, Submission
-from slurm.plan import SweepRequest, make_plan
+from slurm.plan import make_plan
 from slurm.pretraining import run_member
 from slurm.receipts import told_ids, write_receipts
 from slurm.same_run import check_same_words
+from slurm.study import Study, SweepRequest
 from slurm.table import aligned, launched_under, make_rows
 from tests.hostile.sets import info_of, with_record
 from tests.probes.conftest import write_export
@@ -294,9 +295,10 @@ def launched(folder: Path) -> Path:
         write_json(attempt / "open.json", {"job": "12_0", "step": 0, "time": 1.0, "attempt": attempt.name})
         write_json(attempt / "close.json", {"outcome": "failed", "reason": "exit status 1", "status": 1})
     (launch / "12_0_0_log.out").write_text("step 1\n")
-    request = SweepRequest(noise=("0", "0.2"), name="sweep", base=folder)
-    write_json(request.folder / "sweep.json", {**dataclasses.asdict(request), "base": str(folder)})
-    for part in make_plan(request, run_member):
+    study = Study(arms=(SweepRequest(noise=("0", "0.2"), name="sweep", base=folder),))
+    arms = [{**dataclasses.asdict(arm), "base": str(folder)} for arm in study.arms]
+    write_json(study.folder / "sweep.json", {"arms": arms, "sets": []})
+    for part in make_plan(study, run_member):
         if part.member.probe:
             told_ids(part.member.probe.receipts).parent.mkdir(parents=True, exist_ok=True)
             write_json(told_ids(part.member.probe.receipts), {"lp": ["a"]})

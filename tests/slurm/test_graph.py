@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from slurm.dag import group_by_dependency, max_array_size
 from slurm.members import Member, Probe
-from slurm.plan import Part, SweepRequest, make_plan
+from slurm.plan import Part, make_plan
 from slurm.pretraining import run_member
 from slurm.receipts import missing_heads, read_ids, told_ids, write_receipts
+from slurm.study import Study, SweepRequest
 
 
 def part(name: str, *parents: str, stage: str = "probes") -> Part:
@@ -112,7 +113,7 @@ def test_the_lower_of_a_cluster_s_two_limits_of_arrays_counts(
 
 def test_a_plan_has_a_set_a_run_and_probes_for_each_level(tmp_path: Path) -> None:
     request = SweepRequest(noise=("0", "0.2"), tasks=("digits",), plugins=("lp",), base=tmp_path)
-    parts = {one.member.name: one for one in make_plan(request, run_member)}
+    parts = {one.member.name: one for one in make_plan(Study(arms=(request,)), run_member)}
     assert list(parts) == [
         "shards n00",
         "shards n20",
@@ -135,7 +136,7 @@ def test_levels_recipes_seeds_and_tasks_are_multiplied(tmp_path: Path) -> None:
         plugins=("lp", "mlp"),
         base=tmp_path,
     )
-    parts = make_plan(request, run_member)
+    parts = make_plan(Study(arms=(request,)), run_member)
     assert Counter(one.stage for one in parts) == {"shards": 3, "pretrain": 12, "probes": 24, "report": 1}
     probes = [one.member.probe for one in parts if one.member.probe]
     assert len({(probe.run, probe.task) for probe in probes}) == 24

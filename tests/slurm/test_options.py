@@ -22,8 +22,8 @@ from slurm import pretraining, sweep
 from slurm.cluster import Resources
 from slurm.cores import fit_loaders
 from slurm.entry import main
-from slurm.plan import OF_A_RUN
 from slurm.request import PretrainRequest
+from slurm.study import OF_A_RUN
 
 FIELDS = {option.name: option for option in dataclasses.fields(RunOptions)}
 
@@ -243,9 +243,9 @@ def test_the_sweep_of_an_earlier_version_is_still_told(tmp_path: Path) -> None:
     stored |= {"seeds": [0], "engine": "fsdp", "shards": None, "epochs": 3, "overrides": []}
     stored |= {"name": "sweep", "results": "results", "probe_options": [], "base": str(tmp_path)}
     (tmp_path / "sweep.json").write_text(json.dumps(stored))
-    request = sweep.load_request(tmp_path)
-    assert [run.path.name for run in request.runs()] == [
+    study = sweep.load_study(tmp_path)
+    assert [run.path.name for run in study.runs()] == [
         "quickstart-n00-seed0-fsdp",
         "quickstart-n20-seed0-fsdp",
     ]
-    assert request.options.epochs == 3
+    assert study.arms[0].options.epochs == 3

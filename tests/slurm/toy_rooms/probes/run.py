@@ -17,18 +17,19 @@ import pyarrow.parquet as pq
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--plugin")
 parser.add_argument("--checkpoint", type=Path)
-parser.add_argument("--task")
+parser.add_argument("--task", nargs="+")
 parser.add_argument("--results", type=Path)
 parser.add_argument("--receipt", type=Path)
 options, rest = parser.parse_known_args()
 if "--print_config" in rest:
     sys.exit(0)
+tasks = " ".join(options.task)
 weights = (options.checkpoint / "export" / "model.safetensors").read_text()
 (options.results / "rows").mkdir(parents=True, exist_ok=True)
-task = options.task.replace("/", "_")
+task = tasks.replace("/", "_")
 receipt = {}
 for head in options.plugin.split(","):
-    row_id = hashlib.sha256(f"{weights} {options.task} {head}".encode()).hexdigest()[:16]
+    row_id = hashlib.sha256(f"{weights} {tasks} {head}".encode()).hexdigest()[:16]
     receipt[head] = [row_id]
     row = {
         "run_path": str(options.checkpoint.resolve()),
@@ -40,7 +41,7 @@ for head in options.plugin.split(","):
     if not file.exists():
         pq.write_table(pa.Table.from_pylist([row]), file)
     with (options.results / "computed.txt").open("a") as log:
-        log.write(f"{options.checkpoint.name} {options.task} {head}\n")
+        log.write(f"{options.checkpoint.name} {tasks} {head}\n")
 if options.receipt:
     options.receipt.parent.mkdir(parents=True, exist_ok=True)
     options.receipt.write_text(json.dumps(receipt))

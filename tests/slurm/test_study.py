@@ -1,0 +1,157 @@
+"""Studies in files, and several of their runs at once on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.slurm.conftest import wait_until
+
+STUDY = """\
+about: three arms
+name: arms
+sets:
+  data/a:
+    source: digits
+    noise: [0, 0.1, 0.2]
+    draws:
+      - {noise: 0.2, model: pair-flip, name: n20-pair-flip}
+shards: data/a
+plugins: [lp, mlp]
+tasks: [digits, dtd]
+tasks_together: true
+probes: {seeds: 3}
+arms:
+  symmetric: {noise: [0, 0.1]}
+  pairs: {noise: [n20-pair-flip], plugins: [lp], recipe: {steps: 3}}
+  more-seeds: {noise: [0], seeds: [1], tasks: [digits], tasks_together: false}
+"""
+RUNS = ("n00-seed0", "n10-seed0", "n20-pair-flip-seed0", "n00-seed1")
+
+
+@pytest.fixture
+def study(project) -> tuple[str, ...]:
+    (project.work / "arms.yaml").write_text(STUDY)
+    return ("sweep", "--cluster", "local", "--config", "arms.yaml")
+
+
+def computed(work: Path) -> list[str]:
+    file = work / "results" / "computed.txt"
+    lines = file.read_text().splitlines() if file.exists() else []
+    file.unlink(missing_ok=True)
+    return [line.removeprefix("quickstart-") for line in lines]
+
+
+def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, study) -> None:
+    said = project.launch(*study)
+    parts = [line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")]
+    # A run is probed before the next one begins, so that what has ended early is a study, too.
+    assert parts == [
+        "shards a",
+        "shards a n20-pair-flip",
+        "pretrain quickstart-n00-seed0",
+        "probes quickstart-n00-seed0 symmetric",
+        "pretrain quickstart-n10-seed0",
+        "probes quickstart-n10-seed0 symmetric",
+        "pretrain quickstart-n20-pair-flip-seed0",
+        "probes quickstart-n20-pair-flip-seed0 pairs",
+        "pretrain quickstart-n00-seed1",
+        "probes quickstart-n00-seed1 digits more-seeds",
+        "report",
+    ]
+    assert [*json.loads((project.work / "data/a/set.json").read_text())["levels"]] == [
+        "n10",
+        "n20",
+        "n20-pair-flip",
+    ]
+    assert "steps: 3" in (project.work / "runs/quickstart-n20-pair-flip-seed0/config.yaml").read_text()
+    assert sorted(computed(project.work)) == sorted(
+        [
+            *(f"{run} digits dtd {head}" for run in RUNS[:2] for head in ("lp", "mlp")),
+            "n20-pair-flip-seed0 digits dtd lp",
+            *(f"n00-seed1 digits {head}" for head in ("lp", "mlp")),
+        ]
+    )
+
+    (project.work / "results/rows/quickstart-n10-seed0-digits dtd-mlp.parquet").unlink()
+    project.launch(*study)
+    assert computed(project.work) == ["n10-seed0 digits dtd mlp"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("plugins: [lp], ", "heads: [lp], ", "arms.pairs: unknown name 'heads'"),
+        ("noise: [n20-pair-flip]", "noise: [0.3]", "noise 0.3: no level of the set"),
+        ("recipe: {steps: 3}", "recipe: 3", "arms.pairs.recipe 3: no fields"),
+        ("noise: [0], seeds: [1]", "noise: [0], seeds: [one]", "arms.more-seeds.seeds one: no seed"),
+        ("noise: [0], seeds: [1]", "noise: [0, 0]", "arms.more-seeds.noise 0: given twice"),
+        ("seeds: [1], ", "epochs: many, ", "arms.more-seeds: epochs is 'many'"),
+        ("seeds: [1], ", "epochs: 7, ", "two different runs would be called quickstart-n00-seed0"),
+        ("draws:\n      - {noise: 0.2, ", "draws:\n      - {", "sets.data/a.draws: one has no noise"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_line_that_names_its_place(
+    refused, tmp_path_factory, before, after, said
+) -> None:
+    assert before in STUDY
+    file = tmp_path_factory.mktemp("studies") / "arms.yaml"
+    file.write_text(STUDY.replace(before, after))
+    assert said in refused("sweep", "--cluster", "local", "--config", str(file))
+
+
+HELD = ("sweep", "--cluster", "local", "--noise", "0", "0.1", "--plugins", "lp", "--jobs", "2")
+
+
+def held(run: Path) -> bool:
+    """Whether a run waits at the step at which it was told to."""
+    metrics = run / "metrics.jsonl"
+    return metrics.exists() and len(metrics.read_text().splitlines()) == 3
+
+
+def test_two_runs_at_once_share_the_cores_and_one_that_is_killed_does_not_end_the_other(project) -> None:
+    launcher = project.start(*HELD, "--recipe.hold", "3")
+    runs = project.work / "runs"
+    wait_until(lambda: all(held(runs / f"quickstart-{level}-seed0") for level in ("n00", "n10")))
+    ranks = [
+        one
+        for one in psutil.Process(launcher.pid).children(recursive=True)
+        if "pretrain.run" in one.cmdline()
+    ]
+    threads = {one.environ()["OMP_NUM_THREADS"] for one in ranks}
+    assert threads == {str(max(1, len(psutil.Process().cpu_affinity()) // 2))}
+    clean = next(one for one in ranks if str(runs / "quickstart-n00-seed0") in one.cmdline())
+    clean.kill()
+    (runs / "quickstart-n10-seed0/go").touch()
+    said, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode == 137, said + errors
+    assert "failed: pretrain quickstart-n00-seed0" in said
+    assert (runs / "quickstart-n10-seed0/DONE.json").exists()
+    assert computed(project.work) == ["n10-seed0 digits lp"]
+
+
+def test_ctrl_c_has_all_runs_save_and_leaves_no_process(project) -> None:
+    launcher = project.start(*HELD, "--recipe.hold", "3")
+    runs = [project.work / "runs" / f"quickstart-{level}-seed0" for level in ("n00", "n10")]
+    wait_until(lambda: all(map(held, runs)))
+    started = psutil.Process(launcher.pid).children(recursive=True)
+    launcher.send_signal(signal.SIGINT)
+    said, errors = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130, said + errors
+    assert all(list(run.glob("checkpoints/step-*/COMPLETE.json")) for run in runs)
+    psutil.wait_procs(started, timeout=10)
+    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    for run in runs:
+        (run / "go").touch()
+    project.launch(*HELD, "--recipe.hold", "3")
+    assert sorted(computed(project.work)) == ["n00-seed0 digits lp", "n10-seed0 digits lp"]
+
+
+def test_more_runs_at_once_than_cores_are_refused(refused) -> None:
+    assert "1000 processes at once, and this machine has" in refused(
+        "sweep", "--cluster", "local", "--jobs", "1000"
+    )

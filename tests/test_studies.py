@@ -1,0 +1,55 @@
+"""Every study of the project: its options are taken by the rooms that they are for, and it can be planned."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pretrain.options import parse_options as pretrain_options
+from probes.options import parse_options as probe_options
+from shards.write import build_parser as shards_parser
+from slurm.entry import build_parser
+from slurm.invocation import Invocation
+from slurm.plan import make_plan
+from slurm.pretraining import run_member
+from slurm.rooms import check_heads, check_tasks
+from slurm.study import Study, check_level_is_planned
+from slurm.sweep import study_of
+
+STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+
+
+def read_study(file: Path) -> Study:
+    options = build_parser().parse_args(["sweep", "--config", str(file)])["sweep"]
+    return study_of(Invocation(options, (), ()))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_every_study_is_resolved_and_planned(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = read_study(file)
+    assert study.arms[0].name == file.stem
+    for planned in study.sets:
+        shards_parser().parse_args([*planned.words, "--out", planned.out])
+    for arm in study.arms:
+        check_heads(arm.plugins)
+        check_tasks(arm.tasks)
+        for run in arm.runs():
+            planned = study.set_of(run.shard_set)
+            assert planned, f"{run.path.name} trains on a set that the study does not write"
+            check_level_is_planned(planned, run.options.noise)
+    parts = make_plan(study, run_member)
+    names = {part.member.name for part in parts}
+    assert len(names) == len(parts)
+    assert all(names.issuperset(part.parents) for part in parts)
+    for command in {(one.recipe, one.overrides): one for one in study.runs()}.values():
+        pretrain_options(command.argv()[3:])
+    for words in {arm.tasks + arm.probe_options for arm in study.arms}:
+        probe_options(["--task", *words])
+    # Every run is measured.
+    measured = Counter(part.member.probe.run for part in parts if part.member.probe)
+    assert measured.keys() == {str(run.path) for run in study.runs()}
