@@ -297,16 +297,17 @@ def run_sweep_locally(
     study: Study, parts: Sequence[Part], resources: Resources, slots: Sequence[Slot]
 ) -> int:
     """Run what is missing, as many parts at once as there are slots; parts of a failed one are left out."""
-    failed = run_parts(depth_first(parts), lambda part, slot: _run_part(part, resources, slot.gpus), slots)
+    failed = run_parts(depth_first(parts), lambda part, slot: _run_part(part, resources, slot), slots)
     for name in failed:
         print(f"failed: {name}")
     print(f"sweep: {study.folder}")
     return max(failed.values(), default=0)
 
 
-def _run_part(part: Part, resources: Resources, gpus: Sequence[str]) -> int:
+def _run_part(part: Part, resources: Resources, slot: Slot) -> int:
     member = part.member
     record = Path(member.record)
+    world = resources.nodes * resources.tasks
     if member.distributed:
         logs = record.parents[1] / "logs"
         return attempt_here(
@@ -316,12 +317,13 @@ def _run_part(part: Part, resources: Resources, gpus: Sequence[str]) -> int:
                 nodes=resources.nodes,
                 tasks=resources.tasks,
                 logs=logs,
-                gpus=gpus,
+                gpus=slot.gpus,
                 extra=resources.env,
             ),
-            gpus=len(gpus),
+            cores=slot.threads * world,
+            gpus=len(slot.gpus),
         )
-    status = attempt_here(record, lambda: run_command(member.argv))
+    status = attempt_here(record, lambda: run_command(member.argv), cores=slot.threads * world)
     if status == 0 and member.probe:
         write_receipts(member.probe)
     return status

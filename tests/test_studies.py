@@ -39,9 +39,9 @@ def test_every_study_is_resolved_and_planned(
         check_heads(arm.plugins)
         check_tasks(arm.tasks)
         for run in arm.runs():
-            planned = study.set_of(run.shard_set)
-            assert planned, f"{run.path.name} trains on a set that the study does not write"
-            check_level_is_planned(planned, run.options.noise)
+            trained_on = study.set_of(run.shard_set)
+            assert trained_on, f"{run.path.name} trains on a set that the study does not write"
+            check_level_is_planned(trained_on, run.options.noise)
     parts = make_plan(study, run_member)
     names = {part.member.name for part in parts}
     assert len(names) == len(parts)
