@@ -13,7 +13,8 @@ This machine
 Submitting
     ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``controller`` (the queue,
-    asked and told), ``dag`` (arrays that wait for each other), ``journal`` (jobs.jsonl)
+    asked and told), ``dag`` (arrays that wait for each other), ``journal`` (jobs.jsonl),
+    ``registry`` (whose job a run is trained by)
 Inside a job
     ``job`` (from its beginning to its end), ``coordinator`` (all nodes), ``agent`` (one node), ``wire``
     (the line between them), ``ranks`` (as their agent sees them), ``rank`` (the program of one),

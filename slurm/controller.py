@@ -10,7 +10,8 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 from nml.errors import UserError
 
@@ -64,17 +65,59 @@ def ask(argv: list[str], *, mend: str, tries: int = TRIES) -> str:
     raise NoAnswer(f"{argv[0]} failed: {said}", mend=mend)
 
 
-def show_queue(*words: str, tries: int = TRIES) -> str:
+def show_queue(*words: str, users: Collection[str] = (), tries: int = TRIES) -> str:
     """Return what squeue prints of the user's jobs.
+
+    Args:
+        words: Options of squeue.
+        users: Whose jobs; none: this user's.
+        tries: How often to ask.
 
     Raises:
         NoAnswer: If it fails each time: that is not an empty queue.
     """
+    whose = f"--user={','.join(sorted(users))}" if users else "--me"
     return ask(
-        ["squeue", "--noheader", "--me", *words],
+        ["squeue", "--noheader", whose, *words],
         mend="say it again once Slurm answers",
         tries=tries,
     )
+
+
+class Waiting(NamedTuple):
+    """A job of anybody's that waits for others.
+
+    Attributes:
+        id: Its id, ``12_3`` of an element of an array.
+        user: Whose it is.
+        parents: The jobs that have to end well before.
+        comment: Its comment.
+    """
+
+    id: str
+    user: str
+    parents: frozenset[str]
+    comment: str
+
+
+def waiting_jobs() -> list[Waiting]:
+    """Return every job in the queue, this user's or not, that waits for others to end well.
+
+    Raises:
+        NoAnswer: If squeue fails.
+    """
+    words = ("--noheader", "--states=PENDING", "--array", "--format=%F|%K|%u|%E|%k")
+    found = []
+    for line in ask(["squeue", *words], mend="say it again once Slurm answers").splitlines():
+        array, index, user, waits, comment = line.split("|", 4)
+        parents = []
+        for kind, of in re.findall(r"(afterok|aftercorr):(\d+(?:_(?:\d+|\*))?)", waits):
+            # An element of an array waits for the one of its number.
+            parents.append(of.replace("*", index) if kind == "aftercorr" else of)
+        if parents:
+            own = array if index == "N/A" else f"{array}_{index}"
+            found.append(Waiting(own, user, frozenset(parents), comment))
+    return found
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -88,13 +131,23 @@ def cancel(jobs: Iterable[str]) -> None:
         ask(["scancel", *ids], mend=f"they may still run; once Slurm answers: scancel {' '.join(ids)}")
 
 
-def jobs_by_token(token: str) -> list[str]:
+def hides_jobs() -> bool:
+    """Whether this cluster shows nobody the jobs of others: ``PrivateData`` of its configuration."""
+    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    return re.search(r"^PrivateData\s*=.*\bjobs\b", shown, re.MULTILINE) is not None
+
+
+def jobs_by_token(token: str, *, user: str = "") -> list[str]:
     """Return the ids of the jobs and arrays in the queue that carry ``token`` in their comment.
+
+    Args:
+        token: The word.
+        user: Whose jobs to look through; empty: this user's.
 
     Raises:
         NoAnswer: If squeue fails.
     """
-    listed = show_queue("--format=%F %k")
+    listed = show_queue("--format=%F %k", users=[user] if user else ())
     return sorted({line.split(None, 1)[0] for line in listed.splitlines() if line.endswith(token)})
 
 

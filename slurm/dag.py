@@ -23,6 +23,7 @@ from slurm.controller import cancel
 from slurm.journal import Journal
 from slurm.members import Submission
 from slurm.plan import Part
+from slurm.registry import Taken
 
 _DEFAULT_ARRAY_SIZE = 1001
 
@@ -33,10 +34,12 @@ class Submitted(NamedTuple):
     Attributes:
         jobs: Job ids of what was submitted, by the member's name.
         full: Why there is not more of it, where the user may have no more jobs in the queue.
+        taken: Whether somebody else has claimed a part of the rest meanwhile.
     """
 
     jobs: dict[str, str]
     full: str = ""
+    taken: bool = False
 
 
 def submit_parts(
@@ -100,6 +103,8 @@ def submit_parts(
                     if part.stage == stage and not part.complete and part.member.name not in active
                 ]
             )
+    except Taken:
+        return Submitted(submitted, taken=True)
     except executor.QueueFull as full:
         if not submitted:
             raise

@@ -38,7 +38,7 @@ def run(call: Invocation) -> int:
     with log.open("rb") as file:
         while True:
             # Whether it is over is asked before reading, so that its last words are not missed.
-            over = not options.follow or not member.job or not states.is_active(member.job)
+            over = not options.follow or not member.entry or not states.is_active(member.entry)
             while data := file.read(1 << 16):
                 sys.stdout.write(decoder.decode(data))
             sys.stdout.flush()
@@ -81,7 +81,7 @@ def wait_for_log(member: Launched, rank: int) -> Path:
     said = False
     while True:
         # Asked before looking: a job that begins and ends in between has left its log.
-        over = not member.job or not states.is_active(member.job)
+        over = not member.entry or not states.is_active(member.entry)
         try:
             return find_log(member, rank)
         except UserError:

@@ -13,6 +13,8 @@ from pathlib import Path
 from nml.files import write_json
 from nml.untrusted import Untrusted, read_typed
 
+LAUNCH = "launch"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe:
@@ -57,6 +59,11 @@ class Member:
     distributed: bool = False
     cwd: str
     probe: Probe | None = None
+
+    @property
+    def home(self) -> Path | None:
+        """The ``launch`` folder of the run or sweep that its jobs belong to, whoever submits them."""
+        return next((folder for folder in Path(self.record).parents if folder.name == LAUNCH), None)
 
     @property
     def module(self) -> str:

@@ -13,12 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from slurm.members import Member, Probe
+from slurm.members import LAUNCH, Member, Probe
 from slurm.receipts import missing_heads, read_ids, told_ids
 from slurm.request import PretrainRequest
 from slurm.study import PlannedSet, Study, SweepRequest
-
-LAUNCH = "launch"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +70,13 @@ def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> 
 
 def _shard_parts(study: Study) -> list[Part]:
     bundled = {run.set_file: run for run in study.runs() if run.set_file is not None}
-    parts = [
-        Part("shards", _writing(study, f"shards {run.level}", run.shards_argv(), file), (), file.exists())
-        for file, run in bundled.items()
-    ]
+    parts = []
+    for file, run in bundled.items():
+        member = _writing(study, f"shards {run.level}", run.shards_argv(), file)
+        # The set is every sweep's that wants it, and so are the jobs that write it.
+        record = study.base / "jobs" / f"shards-{file.parent.name}" / LAUNCH / "attempts"
+        member = dataclasses.replace(member, record=str(record))
+        parts.append(Part("shards", member, (), file.exists()))
     for planned in study.sets:
         present = planned.present()
         before: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from nml.files import write_bytes
 from nml.locking import held_alone
 from nml.recipe_files import DEFAULT
 from nml.run_options import RunOptions
-from slurm import executor, states
+from slurm import executor
 from slurm.cluster import DEFAULT_TIME, Resources, load_resources
 from slurm.cores import fit_loaders, loader_workers
 from slurm.invocation import FILE as COMMAND
@@ -25,19 +25,17 @@ from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
 from slurm.local_attempt import attempt_here
 from slurm.machine import Detection, detect_slurm, gpus_of_ranks
-from slurm.members import Member, Submission
+from slurm.members import LAUNCH, Member, Submission
 from slurm.partitions import check_fits
+from slurm.registry import BUSY, Registry, nothing_left_if_refused
 from slurm.request import PretrainRequest
 from slurm.rooms import check_command, options_of
-from slurm.same_run import check_same_run, check_same_words
+from slurm.same_run import check_same_run, check_same_words, submitted_member
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 
 DESCRIPTION = "Pre-train one encoder on one noise level."
 EXAMPLE = f"{PROG} pretrain --noise 0.2 --nodes 8"
-LAUNCH = "launch"
-# Two commands that look at the queue at once would each submit what the other submits.
-BUSY = "another command launches it"
 
 Where = Literal["auto", "slurm", "local"]
 
@@ -149,10 +147,12 @@ def run(call: Invocation) -> int:
     status = write_shards(request)
     if status:
         return status
-    with held_alone(request.path / LAUNCH, busy=BUSY):
+    launch = request.path / LAUNCH
+    with held_alone(launch, busy=BUSY):
         if found.found:
-            call.record(request.path / LAUNCH)
-            return submit_run(request, resources)
+            with nothing_left_if_refused(launch):
+                call.record(launch)
+                return submit_run(request, resources)
         return run_locally(call, request, resources, gpus)
 
 
@@ -254,16 +254,15 @@ def run_member(request: PretrainRequest) -> Member:
 def submit_run(request: PretrainRequest, resources: Resources) -> int:
     """Submit a request to Slurm, unless it is done or in the queue."""
     folder = request.path / LAUNCH
-    journal = Journal(folder)
+    registry = Registry(folder)
     member = run_member(request)
-    job = journal.jobs().get(member.name)
-    if job and states.is_active(job):
-        print(f"already submitted as job {job}")
-    elif _finished(folder, member):
+    if job := registry.active([member]).get(member.name):
+        print(f"already submitted as job {job.id}" if job.is_own else f"runs as job {job.id} of {job.user}")
+    elif _finished(registry, member):
         print("already finished")
     else:
-        job = _submit(request, resources, folder, journal)
-        print(f"submitted job {job}: {resources.nodes} nodes x {resources.tasks} ranks")
+        submitted = _submit(request, resources, folder, registry)
+        print(f"submitted job {submitted}: {resources.nodes} nodes x {resources.tasks} ranks")
         print(f"follow it: {command_line('logs', request.path, '--follow')}")
     print(f"run: {request.path}")
     return 0
@@ -278,12 +277,11 @@ def _submit(request: PretrainRequest, resources: Resources, folder: Path, journa
     return job
 
 
-def _finished(folder: Path, member: Member) -> bool:
+def _finished(registry: Registry, member: Member) -> bool:
     """Whether the run is complete, as it is asked for now."""
     if not Path(member.done or "").exists():
         return False
-    newest = max(folder.glob("nml-*.json"), key=lambda file: file.stat().st_mtime, default=None)
-    if newest is None:
-        # It was run with local processes.
-        return True
-    return options_of(Submission.read(newest).members[0].argv) == options_of(member.argv)
+    job = registry.jobs_for([member]).get(member.name)
+    before = None if job is None else submitted_member(job, member.name)
+    # Otherwise it was run with local processes.
+    return before is None or options_of(before.argv) == options_of(member.argv)

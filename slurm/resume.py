@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nml import cli
 from slurm.invocation import PROG, Invocation, command_line, recorded
-from slurm.plan import LAUNCH
+from slurm.members import LAUNCH
 
 DESCRIPTION = "Go on with a run or a sweep that failed or was cancelled."
 EXAMPLE = f"{PROG} resume sweeps/sweep"

@@ -18,8 +18,9 @@ from nml.set_file import local_folder, read_set_record
 from nml.untrusted import Untrusted, parse_yaml, read_json, shown
 from nml.urls import without_secret
 from slurm import states
-from slurm.journal import Journal
+from slurm.journal import Job
 from slurm.members import Member, Submission
+from slurm.registry import Registry
 from slurm.request import PretrainRequest
 from slurm.rooms import options_of
 
@@ -62,22 +63,34 @@ def check_same_words(member: Member, folder: Path) -> None:
     Raises:
         UserError: Naming the job, the first option that differs, and what it is there.
     """
-    journal = Journal(folder)
-    job = journal.jobs().get(member.name)
-    if job is None:
+    job = Registry(folder).jobs_for([member]).get(member.name)
+    there = None if job is None else submitted_member(job, member.name)
+    if job is None or there is None:
         return
-    file = journal.submission(job)
-    there = next((one for one in Submission.read(file).members if one.name == member.name), None)
-    if there is None:
-        raise Untrusted(f"it has no member {shown(member.name)}", file)
     before, now = options_of(there.argv), options_of(member.argv)
     other = next((name for name in [*now, *before] if now.get(name) != before.get(name)), None)
     if other and states.is_active(job):
         asked, submitted = (" ".join(words.get(other, ["not given"])) for words in (now, before))
         raise UserError(
-            f"{other} {asked}: {member.name} is in the queue as job {job} with {submitted}",
+            f"{other} {asked}: {member.name} is in the queue as job {job.id} with {submitted}",
             mend="cancel it first, or wait for its end",
         )
+
+
+def submitted_member(job: Job, name: str) -> Member | None:
+    """Return a member as it was submitted; None where that is not there any more, or another user's to read.
+
+    Raises:
+        Untrusted: If its submission has no such member.
+    """
+    try:
+        members = Submission.read(job.submission).members
+    except OSError:
+        return None
+    found = next((one for one in members if one.name == name), None)
+    if found is None:
+        raise Untrusted(f"it has no member {shown(name)}", job.submission)
+    return found
 
 
 def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference | None:

@@ -16,9 +16,8 @@ from slurm.controller import cancel
 from slurm.dag import max_array_size
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
-from slurm.members import Member, Submission
+from slurm.members import LAUNCH, Member, Submission
 from slurm.partitions import check_fits
-from slurm.plan import LAUNCH
 from slurm.pretraining import find_cluster, resources_of
 from slurm.rooms import check_command, options_of
 from slurm.single import SingleCommand

@@ -13,9 +13,8 @@ from slurm import executor
 from slurm.cluster import Resources
 from slurm.invocation import PROG, Invocation, command_line
 from slurm.journal import Journal
-from slurm.members import Member, Submission
+from slurm.members import LAUNCH, Member, Submission
 from slurm.partitions import check_fits
-from slurm.plan import LAUNCH
 from slurm.pretraining import add_resource_options, find_cluster, resources_of
 from slurm.rooms import check_command, check_probe_words
 from slurm.snapshot import take_snapshot

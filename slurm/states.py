@@ -10,9 +10,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from slurm.controller import TRIES, show_queue
+from slurm.journal import Job, own_user
 
 _ACTIVE = {
     "PENDING",
@@ -54,8 +56,8 @@ class JobState(NamedTuple):
         return self.state in _ACTIVE
 
 
-def job_states(jobs: Iterable[str], *, tries: int = TRIES) -> dict[str, JobState]:
-    """Return the state of each job, ``12`` or ``12_3``.
+def job_states(jobs: Iterable[Job], *, tries: int = TRIES) -> dict[Job, JobState]:
+    """Return the state of each job. One of its number that does not carry its token is another job.
 
     Args:
         jobs: The jobs.
@@ -75,7 +77,7 @@ def job_states(jobs: Iterable[str], *, tries: int = TRIES) -> dict[str, JobState
     return {job: found.get(job, JobState(UNKNOWN)) for job in wanted}
 
 
-def is_active(job: str) -> bool:
+def is_active(job: Job) -> bool:
     """Whether a job waits or runs.
 
     Raises:
@@ -91,37 +93,49 @@ def _output(argv: list[str]) -> str:
         return ""
 
 
-def _from_squeue(jobs: list[str], tries: int) -> dict[str, JobState]:
-    """Ask the controller. Without --jobs: one id it has forgotten would hide all the others."""
-    form = "%F|%K|%T|%r|%N|%A"
-    listed = show_queue("--states=all", "--array", f"--format={form}", tries=tries)
-    found = {}
-    for line in filter(None, listed.splitlines()):
-        array, index, state, reason, nodes, _ = line.split("|")
-        job = array if index == "N/A" else f"{array}_{index}"
-        if job in jobs:
-            found[job] = JobState(state, "" if reason == "None" else reason, nodes)
+def _by_id(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    found: dict[str, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.id, []).append(job)
     return found
 
 
-def _from_sacct(jobs: list[str]) -> dict[str, JobState]:
-    parents = ",".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+def _from_squeue(jobs: list[Job], tries: int) -> dict[Job, JobState]:
+    """Ask the controller. Without --jobs: one id it has forgotten would hide all the others."""
+    form = "%F|%K|%T|%r|%N|%k"
+    others = {job.user for job in jobs if not job.is_own}
+    users = {own_user(), *others} if others else ()
+    listed = show_queue("--states=all", "--array", f"--format={form}", users=users, tries=tries)
+    found = {}
+    wanted = _by_id(jobs)
+    for line in filter(None, listed.splitlines()):
+        array, index, state, reason, nodes, comment = line.split("|", 5)
+        for job in wanted.get(array if index == "N/A" else f"{array}_{index}", ()):
+            if comment.endswith(job.token):
+                found[job] = JobState(state, "" if reason == "None" else reason, nodes)
+    return found
+
+
+def _from_sacct(jobs: list[Job]) -> dict[Job, JobState]:
+    parents = ",".join(dict.fromkeys(job.array for job in jobs))
     listed = _output(
         [
             "sacct",
             "--noheader",
             "--parsable2",
             "--allocations",
-            "--format=JobID,State,NodeList",
+            "--format=JobID,State,NodeList,WorkDir",
             "--jobs",
             parents,
         ]
     )
     found = {}
+    wanted = _by_id(jobs)
     for line in filter(None, listed.splitlines()):
-        job, state, nodes = line.split("|")
-        if job not in jobs:
-            continue
-        # `CANCELLED by 0` names the user.
-        found[job] = JobState(state.split()[0], "", nodes)
+        number, state, nodes, place = line.split("|", 3)
+        for job in wanted.get(number, ()):
+            # Few clusters keep comments. A job works in its snapshot, which lies where it was launched from.
+            if Path(place).is_relative_to(job.folder):
+                # `CANCELLED by 0` names the user.
+                found[job] = JobState(state.split()[0], "", nodes)
     return found

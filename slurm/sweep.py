@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,17 @@ from nml.files import write_json
 from nml.locking import held_alone
 from nml.run_options import RunOptions
 from nml.untrusted import Untrusted, read_object, typed
-from slurm import dag, executor, states
+from slurm import executor
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
-from slurm.invocation import PROG, Invocation, command_line
-from slurm.journal import Journal
+from slurm.invocation import PROG, Invocation
 from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
-from slurm.members import Submission
+from slurm.members import LAUNCH, Submission
 from slurm.partitions import check_fits
-from slurm.plan import LAUNCH, Part, make_plan
+from slurm.plan import Part, make_plan
 from slurm.pool import Slot, depth_first, run_parts, slots_of
 from slurm.pretraining import (
-    BUSY,
     add_resource_options,
     announce_standin,
     find_cluster,
@@ -37,9 +34,9 @@ from slurm.pretraining import (
     run_member,
 )
 from slurm.receipts import write_receipts
+from slurm.registry import BUSY, nothing_left_if_refused
 from slurm.rooms import check_command, check_heads, check_tasks
 from slurm.same_run import check_same_run, check_same_words
-from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 from slurm.study import (
     OF_A_RUN,
@@ -51,6 +48,7 @@ from slurm.study import (
     recipe_words,
     sets_of,
 )
+from slurm.submitting import submit_sweep
 
 SWEEP = "sweep.json"
 # What a study file says beside the options of the command.
@@ -62,7 +60,6 @@ STUDY_KEYS = {
     "probes": "options of probes.run: {fractions: [0.1, 1]}",
     "cost": "what a dry run reckons with: rates that were measured elsewhere",
 }
-INCOMPLETE_STATUS = 75  # EX_TEMPFAIL: the same command again goes on
 DESCRIPTION = "Run shards, pre-training, probes and report for several noise levels."
 EXAMPLE = (
     f"{PROG} sweep --noise 0 0.05 0.1 0.2 0.3 --plugins lp mlp nmtune\n"
@@ -130,10 +127,13 @@ def run(call: Invocation) -> int:
         print(NOTICE, flush=True)
     if options.dry_run:
         return show_plan(study, parts, resources, found)
-    with held_alone(study.folder / LAUNCH, busy=BUSY):
-        record(call, study)
+    launch = study.folder / LAUNCH
+    with held_alone(launch, busy=BUSY):
         if found.found:
-            return submit_sweep(study, resources)
+            with nothing_left_if_refused(launch):
+                record(call, study)
+                return submit_sweep(study, resources)
+        record(call, study)
         announce_standin(found, resources["pretrain"], jobs=len(slots))
         return run_sweep_locally(study, make_plan(study, run_member), resources["pretrain"], slots)
 
@@ -206,61 +206,6 @@ def _stage_resources(options: Any, stage: str, cores: int | None = None) -> Reso
     else:
         single["gpus_per_node"] = 0
     return resources_of(options, stage, **single)
-
-
-def submit_sweep(study: Study, resources: dict[str, Resources]) -> int:
-    """Submit what is missing and not in the queue yet; return the exit status.
-
-    Args:
-        study: What the user wants.
-        resources: What each stage asks for.
-    """
-    folder = study.folder / LAUNCH
-    journal = Journal(folder)
-    # The queue first, the files second: what ends in between is then found complete. The other way round
-    # it would be in neither, and be submitted again.
-    active = active_members(journal)
-    parts = make_plan(study, run_member)
-    todo = [part for part in parts if not part.complete and part.member.name not in active]
-    _say_counts(parts, active)
-    left = 0
-    if todo:
-        submitted = dag.submit_parts(
-            parts,
-            active,
-            resources=resources.__getitem__,
-            snapshot=take_snapshot(folder / "snapshots"),
-            folder=folder,
-            journal=journal,
-        )
-        left = len(todo) - len(submitted.jobs)
-        arrays = dict.fromkeys(job.partition("_")[0] for job in submitted.jobs.values())
-        print(f"submitted {len(submitted.jobs)} members as jobs {', '.join(arrays)}")
-        if left:
-            print(f"{left} members are left: {submitted.full}; the same command again submits them")
-        print(f"follow it: {command_line('status', study.folder)}")
-    else:
-        print("nothing to submit")
-    print(f"sweep: {study.folder}")
-    return INCOMPLETE_STATUS if left else 0
-
-
-def active_members(journal: Journal) -> dict[str, str]:
-    """Return the members that wait or run, with their job ids."""
-    jobs = journal.jobs()
-    found = states.job_states(jobs.values())
-    return {name: job for name, job in jobs.items() if found[job].active}
-
-
-def _say_counts(parts: Sequence[Part], active: dict[str, str]) -> None:
-    for stage in STAGES:
-        own = [part for part in parts if part.stage == stage]
-        if own:
-            counts = Counter(
-                "complete" if part.complete else "in the queue" if part.member.name in active else "to do"
-                for part in own
-            )
-            print(f"{stage}: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items())))
 
 
 def record(call: Invocation, study: Study) -> None:

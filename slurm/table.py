@@ -22,10 +22,12 @@ from slurm.attempt import CLOSE, OPEN, STALLED, attempt_number, starts
 from slurm.controller import TRIES, NoAnswer
 from slurm.invocation import FILE as COMMAND
 from slurm.invocation import command_line
-from slurm.journal import Journal
-from slurm.plan import LAUNCH, make_plan
+from slurm.journal import Job, Journal
+from slurm.members import LAUNCH
+from slurm.plan import make_plan
 from slurm.pretraining import run_member
 from slurm.progress import describe_seconds, read_progress
+from slurm.registry import Registry
 from slurm.standin import tail
 from slurm.states import JobState
 from slurm.sweep import SWEEP, load_study
@@ -68,7 +70,6 @@ class Launched(NamedTuple):
     Attributes:
         stage: Its stage.
         name: Its name.
-        job: Its newest job id, empty where it has none.
         record: Folder of its attempts.
         run: Its run folder, None for other stages.
         complete: Whether its result is there.
@@ -76,11 +77,11 @@ class Launched(NamedTuple):
         has_result: Whether a result tells that it is complete; otherwise its last attempt does.
         result: The file that is there once it has run, where that is one.
         parents: The members of the same sweep that have to be complete before, as ``STAGE NAME``.
+        entry: Its newest job, whoever submitted it.
     """
 
     stage: str
     name: str
-    job: str
     record: Path
     run: Path | None
     complete: bool
@@ -88,6 +89,12 @@ class Launched(NamedTuple):
     has_result: bool = True
     result: Path | None = None
     parents: tuple[str, ...] = ()
+    entry: Job | None = None
+
+    @property
+    def job(self) -> str:
+        """The id of its newest job, empty where it has none."""
+        return self.entry.id if self.entry else ""
 
     @property
     def full_name(self) -> str:
@@ -138,7 +145,7 @@ def _of_run(folder: Path) -> list[Launched]:
     folder = folder.resolve()
     launch = folder / LAUNCH
     journal = Journal(launch)
-    jobs = journal.jobs() or {folder.name: ""}
+    jobs: dict[str, Job | None] = {**journal.jobs()} or {folder.name: None}
     stage = next((line["stage"] for line in journal.lines()), "pretrain").partition("-")[0]
     parents: dict[str, tuple[str, ...]] = {}
     before: tuple[str, ...] = ()
@@ -151,13 +158,13 @@ def _of_run(folder: Path) -> list[Launched]:
         Launched(
             stage=stage,
             name=name if len(jobs) > 1 else folder.name,
-            job=job,
             record=launch / "attempts",
             run=folder if stage == "pretrain" else None,
             complete=layout.is_done(folder),
-            logs=launch,
+            logs=job.folder if job else launch,
             has_result=stage == "pretrain",
             parents=parents.get(name, ()),
+            entry=job,
         )
         for name, job in jobs.items()
     ]
@@ -165,20 +172,21 @@ def _of_run(folder: Path) -> list[Launched]:
 
 def _of_sweep(folder: Path) -> list[Launched]:
     launch = folder.resolve() / LAUNCH
-    jobs = Journal(launch).jobs()
+    parts = make_plan(load_study(folder), run_member)
+    jobs = Registry(launch).jobs_for(part.member for part in parts)
     return [
         Launched(
             stage=part.stage,
             name=part.member.name.removeprefix(f"{part.stage} "),
-            job=jobs.get(part.member.name, ""),
             record=Path(part.member.record),
             run=Path(part.member.progress).parent if part.member.progress else None,
             complete=part.complete,
-            logs=launch,
+            logs=jobs[part.member.name].folder if part.member.name in jobs else launch,
             result=Path(part.member.done) if part.member.done else None,
             parents=part.parents,
+            entry=jobs.get(part.member.name),
         )
-        for part in make_plan(load_study(folder), run_member)
+        for part in parts
     ]
 
 
@@ -193,7 +201,7 @@ def make_rows(members: Sequence[Launched], *, patient: bool = False) -> list[Row
     Raises:
         NoAnswer: If patience does not help.
     """
-    jobs = [member.job for member in members if member.job]
+    jobs = [member.entry for member in members if member.entry]
     try:
         found = states.job_states(jobs, tries=TRIES if patient else 1)
     except NoAnswer as error:
@@ -209,7 +217,8 @@ def make_rows(members: Sequence[Launched], *, patient: bool = False) -> list[Row
             for name in member.parents
             if name in latest and latest[name].state in _FAILED
         ]
-        row = _row(member, found.get(member.job, JobState(states.UNKNOWN)), failed)
+        known = found.get(member.entry) if member.entry else None
+        row = _row(member, known or JobState(states.UNKNOWN), failed)
         rows.append(row)
         latest[member.full_name] = row
     return rows

@@ -111,10 +111,12 @@ def _accounts(members: Iterable[Launched]) -> dict[Launched, Account]:
     since = min((when for found in jobs.values() for when in found.values()), default=0.0)
     counted = accounted_spans(ids, since)
     try:
-        known = states.job_states([job for job in ids if job not in counted], tries=1)
+        # Whatever ran before the newest job of a part has ended.
+        newest = [member.entry for member in jobs if member.entry and member.entry.id not in counted]
+        known = states.job_states(newest, tries=1)
     except NoAnswer:
         known = {}
-    running = [job for job, state in known.items() if state.active and state.state != "PENDING"]
+    running = [job.id for job, state in known.items() if state.active and state.state != "PENDING"]
     accounts = {}
     for member, own in jobs.items():
         signs = [member.run / layout.METRICS] if member.run else []

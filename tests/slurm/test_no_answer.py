@@ -10,8 +10,10 @@ import pytest
 
 from slurm import controller
 from slurm.controller import NoAnswer
+from slurm.journal import Job
 from slurm.states import is_active
 
+SEVEN = Job("7", "nml-ab", Path("/runs/a/launch"))
 BUSY = "echo 'slurm_load_jobs error: Unable to contact slurm controller (connect failure)' >&2\nexit 1\n"
 # Says that it timed out, and is heard after it was looked for.
 HEARD_LATE = """
@@ -46,9 +48,9 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
 def test_a_queue_that_answers_after_a_while_is_believed(program) -> None:
     program(
         "squeue",
-        f"echo >> tries\nif [ $(wc -l < tries) -lt 3 ]; then {BUSY}fi\necho '7|N/A|PENDING|Priority||7'",
+        f"echo >> tries\nif [ $(wc -l < tries) -lt 3 ]; then {BUSY}fi\necho '7|N/A|PENDING|Priority||nml-ab'",
     )
-    assert is_active("7")
+    assert is_active(SEVEN)
 
 
 def test_a_queue_that_never_answers_is_one_line_and_no_empty_queue(program) -> None:
@@ -56,7 +58,7 @@ def test_a_queue_that_never_answers_is_one_line_and_no_empty_queue(program) -> N
     with pytest.raises(
         NoAnswer, match=r"^squeue failed: .*Unable to contact.*; say it again once Slurm answers$"
     ):
-        is_active("7")
+        is_active(SEVEN)
 
 
 @pytest.mark.parametrize("said", ["Invalid job id specified", "Job/step already completing or completed"])

@@ -47,4 +47,4 @@ def test_a_line_of_the_journal_is_on_the_disk_before_anything_else_happens(tmp_p
     first.lay(disk)
     assert journal.unanswered() == ["nml-0"]
     recorder.final().lay(disk)
-    assert journal.jobs() == {"run": "12"}
+    assert journal.jobs()["run"].id == "12"

@@ -9,7 +9,13 @@ import pytest
 
 from slurm import states
 from slurm.controller import NoAnswer, jobs_by_token
+from slurm.journal import Job
 from slurm.states import JobState, is_active, job_states
+
+
+def job(number: str, token: str = "nml-ab") -> Job:
+    return Job(number, token, Path("/runs/a/launch"))
+
 
 QUEUE = """#!{python}
 import re, sys
@@ -33,18 +39,31 @@ def answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_queue_knows_elements_of_arrays_and_why_they_wait(answers) -> None:
-    answers("squeue", "12|N/A|RUNNING|None|n[0-3]|12\n13|0|PENDING|Dependency||13\n13|1|COMPLETED|None|n1|14")
-    assert job_states(["12", "13_0", "13_1"]) == {
-        "12": JobState("RUNNING", "", "n[0-3]"),
-        "13_0": JobState("PENDING", "Dependency", ""),
-        "13_1": JobState("COMPLETED", "", "n1"),
+    answers(
+        "squeue",
+        "12|N/A|RUNNING|None|n[0-3]|nml-ab\n"
+        "13|0|PENDING|Dependency||my | nml-ab\n"
+        "13|1|COMPLETED|None|n1|nml-ab",
+    )
+    assert job_states([job("12"), job("13_0"), job("13_1")]) == {
+        job("12"): JobState("RUNNING", "", "n[0-3]"),
+        job("13_0"): JobState("PENDING", "Dependency", ""),
+        job("13_1"): JobState("COMPLETED", "", "n1"),
     }
 
 
+def test_a_job_of_the_same_number_without_the_token_is_another_one(answers) -> None:
+    answers("squeue", "12|N/A|RUNNING|None|n0|nml-cd")
+    answers("sacct", "12|RUNNING|n0|/runs/b/launch/snapshots/0\n13|FAILED|n0|/runs/a/launch/snapshots/0")
+    found = job_states([job("12"), job("12", "nml-cd"), job("13")])
+    assert [state.state for state in found.values()] == ["UNKNOWN", "RUNNING", "FAILED"]
+
+
 def test_accounting_is_asked_for_what_the_queue_has_forgotten(answers) -> None:
-    answers("sacct", "7|CANCELLED by 0|n1\n8_2|NODE_FAIL|n2\n9|PREEMPTED|n3")
-    found = job_states(["7", "8_2", "9", "10"])
-    assert [found[job].state for job in ("7", "8_2", "9", "10")] == [
+    lines = ("7|CANCELLED by 0|n1", "8_2|NODE_FAIL|n2", "9|PREEMPTED|n3")
+    answers("sacct", "\n".join(f"{line}|/runs/a/launch/snapshots/0" for line in lines))
+    found = job_states([job("7"), job("8_2"), job("9"), job("10")])
+    assert [state.state for state in found.values()] == [
         *("CANCELLED", "NODE_FAIL", "PREEMPTED", "UNKNOWN"),
     ]
     assert not any(state.active for state in found.values())
@@ -52,14 +71,14 @@ def test_accounting_is_asked_for_what_the_queue_has_forgotten(answers) -> None:
 
 def test_a_preempted_job_is_not_coming_back(answers) -> None:
     # One that is requeued is in no such state, but waits again.
-    answers("squeue", "9|N/A|PREEMPTED|None||9")
-    assert not job_states(["9"])["9"].active
+    answers("squeue", "9|N/A|PREEMPTED|None||nml-ab")
+    assert not is_active(job("9"))
 
 
 def test_no_jobs_need_no_question(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert job_states([]) == {}
-    assert job_states(["1"])["1"].state == "UNKNOWN"
+    assert job_states([job("1")])[job("1")].state == "UNKNOWN"
 
 
 @pytest.fixture
@@ -80,9 +99,9 @@ SINGLE = {"F": "12", "K": "N/A", "A": "12", "T": "RUNNING", "r": "None", "N": "n
 
 def test_every_column_of_the_queue_is_what_it_is_taken_for(queue) -> None:
     queue(ELEMENT, SINGLE)
-    assert job_states(["13_1", "12"]) == {
-        "13_1": JobState("PENDING", "Dependency", ""),
-        "12": JobState("RUNNING", "", "n[0-3]"),
+    assert job_states([job("13_1"), job("12", "nml-cd")]) == {
+        job("13_1"): JobState("PENDING", "Dependency", ""),
+        job("12", "nml-cd"): JobState("RUNNING", "", "n[0-3]"),
     }
     assert jobs_by_token("nml-ab") == ["13"]
     assert jobs_by_token("nml-cd") == ["12"]
@@ -100,12 +119,11 @@ ENDED = (
 
 
 def test_a_job_is_active_in_every_state_from_which_it_may_still_run(queue) -> None:
-    jobs = [{**SINGLE, "F": str(number), "T": state} for number, state in enumerate((*ACTIVE, *ENDED))]
-    queue(*jobs)
-    found = job_states([job["F"] for job in jobs])
-    assert {job["T"] for job in jobs if found[job["F"]].active} == set(ACTIVE)
-    assert is_active("1")
-    assert not is_active(str(len(ACTIVE)))
+    states_of = {job(str(number), "nml-cd"): state for number, state in enumerate((*ACTIVE, *ENDED))}
+    queue(*({**SINGLE, "F": one.id, "T": state} for one, state in states_of.items()))
+    found = job_states(states_of)
+    assert {states_of[one] for one, state in found.items() if state.active} == set(ACTIVE)
+    assert [is_active(one) for one in found] == [True] * len(ACTIVE) + [False] * len(ENDED)
 
 
 def test_the_queue_is_asked_for_every_element_in_every_state_and_as_often_as_told(
@@ -115,14 +133,14 @@ def test_the_queue_is_asked_for_every_element_in_every_state_and_as_often_as_tol
     (tmp_path / "squeue").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\nexit 1\n')
     (tmp_path / "squeue").chmod(0o755)
     with pytest.raises(NoAnswer):
-        job_states(["1"], tries=1)
+        job_states([job("1")], tries=1)
     [asked] = (tmp_path / "asked").read_text().splitlines()
-    assert {"--states=all", "--array", "--format=%F|%K|%T|%r|%N|%A"} <= set(asked.split())
+    assert {"--me", "--states=all", "--array", "--format=%F|%K|%T|%r|%N|%k"} <= set(asked.split())
 
 
 def test_accounting_that_does_not_answer_in_time_knows_nothing(
     tmp_path: Path, answers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states, "_ANSWER_SECONDS", 0.1)
-    (tmp_path / "sacct").write_text("#!/bin/sh\nsleep 3\necho '7|COMPLETED|n1'\n")
-    assert job_states(["7"]) == {"7": JobState("UNKNOWN")}
+    (tmp_path / "sacct").write_text("#!/bin/sh\nsleep 3\necho '7|COMPLETED|n1|/runs/a/launch'\n")
+    assert job_states([job("7")]) == {job("7"): JobState("UNKNOWN")}

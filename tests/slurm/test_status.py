@@ -10,7 +10,7 @@ import pytest
 from slurm import states, table
 from slurm.entry import main
 from slurm.progress import describe_seconds, read_progress
-from slurm.states import JobState, job_states
+from slurm.states import JobState
 
 
 def write_metrics(run: Path, *lines: dict[str, object], tail: str = "") -> None:
@@ -66,7 +66,7 @@ def test_a_record_that_a_power_cut_damaged_is_named_instead_of_ending_the_table(
     attempt = tmp_path / "run" / "launch" / "attempts" / "12-000"
     attempt.mkdir(parents=True)
     (attempt / "close.json").write_bytes(bytes(100))
-    monkeypatch.setattr(states, "job_states", lambda jobs, tries: {"12": JobState("FAILED")})
+    monkeypatch.setattr(states, "job_states", lambda jobs, tries: dict.fromkeys(jobs, JobState("FAILED")))
     [row] = table.make_rows(launched)
     assert row.state == "FAILED"
     assert row.why.startswith("the record of its end cannot be read: ")
@@ -82,7 +82,7 @@ def test_what_waited_for_a_step_of_a_set_that_failed_says_which(
         {"stage": "shards-finish", "members": ["a finish"], "jobs": ["3"]},
     )
     found = {"1": JobState("FAILED"), **dict.fromkeys(["2_0", "2_1", "3"], JobState("CANCELLED"))}
-    monkeypatch.setattr(states, "job_states", lambda jobs, tries: found)
+    monkeypatch.setattr(states, "job_states", lambda jobs, tries: {job: found[job.id] for job in jobs})
     rows = table.make_rows(launched)
     assert [row.state for row in rows] == ["FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
     assert [row.why for row in rows[1:3]] == ["shards a plan failed"] * 2
@@ -143,10 +143,8 @@ class TestWithoutAccounting:
 
     def test_a_cancelled_job_is_known_to_be(self, project, bare_cluster, waiting) -> None:
         said = project.launch("pretrain", "--recipe.hold", "2")
-        job = re.findall(r"submitted job (\d+)", said)[0]
-        bare_cluster.call("scancel", job)
-        waiting(lambda: job_states([job])[job].state == "CANCELLED", "the cancelled job")
-        assert "CANCELLED" in project.launch("status")
+        bare_cluster.call("scancel", *re.findall(r"submitted job (\d+)", said))
+        waiting(lambda: "CANCELLED" in project.launch("status"), "the cancelled job")
 
     def test_what_slurm_forgot_is_told_by_the_markers(self, project, bare_cluster, waiting, tmp_path) -> None:
         project.launch("pretrain", "--recipe.fail", "3")
