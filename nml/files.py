@@ -90,8 +90,10 @@ def make_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Make all files and folders below ``folder``, and their names, durable: before a marker says so."""
     for place, _, files in os.walk(folder):
-        for name in files:
-            fsync_file(Path(place, name))
+        # A link is a name, and where it leads is not ours.
+        for file in (Path(place, name) for name in files):
+            if not file.is_symlink():
+                fsync_file(file)
         fsync_folder(Path(place))
 
 

@@ -21,9 +21,11 @@ _FILES = ("setup.cfg", "pyproject.toml")
 _SKIP = {"__pycache__", ".mypy_cache", ".ruff_cache", ".git"}
 # By the last part of its name or the folder it lies in, this is what a key or a password is kept in.
 _SECRET = re.compile(
-    r"\.env(\..+)?|.+\.env|[._]netrc|\.(pgpass|htpasswd|git-credentials|npmrc|pypirc|ssh|aws|gnupg|kube)"
+    r"\.env(rc|\..+)?|.+\.env|[._]netrc|\.(pgpass|htpasswd|git-credentials|npmrc|pypirc|ssh|aws|gnupg|kube)"
     r"|id_(rsa|dsa|ecdsa|ed25519)(\..+)?|.+\.(pem|key|p12|pfx|ppk|jks|keystore|kdbx)"
-    r"|(.*[._-])?(credentials?|secrets?)([._-].+)?|service.?account.*\.json",
+    r"|(.*[._-])?(credentials?|secrets?|passwords?|passwd|passphrases?|(api|access|private)[._-]?keys?)([._-].+)?"
+    # Of the tokens of a language there are files, too.
+    r"|(.*[._-])?token(\.[a-z]+)?|service.?account.*\.json",
     re.IGNORECASE,
 )
 # Code and documents have such names, too.
@@ -37,12 +39,12 @@ class CodeFiles(NamedTuple):
     Attributes:
         names: Relative paths with ``/``, in the order of their parts.
         left_out: Those that are not to be copied, as by their names they hold secrets.
-        warning: What is to be said of how they were found, or nothing.
+        warnings: What is to be said of them, a line each.
     """
 
     names: tuple[str, ...]
     left_out: tuple[str, ...]
-    warning: str
+    warnings: tuple[str, ...]
 
 
 def code_files(code: Path) -> CodeFiles:
@@ -52,15 +54,13 @@ def code_files(code: Path) -> CodeFiles:
         UserError: If one of them is a link that leads out of ``code``, or no file at all.
     """
     rooms = [name for name in (*ROOMS, *_FILES) if (code / name).exists()]
-    said = run_git(code, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *rooms)
-    told = {name for name in (said or "").split("\0") if name}
+    told = list(_told_by_git(code, *rooms))
+    warnings: list[str] = []
     # In an environment that lies in a checkout, git ignores the code itself.
-    known = any((code / name).exists() for name in told)
-    warning = ""
-    if not known:
-        told = set(rooms)
+    if not any((code / name).exists() for name in told):
+        told = rooms
         if (code / ".git").exists():
-            warning = "git does not answer for it, so that what git ignores is part of it"
+            warnings.append("git does not answer for it, so that what git ignores is part of it")
     found = {
         name for path in told for name in _below(code, path.rstrip("/")) if not _SKIP & {*name.split("/")}
     }
@@ -68,7 +68,19 @@ def code_files(code: Path) -> CodeFiles:
     names = sorted(found - secret, key=lambda name: name.split("/"))
     for name in names:
         _check(code, name)
-    return CodeFiles(tuple(names), tuple(sorted(secret)), warning)
+        if not (code / name).exists():
+            warnings.append(f"{name} is a link that leads nowhere ({(code / name).readlink()})")
+    return CodeFiles(tuple(names), tuple(sorted(secret)), tuple(warnings))
+
+
+def _told_by_git(repository: Path, *below: str) -> Iterator[str]:
+    """Yield what git tracks or does not ignore; in a repository inside of another its own rules hold."""
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--")
+    for name in filter(None, (run_git(repository, *words, *below) or "").split("\0")):
+        inner = repository / name
+        within = [*_told_by_git(inner)] if not inner.is_symlink() and (inner / ".git").exists() else []
+        # Of one for which git does not answer, all.
+        yield from (f"{name.rstrip('/')}/{one}" for one in within) if within else (name,)
 
 
 def run_git(code: Path, *words: str) -> str | None:
@@ -87,7 +99,7 @@ def run_git(code: Path, *words: str) -> str | None:
 
 
 def _below(code: Path, name: str) -> Iterator[str]:
-    """Yield a file, or the files of a folder, by which git names another repository inside of its own."""
+    """Yield a file, or the files of a folder."""
     path = code / name
     if path.is_symlink() or path.is_file():
         yield name

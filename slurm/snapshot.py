@@ -157,8 +157,8 @@ def _tell(code: Path, found: CodeFiles, target: Path) -> None:
     print(line, flush=True)
     if found.left_out:
         print(f"code: left out, as by their names they hold secrets: {_some(found.left_out)}", flush=True)
-    if found.warning:
-        print(f"code: {found.warning}", flush=True)
+    for warning in found.warnings:
+        print(f"code: {warning}", flush=True)
 
 
 def _some(names: tuple[str, ...]) -> str:

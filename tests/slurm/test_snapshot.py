@@ -51,15 +51,39 @@ def test_a_snapshot_leaves_out_what_git_ignores_and_what_looks_secret(
 ) -> None:
     subprocess.run(["git", "init", "-q", str(code)], check=True)
     (code / ".gitignore").write_text("*.bin\n")
-    for name in (".env", "id_rsa", "server.pem", "credentials.json", "data.bin", "credentials.py", "new.py"):
+    secrets = [".env", ".envrc", "api_key.json", "credentials.json", "hf_token", "id_rsa", "password.txt"]
+    secrets += ["server.pem", "token.txt"]
+    kept = {"credentials.py", "new.py", "special_tokens_map.json", "token_counts.npy", "tokenizer.json"}
+    for name in (*secrets, *kept, "data.bin"):
         (code / "slurm" / name).write_text("x")
     snapshot = take_snapshot(tmp_path / "snapshots", code)
-    names = {file.name for file in (snapshot / "slurm").iterdir()}
-    assert names == {"__init__.py", "credentials.py", "new.py"}
+    assert {file.name for file in (snapshot / "slurm").iterdir()} == {"__init__.py", *kept}
     said = capsys.readouterr().out
-    left_out = "slurm/.env, slurm/credentials.json, slurm/id_rsa, slurm/server.pem"
-    assert f"code: left out, as by their names they hold secrets: {left_out}\n" in said
-    assert f"code: 4 files, 0.0 MB: {snapshot}\n" in said
+    left_out = ", ".join(f"slurm/{name}" for name in secrets[:5])
+    assert f"code: left out, as by their names they hold secrets: {left_out} and 4 more\n" in said
+    assert f"code: 7 files, 0.0 MB: {snapshot}\n" in said
+
+
+def test_a_repository_inside_of_the_code_has_its_own_rules_of_what_is_ignored(
+    code: Path, tmp_path: Path
+) -> None:
+    inner = code / "slurm" / "mine"
+    inner.mkdir()
+    for repository in (code, inner):
+        subprocess.run(["git", "init", "-q", str(repository)], check=True)
+    (inner / ".gitignore").write_text("*.bin\n")
+    for name in ("kept.py", "weights.bin"):
+        (inner / name).write_text("x")
+    snapshot = take_snapshot(tmp_path / "snapshots", code)
+    assert {file.name for file in (snapshot / "slurm" / "mine").iterdir()} == {".gitignore", "kept.py"}
+
+
+def test_a_link_that_leads_nowhere_is_told_in_a_line(
+    code: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (code / "slurm" / "old.py").symlink_to("gone.py")
+    check_snapshot(take_snapshot(tmp_path / "snapshots", code))
+    assert "code: slurm/old.py is a link that leads nowhere (gone.py)\n" in capsys.readouterr().out
 
 
 def test_a_snapshot_says_which_file_makes_it_large(
