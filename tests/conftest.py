@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
 # Those that wait come first: others compute meanwhile. `make quick` leaves all of them out.
 LONGEST_FIRST = (
     "slurm/test_training.py",
+    "slurm/test_in_place.py",
     "pretrain/test_failures.py",
     "pretrain/test_crossings.py",
     "slurm/test_sweep.py",

@@ -1,4 +1,16 @@
-"""Fixtures of the launcher's tests: a real Slurm, and a project whose rooms do no work."""
+"""Fixtures of the launcher's tests: a real Slurm, and a project whose rooms do no work.
+
+What a test costs here, on two cores that two more workers use, and how it costs less:
+
+- ``cluster`` is one for all tests of a worker. A job costs 3 seconds from sbatch to its end, and a requeue 5
+  more. What needs no Slurm takes ``--cluster local``, a stand-in of one of its programs (``stand_in``), or a
+  job of processes of this machine (supervised.py).
+- ``project.launch`` forks a launcher that has imported everything; ``project.start`` and ``edited_project``
+  start a Python each. Cases of a test that begin alike are best one test.
+- ``waiting`` asks 20 times a second: where it asks a program, say ``pause=0.3``.
+- A rank that imports torch costs 3 seconds of a core, and a run of it 5. What is about Slurm and not about
+  weights is held with the toy rooms.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +27,9 @@ import pytest
 
 from nml import cli
 from slurm.entry import main
+from slurm.snapshot import take_snapshot
+from tests.slurm.forked_launcher import ForkedLauncher
+from tests.slurm.supervised import SupervisedJob
 from tests.slurm_cluster.slurm_daemons import SlurmCluster, missing, running_cluster
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,10 +83,12 @@ class Project:
     Attributes:
         code: The root of the code: slurm/launch.py and the rooms.
         work: The current folder of the commands.
+        launcher: What runs the commands of this code, or None for a Python each.
     """
 
     code: Path
     work: Path
+    launcher: ForkedLauncher | None = None
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         """Start ``python slurm/launch.py WORDS``."""
@@ -86,24 +103,67 @@ class Project:
 
     def launch(self, *words: str, status: int = 0, **environment: str) -> str:
         """Run ``python slurm/launch.py WORDS`` and return what it printed."""
-        process = self.start(*words, **environment)
-        output, errors = process.communicate(timeout=WAIT_SECONDS)
-        assert process.returncode == status, output + errors
-        return output + errors
+        # What is read as a command starts has been read where it is forked.
+        if self.launcher is not None and "NML_SUBMIT_RETRY_SECONDS" not in environment:
+            ended, said = self.launcher.run(words, self.work, os.environ | environment)
+        else:
+            process = self.start(*words, **environment)
+            said = "".join(process.communicate(timeout=WAIT_SECONDS))
+            ended = process.returncode
+        assert ended == status, said
+        return said
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
+def copy_of_the_launcher(folder: Path) -> Path:
     # Whatever a user's folders are called, everything has to survive it.
-    code = tmp_path / 'ada\'s "code" $USER'
+    code = folder / 'ada\'s "code" $USER'
     for room in ("nml", "slurm"):
         shutil.copytree(ROOT / room, code / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(TOYS, code, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     (code / "recipes").mkdir()
     (code / "recipes" / "quickstart.yaml").write_text("{}\n")
-    work = tmp_path / 'it\'s my "work" $HOME'
-    work.mkdir()
-    return Project(code, work)
+    return code
+
+
+@pytest.fixture(scope="session")
+def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    code = copy_of_the_launcher(tmp_path_factory.mktemp("launcher"))
+    launcher = ForkedLauncher(code)
+    yield Project(code, code, launcher)
+    launcher.end()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    folder = tmp_path / 'it\'s my "work" $HOME'
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def project(shared_project: Project, work: Path) -> Project:
+    """The code is that of other tests too."""
+    return dataclasses.replace(shared_project, work=work)
+
+
+@pytest.fixture
+def edited_project(tmp_path: Path, work: Path) -> Project:
+    """For tests that change the code."""
+    return Project(copy_of_the_launcher(tmp_path), work)
+
+
+@pytest.fixture(scope="session")
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # By its name a search path would be cut in two.
+    return take_snapshot(tmp_path_factory.mktemp("at 12:30:00") / "snapshots", ROOT)
+
+
+@pytest.fixture
+def job(tmp_path: Path, snapshot: Path) -> Iterator[SupervisedJob]:
+    """A job of processes of this machine."""
+    own = SupervisedJob(tmp_path, snapshot)
+    yield own
+    own.kill()
 
 
 @pytest.fixture

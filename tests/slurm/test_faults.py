@@ -89,19 +89,20 @@ def test_what_the_cluster_cannot_give_is_one_line(project, cluster, words, error
     assert not cluster.call("squeue", "--noheader").strip()
 
 
-def test_pending_and_requeued_jobs_run_the_snapshot(project, cluster, waiting) -> None:
-    said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
+def test_pending_and_requeued_jobs_run_the_snapshot(edited_project, cluster, waiting) -> None:
+    said = edited_project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
     held = run_of(said)
     job = job_of(said)
     waiting(lambda: (held / "metrics.jsonl").exists(), "the first step")
     cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
-    said = project.launch("pretrain", "--seed", "1")
+    said = edited_project.launch("pretrain", "--seed", "1")
     pending = run_of(said)
 
     for room in ("pretrain", "slurm", "nml"):
-        shutil.rmtree(project.code / room)
-        (project.code / room).mkdir()
-        (project.code / room / "__init__.py").write_text("raise ImportError('edited after submission')")
+        folder = edited_project.code / room
+        shutil.rmtree(folder)
+        folder.mkdir()
+        (folder / "__init__.py").write_text("raise ImportError('edited after submission')")
     cluster.call("scontrol", "requeue", job)
     (held / "go").touch()
     cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
@@ -130,11 +131,11 @@ def test_a_job_with_one_changed_byte_in_its_snapshot_fails_and_names_the_file(
     assert any("is not what was submitted: pretrain/run.py is changed" in log for log in logs)
 
 
-def test_uncommitted_changes_are_part_of_the_snapshot(project, cluster, waiting) -> None:
+def test_uncommitted_changes_are_part_of_the_snapshot(edited_project, cluster, waiting) -> None:
     """Also where the environment is not exported: the job's own is the one to run in."""
-    code = project.code / "pretrain" / "run.py"
+    code = edited_project.code / "pretrain" / "run.py"
     code.write_text(code.read_text().replace('VERSION = "v1"', 'VERSION = "changed"'))
-    said = project.launch("pretrain", "--recipe.steps", "1", SBATCH_EXPORT="NONE")
+    said = edited_project.launch("pretrain", "--recipe.steps", "1", SBATCH_EXPORT="NONE")
     run = run_of(said)
     waiting(lambda: (run / "DONE.json").exists(), "the end of the run")
     [log] = run.glob("launch/*_0_log.out")

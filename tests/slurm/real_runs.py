@@ -1,0 +1,211 @@
+"""Real runs on the real Slurm: a small recipe, a run that is submitted, and the same one undisturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from shards.write import main as write_shards
+from tests.pretrain.ranks import Ranks, Zygote
+from tests.slurm_cluster.slurm_daemons import SlurmCluster
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = {
+    "objective": "classify",
+    "epochs": 4,
+    "validate_every": 4,
+    "global_batch": 64,
+    "model": {"name": "resnet18", "kwargs": {"channels": [8, 8, 16, 16], "layers": [1, 1, 1, 1]}},
+    "data": {
+        **{"size": 32, "test_size": 32, "crop_pct": 1.0, "crop": "pad", "flip": 0.5},
+        **{"workers": 1, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "streams": 8},
+    },
+    "optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05},
+    "schedule": {"warmup_epochs": 0.5},
+    "checkpoints": {"every_epochs": 0, "every_steps": 6},
+}
+# Slurm looks at time limits twice a minute: told this early, the job has that long to save.
+SIGNAL_DELAY = 118
+WAIT_SECONDS = 400
+
+
+class Launcher:
+    """``python slurm/launch.py`` on a cluster, in a folder with a set, and the same runs without it.
+
+    Args:
+        cluster: The cluster.
+        folder: Where it is called.
+    """
+
+    def __init__(self, cluster: SlurmCluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        # Ranks on this machine need not import each for themselves.
+        self._zygote = Zygote(double=False)
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(RECIPE))
+        (folder / "cluster.yaml").write_text(f"signal_delay_s: {SIGNAL_DELAY}\nsilence_s: 600\n")
+        # What a test holds is to be held, and what it stops to be noticed.
+        (folder / "impatient.yaml").write_text("silence_s: 10\n")
+        # Nothing to validate on: that would only cost each rank an import.
+        write_shards(["--source", "digits", "--noise", "0.2", "--out", str(folder / "digits")])
+
+    def _words(self, run: str, *words: str) -> list[str]:
+        own = ["--noise", "0.2", "--shards", "digits", "--recipe", "tiny.yaml", "--run-dir", run]
+        return [*own, *words]
+
+    def submit(self, run: str, *words: str) -> str:
+        """Submit a run and return the job."""
+        said = self._call("pretrain", *self._words(run, *words))
+        found = re.search(r"submitted job (\d+)", said)
+        assert found, said
+        return found[1]
+
+    def train_here(self, run: str, ranks: int, *words: str) -> Ranks:
+        """Train the same run with ranks that are forked here."""
+        return self._zygote.fork(ranks, (self._words(run, *words),), self.folder)
+
+    def status(self, run: Path) -> str:
+        """Return what ``status`` prints of a run."""
+        return self._call("status", str(run))
+
+    def _call(self, *words: str) -> str:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "slurm" / "launch.py"), *words],
+            cwd=self.folder,
+            env=os.environ | self.cluster.environment | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=True,
+        ).stdout
+
+    def end(self) -> None:
+        self._zygote.end()
+
+
+class Job:
+    """A run on nodes, and how it is disturbed."""
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        waiting: Callable[..., None],
+        run: str,
+        *words: str,
+        cluster_file: str = "cluster.yaml",
+    ) -> None:
+        self.cluster, self.waiting, self.path = launcher.cluster, waiting, launcher.folder / run
+        self.id = launcher.submit(run, "--cluster-file", cluster_file, *words)
+        self.disturbances = 0
+        self.held: psutil.Process | None = None
+
+    def field(self, name: str) -> str:
+        shown = self.cluster.call("scontrol", "show", "job", self.id, "--oneliner")
+        found = re.search(rf"\b{name}=(\S+)", shown)
+        assert found, shown
+        return found[1]
+
+    def log(self) -> str:
+        log = self.path / "launch" / f"{self.id}_0_log.out"
+        return log.read_text(errors="replace") if log.exists() else ""
+
+    def rank(self, number: int) -> psutil.Process | None:
+        """Return the process that trains, which is neither the one that watches it nor a loader worker."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                variables = process.environ()
+                mine = variables.get("SLURM_JOB_ID") == self.id and variables.get("RANK") == str(number)
+                if mine and variables.get("SLURM_CONF") == str(self.cluster.conf):
+                    parent = process.parent()
+                    if parent and "slurm.agent" in parent.cmdline():
+                        return process
+        return None
+
+    def hold(self, step: int) -> bool:
+        """Hold rank 1, and with it all, once ``step`` is done; return whether it is held."""
+        assert "failed" not in self.closings("outcome"), self.log()
+        if len(losses(self.path)) < step:
+            return False
+        self.held = self.rank(1)
+        assert self.held is not None, self.log()
+        self.held.suspend()
+        assert not (self.path / "DONE.json").exists()
+        workers = [one for one in self.held.children() if "lifeline" not in " ".join(one.cmdline())]
+        assert len(workers) == 1, "its loader worker, beside its warden"
+        return True
+
+    def release(self) -> None:
+        if self.held is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.held.resume()
+        self.held = None
+
+    def come_back(self) -> None:
+        """Wait for the requeue and end Slurm's two minutes of waiting after it, if they are not over."""
+        self.disturbances += 1
+
+        def requeued() -> bool:
+            return self.field("Restarts") == str(self.disturbances) and self.field("JobState") != "COMPLETING"
+
+        self.waiting(requeued, f"requeue {self.disturbances} of {self.path.name}", WAIT_SECONDS, pause=0.3)
+        # Slurm counts in seconds whether a node's word about this job is from before the requeue. A job that
+        # lost a node may start elsewhere in the moment in which the node is given up: it needs no help.
+        self.update("StartTime=now+2", check=False)
+
+    def update(self, setting: str, *, check: bool = True) -> None:
+        self.cluster.call("scontrol", "update", f"JobId={self.id}", setting, check=check)
+
+    def finish(self) -> None:
+        self.waiting(
+            lambda: self.field("JobState") in ("COMPLETED", "FAILED"),
+            f"the end of {self.path.name}",
+            WAIT_SECONDS,
+            pause=0.3,
+        )
+        assert (self.path / "DONE.json").exists(), self.log()
+
+    def pause(self, since: float) -> float:
+        """Wait for the first step after all have started again, and return how long that took."""
+        resumed = self.log().count("resuming at step")
+        self.waiting(lambda: self.log().count("resuming at step") > resumed, "the restart", WAIT_SECONDS)
+        done = len(steps(self.path))
+        self.waiting(lambda: len(steps(self.path)) > done, "the next step", WAIT_SECONDS)
+        return time.time() - since
+
+    def openings(self) -> list[int]:
+        """Return the step that each attempt found saved."""
+        files = sorted(self.path.glob("launch/attempts/*/open.json"))
+        return [json.loads(file.read_text())["step"] for file in files]
+
+    def closings(self, what: str) -> list[str]:
+        """Return how each attempt was closed, nothing where it was ended before it could say so."""
+        attempts = sorted(self.path.glob("launch/attempts/*"))
+        files = [attempt / "close.json" for attempt in attempts]
+        return [json.loads(file.read_text())[what] if file.exists() else "" for file in files]
+
+
+def losses(run: Path) -> list[float]:
+    """Return the loss of every step, as it was last computed."""
+    return list({line["step"]: line["loss"] for line in steps(run)}.values())
+
+
+def steps(run: Path) -> list[dict[str, Any]]:
+    """Return what is told of each step, also of those that were done again."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.exists() else []
+    return [line for line in map(json.loads, lines) if line["event"] == "step"]
+
+
+def weights(run: Path) -> str:
+    return hashlib.sha256((run / "export" / "model.safetensors").read_bytes()).hexdigest()
