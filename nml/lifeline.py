@@ -60,6 +60,22 @@ def die_with_this_process() -> Callable[[], None]:
     return lambda: end_with(parent, signal.SIGTERM)
 
 
+def tell_agent(**beat: object) -> None:
+    """Tell the agent of the launcher how far this rank is, where one watches it.
+
+    Args:
+        beat: ``phase``, what it does; and of one that tells every second or few from here on ``step``, how
+            many it has made, ``pace``, the usual seconds of one, and ``since``, those without one so far.
+    """
+    # Not for wardens, which start in milliseconds.
+    import json
+
+    # Whoever does not read must not keep the rank.
+    with contextlib.suppress(OSError):
+        if BEATS in os.environ:
+            os.write(int(os.environ[BEATS]), json.dumps(beat).encode() + b"\n")
+
+
 def adopt_orphans() -> None:
     """Have what the descendants of this process leave behind become its own children."""
     _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)

@@ -8,7 +8,6 @@ while, and says whom the run waits for. Only durations travel, so the clocks of 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import statistics
@@ -20,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nml.lifeline import BEATS
+from nml.lifeline import tell_agent
 from pretrain import ending
 from pretrain.world import World
 
@@ -134,8 +133,6 @@ class Liveness:
         self._worked, self._looked, self._busy = 0.0, time.perf_counter(), True
         self._ended = threading.Event()
         self._store: Any = None
-        # Where an agent of the launcher watches this rank.
-        self._pipe = int(os.environ.get(BEATS, "-1"))
 
     def start(self) -> None:
         """Start to tick and to tell. Collective."""
@@ -153,6 +150,7 @@ class Liveness:
     def stop(self) -> None:
         """Fall silent; does not wait for anything."""
         self._ended.set()
+        tell_agent(phase="ending")
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -205,15 +203,17 @@ class Liveness:
         now, worked = time.perf_counter(), self.pulse.work()
         self._busy = worked - self._worked > _IDLE * (now - self._looked)
         self._worked, self._looked = worked, now
-        if self._pipe >= 0:
+        if not self._ended.is_set():
+            since = 0.0 if self._phase in (VALIDATING, SAVING) else self._waited()
             pace = statistics.median(self._step_times or [0.0])
-            beat = {"step": self._steps, "since": now - self._stepped, "pace": pace, "phase": self._phase}
-            # Whoever does not read must not keep the rank.
-            with contextlib.suppress(OSError):
-                os.write(self._pipe, json.dumps(beat).encode() + b"\n")
+            tell_agent(step=self._steps, since=since, pace=pace, phase=self._phase)
         if self._store is not None:
             told = f"{self._steps} {now - self._stepped:.1f} {self._busy:d} {self._phase}"
             self._store.set(str(self._world.rank), told)
+
+    def _waited(self) -> float:
+        """Return for how long a step, or the end of what comes between steps, has been waited for."""
+        return time.perf_counter() - self._waiting_since - (self.pulse.frozen - self._frozen_before)
 
     def _patience(self) -> float:
         usual = _PATIENT_STEPS * statistics.median(self._step_times or [0.0])
@@ -222,8 +222,7 @@ class Liveness:
 
     def _watch(self) -> None:
         """Say once of each standstill whom it waits for."""
-        since = self._waiting_since
-        waited = time.perf_counter() - since - (self.pulse.frozen - self._frozen_before)
+        since, waited = self._waiting_since, self._waited()
         if waited < self._patience() or self._told == since:
             return
         beats, stall = self._beats(), time.perf_counter() - self._stepped

@@ -11,9 +11,12 @@ from datetime import timedelta
 from typing import Any
 
 from nml.errors import UserError
+from nml.lifeline import tell_agent
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=10)
+# What a rank does while it waits for the others to come, as its agent is told.
+MEETING = "meeting the others"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def join(world: World) -> None:
         for name, value in {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}.items():
             os.environ.setdefault(name, value)
         return
+    tell_agent(phase=MEETING)
     if torch.cuda.is_available():
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     dist.init_process_group(

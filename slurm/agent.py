@@ -2,7 +2,8 @@
 
 A rank is a child of this process, so how it ends is known, and its last words, whatever they are, pass
 through here. While it lives, it says how far it is through a pipe. What it started and left behind becomes
-this process's own child, and ends with the round.
+this process's own child, and ends with the round. Once ranks make steps, another process of each stands by
+that has imported already what takes seconds, and takes its place where all start again.
 
 Slurm signals every process of a step, so that a stop reaches each command by itself, once: commands that
 save are started with the stop signals blocked, and hear of one that came early when they begin to listen.
@@ -16,25 +17,25 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from nml.lifeline import BEATS, adopt_orphans, descendants, end_with, kill
+from nml.lifeline import adopt_orphans, descendants, is_stopped, kill
 from slurm import wire
 from slurm.members import Submission, own_index, own_job
-from slurm.ranks import Rank, rank_command, rank_environment
+from slurm.ranks import STOP_SIGNALS, Rank, rank_environment, start_rank
 from slurm.requeue import requeue
 
-STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 BEAT_SECONDS = 2.0
 # Without a word of the coordinator for so long, it or the network is gone.
 SILENCE_SECONDS = 120.0
 # What commands that save may take for it once the coordinator is gone.
 SAVE_SECONDS = 60.0
+# Ranks that fail fail early; importing takes a core from those that run.
+STANDBY_SECONDS = float(os.environ.get("NML_STANDBY_SECONDS", "60"))
 # What killed processes may take to be gone.
 KILL_SECONDS = 60.0
 _CONNECT_SECONDS, _ANSWER_SECONDS = 60.0, 10.0
@@ -58,6 +59,10 @@ class Agent:
         self._logs, self._line, self._token = logs, line, token
         self._ranks: list[Rank] = []
         self._running: dict[int, Rank] = {}
+        # By rank, and since when all of this node make steps.
+        self._standbys: dict[int, Rank] = {}
+        self._stepped = 0.0
+        self._told: dict[str, Any] = {}
         self._round, self._deadline, self._over = 0, 0.0, False
         # Spare nodes have none, and the most patience.
         self._slot, self._first = submission.nodes, 0
@@ -82,7 +87,8 @@ class Agent:
                 now = time.monotonic()
                 if now - seen > _GAP_SECONDS:
                     for rank in self._ranks:
-                        rank.heard = self._line.heard = now
+                        rank.be_alive()
+                    self._line.heard = now
                 seen = now
                 if self._stop and self._known and not self._told_stop:
                     self._line.say(stop=self._stop, round=self._round)
@@ -92,6 +98,7 @@ class Agent:
                     beaten = now
                     self._line.say(beats=[one.look() for one in self._running.values()], round=self._round)
                 self._end_round(now)
+                self._stand_by(now)
                 if now - self._line.heard > SILENCE_SECONDS:
                     raise wire.Gone(f"silent for {SILENCE_SECONDS:.0f} s")
         except wire.Gone as gone:
@@ -120,62 +127,50 @@ class Agent:
                 self._start(dict(message["start"]))
             if "end" in message:
                 self._deadline = time.monotonic() + float(message["end"])
+                # One that is stopped does not end by itself, and others may wait for it.
+                kill({pid: born for pid, born in descendants(os.getpid()).items() if is_stopped(pid)})
             self._over = self._over or "bye" in message
 
     def _start(self, told: dict[str, Any]) -> None:
         self._round, first, local_world = told["round"], told["first"], told["local_world"]
-        self._slot, self._first = first // local_world, first
-        for local in range(local_world):
+        self._slot, self._first, self._told, self._stepped = first // local_world, first, told, 0.0
+        for number in range(first, first + local_world):
             try:
-                rank = self._start_rank(first + local, local, told)
+                rank = self._standbys.pop(number, None)
+                if rank is None or not rank.begin(rank_environment(self._member, number, told)):
+                    rank = self._start_rank(number)
             except OSError as error:
-                self._line.say(
-                    exit=127,
-                    rank=first + local,
-                    words=f"cannot start: {error.strerror}: {error.filename}",
-                    round=self._round,
-                )
+                words = f"cannot start: {error.strerror}: {error.filename}"
+                self._line.say(exit=127, rank=number, words=words, round=self._round)
                 continue
             self._ranks.append(rank)
             self._running[rank.process.pid] = rank
-            self._line.say(started=rank.process.pid, rank=rank.number, round=self._round)
 
-    def _start_rank(self, rank: int, local: int, told: dict[str, Any]) -> Rank:
+    def _stand_by(self, now: float) -> None:
+        """Start processes that stand by, once this node's ranks have made steps for a while."""
+        if self._deadline or self._standbys or not self._member.saves or not self._member.module:
+            return
+        if not self._stepped and self._running and all(rank.steps for rank in self._running.values()):
+            self._stepped = now
+        if self._stepped and now - self._stepped > STANDBY_SECONDS:
+            # Once: where one cannot, it is not tried again and again.
+            self._stepped = float("inf")
+            for number in (rank.number for rank in self._ranks):
+                with contextlib.suppress(OSError):
+                    self._standbys[number] = self._start_rank(number, stand_by=True)
+
+    def _start_rank(self, number: int, **how: bool) -> Rank:
         member = self._member
-        log = os.open(self._log(rank), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        (words, words_end), (beats, beats_end) = os.pipe(), os.pipe()
-        for end in (words, beats, beats_end):
-            os.set_blocking(end, False)
-        parent = os.getpid()
-        environment = os.environ | rank_environment(member, self._snapshot, rank, local, told)
-        environment[BEATS] = str(beats_end)
-        for name in (wire.TOKEN, wire.COORDINATOR):
-            environment.pop(name, None)
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS if member.saves else ())
         early = self._stop or next(iter(signal.sigpending() & {*STOP_SIGNALS}), None)
         try:
-            process = subprocess.Popen(
-                rank_command(member, self._snapshot),
-                env=environment,
-                cwd=member.cwd,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=words_end,
-                pass_fds=(beats_end,),
-                preexec_fn=lambda: end_with(parent, signal.SIGKILL),
-            )
-        except OSError:
-            for end in (log, words, beats):
-                os.close(end)
-            raise
+            rank = start_rank(member, self._snapshot, number, self._told, self._log(number), **how)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            for end in (words_end, beats_end):
-                os.close(end)
         if early:
             # Nobody was there to hear of it.
-            process.send_signal(early)
-        return Rank(rank, process, log, words, beats)
+            rank.process.send_signal(early)
+        return rank
 
     def _reap(self) -> None:
         """Note how children have ended; also those that others left to this process."""
@@ -189,7 +184,11 @@ class Agent:
         """Once told to, let ranks end until the deadline, and then kill all there is below this process."""
         if not self._deadline or (self._running and now < self._deadline):
             return
-        if rest := descendants(os.getpid()):
+        rest = descendants(os.getpid())
+        for rank in self._standbys.values():
+            for kept in (rank.process.pid, *descendants(rank.process.pid)):
+                rest.pop(kept, None)
+        if rest:
             kill(rest)
             return
         for rank in self._ranks:

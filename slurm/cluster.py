@@ -77,7 +77,7 @@ class Resources:
     exclude: str = ""
     signal_delay_s: int = 120
     array_parallelism: int = 64
-    silence_s: int = 30
+    silence_s: int = 20
     max_idle_attempts: int = 5
     env: dict[str, str] = dataclasses.field(default_factory=dict)
     setup: tuple[str, ...] = ()

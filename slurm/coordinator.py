@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from slurm import wire
-from slurm.agent import STOP_SIGNALS
 from slurm.controller import BUSY
 from slurm.members import Member, Submission, own_attempt
+from slurm.ranks import STOP_SIGNALS
 from slurm.rendezvous import choose_port
 from slurm.verdict import FAILED, REQUEUE, RESTART, RETRY, Exit, Seen, Verdict, cause, judge
 from slurm.words import say
@@ -36,6 +36,10 @@ SPARE_SECONDS = 30.0
 SILENCE_SECONDS = 60.0
 # A rank without a sign of life is told of; after the submission's silence and so many steps it is frozen.
 TOLD_SECONDS, FROZEN_STEPS = 10.0, 3
+# Nor do ranks hang that beat, but make no step: for so many times that silence, and so many steps.
+HUNG_SILENCES, HUNG_STEPS = 10.0, 30
+# What a rank does that waits for others, and what may take as long as their storage does.
+_WAITING, _READING = ("waiting", "meeting the others"), "reading data"
 # What the ranks of a failed round may take to end by themselves, and to be killed.
 GRACE_SECONDS, KILL_SECONDS = 5.0, 60.0
 # For other ranks' words on the same failure.
@@ -247,13 +251,14 @@ class Coordinator:
         gone = {rank for name in seen.lost for rank in ranks.get(name, ())}
         left = set(range(seen.world)) - seen.exits.keys() - gone
         if not seen.lost:
-            self._look_for_frozen(now)
+            self._look_for_frozen(now, left)
         failed = seen.failed
         if seen.stops:
             return None if left and self._may_save(now) else judge(self._member, seen)
         # Ended by a stop signal, of which its agent is about to tell.
         stopped = any(-one.status in STOP_SIGNALS for one in failed)
-        if not (left or stopped) or seen.lost or seen.frozen or any(one.killed for one in failed):
+        lost = seen.lost or seen.frozen or seen.hung or any(one.killed for one in failed)
+        if lost or not (left or stopped):
             return judge(self._member, seen)
         self._failed_at = (self._failed_at or now) if failed else 0.0
         # A node that has spoken since has told of what had happened to its ranks before.
@@ -266,7 +271,7 @@ class Coordinator:
         """Whether ranks that were told to stop may still take their time."""
         seen = self._seen
         ended = (os.EX_TEMPFAIL, *(-number for number in STOP_SIGNALS))
-        broken = seen.lost or seen.frozen or any(one.status not in ended for one in seen.failed)
+        broken = seen.lost or seen.frozen or seen.hung or any(one.status not in ended for one in seen.failed)
         self._failed_at = (self._failed_at or now) if broken else 0.0
         if broken and now - self._failed_at > BROKEN_SECONDS:
             return False
@@ -276,7 +281,7 @@ class Coordinator:
         delay = self._submission.signal_delay_s
         return now - self._stopped_at < delay - min(_LEAD_SECONDS, delay / 4)
 
-    def _look_for_frozen(self, now: float) -> None:
+    def _look_for_frozen(self, now: float, left: set[int]) -> None:
         beats = [(name, beat) for name in self._slots for beat in self._nodes[name].beats]
         pace = max((float(beat.get("pace", 0.0)) for _, beat in beats), default=0.0)
         quiet: dict[int, tuple[str, float, str]] = {}
@@ -287,9 +292,26 @@ class Coordinator:
             if silence > self._submission.silence_s + FROZEN_STEPS * pace:
                 why = f"no sign of life for {silence:.0f} s ({doing})"
                 self._seen.frozen[int(beat["rank"])] = (name, why)
+        if len(beats) == len(left) and self._member.saves:
+            self._look_for_hung(beats, pace)
         if quiet or self._stalled:
             self._stalled = now if quiet else 0.0
             self._tell_stalls(quiet)
+
+    def _look_for_hung(self, beats: Sequence[tuple[str, dict[str, Any]]], pace: float) -> None:
+        """Find that no rank has moved on for too long: not in its steps, nor before them by any work."""
+        still = min((float(beat["still"]) for _, beat in beats), default=0.0)
+        limit = max(HUNG_SILENCES * self._submission.silence_s, HUNG_STEPS * pace)
+        if still < limit or all(beat["phase"] == _READING for _, beat in beats):
+            return
+        awaited = [(name, beat) for name, beat in beats if beat["phase"] not in _WAITING]
+        why = f"no step for {still:.0f} s"
+        if len(awaited) != 1:
+            doing = ", ".join(sorted({str(beat["phase"]) for _, beat in beats}))
+            self._seen.hung = (f"{why}: which rank the others wait for is not known ({doing})", ())
+            return
+        [(name, beat)] = awaited
+        self._seen.hung = (f"{why}: rank {beat['rank']} hangs on {name} ({beat['phase']})", (name,))
 
     def _ranks(self, slot: int) -> range:
         return range(slot * self._submission.tasks, (slot + 1) * self._submission.tasks)

@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from slurm.agent import STOP_SIGNALS
 from slurm.attempt import Attempt
 from slurm.coordinator import MOST_FAILURES, Coordinator
 from slurm.members import Submission, own_index
+from slurm.ranks import STOP_SIGNALS
 from slurm.receipts import write_receipts
 from slurm.rendezvous import node_address
 from slurm.requeue import requeue, scontrol

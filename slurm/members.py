@@ -104,7 +104,7 @@ class Submission:
     tasks: int = 1
     cores: int = 1
     srun_args: tuple[str, ...] = ()
-    silence_s: int = 30
+    silence_s: int = 20
     signal_delay_s: int = 120
 
     def write(self, file: Path) -> None:

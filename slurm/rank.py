@@ -2,15 +2,24 @@
 
 A search path in the environment would not do: a ``:`` in the snapshot's own path would cut it in two. What
 is run is checked here, in the process that runs it.
+
+One that stands by imports what its module will (the ``preload`` beside it, if there is one), and begins when
+it is told its place among the ranks.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import json
+import os
 import runpy
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# The variable by which it is known to one that stands by.
+STAND_BY = "NML_STAND_BY"
 
 
 def main(snapshot: str, module: str, *words: str) -> None:
@@ -21,7 +30,21 @@ def main(snapshot: str, module: str, *words: str) -> None:
 
     check_running_from(Path(snapshot), module)
     sys.argv[:] = [module, *words]
+    if os.environ.pop(STAND_BY, ""):
+        _stand_by(module)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _stand_by(module: str) -> None:
+    # What cannot be imported is for the module to tell of, if it comes to that.
+    with contextlib.suppress(Exception):
+        importlib.import_module(f"{module.rpartition('.')[0]}.preload")
+    told = sys.stdin.readline()
+    if not told:
+        sys.exit(0)
+    os.environ.update(json.loads(told))
+    with Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
 
 
 if __name__ == "__main__":

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from nml.lifeline import is_stopped, work_seconds
-from nml.untrusted import check_object, parse_json, printable
+from nml.lifeline import BEATS, end_with, is_stopped, work_seconds
+from nml.untrusted import Untrusted, check_object, parse_json, printable
+from slurm import wire
 from slurm.members import Member
+from slurm.rank import STAND_BY
 from slurm.rendezvous import interface_towards
 
+STOP_SIGNALS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 WORDS_BYTES = 4000
 # Between two looks: a stopped process has none, and one of many on a busy machine little.
 _WORK_SECONDS = 0.05
 _PHASE_CHARACTERS = 80
+_FIRST_BEAT = {"step": -1, "pace": 0.0, "since": 0.0, "phase": "starting"}
 # Of 64 KB, at one look, so that one rank that never falls silent keeps no other unheard.
 _MOST_READS = 16
 
@@ -38,9 +44,29 @@ class Rank:
     ) -> None:
         self.number, self.process, self._log = number, process, log
         self._pipe, self._words, self._beats = words, b"", beats
-        self._beat: dict[str, Any] = {}
+        self._beat: dict[str, Any] = _beat(b"{}")
         self._rest, self._worked = b"", 0.0
-        self.heard = time.monotonic()
+        self.be_alive()
+
+    def be_alive(self) -> None:
+        """Begin to count anew how long it has given no sign of life, and not moved on."""
+        self._heard = self._moved = time.monotonic()
+
+    @property
+    def steps(self) -> bool:
+        """Whether it is known how long a step of its takes."""
+        return bool(self._beat["pace"])
+
+    def begin(self, environment: dict[str, str]) -> bool:
+        """Have a rank that stood by begin; return whether it was still there."""
+        self.be_alive()
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(environment).encode() + b"\n")
+        except OSError:
+            self.close()
+            return False
+        return True
 
     def listen(self) -> None:
         """Take what it has said."""
@@ -53,19 +79,24 @@ class Rank:
         self._rest = rest[-WORDS_BYTES:]
         for line in lines:
             with contextlib.suppress(ValueError):
-                self._beat, self.heard = _beat(line), time.monotonic()
+                self._beat, self._heard = _beat(line), time.monotonic()
+                if self._beat["pace"]:
+                    self._moved = self._heard - self._beat["since"]
 
     def look(self) -> dict[str, Any]:
-        """Return how it is: its last beat, and for how long it has given no sign of life.
+        """Return how it is: its last beat, and for how long it has given no sign of life and not moved on.
 
-        That is a beat; work, which keeps a thread from beating; and of a command that does not beat, or not
-        yet, that it is not stopped.
+        A sign of life is a beat; work, which keeps a thread from beating; and of a command that does not
+        beat, or not yet, that it is not stopped. One that makes steps moves on with each, others by working.
         """
-        worked = work_seconds(self.process.pid)
-        if worked - self._worked > _WORK_SECONDS or not (self._beat or is_stopped(self.process.pid)):
-            self.heard = time.monotonic()
-        self._worked = worked
-        return {**self._beat, "rank": self.number, "quiet": round(time.monotonic() - self.heard, 1)}
+        now, worked = time.monotonic(), work_seconds(self.process.pid)
+        works, self._worked = worked - self._worked > _WORK_SECONDS, worked
+        if works or (self._beat["step"] < 0 and not is_stopped(self.process.pid)):
+            self._heard = now
+        if works and not self._beat["pace"]:
+            self._moved = now
+        told = {"rank": self.number, "pace": self._beat["pace"], "phase": self._beat["phase"]}
+        return {**told, "quiet": round(now - self._heard, 1), "still": round(now - self._moved, 1)}
 
     def last_words(self) -> str:
         """Return what it wrote last to its standard error."""
@@ -77,38 +108,84 @@ class Rank:
         self.listen()
         for end in (self._pipe, self._beats, self._log):
             os.close(end)
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
-def rank_command(member: Member, snapshot: str) -> list[str]:
-    """Return the command of a rank: a module is run from the snapshot, anything else as it is."""
-    argv = list(member.argv)
-    if argv[1:2] != ["-m"]:
-        return argv
-    return [argv[0], str(Path(snapshot) / "slurm" / "rank.py"), snapshot, *argv[2:]]
+def start_rank(
+    member: Member, snapshot: str, rank: int, told: dict[str, Any], log: Path, *, stand_by: bool = False
+) -> Rank:
+    """Start a rank.
+
+    Args:
+        member: What it runs.
+        snapshot: The code.
+        rank: Its number.
+        told: What the coordinator tells of the round.
+        log: Where its words go.
+        stand_by: Whether it only imports what takes long, and waits for :meth:`Rank.begin`.
+
+    Raises:
+        OSError: If it does not start.
+    """
+    parent, module = os.getpid(), member.argv[1:2] == ("-m",)
+    command = list(member.argv)
+    if module:
+        # From the snapshot; anything else as it is.
+        command[1:2] = [str(Path(snapshot) / "slurm" / "rank.py"), snapshot]
+    environment = os.environ | _python_environment(snapshot, told)
+    environment |= {STAND_BY: "1"} if stand_by else rank_environment(member, rank, told)
+    for name in (wire.TOKEN, wire.COORDINATOR):
+        environment.pop(name, None)
+    with contextlib.ExitStack() as opened:
+        written = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        (words, words_end), (beats, beats_end) = os.pipe(), os.pipe()
+        for end in (written, words, beats):
+            opened.callback(os.close, end)
+        for end in (words, beats, beats_end):
+            os.set_blocking(end, False)
+        try:
+            process = subprocess.Popen(
+                command,
+                env={**environment, BEATS: str(beats_end)},
+                cwd=member.cwd,
+                stdin=subprocess.PIPE if stand_by else subprocess.DEVNULL,
+                stdout=written,
+                stderr=words_end,
+                bufsize=0,
+                pass_fds=(beats_end,),
+                preexec_fn=lambda: end_with(parent, signal.SIGKILL),
+            )
+        finally:
+            for end in (words_end, beats_end):
+                os.close(end)
+        opened.pop_all()
+    return Rank(rank, process, written, words, beats)
 
 
-def rank_environment(
-    member: Member, snapshot: str, rank: int, local: int, told: dict[str, Any]
-) -> dict[str, str]:
-    """Return what a rank's command finds in its environment beyond its agent's."""
+def _python_environment(snapshot: str, told: dict[str, Any]) -> dict[str, str]:
+    """Return what a rank's Python has to find as it starts."""
     path = [snapshot] if os.pathsep not in snapshot else []
-    own = {
+    return {
         "PYTHONPATH": os.pathsep.join(filter(None, [*path, os.environ.get("PYTHONPATH")])),
         # The command runs in its user's folder, which may well be the live code.
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         # One thread a rank unless asked for more: torch would take every core of the node.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(told["cores"]),
-        "SLURM_PROCID": str(rank),
-        "SLURM_LOCALID": str(local),
-        "SLURM_NTASKS": str(told["world"]),
     }
+
+
+def rank_environment(member: Member, rank: int, told: dict[str, Any]) -> dict[str, str]:
+    """Return what a rank's command finds in its environment of its place among the others."""
+    node, local = divmod(rank, told["local_world"])
+    own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NTASKS": str(told["world"])}
     if member.distributed:
         own |= {
             "RANK": str(rank),
             "WORLD_SIZE": str(told["world"]),
             "LOCAL_RANK": str(local),
-            "NODE_RANK": str(rank // told["local_world"]),
+            "NODE_RANK": str(node),
             "LOCAL_WORLD_SIZE": str(told["local_world"]),
             "MASTER_ADDR": str(told["address"]),
             "MASTER_PORT": str(told["port"]),
@@ -126,9 +203,12 @@ def _beat(line: bytes) -> dict[str, Any]:
         Untrusted: If it is none.
     """
     told = check_object(parse_json(line, most=WORDS_BYTES))
-    beat = check_object({"pace": 0.0, "phase": "starting", **told}, pace=int | float, phase=str)
-    pace, phase = float(beat["pace"]), printable(beat["phase"])
-    return {"pace": pace if math.isfinite(pace) else 0.0, "phase": phase[:_PHASE_CHARACTERS]}
+    number = int | float
+    beat = check_object({**_FIRST_BEAT, **told}, step=number, pace=number, since=number, phase=str)
+    numbers = {name: float(beat[name]) for name in ("step", "pace", "since")}
+    if not all(map(math.isfinite, numbers.values())):
+        raise Untrusted("a beat of no number")
+    return {**numbers, "phase": printable(beat["phase"])[:_PHASE_CHARACTERS]}
 
 
 def _read(end: int) -> bytes:

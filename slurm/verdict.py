@@ -71,6 +71,7 @@ class Seen:
         exits: How ranks have ended, by rank, in the order in which it was heard.
         lost: Why a node is gone, by its name.
         frozen: Where a rank is frozen and since when, as a phrase, by rank.
+        hung: Why all stand still, as a phrase, and the node of the rank that is waited for, if it is known.
         stops: The stop signals that agents got.
     """
 
@@ -78,6 +79,7 @@ class Seen:
     exits: dict[int, Exit] = dataclasses.field(default_factory=dict)
     lost: dict[str, str] = dataclasses.field(default_factory=dict)
     frozen: dict[int, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    hung: tuple[str, tuple[str, ...]] | None = None
     stops: list[int] = dataclasses.field(default_factory=list)
 
     @property
@@ -90,7 +92,7 @@ def judge(member: Member, seen: Seen) -> Verdict:
     """Decide what becomes of a job whose round is over."""
     failed = seen.failed
     marked = member.done is not None and Path(member.done).exists()
-    well = not failed and not seen.frozen
+    well = not (failed or seen.frozen or seen.hung)
     if well and (marked or (member.done is None and not seen.stops and len(seen.exits) == seen.world)):
         return Verdict(DONE, "complete")
     if seen.stops:
@@ -106,6 +108,8 @@ def judge(member: Member, seen: Seen) -> Verdict:
     if seen.frozen:
         rank, (node, why) = next(iter(seen.frozen.items()))
         return Verdict(RESTART, f"rank {rank} was frozen on {node}: {why}", (node,))
+    if seen.hung:
+        return Verdict(RESTART, *seen.hung)
     if member.distributed and any(_PORT_TAKEN.search(one.words) for one in failed):
         return Verdict(RETRY, "the rendezvous port was taken by another program")
     if failed:

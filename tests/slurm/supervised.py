@@ -17,6 +17,8 @@ from typing import IO, Any
 from slurm.members import Member, Submission
 
 JOB = "12"
+# How a rank's script ends well.
+DONE = "meet('end')\nPath('DONE.json').touch()\n"
 SRUN = """#!/bin/bash
 while [[ $1 == --* ]]; do [[ $1 == --nodes=* ]] && nodes=${1#*=}; shift; done
 for ((i = 0; i < nodes; i++)); do
@@ -41,7 +43,7 @@ for i in 0 1 2 3 4 5 6 7; do echo "n$i idle"; done
 DRIVER = """
 import sys
 from pathlib import Path
-from slurm import agent, coordinator, job, requeue
+from slurm import coordinator, job
 for setting in ("coordinator.GRACE_SECONDS=0.5", *sys.argv[2:]):
     name, value = setting.split("=")
     module, name = name.split(".")
@@ -83,7 +85,7 @@ class SupervisedJob:
 
     def start(
         self,
-        script: str,
+        script: str | tuple[str, ...],
         *settings: str,
         nodes: int = 2,
         spare: int = 0,
@@ -96,10 +98,10 @@ class SupervisedJob:
         log: IO[str] | None = None,
         **environment: str,
     ) -> None:
-        """Start the job; its ranks run ``script`` in the folder work/."""
+        """Start the job; its ranks run ``script``, or Python with those words, in the folder work/."""
         member = Member(
             name="run",
-            argv=(sys.executable, "-c", script),
+            argv=(sys.executable, *(("-c", script) if isinstance(script, str) else script)),
             record=str(self.folder / "attempts"),
             done=str(self.folder / "work" / "DONE.json"),
             progress=str(self.folder / "work" / "checkpoints") if saves else None,
@@ -123,7 +125,7 @@ class SupervisedJob:
         (self.bin / "nodes").write_text("\n".join(names))
         own = {"HERE": str(self.bin), "PATH": f"{self.bin}:{os.environ['PATH']}", "SLURM_JOB_ID": JOB}
         own |= {"SLURM_JOB_NODELIST": "n[0-9]", "SLURM_RESTART_COUNT": str(attempt)}
-        own |= {"NML_REQUEUE_RETRY_SECONDS": "0.1"}
+        own |= {"NML_REQUEUE_RETRY_SECONDS": "0.1", "NML_STANDBY_SECONDS": "0"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", DRIVER, str(self.folder / "nml-0.json"), *settings],
             cwd=self.snapshot,
@@ -143,7 +145,7 @@ class SupervisedJob:
         closed: dict[str, Any] = json.loads(close[-1].read_text()) if close else {}
         return {**closed, "exit": self.process.returncode, "said": said}
 
-    def run(self, script: str, *settings: str, **more: Any) -> dict[str, Any]:
+    def run(self, script: str | tuple[str, ...], *settings: str, **more: Any) -> dict[str, Any]:
         """Start the job and wait for its end."""
         self.start(script, *settings, **more)
         return self.end()
@@ -169,7 +171,7 @@ class SupervisedJob:
 def python(text: str) -> str:
     """Return a script of a rank, with what most of them need."""
     return (
-        "import os, signal, sys, time\nfrom pathlib import Path\n"
+        "import json, os, signal, sys, time\nfrom pathlib import Path\n"
         "rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])\n"
         "node = os.environ['SLURMD_NODENAME']\n"
         "stops = {signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM}\n"
@@ -180,6 +182,7 @@ def python(text: str) -> str:
         "    except FileExistsError: return False\n"
         "def note(**fields):\n"
         "    with open(f'noted-{rank}', 'a') as file: file.write(repr(fields) + '\\n')\n"
+        "def beat(**fields): os.write(int(os.environ['NML_BEATS']), json.dumps(fields).encode() + b'\\n')\n"
         "def meet(place):\n"
         "    Path(f'{place}-{rank}').touch()\n"
         "    for other in range(world): wait(f'{place}-{other}')\n" + text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -107,6 +108,19 @@ def test_the_record_of_an_end_fits_on_a_full_disk(
     closed = json.loads((attempt.folder / "close.json").read_text())
     assert closed["reason"] == "rank 0 on n0: exit status 1: No space left on device"
     assert sorted(path.name for path in attempt.folder.iterdir()) == ["close.json", "open.json"]
+
+
+def test_a_quota_that_is_used_up_is_as_good_as_a_full_disk(
+    at: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = at(0)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr("slurm.attempt.write_json", refuse)
+    attempt.close("failed", "rank 0 on n0: exit status 1: OSError: [Errno 122] Disk quota exceeded", 1)
+    assert "quota" in json.loads((attempt.folder / "close.json").read_text())["reason"]
 
 
 def test_a_record_with_many_last_words_fits_on_a_full_disk_and_so_does_the_one_after_it(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from slurm.snapshot import take_snapshot
 from tests.slurm.supervised import SupervisedJob, python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,13 +102,6 @@ def test_a_thousand_ranks_ask_nothing_of_the_file_system_while_they_run_and_litt
     again, end = calls[5] - calls[4], calls[6] - calls[5]
     assert steady == again == 0
     assert max(start, failure, end) < 50
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Iterator[SupervisedJob]:
-    own = SupervisedJob(tmp_path, take_snapshot(tmp_path / "snapshots", ROOT))
-    yield own
-    own.kill()
 
 
 # In each agent: what it opens below the job's folder.

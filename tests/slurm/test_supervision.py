@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from slurm import wire
-from slurm.snapshot import take_snapshot
-from tests.slurm.supervised import SupervisedJob, python
-
-ROOT = Path(__file__).resolve().parents[2]
-DONE = "meet('end')\nPath('DONE.json').touch()\n"
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    # By its name a search path would be cut in two.
-    return take_snapshot(tmp_path_factory.mktemp("at 12:30:00") / "snapshots", ROOT)
-
-
-@pytest.fixture
-def job(tmp_path: Path, snapshot: Path) -> Iterator[SupervisedJob]:
-    own = SupervisedJob(tmp_path, snapshot)
-    yield own
-    own.kill()
+from tests.slurm.supervised import DONE, SupervisedJob, python
 
 
 def test_a_killed_rank_starts_again_in_place_with_all_others(job: SupervisedJob) -> None:
@@ -72,31 +54,6 @@ def test_the_rank_that_caused_a_failure_is_named_before_its_echoes(job: Supervis
         tasks=2,
     )
     assert ended["reason"] == "rank 2 on n1: exit status 1: ValueError: the cause"
-
-
-def test_a_frozen_rank_is_told_of_and_started_again(job: SupervisedJob, waiting: Callable[..., None]) -> None:
-    job.start(
-        python("meet('start')\nif rank and once('frozen'): os.kill(os.getpid(), signal.SIGSTOP)\n" + DONE),
-        silence=6,
-    )
-    stalled = job.folder / "attempts" / "12-000" / "stalled.json"
-    waiting(stalled.exists, "the word of who stalls")
-    [(rank, (node, _, _))] = json.loads(stalled.read_text())["ranks"].items()
-    assert (rank, node) == ("1", "n1")
-    ended = job.end()
-    assert ended["outcome"] == "done", ended
-    [again] = job.restarts()
-    assert again["reason"].startswith("rank 1 was frozen on n1: no sign of life for ")
-    assert not stalled.exists()
-
-
-def test_a_rank_whose_beats_stop_while_it_works_is_not_frozen(job: SupervisedJob) -> None:
-    beat = "os.write(int(os.environ['NML_BEATS']), b'{\"step\": 1}\\n')\n"
-    work = "end = time.monotonic() + 8\nwhile time.monotonic() < end: pass\n"
-    script = python("meet('start')\n" + beat + work + beat + DONE)
-    ended = job.run(script, silence=5, nodes=1)
-    assert ended["outcome"] == "done", ended
-    assert not job.restarts()
 
 
 def signal_the_step(job: SupervisedJob, number: signal.Signals) -> None:
@@ -323,14 +280,6 @@ def test_a_node_that_comes_back_when_it_was_given_up_leaves_the_job_alone(
     ended = job.end()
     assert ended["outcome"] == "done", ended
     assert job.asked("requeue") == []
-
-
-def test_beats_that_are_none_disturb_nobody(job: SupervisedJob) -> None:
-    beats = ["3", "[1]", '{"pace": null}', '{"phase": 1}', "{", '{"pace": 1e999}', '{"pace": "x"}']
-    tell = "".join(f"os.write(int(os.environ['NML_BEATS']), b'{beat}\\n')\n" for beat in beats)
-    # Until its agent has told of it.
-    ended = job.run(python(f"meet('start')\n{tell}time.sleep(2.5)\n" + DONE), nodes=1)
-    assert ended["outcome"] == "done", ended
 
 
 def test_a_rank_that_says_much_does_not_wait_for_its_agent(job: SupervisedJob) -> None:
