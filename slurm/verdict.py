@@ -10,14 +10,20 @@ import dataclasses
 import os
 import re
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from slurm.members import Member
 
 # Again at another port, again from the newest checkpoint, back into the queue: the first two here and now.
 DONE, RETRY, RESTART, REQUEUE, FAILED = "done", "retry", "restart", "requeue", "failed"
+# After the submission's silence and so many steps without a sign of life a rank is frozen.
+FROZEN_STEPS = 3
+# Without a step for so many times that silence, and so many steps, all hang that beat.
+HUNG_SILENCES, HUNG_STEPS = 10.0, 30
+# What a rank does that waits for others, and what may take as long as their storage does.
+_WAITING, _READING = ("waiting", "meeting the others"), "reading data"
 # Lines that a rank writes because another one died: the cause is to be found elsewhere.
 ECHO = re.compile(r"Connection (closed|reset|refused)|gloo|NCCL|c10d|TCPStore|SIGTERM", re.IGNORECASE)
 _PORT_TAKEN = re.compile("EADDRINUSE|address already in use", re.IGNORECASE)
@@ -39,6 +45,35 @@ class Verdict(NamedTuple):
     outcome: str
     reason: str
     nodes: tuple[str, ...] = ()
+
+
+class Beat(NamedTuple):
+    """How a rank is, as its agent says.
+
+    Attributes:
+        rank, node: Which, and where.
+        pace: The usual seconds of its steps, 0 as long as that is not known.
+        phase: What it does.
+        quiet: For how many seconds it has given no sign of life.
+        still: For how many it has made no step; before there are any, done no work.
+    """
+
+    rank: int
+    node: str
+    pace: float
+    phase: str
+    quiet: float
+    still: float
+
+    @classmethod
+    def read(cls, node: str, told: dict[str, Any]) -> Beat:
+        """Return what an agent has told of one of its ranks.
+
+        Raises:
+            ValueError, KeyError, TypeError: If that is nothing which an agent tells.
+        """
+        pace, quiet, still = (float(told[name]) for name in ("pace", "quiet", "still"))
+        return cls(int(told["rank"]), node, pace, str(told["phase"]), quiet, still)
 
 
 class Exit(NamedTuple):
@@ -115,6 +150,41 @@ def judge(member: Member, seen: Seen) -> Verdict:
     if failed:
         return Verdict(FAILED, str(cause(failed)))
     return Verdict(FAILED, f"ended without {member.done}")
+
+
+def frozen(beats: Iterable[Beat], silence: float) -> dict[int, tuple[str, str]]:
+    """Return the ranks that are frozen, as in :class:`Seen`.
+
+    Args:
+        beats: Of all ranks that run.
+        silence: For how long, and some steps, a rank may give no sign of life, in seconds.
+    """
+    found = list(beats)
+    limit = silence + FROZEN_STEPS * max((beat.pace for beat in found), default=0.0)
+    return {
+        beat.rank: (beat.node, f"no sign of life for {beat.quiet:.0f} s ({beat.phase})")
+        for beat in found
+        if beat.quiet > limit
+    }
+
+
+def hung(beats: Sequence[Beat], silence: float) -> tuple[str, tuple[str, ...]] | None:
+    """Return why all ranks stand still that give signs of life, as in :class:`Seen`, or None if they do not.
+
+    Args:
+        beats: Of all ranks that run.
+        silence: See :func:`frozen`; a multiple of it is the time that they have.
+    """
+    still = min((beat.still for beat in beats), default=0.0)
+    limit = max(HUNG_SILENCES * silence, HUNG_STEPS * max((beat.pace for beat in beats), default=0.0))
+    if still < limit or all(beat.phase == _READING for beat in beats):
+        return None
+    awaited = [beat for beat in beats if beat.phase not in _WAITING]
+    if len(awaited) == 1:
+        [one] = awaited
+        return f"no step for {still:.0f} s: rank {one.rank} hangs on {one.node} ({one.phase})", (one.node,)
+    doing = ", ".join(sorted({beat.phase for beat in beats}))
+    return f"no step for {still:.0f} s: which rank the others wait for is not known ({doing})", ()
 
 
 def cause(failed: Iterable[Exit]) -> Exit:

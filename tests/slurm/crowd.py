@@ -78,7 +78,7 @@ class Crowd:
         self.beaten[line] += 1
         if count < self.beats:
             beats = [{"rank": rank, "step": count, "pace": 0.2, "phase": "computing"} for rank in ranks]
-            line.say(beats=[{**one, "quiet": 0.0} for one in beats], round=told["round"])
+            line.say(beats=[{**one, "quiet": 0.0, "still": 0.0} for one in beats], round=told["round"])
         if count == self.beats:
             for rank in ranks:
                 status = 0 if told["round"] > 1 else -9 if rank == told["world"] // 2 else 1

@@ -43,8 +43,8 @@ for i in 0 1 2 3 4 5 6 7; do echo "n$i idle"; done
 DRIVER = """
 import sys
 from pathlib import Path
-from slurm import coordinator, job
-for setting in ("coordinator.GRACE_SECONDS=0.5", *sys.argv[2:]):
+from slurm import coordinator, job, nodes, verdict
+for setting in ("coordinator.GRACE_SECONDS=0.5", "coordinator.SETTLE_SECONDS=1", *sys.argv[2:]):
     name, value = setting.split("=")
     module, name = name.split(".")
     setattr(globals()[module], name, float(value))

@@ -267,7 +267,7 @@ def test_a_node_that_comes_back_when_it_was_given_up_leaves_the_job_alone(
 ) -> None:
     place = "'again' if Path('lost').exists() else 'start'"
     script = "note(pid=os.getpid())\nmeet(" + place + ")\nwait('lost')\nwait('go')\n" + DONE
-    job.start(python(script), "coordinator.SILENCE_SECONDS=4", spare=1)
+    job.start(python(script), "nodes.SILENCE_SECONDS=4", spare=1)
     waiting(lambda: (job.folder / "work" / "start-1").exists(), "the ranks")
     agent = psutil.Process(int((job.bin / "agent-n1").read_text()))
     below = agent.children(recursive=True)
