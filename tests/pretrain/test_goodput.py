@@ -17,6 +17,7 @@ import pytest
 
 from nml.curves import metrics_lines, read_curves
 from nml.errors import UserError
+from nml.lifeline import BEATS
 from pretrain import liveness
 from pretrain.goodput import Ledger
 from pretrain.liveness import Beat, Liveness, Pulse, awaited
@@ -188,6 +189,32 @@ def test_a_loader_that_gives_nothing_is_told_once(
         time.sleep(0.3)
     alone.stop()
     assert re.fullmatch(r"no step for \d s: waiting for data\n", said + capfd.readouterr().err)
+
+
+def test_an_agent_is_told_how_long_a_step_has_been_due_and_that_validation_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(liveness, "_BEAT", 0.05)
+    reader, writer = os.pipe()
+    monkeypatch.setenv(BEATS, str(writer))
+    alone = Liveness(World())
+    alone.start()
+
+    def next_beat(phase: str) -> dict[str, Any]:
+        while (beat := json.loads(told.readline()))["phase"] != phase:
+            pass
+        return beat
+
+    with os.fdopen(reader) as told:
+        with alone.phase(liveness.READING):
+            first = next_beat(liveness.READING)["since"]
+            assert next_beat(liveness.READING)["since"] > first
+        with alone.phase(liveness.VALIDATING):
+            assert next_beat(liveness.VALIDATING)["since"] == 0
+        alone.stop()
+        # From here on it tells of nothing by which it could be found silent.
+        assert next_beat("ending") == {"phase": "ending"}
+    os.close(writer)
 
 
 def test_a_rank_that_computes_without_a_tick_does_not_stand_still() -> None:

@@ -7,7 +7,7 @@ What a test costs here, on two cores that two more workers use, and how it costs
   job of processes of this machine (supervised.py).
 - ``project.launch`` forks a launcher that has imported everything; ``project.start`` and ``edited_project``
   start a Python each. Cases of a test that begin alike are best one test.
-- ``waiting`` asks 20 times a second: where it asks a program, say ``pause=0.3``.
+- ``waiting`` asks ten times a second: where it asks a program for long, say ``pause=0.3``.
 - A rank that imports torch costs 3 seconds of a core, and a run of it 5. What is about Slurm and not about
   weights is held with the toy rooms.
 """
@@ -185,7 +185,7 @@ def stand_in(tmp_path: Path) -> Callable[[str, str], Path]:
 
 
 def wait_until(
-    condition: Callable[[], object], what: str = "", seconds: float = WAIT_SECONDS, *, pause: float = 0.05
+    condition: Callable[[], object], what: str = "", seconds: float = WAIT_SECONDS, *, pause: float = 0.1
 ) -> None:
     """Wait for a condition, and say what it was if it does not come true."""
     deadline = time.monotonic() + seconds

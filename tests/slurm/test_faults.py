@@ -142,7 +142,9 @@ def test_uncommitted_changes_are_part_of_the_snapshot(edited_project, cluster, w
     assert "changed from" in log.read_text()
 
 
-def test_what_submitit_left_half_written_stops_no_requeue(project, cluster, waiting) -> None:
+def test_a_cancelled_step_comes_back_and_what_submitit_left_half_written_stops_no_requeue(
+    project, cluster, waiting
+) -> None:
     said = project.launch("pretrain", "--nodes", "2", "--recipe.hold", "6")
     run = run_of(said)
     job = job_of(said)

@@ -97,7 +97,7 @@ class SlurmCluster:
 
     def wait_until_idle(self) -> None:
         """Wait until every node can take a job."""
-        wait_for(lambda: self._states() == {"idle"}, f"idle nodes, found {self._states()}", self.folder)
+        wait_for(lambda: {*self._states().values()} == {"idle"}, "idle nodes", self.folder)
 
     def bring_back_nodes(self) -> None:
         """Start the slurmd of every node that was killed, and have the nodes take jobs again."""
@@ -106,7 +106,8 @@ class SlurmCluster:
         ]
         for name in dead:
             self.start_node(name)
-        down = [name for name in self.nodes if self._state(name).startswith(("down", "drain", "fail"))]
+        states = self._states().items()
+        down = [name for name, state in states if state.startswith(("down", "drain", "fail"))]
         if down:
             self.call("scontrol", "update", f"NodeName={','.join(down)}", "State=RESUME", check=False)
 
@@ -118,11 +119,10 @@ class SlurmCluster:
         self.bring_back_nodes()
         self.wait_until_idle()
 
-    def _state(self, name: str) -> str:
-        return self.call("sinfo", "--noheader", "--nodes", name, "--partition=main", "--format=%t").strip()
-
-    def _states(self) -> set[str]:
-        return set(self.call("sinfo", "--noheader", "--partition=main", "--format=%t", check=False).split())
+    def _states(self) -> dict[str, str]:
+        words = ("--noheader", "--Node", "--partition=main", "--format=%N %t")
+        shown = self.call("sinfo", *words, check=False).split()
+        return dict(zip(shown[::2], shown[1::2], strict=True))
 
     def _start(self, name: str, argv: Sequence[str], **environment: str) -> None:
         log = self.folder / "log" / f"{name}.out"
