@@ -17,6 +17,8 @@ from nml.objectives import all_options
 from nml.recipe import MAY_DIFFER, Recipe, plain
 from nml.untrusted import parse_json, parse_yaml, read_file
 
+_FRESH = "fresh weights"
+
 
 class Difference(NamedTuple):
     """One value that differs.
@@ -98,6 +100,10 @@ def first_difference(before: dict[str, Any], now: dict[str, Any]) -> Difference 
     for name in ("noise", "seed", "engine"):
         if _comparable(name, before.get(name)) != _comparable(name, now.get(name)):
             return Difference(f"--{name}", before.get(name), now.get(name))
+    old_start, new_start = before.get("init_from"), now.get("init_from")
+    # Whether two files are the same weights is for who can compare their hashes.
+    if (old_start is None) != (new_start is None):
+        return Difference("--init-from", old_start or _FRESH, new_start or _FRESH)
     defaults = _flat(plain({field.name: _default(field) for field in fields(Recipe)}))
     old, new = _flat(before["recipe"]), _flat(now["recipe"])
     if any(name.startswith("options.") for name in old.keys() ^ new.keys()):

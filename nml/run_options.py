@@ -81,6 +81,14 @@ class RunOptions:
             "words": (OPENAI_TEMPLATES,),
         },
     )
+    init_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "begin from these weights: an export or run folder of this project, or a file or folder "
+            "of timm's or open_clip's; default: fresh ones",
+            "path": True,
+        },
+    )
     engine: EngineName = field(default=DEFAULT_ENGINE, metadata={"help": "how processes share the work"})
     epochs: int | None = field(default=None, metadata={"help": "in place of the recipe's"})
     seed: int = field(default=0, metadata={"help": "of weights, order and augmentation"})

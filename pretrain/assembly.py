@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from nml import layout
 from nml.errors import UserError
+from nml.initial_weights import InitialWeights
 from nml.objectives import declared
 from nml.recipe import Recipe
 from nml.recipe_effects import default_of
@@ -30,16 +32,28 @@ from pretrain.schedule import warmup_steps
 from pretrain.training import Trainer
 from pretrain.transforms import testing_transform, training_transform
 from pretrain.validation import ValidationData, validation_data
-from pretrain.world import World, wait_no_longer
+from pretrain.warm_start import begin_from
+from pretrain.world import World, decided_by_main, wait_no_longer
 from pretrain.zero_shot import Prompts, read_prompts
 from shards.dataset import ShardDataset
 from shards.shardset import ShardSet
 
 
 def assemble(
-    options: Options, world: World, shard_set: ShardSet, started: float
+    options: Options,
+    world: World,
+    shard_set: ShardSet,
+    started: float,
+    start: InitialWeights | None = None,
 ) -> tuple[Trainer, DataLoader[Batch]]:
     """Return the trainer of a run and its loader. Collective.
+
+    Args:
+        options: The options.
+        world: This process, in its group.
+        shard_set: The data.
+        started: When the process began, by time.perf_counter().
+        start: The weights that the network begins from; None for fresh ones.
 
     Raises:
         UserError: If the parts do not fit each other; nothing has been written then.
@@ -85,11 +99,17 @@ def assemble(
             prompts=_prompts(options, validation),
         ),
     )
-    network = batchnorm.prepare(objective.network(), recipe.model.batch_norm)
+    network = objective.network()
+    # A run that goes on needs them no more, and they may be gone.
+    if start is not None and decided_by_main(world, Path(start.file).exists):
+        taken = begin_from(network.get_submodule(objective.encoder.removesuffix(".")), start)
+        if world.is_main:
+            print(taken.line(start.file), flush=True)
+    network = batchnorm.prepare(network, recipe.model.batch_norm)
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)
-    meta = describe_run(options, objective.architecture, shard_set, world_size=world.size)
+    meta = describe_run(options, objective.architecture, shard_set, world_size=world.size, start=start)
     state = RunState(
         recipe,
         options.run_dir,

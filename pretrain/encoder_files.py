@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 
 from nml import layout
 from nml.files import fsync_folder, make_folder, sha256_file, sync_tree, temporary_beside, write_json
+from nml.initial_weights import InitialWeights
 from pretrain.models import Architecture
 from pretrain.options import Options
 from shards.shardset import ShardSet
@@ -62,7 +63,12 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def describe_run(
-    options: Options, architecture: Architecture, shard_set: ShardSet, *, world_size: int
+    options: Options,
+    architecture: Architecture,
+    shard_set: ShardSet,
+    *,
+    world_size: int,
+    start: InitialWeights | None = None,
 ) -> dict[str, Any]:
     """Return the part of meta.json that stays the same for a whole run."""
     resolved = options.recipe.resolved()
@@ -81,6 +87,7 @@ def describe_run(
             "crop_pct": data.crop_pct,
         },
         "recipe": {"name": options.recipe_name, "sha256": digest, "resolved": resolved},
+        "init": start.as_json() if start else None,
         "engine": options.engine,
         "world_size": world_size,
         "seed": options.seed,

@@ -19,6 +19,7 @@ from pretrain.same_run import (
     check_can_be_written,
     check_same_data,
     check_same_run,
+    check_same_start,
     describe_data,
     read_done,
 )
@@ -65,6 +66,7 @@ def _leave(world: World, kind: type[BaseException] | None, *_: object) -> None:
 
 def _check_done_on_same_data(options: Options) -> None:
     """Compare a finished run with the set that is named, if that is still there."""
+    check_same_start(options.run_dir, options.init_from)
     if options.shards is None:
         return
     try:
@@ -98,8 +100,9 @@ def train(options: Options, text: str, world: World, started: float, closing: co
     decided_by_main(world, lambda: _open_set(options) and None)
     shard_set = _open_set(options)
     check_same_data(options.run_dir, shard_set, options.level)
-    trainer, batches = assemble(options, world, shard_set, started)
-    data = describe_data(shard_set, options.level)
+    start = decided_by_main(world, lambda: check_same_start(options.run_dir, options.init_from))
+    trainer, batches = assemble(options, world, shard_set, started, start)
+    data = describe_data(shard_set, options.level) | ({"init": start.as_json()} if start else {})
     decided_by_main(world, lambda: _open_run(options, text, data, closing))
     closing.callback(trainer.state.saver.linger, SAVE_SECONDS)
     closing.callback(trainer.recorder.close)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from nml import layout
 from nml.errors import UserError
+from nml.initial_weights import InitialWeights, describe_weights
 from nml.run_config import first_difference, read_command, read_record
-from nml.untrusted import parse_yaml
+from nml.untrusted import Untrusted, parse_yaml, typed
 
 if TYPE_CHECKING:
     from shards.shardset import ShardSet
@@ -63,6 +64,48 @@ def check_same_data(run: Path, shard_set: ShardSet, level: str) -> None:
                 f"run on one with {old.get(name)}",
                 mend=_OTHER,
             )
+
+
+def check_same_start(run: Path, location: str | None) -> InitialWeights | None:
+    """Return what tells the weights that a run begins from, and refuse to continue it with others.
+
+    A run that goes on needs them no more, so that they may be gone by then.
+
+    Args:
+        run: The run folder; nothing is wrong with one that is not there.
+        location: What ``--init-from`` says.
+
+    Returns:
+        None where the weights are fresh.
+
+    Raises:
+        UserError: If there are none at ``location``, or the run began from others.
+    """
+    record = read_record(run / layout.DATA, set_fingerprint=str, level=dict, mend=_BROKEN)
+    if location is None:
+        return None
+    before = _start_of(run, record or {})
+    try:
+        now = describe_weights(location)
+    except UserError:
+        saved = any(layout.is_complete(folder) for folder in layout.step_folders(run))
+        if before is None or not (saved or layout.is_done(run)):
+            raise
+        return before
+    if before is not None and before.sha256 != now.sha256:
+        raise UserError(
+            f"--init-from {location}: {run} holds a run that began from other weights", mend=_OTHER
+        )
+    return now
+
+
+def _start_of(run: Path, record: dict[str, Any]) -> InitialWeights | None:
+    if "init" not in record:
+        return None
+    try:
+        return typed(InitialWeights, record["init"])
+    except Untrusted as error:
+        raise UserError(f"{run}: {layout.DATA}: init: {error}", mend=_BROKEN) from error
 
 
 def read_done(run: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nml import layout
 from nml.digits import NOTICE
+from nml.initial_weights import find_weights
 from nml.levels import CLEAN_LEVEL, decimal_text, is_level_name, level_ratio
 from nml.recipe_files import DEFAULT, FOLDER, find_recipe
 from nml.run_options import RunOptions, check_extras, check_files, check_resume
@@ -57,9 +58,12 @@ class PretrainRequest:
             UserError: If a set or file is missing, a set lacks the level, an extra is not installed, or the
                 folder does not hold what ``--resume`` says.
         """
+        # A run that has begun goes on with its level, also where another of that ratio was added since, and
+        # needs the weights that it began from no more.
+        begun = (self.path / layout.CONFIG).exists()
+        if self.resolved.init_from is not None and not begun:
+            find_weights(self.resolved.init_from)
         if self.options.shards is not None and self.shard_set not in written:
-            # A run that has begun goes on with its level, also where another of that ratio was added since.
-            begun = (self.path / layout.CONFIG).exists()
             check_level(self.shard_set, self.options.noise, strict=not begun)
         if self.resolved.validation is not None and str(self.resolved.validation) not in written:
             check_level(self.resolved.validation, CLEAN_LEVEL, "--validation")

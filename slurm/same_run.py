@@ -11,6 +11,7 @@ from typing import Any
 
 from nml import layout
 from nml.errors import UserError
+from nml.initial_weights import describe_weights
 from nml.levels import CLEAN_LEVEL
 from nml.run_config import Difference, first_difference, read_command
 from nml.run_options import absolute
@@ -97,7 +98,10 @@ def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference 
     """Return how the data of a finished run differs; one that goes on checks its data itself."""
     if not layout.is_done(request.path):
         return None
-    used = _read(request.path / layout.EXPORT / layout.META).get("noise", {})
+    meta = _read(request.path / layout.EXPORT / layout.META)
+    if (other := _other_start(request, meta)) is not None:
+        return other
+    used = meta.get("noise", {})
     try:
         asked = read_set_record(request.shard_set)
     except UserError:
@@ -117,6 +121,18 @@ def _other_data(request: PretrainRequest, before: dict[str, Any]) -> Difference 
     if same:
         return None
     return Difference("--shards", trained_on or _BUNDLED, named or _BUNDLED)
+
+
+def _other_start(request: PretrainRequest, meta: dict[str, Any]) -> Difference | None:
+    """Return how the weights that a finished run began from differ; those that are gone do not."""
+    location, began = request.resolved.init_from, meta.get("init")
+    if location is None or not began:
+        return None
+    try:
+        now = describe_weights(location)
+    except UserError:
+        return None
+    return None if now.sha256 == began["sha256"] else Difference("--init-from", began["file"], location)
 
 
 def _place(location: str) -> str | Path:

@@ -62,6 +62,8 @@ def other_value(name: str, folder: Path) -> str | bool:
     if not FIELDS[name].metadata.get("path"):
         return "7"
     (folder / name).mkdir()
+    if name == "init_from":
+        (folder / name / "model.safetensors").touch()
     (folder / name / "set.json").write_text(json.dumps({"format": "nml-shards/1", "levels": {"n20": {}}}))
     return f"{name}/set.json" if FIELDS[name].metadata.get("words") else name
 
@@ -154,6 +156,7 @@ def test_a_file_named_as_a_recipe_is_not_taken_for_it(planned, tmp_path) -> None
     [
         (("--validation", "nowhere"), "--validation {here}/nowhere: no shard set there"),
         (("--class-names", "nowhere"), "--class-names {here}/nowhere: no such file; possible: a text file"),
+        (("--init-from", "nowhere"), "--init-from {here}/nowhere: no such file or folder; possible: a file"),
         (("--resume", "must"), "--resume must: {here}/runs/quickstart-n00-seed0 has no complete checkpoint"),
         (("--profile", "-1"), "--profile -1: is negative"),
         (("--recipe-name", "x", "--recipe", "quickstrat"), "did you mean quickstart?"),
