@@ -6,7 +6,7 @@ What a user asks for
     ``entry`` and ``invocation`` (the command line), ``pretraining``, ``sweep``, ``single``, ``status``,
     ``usage``, ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run),
     ``same_run`` (is it the one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job
-    asks of Slurm), ``cores`` (as many as the loader needs)
+    asks of Slurm), ``sbatch_words`` (sbatch's own), ``cores`` (as many as the loader needs)
 This machine
     ``machine`` (is there a Slurm? which GPUs?), ``standin`` (ranks as local processes), ``rooms`` (the
     others' commands, heads and tasks)
@@ -18,7 +18,8 @@ Submitting
 Inside a job
     ``job`` (from its beginning to its end), ``coordinator`` (all nodes), ``agent`` (one node), ``wire``
     (the line between them), ``ranks`` (as their agent sees them), ``rank`` (the program of one),
-    ``rendezvous`` (where ranks meet), ``verdict`` (again?), ``attempt`` (the records), ``requeue``
+    ``container`` (an image around it), ``rendezvous`` (where ranks meet), ``verdict`` (again?),
+    ``attempt`` (the records), ``requeue``
 Looking
     ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it),
     ``spans`` (when nodes were held), ``local_attempt`` (the record of what ran here)

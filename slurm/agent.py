@@ -25,6 +25,7 @@ from typing import Any
 
 from nml.lifeline import adopt_orphans, descendants, is_stopped, kill
 from slurm import wire
+from slurm.container import status_outside
 from slurm.members import Submission, own_index, own_job
 from slurm.ranks import STOP_SIGNALS, Rank, rank_environment, start_rank
 from slurm.requeue import requeue
@@ -57,6 +58,7 @@ class Agent:
     def __init__(self, submission: Submission, logs: Path, line: wire.Line, token: str) -> None:
         self._member, self._snapshot = submission.members[own_index()], submission.snapshot
         self._logs, self._line, self._token = logs, line, token
+        self._container = submission.container
         self._ranks: list[Rank] = []
         self._running: dict[int, Rank] = {}
         # By rank, and since when all of this node make steps.
@@ -164,7 +166,8 @@ class Agent:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS if member.saves else ())
         early = self._stop or next(iter(signal.sigpending() & {*STOP_SIGNALS}), None)
         try:
-            rank = start_rank(member, self._snapshot, number, self._told, self._log(number), **how)
+            log, inside = self._log(number), self._container
+            rank = start_rank(member, self._snapshot, number, self._told, log, container=inside, **how)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if early:
@@ -177,7 +180,8 @@ class Agent:
         with contextlib.suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 if rank := self._running.pop(ended[0], None):
-                    rank.process.returncode = status = os.waitstatus_to_exitcode(ended[1])
+                    status = status_outside(self._container, os.waitstatus_to_exitcode(ended[1]))
+                    rank.process.returncode = status
                     self._line.say(exit=status, rank=rank.number, words=rank.last_words(), round=self._round)
 
     def _end_round(self, now: float) -> None:

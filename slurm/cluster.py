@@ -16,12 +16,14 @@ from typing import Any
 
 from nml.errors import UserError, unknown_name
 from nml.untrusted import parse_yaml
+from slurm.container import RUNTIMES
+from slurm.members import Container
+from slurm.sbatch_words import parse_after, parse_gpus, parse_minutes
 
 EXAMPLES = Path(__file__).resolve().parent / "clusters"
 STAGES = ("shards", "pretrain", "probes", "report")
 DEFAULT_TIME = "24:00:00"
-# Minutes, minutes:seconds, hours:minutes:seconds; after days: hours, hours:minutes, hours:minutes:seconds.
-_TIME = re.compile(r"(?:(?P<days>[0-9]+)-)?(?P<parts>[0-9]+(?::[0-9]+){0,2})")
+_OPTION = re.compile(r"[a-z][a-z0-9-]*")
 # Options of sbatch that the launcher gives itself, with the field that says the same, if one does. A comment
 # is not among them: the launcher adds its token to a user's own.
 _OWN_OPTIONS = {
@@ -44,17 +46,24 @@ class Resources:
         nodes: Nodes of the job.
         spare_nodes: Further nodes of the job, each of which takes the place of one that fails.
         gpus_per_node: GPUs a node, and ranks a node with it; 0 is one rank a node on the CPU.
+        gpu_type: Which GPUs, as ``a100:4`` for ``gpus_per_node`` names them; empty for any.
         tasks_per_node: Ranks a node where that is not the number of GPUs; 0 leaves it to them.
         cpus_per_task: Cores of each rank, its loader workers included.
         mem_gb: Memory a node; 0 leaves it to the cluster.
         time: Time limit, in any of sbatch's words for one (:func:`parse_minutes`). A run that reaches it
             saves, is requeued and goes on.
         partition, account, qos, constraint, exclude: As sbatch takes them; empty leaves them out.
+        after: Jobs that have to end well before this one begins: ``12,13``; ``afterany:12`` also badly.
         signal_delay_s: How long before the time limit the ranks are told to save.
         array_parallelism: How many members of an array run at once.
         silence_s: For how long, and three of its own steps, a rank may give no sign of life.
         max_idle_attempts: After how many attempts without a new checkpoint a job is given up.
         env: Environment variables of the job, for example NCCL_SOCKET_IFNAME.
+        python: The interpreter on the nodes; empty for the one that launches.
+        container: An image that the ranks run in; empty for none.
+        container_runtime: How it is entered, one of :data:`slurm.container.RUNTIMES`.
+        container_python: The interpreter in it.
+        container_mounts: What it shows of the nodes beyond what the run needs, ``SOURCE:PLACE`` each.
         setup: Lines of shell for the batch script, for example ``module load cuda``.
         srun_args: Further arguments of srun.
         sbatch: Further options of sbatch, name without dashes: value, or True for one that takes none.
@@ -66,6 +75,7 @@ class Resources:
     nodes: int = 1
     spare_nodes: int = 0
     gpus_per_node: int = 0
+    gpu_type: str = ""
     tasks_per_node: int = 0
     cpus_per_task: int = 1
     mem_gb: float = 0
@@ -75,11 +85,17 @@ class Resources:
     qos: str = ""
     constraint: str = ""
     exclude: str = ""
+    after: str = ""
     signal_delay_s: int = 120
     array_parallelism: int = 64
     silence_s: int = 20
     max_idle_attempts: int = 5
     env: dict[str, str] = dataclasses.field(default_factory=dict)
+    python: str = ""
+    container: str = ""
+    container_runtime: str = RUNTIMES[0]
+    container_python: str = "python3"
+    container_mounts: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
     srun_args: tuple[str, ...] = ()
     sbatch: dict[str, str | bool] = dataclasses.field(default_factory=dict)
@@ -91,8 +107,14 @@ class Resources:
         _at_least("silence_s", self.silence_s, 10)
         for name in ("spare_nodes", "gpus_per_node", "tasks_per_node", "mem_gb"):
             _at_least(name, getattr(self, name), 0)
-        for option in self.sbatch:
+        if self.container_runtime not in RUNTIMES:
+            raise unknown_name("container_runtime", self.container_runtime, RUNTIMES)
+        if self.after:
+            parse_after(self.after)
+        for option, value in self.sbatch.items():
             name = option.replace("_", "-")
+            if not _OPTION.fullmatch(name) or "\n" in str(value):
+                raise UserError(f"sbatch: {option}: {value!r} is no option in one line", possible="KEY=VALUE")
             if name in _OWN_OPTIONS:
                 field = _OWN_OPTIONS[name]
                 raise UserError(
@@ -111,6 +133,24 @@ class Resources:
         return self.tasks_per_node or max(1, self.gpus_per_node)
 
     @property
+    def after_words(self) -> str:
+        """What Slurm is told to wait for, or nothing."""
+        return parse_after(self.after) if self.after else ""
+
+    @property
+    def in_container(self) -> Container | None:
+        """What the ranks run in."""
+        if not self.container:
+            return None
+        return Container(
+            image=self.container,
+            runtime=self.container_runtime,
+            python=self.container_python,
+            mounts=self.container_mounts,
+            gpus=self.gpus_per_node > 0,
+        )
+
+    @property
     def minutes(self) -> int:
         """The time limit in minutes, rounded up."""
         return parse_minutes(self.time)
@@ -120,32 +160,6 @@ def _at_least(name: str, value: float, least: int) -> None:
     if value < least:
         flag = "--" + name.replace("_", "-")
         raise UserError(f"{flag} {value}: not a possible value", possible=f"{least} and more")
-
-
-def parse_minutes(text: str) -> int:
-    """Return a time limit in minutes, rounded up, as sbatch reads it.
-
-    That is ``MINUTES``, ``MINUTES:SECONDS``, ``HOURS:MINUTES:SECONDS``, ``DAYS-HOURS``,
-    ``DAYS-HOURS:MINUTES`` or ``DAYS-HOURS:MINUTES:SECONDS``: two parts are minutes and seconds, but
-    hours and minutes after days.
-
-    Raises:
-        UserError: If the text is no time limit.
-    """
-    match = _TIME.fullmatch(str(text).strip())
-    if match:
-        parts = [int(part) for part in match["parts"].split(":")]
-        if match["days"] is None and len(parts) < 3:
-            parts.insert(0, 0)
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-        total = ((int(match["days"] or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
-        if total > 0:
-            return -(-total // 60)
-    raise UserError(
-        f"--time {text}: not a time limit",
-        possible="minutes (90), minutes:seconds, HOURS:MINUTES:SECONDS (12:00:00), DAYS-HOURS (2-00), "
-        "DAYS-HOURS:MINUTES, DAYS-HOURS:MINUTES:SECONDS",
-    )
 
 
 def user_file() -> Path:
@@ -170,7 +184,14 @@ def load_resources(
     """
     fields: dict[str, Any] = {} if cores is None else {"cpus_per_task": cores}
     fields |= _read(_find(named), stage)
+    # What is written with a line below in the one may be written with a dash in the other.
+    own = {name.replace("_", "-") for name in given.get("sbatch", {})}
+    kept = {
+        name: value for name, value in fields.get("sbatch", {}).items() if name.replace("_", "-") not in own
+    }
+    options = kept | given.get("sbatch", {})
     fields |= {name: value for name, value in given.items() if value is not None and value != ""}
+    fields["sbatch"] = options
     return Resources(**fields)
 
 
@@ -203,7 +224,8 @@ def _read(file: Path | None, stage: str) -> dict[str, Any]:
     if not isinstance(own, dict):
         raise UserError(f"cluster file {file}: stages: {stage}: holds no fields")
     kinds = {field.name: field for field in dataclasses.fields(Resources)}
-    return {name: _convert(file, name, value, kinds) for name, value in {**content, **own}.items()}
+    fields = {name: _convert(file, name, value, kinds) for name, value in {**content, **own}.items()}
+    return fields | (parse_gpus(fields["gpus_per_node"]) if "gpus_per_node" in fields else {})
 
 
 def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
@@ -212,6 +234,8 @@ def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
         raise unknown_name(f"cluster file {file}", str(name), kinds)
     kind = str(kinds[name].type)
     wrong = UserError(f"cluster file {file}: {name}: {value!r} is no {kind.split('[')[0]}")
+    if name == "gpus_per_node" and isinstance(value, str):
+        return value
     if kind in ("int", "float"):
         if isinstance(value, bool) or not isinstance(value, int if kind == "int" else (int, float)):
             raise wrong

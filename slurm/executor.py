@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
+from slurm import container
 from slurm.attempt import BEGAN
 from slurm.cluster import Resources
 from slurm.controller import BUSY, TRIES, cancel_by_token, pause
@@ -79,10 +80,11 @@ def parameters(submission: Submission, resources: Resources, dependency: str) ->
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         wanted[name] = getattr(resources, name) or None
     if resources.gpus_per_node:
-        wanted["gpus_per_node"] = resources.gpus_per_node
+        kind = f"{resources.gpu_type}:" if resources.gpu_type else ""
+        wanted["gpus_per_node"] = f"{kind}{resources.gpus_per_node}"
     if resources.mem_gb:
         wanted["mem"] = f"{round(resources.mem_gb * 1024)}MB"
-    if dependency:
+    if dependency := dependency or resources.after_words:
         wanted["dependency"] = dependency
         # A child of a failed job would otherwise wait for ever.
         wanted["additional_parameters"]["kill-on-invalid-dep"] = "yes"
@@ -106,8 +108,8 @@ def _setup(submission: Submission, resources: Resources) -> list[str]:
     ]
 
 
-def _python() -> str:
-    return shlex.quote(sys.executable)
+def _python(resources: Resources) -> str:
+    return shlex.quote(resources.python or sys.executable)
 
 
 def batch_text(submission: Submission, resources: Resources, file: Path, dependency: str = "") -> str:
@@ -116,7 +118,7 @@ def batch_text(submission: Submission, resources: Resources, file: Path, depende
 
     count = len(submission.members)
     return _make_sbatch_string(
-        command=f"{_python()} -u -m submitit.core._submit {shlex.quote(str(file.parent))}",
+        command=f"{_python(resources)} -u -m submitit.core._submit {shlex.quote(str(file.parent))}",
         folder=file.parent,
         map_count=count if count > 1 else None,
         **parameters(submission, resources, dependency),
@@ -158,10 +160,11 @@ def submit(
         silence_s=resources.silence_s,
         signal_delay_s=resources.signal_delay_s,
     )
+    submission = on_the_nodes(submission, resources, file.parent)
     submission.write(file)
     # An array makes an executor of its own, so it has to be told to the class.
     submitit.SlurmExecutor._get_job_id_from_submission_command = staticmethod(job_of)  # type: ignore[assignment]
-    executor = submitit.SlurmExecutor(folder=file.parent)
+    executor = submitit.SlurmExecutor(folder=file.parent, python=_python(resources))
     executor.update_parameters(**parameters(submission, resources, dependency))
     commands = [JobCommand(str(file)) for _ in submission.members]
     journal.note("submitting", submission)
@@ -201,6 +204,19 @@ def submit(
             raise
     journal.note("submitted", submission, jobs=ids)
     return ids
+
+
+def on_the_nodes(submission: Submission, resources: Resources, logs: Path) -> Submission:
+    """Return a submission whose commands are those of the nodes: their interpreter, their container."""
+    if resources.python:
+        members = (
+            dataclasses.replace(member, argv=(resources.python, *member.argv[1:]))
+            if member.argv[0] == sys.executable
+            else member
+            for member in submission.members
+        )
+        submission = dataclasses.replace(submission, members=tuple(members))
+    return container.enter(submission, own, logs) if (own := resources.in_container) else submission
 
 
 def job_of(said: str | bytes) -> str:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from slurm.attempt import Attempt
+from slurm.container import srun_words
 from slurm.coordinator import MOST_FAILURES, Coordinator
 from slurm.members import Submission, own_index
 from slurm.ranks import STOP_SIGNALS
@@ -111,13 +112,16 @@ def _run(
 
 def agents_command(submission: Submission, file: Path, nodes: int) -> list[str]:
     """Return the command that starts an agent on each node of the job."""
+    inside = srun_words(submission.container, submission.snapshot)
+    python = submission.container.python if submission.container and inside else sys.executable
     return [
         # The environment of this job is the one to run in, whatever SBATCH_EXPORT said.
         *("srun", "--unbuffered", "--export=ALL", "--kill-on-bad-exit=0", "--no-kill", "--wait=0"),
         *(f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"),
         f"--cpus-per-task={submission.tasks * submission.cores}",
+        *inside,
         *submission.srun_args,
-        *(sys.executable, "-u", "-m", "slurm.agent", str(file)),
+        *(python, "-u", "-m", "slurm.agent", str(file)),
     ]
 
 

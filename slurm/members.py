@@ -77,6 +77,25 @@ class Member:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Container:
+    """The image that ranks run in.
+
+    Attributes:
+        image: As its runtime takes it.
+        runtime: ``pyxis``, or the program that enters it.
+        python: The interpreter in it.
+        mounts: What of the node it shows, ``SOURCE:PLACE`` each.
+        gpus: Whether its ranks use GPUs.
+    """
+
+    image: str
+    runtime: str
+    python: str
+    mounts: tuple[str, ...] = ()
+    gpus: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Submission:
     """One Slurm job or array.
 
@@ -92,6 +111,7 @@ class Submission:
         srun_args: Further arguments of srun.
         silence_s: For how long, and three steps, a rank may give no sign of life.
         signal_delay_s: How long before the time limit its ranks are told to save.
+        container: What its ranks run in; None for the nodes themselves.
     """
 
     stage: str
@@ -106,6 +126,7 @@ class Submission:
     srun_args: tuple[str, ...] = ()
     silence_s: int = 20
     signal_delay_s: int = 120
+    container: Container | None = None
 
     def write(self, file: Path) -> None:
         """Write the submission as JSON."""

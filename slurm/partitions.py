@@ -9,7 +9,8 @@ import subprocess
 from typing import NamedTuple
 
 from nml.errors import UserError, unknown_name
-from slurm.cluster import Resources, parse_minutes
+from slurm.cluster import Resources
+from slurm.sbatch_words import parse_minutes
 
 _ANSWER_SECONDS = 60
 

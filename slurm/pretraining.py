@@ -31,6 +31,7 @@ from slurm.registry import BUSY, Registry, nothing_left_if_refused
 from slurm.request import PretrainRequest
 from slurm.rooms import check_command, options_of
 from slurm.same_run import check_same_run, check_same_words, submitted_member
+from slurm.sbatch_words import parse_gpus, parse_options
 from slurm.snapshot import take_snapshot
 from slurm.standin import run_command, run_ranks
 
@@ -55,7 +56,10 @@ def add_resource_options(parser: cli.Parser) -> None:
     )
     parser.add_argument("--nodes", type=int, default=None, help="how many nodes (default: 1)")
     parser.add_argument(
-        "--gpus-per-node", type=int, default=None, help="GPUs and ranks a node (default: 0, the CPU)"
+        "--gpus-per-node",
+        type=str,
+        default=None,
+        help="GPUs and ranks a node: 4 or a100:4 (default: 0, CPU)",
     )
     parser.add_argument(
         "--cpus-per-task",
@@ -72,6 +76,17 @@ def add_resource_options(parser: cli.Parser) -> None:
     )
     for name in ("partition", "account", "qos", "constraint"):
         parser.add_argument(f"--{name}", type=str, default=None, help="as sbatch takes it")
+    parser.add_argument(
+        "--sbatch",
+        nargs="+",
+        type=str,
+        default=None,
+        metavar="KEY=VALUE",
+        help="further options of sbatch: reservation=maint licenses=matlab mail-type=END",
+    )
+    parser.add_argument(
+        "--after", type=str, default=None, help="jobs that must have ended well before: 12,13 (afterany:12)"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the plan and the batch script, do nothing"
     )
@@ -90,7 +105,6 @@ def resources_of(
     """
     names = (
         "nodes",
-        "gpus_per_node",
         "cpus_per_task",
         "mem_gb",
         "time",
@@ -98,8 +112,13 @@ def resources_of(
         "account",
         "qos",
         "constraint",
+        "after",
     )
     given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    if options.gpus_per_node is not None:
+        given |= parse_gpus(options.gpus_per_node)
+    if options.sbatch:
+        given["sbatch"] = parse_options(options.sbatch)
     return load_resources(options.cluster_file, given | more, stage, cores=cores)
 
 

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nml.lifeline import BEATS, end_with, is_stopped, work_seconds
+from nml.lifeline import BEATS, descendants, end_with, is_stopped, work_seconds
 from nml.untrusted import Untrusted, check_object, parse_json, printable
 from slurm import wire
-from slurm.members import Member
+from slurm.container import command_inside, wraps
+from slurm.members import Container, Member
 from slurm.rank import STAND_BY
 from slurm.rendezvous import interface_towards
 
@@ -37,12 +38,20 @@ class Rank:
         process: Its process.
         log: Where its words go.
         words, beats: The pipes through which it speaks.
+        wrapped: Whether the process only waits for the rank, which is its child.
     """
 
     def __init__(
-        self, number: int, process: subprocess.Popen[bytes], log: int, words: int, beats: int
+        self,
+        number: int,
+        process: subprocess.Popen[bytes],
+        log: int,
+        words: int,
+        beats: int,
+        *,
+        wrapped: bool = False,
     ) -> None:
-        self.number, self.process, self._log = number, process, log
+        self.number, self.process, self._log, self._wrapped = number, process, log, wrapped
         self._pipe, self._words, self._beats = words, b"", beats
         self._beat: dict[str, Any] = _beat(b"{}")
         self._rest, self._worked = b"", 0.0
@@ -89,9 +98,12 @@ class Rank:
         A sign of life is a beat; work, which keeps a thread from beating; and of a command that does not
         beat, or not yet, that it is not stopped. One that makes steps moves on with each, others by working.
         """
-        now, worked = time.monotonic(), work_seconds(self.process.pid)
+        own = self.process.pid
+        if self._wrapped:
+            own = min(descendants(own), default=own)
+        now, worked = time.monotonic(), work_seconds(own)
         works, self._worked = worked - self._worked > _WORK_SECONDS, worked
-        if works or (self._beat["step"] < 0 and not is_stopped(self.process.pid)):
+        if works or (self._beat["step"] < 0 and not is_stopped(own)):
             self._heard = now
         if works and not self._beat["pace"]:
             self._moved = now
@@ -113,7 +125,14 @@ class Rank:
 
 
 def start_rank(
-    member: Member, snapshot: str, rank: int, told: dict[str, Any], log: Path, *, stand_by: bool = False
+    member: Member,
+    snapshot: str,
+    rank: int,
+    told: dict[str, Any],
+    log: Path,
+    *,
+    container: Container | None = None,
+    stand_by: bool = False,
 ) -> Rank:
     """Start a rank.
 
@@ -123,6 +142,7 @@ def start_rank(
         rank: Its number.
         told: What the coordinator tells of the round.
         log: Where its words go.
+        container: What it runs in.
         stand_by: Whether it only imports what takes long, and waits for :meth:`Rank.begin`.
 
     Raises:
@@ -146,7 +166,7 @@ def start_rank(
             os.set_blocking(end, False)
         try:
             process = subprocess.Popen(
-                command,
+                command_inside(container, command, member.cwd),
                 env={**environment, BEATS: str(beats_end)},
                 cwd=member.cwd,
                 stdin=subprocess.PIPE if stand_by else subprocess.DEVNULL,
@@ -160,7 +180,7 @@ def start_rank(
             for end in (words_end, beats_end):
                 os.close(end)
         opened.pop_all()
-    return Rank(rank, process, written, words, beats)
+    return Rank(rank, process, written, words, beats, wrapped=wraps(container))
 
 
 def _python_environment(snapshot: str, told: dict[str, Any]) -> dict[str, str]:

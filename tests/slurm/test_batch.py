@@ -12,9 +12,10 @@ import pytest
 
 from nml.errors import UserError
 from slurm import executor
-from slurm.cluster import Resources, load_resources, parse_minutes
+from slurm.cluster import Resources, load_resources
 from slurm.job import agents_command
 from slurm.members import Member, Submission
+from slurm.sbatch_words import parse_gpus, parse_minutes, parse_options
 
 GOLDEN = Path(__file__).parent / "golden"
 HOME = '/home/ada/it\'s "here" $HOME'
@@ -183,7 +184,7 @@ def test_the_users_own_file_is_the_default(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("partion: gpu", "did you mean partition?"),
+        ("partion: gpu", "did you mean partition or python?"),
         ("nodes: many", "nodes: 'many' is no int"),
         ("time: 12:30:00", "write it in quotes"),
         ("setup: module load", "setup: 'module load' is no tuple"),
@@ -194,6 +195,10 @@ def test_the_users_own_file_is_the_default(tmp_path: Path, monkeypatch: pytest.M
         ("time: '1'", "signal_delay_s"),
         ("sbatch: {time: 90}", "sbatch: time: the launcher sets it; use the field time of the cluster file"),
         ("sbatch: {no_requeue: true}", "sbatch: no_requeue: the launcher sets it; leave it out"),
+        ("sbatch: {'x y': 1}", "sbatch: x y: '1' is no option in one line; possible: KEY=VALUE"),
+        ("gpus_per_node: a100:many", "--gpus-per-node a100:many: not a possible value"),
+        ("after: yesterday", "--after yesterday: no job ids"),
+        ("container_runtime: docker", "unknown name 'docker'"),
         ("sbatch: {licenses: [a, b]}", "sbatch: licenses: \\['a', 'b'\\] is no text"),
     ],
 )
@@ -208,6 +213,23 @@ def test_an_option_of_sbatch_without_a_value_is_there_or_not(tmp_path: Path) -> 
     file = tmp_path / "cluster.yaml"
     file.write_text("sbatch: {exclusive: true, contiguous: , overcommit: false, priority: 7}\n")
     assert load_resources(str(file), {}).sbatch == {"exclusive": True, "contiguous": True, "priority": "7"}
+
+
+def test_the_command_line_adds_options_of_sbatch_and_names_gpus_and_jobs_to_wait_for(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text("gpus_per_node: a100:8\nsbatch: {mail_type: END, licenses: matlab}\n")
+    given = {"sbatch": parse_options(["mail-type=FAIL", "reservation=a=b", "exclusive"]), "after": "12,13_4"}
+    asked = load_resources(str(file), given | parse_gpus("2"))
+    assert asked.sbatch == {
+        "licenses": "matlab",
+        "mail-type": "FAIL",
+        "reservation": "a=b",
+        "exclusive": True,
+    }
+    told = executor.parameters(submission(1), asked, "")
+    assert told["gpus_per_node"] == "a100:2"
+    assert told["dependency"] == "afterok:12:13_4"
+    assert executor.parameters(submission(1), asked, "afterok:9")["dependency"] == "afterok:9"
 
 
 @pytest.mark.slurm

@@ -161,6 +161,10 @@ def test_a_users_own_defaults_of_sbatch_are_kept_outside_of_jobs(monkeypatch: py
         (("--time", "soon"), "--time soon"),
         (("--cluster-file", "nope"), "unknown name 'nope'"),
         (("--gpus-per-node", "-1"), "--gpus-per-node -1"),
+        (("--gpus-per-node", "a100:x"), "--gpus-per-node a100:x"),
+        (("--sbatch", "licenses=a", "time=90"), "sbatch: time: the launcher sets it"),
+        (("--sbatch", "=x"), "--sbatch =x: it names no option"),
+        (("--after", "x"), "--after x: no job ids"),
         (("--cluster", "slurm"), "--cluster slurm"),
     ],
 )
