@@ -4,9 +4,10 @@
 
 What a user asks for
     ``entry`` and ``invocation`` (the command line), ``pretraining``, ``sweep``, ``single``, ``status``,
-    ``usage``, ``logs``, ``canceling``, ``resume`` (a subcommand each), ``request`` (one run),
-    ``same_run`` (is it the one that is there?), ``plan`` (a sweep as a graph), ``cluster`` (what a job
-    asks of Slurm), ``sbatch_words`` (sbatch's own), ``cores`` (as many as the loader needs)
+    ``usage``, ``doctor`` (and ``node_checks``, its eyes), ``logs``, ``canceling``, ``resume`` (a subcommand
+    each), ``request`` (one run), ``same_run`` (is it the one that is there?), ``plan`` (a sweep as a
+    graph), ``cluster`` (what a job asks of Slurm), ``sbatch_words`` (sbatch's own), ``cores`` (as many as
+    the loader needs)
 This machine
     ``machine`` (is there a Slurm? which GPUs?), ``standin`` (ranks as local processes), ``rooms`` (the
     others' commands, heads and tasks)

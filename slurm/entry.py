@@ -8,7 +8,7 @@ from typing import Protocol
 from nml import cli
 from nml.errors import UserError, unknown_name
 from nml.urls import take_secret_of_word
-from slurm import canceling, logs, pretraining, resume, status, sweep, usage
+from slurm import canceling, doctor, logs, pretraining, resume, status, sweep, usage
 from slurm.invocation import PROG, Invocation
 from slurm.shard_jobs import SHARDS
 from slurm.single import PROBES
@@ -38,6 +38,7 @@ _SUBCOMMANDS: dict[str, Subcommand] = {
     "probes": PROBES,
     "status": status,
     "usage": usage,
+    "doctor": doctor,
     "logs": logs,
     "cancel": canceling,
     "resume": resume,

@@ -23,12 +23,14 @@ class Partition(NamedTuple):
         default: Whether jobs that name none go there.
         nodes: How many nodes a job in it may have at most.
         minutes: The longest time limit in minutes, or None for no limit.
+        cancels: Whether jobs in it are cancelled for others, not requeued.
     """
 
     name: str
     default: bool
     nodes: int
     minutes: int | None
+    cancels: bool = False
 
 
 def check_fits(resources: Resources) -> None:
@@ -37,7 +39,7 @@ def check_fits(resources: Resources) -> None:
     Raises:
         UserError: If not.
     """
-    partitions = {one.name: one for one in read_partitions(_show())}
+    partitions = {one.name: one for one in show_partitions()}
     if not partitions:
         return
     if resources.partition:
@@ -66,16 +68,18 @@ def check_fits(resources: Resources) -> None:
         )
 
 
-def _show() -> str:
+def show_partitions() -> list[Partition]:
+    """Return the cluster's partitions; none where it does not answer."""
     try:
-        return subprocess.run(
+        shown = subprocess.run(
             ["scontrol", "show", "partition", "--oneliner"],
             capture_output=True,
             text=True,
             timeout=_ANSWER_SECONDS,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return ""
+        return []
+    return read_partitions(shown)
 
 
 def read_partitions(shown: str) -> list[Partition]:
@@ -93,6 +97,7 @@ def read_partitions(shown: str) -> list[Partition]:
                 fields.get("Default") == "YES",
                 min(counts, default=0),
                 None if limit in ("UNLIMITED", "INFINITE") else parse_minutes(limit),
+                "CANCEL" in fields.get("PreemptMode", "").split(","),
             )
         )
     return partitions
