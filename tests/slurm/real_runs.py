@@ -80,15 +80,17 @@ class Launcher:
         return self._call("status", str(run))
 
     def _call(self, *words: str) -> str:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, str(ROOT / "slurm" / "launch.py"), *words],
             cwd=self.folder,
             env=os.environ | self.cluster.environment | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=True,
-        ).stdout
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def end(self) -> None:
         self._zygote.end()

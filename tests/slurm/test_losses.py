@@ -90,7 +90,11 @@ def processes(job: str) -> Iterator[psutil.Process]:
 
 
 def test_a_controller_that_is_away_at_a_requeue_ends_no_run(project, cluster, waiting) -> None:
-    (project.work / "cluster.yaml").write_text("env: {NML_REQUEUE_RETRY_SECONDS: '1'}\n")
+    # Slurm's commands give up a controller that is gone sooner than they would.
+    conf = project.work / "slurm.conf"
+    conf.write_text(cluster.conf.read_text().replace("MessageTimeout=20", "MessageTimeout=5"))
+    env = {"NML_REQUEUE_RETRY_SECONDS": "1", "SLURM_CONF": str(conf)}
+    (project.work / "cluster.yaml").write_text(json.dumps({"env": env}))
     words = ("--nodes", "2", "--recipe.hold", "6", "--cluster-file", "cluster.yaml")
     run = Run(project, cluster, waiting, *words)
     run.wait_for_hold(6)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nml.layout import newest_step
 from slurm.members import Member
-from slurm.verdict import Exit, Seen, judge
+from slurm.verdict import Beat, Exit, Seen, frozen, hung, judge
 
 WORLD = 3
 TERM, USR2, KILL = int(signal.SIGTERM), int(signal.SIGUSR2), int(signal.SIGKILL)
@@ -112,6 +113,49 @@ def test_a_command_that_meets_nobody_has_a_port_of_its_own_in_mind(tmp_path: Pat
 @pytest.mark.parametrize("found", [seen(1, None, 1, **LOST), seen(1, -KILL, 1), seen(1, None, 1, **FROZEN)])
 def test_the_node_at_fault_is_named(tmp_path: Path, found: Seen) -> None:
     assert judge(member(tmp_path), found).nodes == ("n1",)
+
+
+def beat(rank: int, **more: Any) -> Beat:
+    return Beat(rank, f"n{rank}", **{"pace": 0.0, "phase": "computing", "quiet": 0.0, "still": 0.0, **more})
+
+
+def test_a_rank_is_frozen_after_its_silence_and_three_steps_of_the_slowest() -> None:
+    slow = beat(0, pace=4.0)
+    assert frozen([slow, beat(1, quiet=31.9)], 20) == {}
+    assert frozen([slow, beat(1, quiet=32.1)], 20) == {1: ("n1", "no sign of life for 32 s (computing)")}
+    assert frozen([], 20) == {}
+
+
+@pytest.mark.parametrize(
+    ("beats", "expected"),
+    [
+        ([], None),
+        ([beat(0, still=300), beat(1, still=199)], None),
+        ([beat(0, still=300, pace=11), beat(1, still=400)], None),
+        ([beat(0, still=300, phase="reading data"), beat(1, still=300, phase="reading data")], None),
+        (
+            [beat(0, still=300, phase="waiting"), beat(1, still=250, phase="reading data")],
+            ("no step for 250 s: rank 1 hangs on n1 (reading data)", ("n1",)),
+        ),
+        (
+            [beat(0, still=200, phase="meeting the others"), beat(1, still=200, phase="starting")],
+            ("no step for 200 s: rank 1 hangs on n1 (starting)", ("n1",)),
+        ),
+        (
+            [beat(0, still=400, pace=11), beat(1, still=340, phase="waiting"), beat(2, still=340)],
+            ("no step for 340 s: which rank the others wait for is not known (computing, waiting)", ()),
+        ),
+    ],
+)
+def test_ranks_hang_where_none_makes_a_step_and_not_all_read(
+    beats: list[Beat], expected: tuple[str, tuple[str, ...]] | None
+) -> None:
+    assert hung(beats, 20) == expected
+
+
+def test_a_hang_is_answered_by_a_restart(tmp_path: Path) -> None:
+    found = seen(None, None, None, hung=("no step for 300 s: ...", ("n1",)))
+    assert judge(member(tmp_path), found) == ("restart", "no step for 300 s: ...", ("n1",))
 
 
 def test_only_complete_checkpoints_are_progress(tmp_path: Path) -> None:
