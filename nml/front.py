@@ -62,6 +62,7 @@ COMMANDS = {
     "export": Command(
         "pretrain.export", (), "write the encoder of a checkpoint for use without this project"
     ),
+    "publish": Command("pretrain.publish", (), "put runs into the layout of the Hugging Face Hub"),
     "plugins list": Command("plugins.__main__", ("list",), "name every registered head"),
     "plugins check": Command("plugins.__main__", ("check",), "hold a head to its contract"),
     "probes run": Command("probes.run", (), "train heads on frozen features and measure them, ID and OOD"),

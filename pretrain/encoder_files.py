@@ -44,7 +44,7 @@ def write_export(folder: Path, weights: dict[str, torch.Tensor], meta: dict[str,
 def publish(source: Path, target: Path) -> None:
     """Make ``target`` a copy of the export ``source``, replaced in one step as far as a reader can tell."""
     temporary = temporary_beside(target)
-    shutil.copytree(source, temporary, copy_function=_link_or_copy)
+    shutil.copytree(source, temporary, copy_function=link_or_copy)
     sync_tree(temporary)
     old = temporary_beside(target)
     if target.exists():
@@ -54,7 +54,8 @@ def publish(source: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Put a file under a second name; nothing may write to it any more."""
     # Exports are never written to again, so one copy on disk serves both names.
     try:
         Path(target).hardlink_to(source)
