@@ -17,6 +17,7 @@ from torch import nn
 from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
+from pretrain.engines.activations import checkpoint_activations
 from pretrain.engines.deepspeed_config import read_own
 
 Tensors = dict[str, torch.Tensor]
@@ -146,6 +147,16 @@ def check_engine(name: str, recipe: Recipe) -> None:
         read_own(Path(config.deepspeed_config))
     if recipe.model.batch_norm == "sync" and config.compile:
         raise UserError("recipe.model.batch_norm sync with compile", mend="turn one of them off")
+    if config.checkpoint_activations:
+        for value, name in (
+            (recipe.model.batch_norm == "sync", "recipe.model.batch_norm sync"),
+            (config.compile, "recipe.engine.compile"),
+        ):
+            if value:
+                raise UserError(
+                    f"{name} with recipe.engine.checkpoint_activations: not proven to take the same steps",
+                    mend="turn one of them off",
+                )
 
 
 def _allow_a_graph_a_block() -> None:
@@ -166,6 +177,8 @@ def build_engine(name: EngineName, network: nn.Module, recipe: Recipe, *, accumu
     """Return an engine around a network whose weights are equal on all ranks. Collective."""
     if recipe.engine.compile:
         _allow_a_graph_a_block()
+    if recipe.engine.checkpoint_activations:
+        checkpoint_activations(network)
     if name == "fsdp":
         from pretrain.engines.fsdp import FsdpEngine
 

@@ -25,6 +25,7 @@ from nml.files import fsync_file
 from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update
+from pretrain.engines.activations import computing_again
 from pretrain.engines.deepspeed_config import deepspeed_config
 from pretrain.engines.native import device_of_rank, tensors_of
 from pretrain.optimizers import build_optimizer, recipe_groups
@@ -93,7 +94,8 @@ class DeepSpeedEngine:
     def backward(self, loss: torch.Tensor) -> None:
         """See :class:`pretrain.engines.Engine`."""
         # DeepSpeed divides by the number of micro-batches; the objective has done so already.
-        self._engine.backward(loss * self._accumulation)
+        with computing_again(self.network, self._recipe):
+            self._engine.backward(loss * self._accumulation)
 
     def step(self, lr: float) -> Update:
         """See :class:`pretrain.engines.Engine`."""

@@ -23,6 +23,7 @@ from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update, local
+from pretrain.engines.activations import computing_again
 from pretrain.engines.plan_reader import PlainPlanner, PlanReader, read_plan
 from pretrain.optimizers import build_optimizer, recipe_groups
 
@@ -61,7 +62,8 @@ class NativeEngine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """See :class:`pretrain.engines.Engine`."""
-        self._scaler.scale(loss).backward()
+        with computing_again(self.network, self._recipe):
+            self._scaler.scale(loss).backward()
 
     def step(self, lr: float) -> Update:
         """See :class:`pretrain.engines.Engine`."""
