@@ -5,7 +5,7 @@
 
 Every loader takes a RandomResizedCrop(224, bicubic) and a flip in two workers. Ours, and timm's with its
 prefetcher, hand over bytes that an accelerator normalises in passing; the others end as torchvision's
-transforms end. Runs alternate, each loader's best counts. mosaicml-streaming and FFCV are read where EXTRA
+transforms end. Loaders run in turns, and medians count. mosaicml-streaming and FFCV are read where EXTRA
 or the environment has them, and are named where not.
 """  # noqa: E501 - a command
 
@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -132,8 +133,12 @@ NEEDS = {"mosaicml-streaming": "streaming", "FFCV, raw at 256": "ffcv"}
 
 
 def read(images: Path, samples: int, repeats: int, scratch: Path) -> None:
-    """Print the rates of every loader, and how many times those of the JPEGs as they came they are."""
-    best: dict[str, tuple[float, ...]] = {}
+    """Print the median rates of every loader, and how many times those of the JPEGs as they came they are.
+
+    Times are ratios of processor time within a turn, of which the median counts: what else runs on the
+    machine slows the loaders of one turn alike.
+    """
+    turns: dict[str, list[tuple[float, ...]]] = {}
     names = [name for name in LOADERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
     for name in LOADERS.keys() - names:
         print(f"left out, as it is not installed: {name}")
@@ -145,12 +150,13 @@ def read(images: Path, samples: int, repeats: int, scratch: Path) -> None:
                 done = subprocess.run(
                     [*command, "--samples", str(samples)], check=True, stdout=subprocess.PIPE, text=True
                 )
-                rates = [float(rate) for rate in done.stdout.split()[-2:]]
-                best[name] = tuple(map(max, zip(best.get(name, (0.0, 0.0)), rates, strict=True)))
-    first = best[names[0]]
-    print(f"{'':30} {'images/s':>9} {'images/CPU s':>13} {'times':>6}")
-    for name, (wall, cpu) in best.items():
-        print(f"{name:30} {wall:9,.0f} {cpu:13,.0f} {cpu / first[1]:6.2f}")
+                turns.setdefault(name, []).append(tuple(map(float, done.stdout.split()[-2:])))
+    first = turns[names[0]]
+    print(f"{'':30} {'images/s':>9} {'images/CPU s':>13} {'times':>6} {'lowest':>7} {'highest':>8}")
+    for name, rates in turns.items():
+        wall, cpu = (median(rate[which] for rate in rates) for which in (0, 1))
+        times = [rate[1] / base[1] for rate, base in zip(rates, first, strict=True)]
+        print(f"{name:30} {wall:9,.0f} {cpu:13,.0f} {median(times):6.2f} {min(times):7.2f} {max(times):8.2f}")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from PIL import Image
 from torch.nn import functional
 
 from nml.errors import UserError
-from shards.decode import MAX_PIXELS, ImageSize, Pixels, decode_pixels, image_size
+from shards.decode import MAX_PIXELS, Box, ImageSize, Pixels, decode_box, decode_pixels, image_size
 from shards.yuv import Planes, packed, to_rgb
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -30,22 +30,6 @@ _ATTEMPTS = 10
 # A crop is decoded at no less than this many times the result's side, as Pillow's reducing_gap: the
 # last step is then always an antialiased shrink, and textures keep their look.
 _REDUCING_GAP = 2.0
-
-
-class Box(NamedTuple):
-    """A crop in pixels of the full-size image.
-
-    Attributes:
-        left: Columns before it.
-        top: Rows above it.
-        width: Its columns.
-        height: Its rows.
-    """
-
-    left: int
-    top: int
-    width: int
-    height: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,17 +71,16 @@ class RandomResizedCrop:
         """
         full = image_size(data)
         box = self.draw(full)
-        at_least = None
         gap = _REDUCING_GAP * self.size
         if self.scaled_decode and min(box.width, box.height) >= 2 * gap:
             shrink = gap / min(box.width, box.height)
             at_least = ImageSize(math.ceil(full.width * shrink), math.ceil(full.height * shrink))
-        pixels = decode_pixels(
-            data, max_pixels=max_pixels, at_least=at_least, rows=box.top + box.height, size=full
-        )
-        if pixels.shape[1] == full.width:
+            pixels = decode_pixels(data, max_pixels=max_pixels, at_least=at_least, size=full)
+            if pixels.shape[1] != full.width:
+                return self._flipped(self._resized_from_smaller(pixels, box, full))
             return self._flipped(self._resized(pixels, box))
-        return self._flipped(self._resized_from_smaller(pixels, box, full))
+        pixels, left, top = decode_box(data, box, max_pixels=max_pixels, size=full)
+        return self._flipped(self._resized(pixels, box._replace(left=box.left - left, top=box.top - top)))
 
     def from_planes(self, planes: Planes) -> torch.Tensor:
         """Augment an image of a cache, drawing the same box as of the whole one.

@@ -2,7 +2,8 @@
 
 JPEGs go through simplejpeg where it is installed, straight into an RGB array, and can be decoded
 at 1/2, 1/4 or 1/8 of their size, which saves most of the work when a crop will be shrunk anyway,
-or without the rows below a crop, which saves their share of the work and changes nothing above.
+or without the rows below a crop, and of JPEGs with restart markers without most of what is beside it
+(:mod:`shards.partial_jpeg`), which saves their share of the work and changes nothing of what is left.
 Both decoders are libjpeg-turbo with the same transform and upsampling, so at full size the pixels
 are equal; tests hold the bound.
 """
@@ -26,18 +27,26 @@ from nml.images import (
     eight_bit_rgb,
     open_image,
 )
+from shards.partial_jpeg import CHROMA_CONTEXT, Box, Frame, cut_out, sequential_frame
 
-__all__ = ["MAX_PIXELS", "BadImage", "ImageSize", "Pixels", "decode_pixels", "decode_rgb", "image_size"]
+__all__ = [
+    "MAX_PIXELS",
+    "BadImage",
+    "Box",
+    "ImageSize",
+    "Part",
+    "Pixels",
+    "decode_box",
+    "decode_pixels",
+    "decode_rgb",
+    "image_size",
+]
 
 Pixels = npt.NDArray[np.uint8]
 
 FAST_JPEG = importlib.util.find_spec("simplejpeg") is not None
 _JPEG = b"\xff\xd8\xff"
-# Tables, restart intervals, what applications say, comments: a length each, by which decoders pass over them.
-_SKIPPED = frozenset((0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
 _END_OF_IMAGE = b"\xff\xd9"
-# Rows that decide the chroma of the row above them: it is interpolated from the next chroma row too.
-_CHROMA_CONTEXT = 2
 # Pillow takes twice the size of what it is asked for at once.
 _PIXELS_AT_ONCE = 16 << 20
 # What simplejpeg raises for damaged data, and for a colour space it has no name for.
@@ -49,6 +58,20 @@ class ImageSize(NamedTuple):
 
     width: int
     height: int
+
+
+class Part(NamedTuple):
+    """A rectangle of an image, which may be all of it.
+
+    Attributes:
+        pixels: RGB, uint8 [H, W, 3].
+        left: Columns of the image before it.
+        top: Rows of the image above it.
+    """
+
+    pixels: Pixels
+    left: int
+    top: int
 
 
 def image_size(data: bytes) -> ImageSize:
@@ -84,7 +107,6 @@ def decode_pixels(
     *,
     max_pixels: int = MAX_PIXELS,
     at_least: ImageSize | None = None,
-    rows: int | None = None,
     size: ImageSize | None = None,
 ) -> Pixels:
     """Decode an image to RGB, uint8 [H, W, 3].
@@ -93,29 +115,39 @@ def decode_pixels(
         data: An encoded image.
         max_pixels: Refuse larger ones before any pixel is decoded.
         at_least: A JPEG may come back scaled down by 2, 4 or 8, but not below this size.
-        rows: Without ``at_least``: a JPEG may come back without what is below its first ``rows`` rows.
         size: The image's, from :func:`image_size`; read from the header where not given.
 
     Raises:
         BadImage: If it is too large, damaged or of an unknown format.
     """
-    size = size or image_size(data)
+    return _decode(data, max_pixels, at_least, None, size or image_size(data)).pixels
+
+
+def decode_box(data: bytes, box: Box, *, max_pixels: int = MAX_PIXELS, size: ImageSize | None = None) -> Part:
+    """Decode as much of an image as a box needs, or more; the other arguments and errors as above."""
+    return _decode(data, max_pixels, None, box, size or image_size(data))
+
+
+def _decode(
+    data: bytes, max_pixels: int, at_least: ImageSize | None, box: Box | None, size: ImageSize
+) -> Part:
     check_pixels(*size, max_pixels)
     if FAST_JPEG and data.startswith(_JPEG):
-        pixels = None
-        frame = _sequential_frame(data)
+        part = None
+        frame = sequential_frame(data)
         if frame is None:
             check_scans(data, size.width * size.height)
-        elif rows is not None and at_least is None:
-            pixels = _top_of_jpeg(data, frame, rows, size.height)
-        if pixels is None:
-            pixels = _turbo(data, at_least)
+        elif box is not None:
+            part = _jpeg_box(data, frame, box, size)
+        if part is not None:
+            return part
+        pixels = _turbo(data, at_least)
         if pixels is not None:
-            return pixels
-    return _pillow(data, size, at_least)
+            return Part(pixels, 0, 0)
+    return Part(_pillow(data, size, at_least), 0, 0)
 
 
-def _turbo(data: bytes, at_least: ImageSize | None) -> Pixels | None:
+def _turbo(data: bytes | bytearray, at_least: ImageSize | None) -> Pixels | None:
     """Decode with libjpeg-turbo; None for what Pillow must look at (CMYK, damage)."""
     import simplejpeg
 
@@ -129,7 +161,17 @@ def _turbo(data: bytes, at_least: ImageSize | None) -> Pixels | None:
     return pixels
 
 
-def _top_of_jpeg(data: bytes, frame: int, rows: int, height: int) -> Pixels | None:
+def _jpeg_box(data: bytes, frame: Frame, box: Box, size: ImageSize) -> Part | None:
+    """Decode no more of a JPEG than a box needs and its form allows; None where only the whole will do."""
+    part = cut_out(data, frame, *size, box)
+    if part is not None:
+        pixels = _turbo(part.data, None)
+        return None if pixels is None else Part(pixels, part.left, part.top)
+    pixels = _top_of_jpeg(data, frame, box.top + box.height, size.height)
+    return None if pixels is None else Part(pixels, 0, 0)
+
+
+def _top_of_jpeg(data: bytes, frame: Frame, rows: int, height: int) -> Pixels | None:
     """Decode the first rows of a JPEG, or a few more; None where only the whole will do.
 
     The blocks of a sequential JPEG come in raster order, so with a smaller height in its header the
@@ -138,33 +180,16 @@ def _top_of_jpeg(data: bytes, frame: int, rows: int, height: int) -> Pixels | No
     """
     import simplejpeg
 
-    kept = rows + _CHROMA_CONTEXT
+    kept = rows + CHROMA_CONTEXT
     if kept >= height or not data.rstrip(b"\0").endswith(_END_OF_IMAGE):
         return None
     shortened = bytearray(data)
-    shortened[frame + 5 : frame + 7] = kept.to_bytes(2, "big")
+    shortened[frame.header + 5 : frame.header + 7] = kept.to_bytes(2, "big")
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(shortened, "RGB", strict=False)
     except _DAMAGED_JPEG:
         return None
     return pixels
-
-
-def _sequential_frame(data: bytes) -> int | None:
-    """Return where the frame header of a JPEG lies whose one scan holds all components; else None."""
-    position, frame = 2, None
-    while position + 9 < len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
-        if marker in (0xC0, 0xC1):
-            frame = position
-        elif marker == 0xDA:
-            return frame if frame is not None and data[position + 4] == data[frame + 9] else None
-        elif marker not in _SKIPPED:
-            # Progressive and other frames visit every row several times. Markers that the decoder takes for
-            # others than these would have it see another frame than is seen here.
-            return None
-        position += 2 + length
-    return None
 
 
 def _pillow(data: bytes, size: ImageSize, at_least: ImageSize | None) -> Pixels:

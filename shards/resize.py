@@ -15,6 +15,7 @@ from PIL import Image, features
 
 from nml.errors import UserError
 from nml.images import MAX_PIXELS, BadImage, bad_image, eight_bit_rgb, open_image
+from shards.partial_jpeg import run_length
 
 QUALITY = 90
 SUBSAMPLING = "4:2:0"
@@ -38,11 +39,14 @@ class Resize:
         side: The short side that an image has at most, in pixels.
         quality: Of the JPEG, 1 to 95 as libjpeg counts.
         upright: Whether images are turned as EXIF says; those that are become JPEGs whatever their size.
+        restarts: Whether they have restart markers, by which a crop is decoded without most of what is
+            beside it (see :mod:`shards.partial_jpeg`).
     """
 
     side: int
     quality: int = QUALITY
     upright: bool = False
+    restarts: bool = True
 
     def __post_init__(self) -> None:
         if self.side < 1:
@@ -63,12 +67,14 @@ class Resize:
             "filter": "bicubic",
             "encoder": encoder_version(),
             **({"upright": True} if self.upright else {}),
+            **({"restart_markers": True} if self.restarts else {}),
         }
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> Resize:
         """Return what :meth:`as_json` told of."""
-        return cls(stored["short_side"], stored["quality"], stored.get("upright", False))
+        upright, restarts = (stored.get(name, False) for name in ("upright", "restart_markers"))
+        return cls(stored["short_side"], stored["quality"], upright, restarts)
 
     def smaller(self, data: bytes) -> bytes | None:
         """Return an image as a JPEG of this short side; None if it stays as it is.
@@ -91,7 +97,13 @@ class Resize:
         size = (max(least, round(width * scale)), max(least, round(height * scale)))
         small = small.resize(size, Image.Resampling.BICUBIC)
         file = io.BytesIO()
-        small.save(file, "JPEG", quality=self.quality, subsampling=SUBSAMPLING)
+        small.save(
+            file,
+            "JPEG",
+            quality=self.quality,
+            subsampling=SUBSAMPLING,
+            restart_marker_blocks=run_length(small.width) if self.restarts else 0,
+        )
         return file.getvalue()
 
 

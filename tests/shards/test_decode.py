@@ -13,8 +13,9 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from shards import decode
-from shards.augment import Box, RandomResizedCrop
-from shards.decode import BadImage, ImageSize, decode_pixels, decode_rgb, image_size
+from shards.augment import RandomResizedCrop
+from shards.decode import BadImage, Box, ImageSize, decode_box, decode_pixels, decode_rgb, image_size
+from shards.partial_jpeg import run_length
 
 pytest.importorskip("simplejpeg")
 
@@ -103,11 +104,11 @@ def test_rows_decoded_alone_are_the_rows_of_the_whole(options: dict, size: tuple
     data = photograph(*size, **options)
     whole = decode_pixels(data)
     for rows in (1, 31, 32, 33, size[1] // 2, size[1] - 1, size[1]):
-        found = decode_pixels(data, rows=rows)
+        found = decode_box(data, Box(0, 0, size[0], rows)).pixels
         assert found.shape[1] == size[0]
         assert np.array_equal(found[:rows], whole[:rows])
     if not options.get("progressive") and size[1] > 100:
-        assert len(decode_pixels(data, rows=10)) < size[1]
+        assert len(decode_box(data, Box(0, 0, 1, 10)).pixels) < size[1]
 
 
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
@@ -118,7 +119,7 @@ def test_any_number_of_rows_is_that_much_of_the_whole_and_hardly_more(subsamplin
     data = simplejpeg.encode_jpeg(noise, colorsubsampling=subsampling)
     whole = decode_pixels(data)
     for rows in range(1, 71):
-        found = decode_pixels(data, rows=rows)
+        found = decode_box(data, Box(0, 0, 1, rows)).pixels
         assert np.array_equal(found[:rows], whole[:rows]), rows
         assert len(found) <= rows + 2
 
@@ -128,19 +129,51 @@ def test_rows_of_real_photographs_are_those_of_the_whole(real_data: Path) -> Non
         data = path.read_bytes()
         whole = decode_pixels(data)
         rows = len(whole) // 3
-        assert np.array_equal(decode_pixels(data, rows=rows)[:rows], whole[:rows]), path
+        found = decode_box(data, Box(0, 0, 1, rows)).pixels
+        assert np.array_equal(found[:rows], whole[:rows]), path
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("size", [(341, 256), (256, 272), (368, 257), (20, 40)])
+def test_a_box_of_a_jpeg_with_restart_markers_is_decoded_without_what_is_beside_it(
+    subsampling: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = photograph(*size, subsampling=subsampling, restart_marker_blocks=run_length(size[0]))
+    whole = decode_pixels(data)
+    # Of what a box needs, the decoder alone says whether it is whole.
+    monkeypatch.setattr("shards.decode._top_of_jpeg", lambda *_: None)
+    chance = random.Random(0)
+    decoded = []
+    for _ in range(200):
+        width, height = chance.randint(1, size[0]), chance.randint(1, size[1])
+        box = Box(chance.randint(0, size[0] - width), chance.randint(0, size[1] - height), width, height)
+        pixels, left, top = decode_box(data, box)
+        found = pixels[box.top - top :, box.left - left :][:height, :width]
+        assert np.array_equal(found, whole[box.top : box.top + height, box.left : box.left + width]), box
+        decoded.append(pixels.size / whole.size)
+    if subsampling == "4:2:0" and min(size) > 100:
+        assert sum(decoded) / len(decoded) < 0.6
+
+
+def test_restart_markers_out_of_order_are_left_to_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = photograph(341, 256, subsampling="4:2:0", restart_marker_blocks=2)
+    wrong = data.replace(b"\xff\xd3", b"\xff\xd4")
+    found = decode_box(wrong, Box(10, 10, 300, 200))
+    monkeypatch.setattr("shards.decode.cut_out", lambda *_: None)
+    assert np.array_equal(found.pixels, decode_box(wrong, Box(10, 10, 300, 200)).pixels)
 
 
 def test_a_photograph_cut_short_is_bad_also_where_the_crop_is_above_the_cut() -> None:
     data = photograph()
     with pytest.raises(BadImage):
-        decode_pixels(data[: len(data) * 3 // 4], rows=40)
+        decode_box(data[: len(data) * 3 // 4], Box(0, 0, 1, 40))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
 def test_changed_bytes_give_an_image_or_a_bad_image_and_nothing_else(kind: str) -> None:
     file = io.BytesIO()
-    Image.open(io.BytesIO(photograph(80, 60))).save(file, kind)
+    options = {"restart_marker_blocks": 1} if kind == "JPEG" else {}
+    Image.open(io.BytesIO(photograph(80, 60))).save(file, kind, **options)
     chance = random.Random(kind)
     refused = 0
     for _ in range(150):
@@ -150,7 +183,8 @@ def test_changed_bytes_give_an_image_or_a_bad_image_and_nothing_else(kind: str) 
                 chance.randrange(256)
             )
         try:
-            pixels = decode_pixels(bytes(data), max_pixels=10**6, rows=chance.choice([None, 20]))
+            box = Box(0, 0, chance.choice([1, 80]), chance.choice([20, 60]))
+            pixels = decode_box(bytes(data), box, max_pixels=10**6).pixels
         except BadImage:
             refused += 1
         else:

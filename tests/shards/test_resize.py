@@ -18,6 +18,7 @@ from nml.set_file import SET_FILE
 from shards import planning, relabel, writing
 from shards.decode import decode_pixels
 from shards.packing import ORIGINAL_SHA256
+from shards.partial_jpeg import Box, cut_out, sequential_frame
 from shards.reader import ShardReader
 from shards.resize import Resize
 from shards.shardset import ShardSet
@@ -70,6 +71,9 @@ def test_what_is_longer_than_asked_is_shrunk_and_the_rest_stays_as_it_came(
         small = Image.open(io.BytesIO(image))
         scale = 32 / min(width, height)
         assert (small.format, small.size) == ("JPEG", (round(width * scale), round(height * scale)))
+        frame = sequential_frame(image)
+        assert frame is not None
+        assert cut_out(image, frame, *small.size, Box(0, 0, 1, 1)) is not None
         # The same picture: all in all as bright, and with the bright end where it was.
         assert abs(np.asarray(small).mean() - decode_pixels(original).mean()) < 6
         assert np.asarray(small)[-1, -1].mean() > np.asarray(small)[0, 0].mean() + 100
@@ -99,6 +103,17 @@ def test_workers_and_interruptions_change_no_byte_and_another_encoder_none_of_a_
     run(source, tmp_path / "set", *more)
     with pytest.raises(UserError, match="written with other options"):
         run(source, tmp_path / "set", "--resize", "31")
+
+
+def test_a_plan_made_before_there_were_restart_markers_is_packed_without_any(
+    pictures: dict[str, bytes],
+) -> None:
+    recorded = Resize(32).as_json()
+    former = {name: value for name, value in recorded.items() if name != "restart_markers"}
+    for name in ("dog/1.png", "cat/0.jpg"):
+        if (small := Resize.from_json(former).smaller(pictures[name])) is not None:
+            assert b"\xff\xdd" not in small
+            assert b"\xff\xdd" in (Resize.from_json(recorded).smaller(pictures[name]) or b"")
 
 
 def test_what_cannot_be_decoded_is_found_before_anything_is_shrunk(
