@@ -37,6 +37,7 @@ COMMANDS = {
         "shards.write", (), "write images and labels as shards, with exactly the noise asked"
     ),
     "shards plan": Command("shards.plan", (), "plan a set, for any number of processes to pack"),
+    "shards encode": Command("shards.encode", (), "compute a part of the features that a plan is made from"),
     "shards pack": Command("shards.pack", (), "pack a part of the shards of a plan"),
     "shards finish": Command("shards.finish", (), "make a set of shards that are all packed"),
     "shards info": Command(

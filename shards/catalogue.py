@@ -35,10 +35,11 @@ from shards.hashing import Hashes, hash_keys, key_of, with_hash
 from shards.ladder import clean_column
 from shards.manifest import supervision_fields
 from shards.noise import Integers, Kind, Population
-from shards.shared_names import SHARING, gathered, with_row_keys
+from shards.shared_names import SHARING, gathered, tell_of_shared_images, with_row_keys
 
 CATALOGUE = "catalogue.arrow"
 SPOOL = "spool.bin"
+HASHES = "hashes.npy"
 _TAR = ".tar"
 
 
@@ -327,7 +328,9 @@ def _resolve(
     """
     read = table = map_catalogue(folder)
     hashes = hash_column(table["key"])
-    if len(_duplicates(hashes)):
+    if not len(_duplicates(hashes)):
+        tell_of_shared_images(table)
+    else:
         table = with_row_keys(gathered(table))
         hashes = hash_column(table["key"])
     keys, hashes, twice = _unique_keys(table, hashes)
@@ -351,7 +354,7 @@ def _resolve(
         with pa.OSFile(str(resolved), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(table.cast(schema), max_chunksize=BATCH)
         resolved.replace(folder / CATALOGUE)
-    np.save(folder / "hashes.npy", hashes)
+    np.save(folder / HASHES, hashes)
     return len(twice)
 
 
@@ -399,7 +402,7 @@ def _duplicates(hashes: Hashes) -> Integers:
 def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Catalogue:
     """Read back what :func:`write_catalogue` wrote."""
     table = map_catalogue(folder)
-    hashes = np.load(folder / "hashes.npy")
+    hashes = np.load(folder / HASHES)
     if "caption" in table.column_names:
         kind: Kind = "captions" if pa.types.is_list(table.schema.field("caption").type) else "caption"
         return Catalogue(table, hashes, kind, None, np.empty(0, np.int64))

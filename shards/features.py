@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.files import sha256_file
+from nml.files import json_bytes, sha256_file
 from shards.decode import BadImage, decode_rgb
 
 FOR_MODEL = "instance-dependent"
@@ -133,34 +133,50 @@ class Encoder:
         }
         self._model.to(self._device)
 
-    def write_features(self, path: Path, read: Callable[[int], bytes], samples: int) -> None:
-        """Write the features of every sample, in order, as ``.npy`` float32 [N, D].
+    def is_the_one(self, identity: dict[str, Any]) -> bool:
+        """Whether an identity that was written down is this encoder's."""
+        return json_bytes(identity) == json_bytes(self.identity)
+
+    def features(
+        self, read: Callable[[int], bytes], numbers: Sequence[int], done: Callable[[int], object]
+    ) -> Any:
+        """Return the features of some samples, float32 [len(numbers), D].
 
         Args:
-            path: What to write.
             read: Returns the encoded image of a sample; called from several threads.
-            samples: N.
+            numbers: The samples, which pass through the model ``BATCH`` at a time.
+            done: Told how many more are done.
 
         Raises:
             UserError: If an image cannot be decoded.
         """
         import torch
 
+        parts = []
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, torch.inference_mode():
+            for start in range(0, len(numbers), BATCH):
+                batch = numbers[start : start + BATCH]
+                images = torch.stack(list(pool.map(lambda number: self._prepared(read, number), batch)))
+                parts.append(self._model(images.to(self._device)).float().flatten(1).cpu().numpy())
+                done(len(batch))
+        return np.concatenate(parts)
+
+    def write_features(self, path: Path, read: Callable[[int], bytes], samples: int) -> None:
+        """Write the features of every sample, in order, as ``.npy`` float32 [N, D].
+
+        Args:
+            path: What to write.
+            read: As in :meth:`features`, and so are the errors.
+            samples: N.
+        """
         features: np.memmap[Any, Any] | None = None
-        with (
-            ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
-            torch.inference_mode(),
-            tqdm(desc="encoding", total=samples, unit=" samples", disable=not is_interactive()) as progress,
-        ):
+        with tqdm(desc="encoding", total=samples, unit=" samples", disable=not is_interactive()) as progress:
             for start in range(0, samples, BATCH):
-                numbers = range(start, min(start + BATCH, samples))
-                images = torch.stack(list(pool.map(lambda number: self._prepared(read, number), numbers)))
-                rows = self._model(images.to(self._device)).float().flatten(1).cpu().numpy()
+                rows = self.features(read, range(start, min(start + BATCH, samples)), progress.update)
                 if features is None:
                     shape = (samples, rows.shape[1])
                     features = np.lib.format.open_memmap(path, "w+", np.float32, shape)
                 features[start : start + len(rows)] = rows
-                progress.update(len(rows))
         if features is not None:
             features.flush()
 

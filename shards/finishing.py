@@ -11,13 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from nml.files import sha256_file, write_json
+from nml.errors import UserError
+from nml.files import json_bytes, sha256_file, write_json
 from nml.levels import CLEAN_LEVEL
 from nml.set_file import MANIFEST_FILE, SET_FILE
+from nml.untrusted import MOST_BYTES
 from shards.arrow_columns import take_rows
 from shards.captions import flat, owners_of, starts_of
 from shards.ladder import Level, clean_column
 from shards.manifest import (
+    INDEX_BATCH,
     Statistics,
     index_digests,
     index_schema,
@@ -100,6 +103,42 @@ def finish(out: Path, records: ShardRecords, description: SetDescription) -> Set
     )
     write_json(out / SET_FILE, info.as_json())
     return info
+
+
+def refuse_unreadable(
+    shown: str, typical: Shard, shards: int, samples: int, columns: int, classes: Iterable[str], *, mend: str
+) -> None:
+    """Refuse a set whose set.json nobody will read, before anything is made of it.
+
+    Args:
+        shown: What a message calls the set.
+        typical: One of its shards, with numbers as long as theirs.
+        shards: How many there are.
+        samples: N.
+        columns: Columns of the index.
+        classes: Class names.
+        mend: What to do, where ``{times}`` says how many times as large shards have to be.
+
+    Raises:
+        UserError: If set.json would be too large.
+    """
+    # What is asked and named takes a few kilobytes besides.
+    size = (
+        shards * _added("shards", typical.as_json())
+        + columns * -(-samples // INDEX_BATCH) * _added("index_digests", "0" * 64)
+        + sum(_added("classes", name) for name in classes)
+    )
+    if size > MOST_BYTES:
+        raise UserError(
+            f"{shown}: {shards:,} shards make a set.json of about {size:,} bytes, and none above "
+            f"{MOST_BYTES:,} is read",
+            mend=mend.format(times=-(-size // MOST_BYTES) + 1),
+        )
+
+
+def _added(name: str, item: Any) -> int:
+    """Return how many bytes one more item of a list of set.json takes."""
+    return len(json_bytes({name: [item, item]})) - len(json_bytes({name: [item]}))
 
 
 def supervision_digest(table: pa.Table, column: str) -> bytes:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nml.cli import Parser, run
 from nml.errors import UserError
 from nml.set_file import SET_FILE, WORK_FOLDER, interrupted, read_set_record
 from nml.urls import without_secret
-from shards.finishing import SetDescription, finish
+from shards.finishing import SetDescription, finish, refuse_unreadable
 from shards.foreign_tars import elsewhere, in_place, is_set, make_sidecar
 from shards.indexed_tars import TarRecords
 from shards.request_options import worker_count
-from shards.set_info import SetInfo
+from shards.set_info import SetInfo, Shard
 from shards.shardset import ShardSet
 from shards.sources import SourceSpec
 from shards.storage import refuse_url
@@ -39,6 +40,7 @@ def index_tars(
     *,
     label_column: str,
     caption_column: str,
+    members: str = "",
     workers: int,
     part: Part | None = None,
 ) -> SetInfo | int:
@@ -51,6 +53,7 @@ def index_tars(
         out: Folder of the sidecar; None to index the tars where they lie.
         label_column: Field of the ``.json`` that holds the class.
         caption_column: Field of the ``.json`` that holds the caption.
+        members: Members of a tar that make a sample, as ``shards.write --members`` takes them.
         workers: How many tars are walked at a time.
         part: Walk the tars of one part, for another call to finish; None for all.
 
@@ -67,13 +70,15 @@ def index_tars(
         argument=str(location),
         label_column=label_column,
         caption_column=caption_column,
+        members=members,
     )
     if out is not None and is_set(str(location)):
-        if label_column or caption_column:
-            raise UserError(f"{shown}: is a set, which has its labels", mend="name no column")
+        if label_column or caption_column or members:
+            raise UserError(f"{shown}: is a set, which has its labels", mend="name no column and no members")
         return make_sidecar(ShardSet.open(location), out)
     found = in_place(spec, folder) if out is None else elsewhere(spec)
     source = found.source
+    _refuse_too_many(shown, found.places, in_place=out is None)
     records = TarRecords(folder, source, found.places)
     records.make(part.of(len(found.places)) if part else range(len(found.places)), workers)
     source.tell()
@@ -107,6 +112,22 @@ def _refuse_taken(folder: Path) -> None:
         raise interrupted(folder)
 
 
+def _refuse_too_many(shown: str, places: Sequence[str], *, in_place: bool) -> None:
+    """Raise a UserError before so many tars are walked that nobody will read what names them."""
+    longest = max(places, key=len, default="")
+    name = longest.rpartition("/")[2]
+    typical = Shard(name, 10_000, 10**9, "0" * 64, "" if in_place else longest)
+    refuse_unreadable(
+        shown,
+        typical,
+        len(places),
+        0,
+        0,
+        (),
+        mend="index some at a time, into sidecars of their own",
+    )
+
+
 def _refuse_not_writable(folder: Path, *, in_place: bool) -> None:
     """Raise a UserError before the tars are walked, which may take hours."""
     existing = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
@@ -132,6 +153,11 @@ def build_parser() -> Parser:
     parser.add_argument("--label-column", default="", help="field of the .json that holds the class")
     parser.add_argument("--caption-column", default="", help="field of the .json that holds the caption")
     parser.add_argument(
+        "--members",
+        default="",
+        help="members of a tar that make a sample: image=input.jpg,caption=outputs.txt or label=class.txt",
+    )
+    parser.add_argument(
         "--part",
         default=None,
         type=str,
@@ -153,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         None if arguments.out is None else Path(arguments.out),
         label_column=arguments.label_column,
         caption_column=arguments.caption_column,
+        members=arguments.members,
         workers=worker_count(arguments.workers),
         part=part,
     )

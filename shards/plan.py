@@ -14,7 +14,7 @@ from shards.request_options import (
 )
 from shards.sources import Defect, open_source
 from shards.write import report
-from shards.writing import Written, plan_set
+from shards.writing import Encoding, Written, plan_set
 
 PROGRAM = "python -m shards.plan"
 
@@ -39,6 +39,11 @@ def build_parser() -> Parser:
     add_request_options(parser)
     add_staging_option(parser)
     add_spool_option(parser)
+    parser.add_argument(
+        "--encode-by-parts",
+        action="store_true",
+        help="with --encoder: leave the features to python -m shards.encode; then the same without this",
+    )
     return parser
 
 
@@ -55,10 +60,16 @@ def main(argv: list[str] | None = None) -> None:
         staging=arguments.staging,
         spool=arguments.spool,
         defects=defects,
+        encode_by_parts=arguments.encode_by_parts,
     )
     shown = without_secret(out)
     if isinstance(made, Written):
         report(out, made, 0)
+        return
+    if isinstance(made, Encoding):
+        parts = f"{made.runs:,} runs of samples to encode, in that many parts at most"
+        print(f"{parts}: {spelled(f'python -m shards.encode {shown} --part 1/N')}, and so on to N/N")
+        print("then: the same command without --encode-by-parts")
         return
     for level in made.levels.values():
         print(level.describe())

@@ -7,7 +7,8 @@ A pure function of the source and the request, kept in the work folder::
       spool.bin           images that lie nowhere by themselves
       plan.json           what was asked; written last, so the plan is whole if this is there
 
-While it is made, what the source holds (see shards.catalogue) and features of an encoder lie there, too.
+While it is made, what the source holds (see shards.catalogue) and features of an encoder (see
+shards.encoding) lie there, too.
 """
 
 from __future__ import annotations
@@ -19,31 +20,44 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from nml.errors import UserError
 from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
-from nml.sources import ByteRange, Cell, Place
-from nml.stored_images import StoredImages
 from nml.untrusted import parse_json
 from shards.captions import flat, starts_of
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.defects import Checks
-from shards.features import describe_input, open_encoder
+from shards.encoding import (
+    FEATURES,
+    MARK,
+    WorkFiles,
+    begin,
+    brought,
+    encode_runs,
+    gathered_features,
+    is_of,
+    is_run,
+    read_mark,
+    remove_runs,
+    runs_of,
+)
+from shards.features import Encoder, describe_input, open_encoder
+from shards.finishing import refuse_unreadable
 from shards.gathering import tell_of_reading_again
 from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder, with_own_rate
-from shards.layout import cut, member_bytes, write_order
+from shards.layout import cut, member_bytes, shard_name, write_order
 from shards.locking import PACKING_LOCK
-from shards.noise import Integers, Kind
-from shards.plan_rows import BOUNDS, ROWS, Readable, write_rows
+from shards.manifest import index_schema
+from shards.noise import Integers, Kind, NoiseModel
+from shards.plan_rows import BOUNDS, ROWS, write_rows
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.resize import encoder_version
+from shards.set_info import Shard
 from shards.sources import Defect, Source
 
 PLAN_FILE = "plan.json"
-FEATURES = "features.npy"
 _DIGEST = "plan_sha256"
 _ESCAPED = r'["\\\x00-\x1f]'
 
@@ -76,24 +90,6 @@ class Plan(NamedTuple):
     request: dict[str, Any]
 
 
-class WorkFiles(Readable, Protocol):
-    """The files of unfinished work: made in a local folder, and read by every process that packs."""
-
-    @property
-    def shown(self) -> str:
-        """What a message calls the set."""
-        ...
-
-    @property
-    def work(self) -> Path:
-        """The local folder."""
-        ...
-
-    def publish_work(self, name: str, *, keep: bool = False) -> None:
-        """Let every process that packs read a file of the local folder; ``keep`` it there as well."""
-        ...
-
-
 def plan_once(
     files: WorkFiles,
     request: WriteRequest,
@@ -121,10 +117,9 @@ def plan_once(
         refuse_other_request(found.request, request, files.shown)
         refuse_changed_model_file(found.levels.values(), request, f"what lies in {files.shown}")
         return found
-    decode = request.decode_check or request.resize is not None
-    checks = Checks(decode, request.skip_bad, listed)
     work = files.work
-    stored = _make(work, request, make_source(), checks, defects, spool=spool)
+    reading = _Reading(_checks(request, listed), defects, spool)
+    stored = _make(files, request, make_source(), reading)
     sync_tree(work)
     stored["files"] = {BOUNDS: sha256_file(work / BOUNDS)}
     if (work / SPOOL).exists():
@@ -134,7 +129,93 @@ def plan_once(
         files.publish_work(name)
     write_json(work / PLAN_FILE, {**stored, _DIGEST: _digest(stored)})
     files.publish_work(PLAN_FILE)
+    if (mark := read_mark(files)) is not None:
+        remove_runs(files, mark)
     return _plan(stored)
+
+
+def begin_encoding(
+    files: WorkFiles,
+    request: WriteRequest,
+    make_source: Callable[[], Source],
+    *,
+    spool: bool = False,
+    defects: list[Defect] | None = None,
+    listed: Path | None = None,
+) -> int | None:
+    """Write down what a source holds, for any number of processes to compute its features.
+
+    The arguments and errors are those of :func:`plan_once`.
+
+    Returns:
+        How many runs of samples there are to encode; None if the plan is made already.
+    """
+    if read_plan(files) is not None:
+        return None
+    source = make_source()
+    opened = _opened(files.work, request, source)
+    if opened.encoder is None:
+        raise UserError("--encode-by-parts: no --encoder is named", mend="leave it out, or name one")
+    reading = _Reading(_checks(request, listed), defects, spool)
+    mark = _encoding(files, request, source, reading, opened.encoder, by_parts=True)
+    return runs_of(mark)
+
+
+class _Opened(NamedTuple):
+    """A noise model by its name, the file that it reads, and what computes that."""
+
+    name: str
+    model: NoiseModel
+    file: str | None
+    encoder: Encoder | None
+
+
+def _opened(work: Path, request: WriteRequest, source: Source) -> _Opened:
+    """Open what noise needs: what is wrong with a request must show before the pass over the source."""
+    encoder = open_encoder(request.encoder, request.model, request.model_file)
+    file = str(work / FEATURES) if encoder else request.model_file
+    name, model = load_model(request.model, source.kind, file)
+    if any(request.ratios) or model.own_ratio or request.own_rate:
+        refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
+    return _Opened(name, model, file, encoder)
+
+
+class _Reading(NamedTuple):
+    """How a source is read, and what becomes of samples that cannot be taken."""
+
+    checks: Checks
+    defects: list[Defect] | None
+    spool: bool
+
+    def write(self, source: Source, work: Path) -> None:
+        """Write the catalogue of a source in place of what is there."""
+        _remove_content(work)
+        write_catalogue(source, work, keep_cells=self.spool, checks=self.checks, defects=self.defects)
+
+
+def _checks(request: WriteRequest, listed: Path | None) -> Checks:
+    return Checks(request.decode_check or request.resize is not None, request.skip_bad, listed)
+
+
+def _encoding(
+    files: WorkFiles,
+    request: WriteRequest,
+    source: Source,
+    reading: _Reading,
+    encoder: Encoder,
+    *,
+    by_parts: bool = False,
+) -> dict[str, Any]:
+    """Return the mark of what is being encoded, whose catalogue is in the work folder."""
+    mark = read_mark(files)
+    if mark is not None and mark.get("by_parts"):
+        refuse_other_request(mark["request"], request, files.shown)
+    if mark is not None and is_of(mark, request, encoder) and brought(files, files.work, mark):
+        if by_parts and not mark.get("by_parts"):
+            return begin(files, request, encoder, by_parts=True)
+        return mark
+    reading.write(source, files.work)
+    return begin(files, request, encoder, by_parts=by_parts)
 
 
 def read_plan(files: WorkFiles) -> Plan | None:
@@ -210,39 +291,29 @@ def refuse_other_request(found: dict[str, Any], request: WriteRequest, shown: st
         )
 
 
-def _make(
-    work: Path,
-    request: WriteRequest,
-    source: Source,
-    checks: Checks,
-    defects: list[Defect] | None,
-    *,
-    spool: bool,
-) -> dict[str, Any]:
-    # Before the pass over the source: what is wrong with the request shows at once.
-    encoder = open_encoder(request.encoder, request.model, request.model_file)
-    features = str(work / FEATURES) if encoder else None
-    name, model = load_model(request.model, source.kind, features or request.model_file)
-    if any(request.ratios) or model.own_ratio or request.own_rate:
-        refuse_noise(source, f"--source {request.source}", chain=request.chain, force=request.force)
-    _remove_content(work)
-    write_catalogue(source, work, keep_cells=spool, checks=checks, defects=defects)
-    catalogue = read_catalogue(work, source.classes)
+def _make(files: WorkFiles, request: WriteRequest, source: Source, reading: _Reading) -> dict[str, Any]:
+    work = files.work
+    name, model, file, encoder = _opened(work, request, source)
     if encoder:
-        with (work / SPOOL).open("rb") as spooled:
-            images = StoredImages(_Places(catalogue.table), spooled)
-            encoder.write_features(work / FEATURES, images.__getitem__, len(images))
-    model_input = describe_input(features or request.model_file, encoder)
+        mark = _encoding(files, request, source, reading, encoder)
+        encode_runs(files, work, mark, encoder, range(runs_of(mark)))
+        gathered_features(files, mark)
+    else:
+        reading.write(source, work)
+    catalogue = read_catalogue(work, source.classes)
+    model_input = describe_input(file, encoder)
     population, ratios = catalogue.population(), request.ratios
     if request.own_rate:
         ratios = with_own_rate(ratios, model, name, population)
     planned = plan_ladder(model, name, population, ratios, request.seed, model_input, request.names)
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
+    _refuse_too_many_shards(request, catalogue, len(planned), len(bounds) - 1)
     tell_of_reading_again(catalogue.table, bounds)
     write_rows(work, _supervision(catalogue, planned), order, bounds)
     for used in work.iterdir():
-        if used.name not in (ROWS, BOUNDS, SPOOL, PACKING_LOCK) or not used.stat().st_size:
+        kept = used.name in (ROWS, BOUNDS, SPOOL, PACKING_LOCK, MARK) or is_run(used.name)
+        if not kept or not used.stat().st_size:
             used.unlink()
     levels = [planned_level.level for planned_level in planned]
     clean_first = not levels or (request.ratios and not request.ratios[0])
@@ -260,20 +331,19 @@ def _make(
     }
 
 
-class _Places(Sequence[Place]):
-    """Where the images of a catalogue lie."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def __getitem__(self, sample: Any) -> Any:
-        path, leaf, offset, size = (
-            self._table[name][sample].as_py() for name in ("path", "leaf", "offset", "size")
-        )
-        return Cell(path, leaf, offset) if leaf else ByteRange(path, offset, size)
+def _refuse_too_many_shards(request: WriteRequest, catalogue: Catalogue, levels: int, shards: int) -> None:
+    limits = request.limits
+    typical = Shard(shard_name(shards), min(limits.count, len(catalogue.hashes)), limits.size, "0" * 64)
+    columns = index_schema(catalogue.kind, [str(level) for level in range(1 + levels)], "")
+    refuse_unreadable(
+        f"--max-shard-size {limits.size:,} bytes, --max-shard-count {limits.count:,}",
+        typical,
+        shards,
+        len(catalogue.hashes),
+        len(columns),
+        catalogue.classes or (),
+        mend="ask for shards {times} times as large or more by both, or write several sets",
+    )
 
 
 class Noisable(Protocol):

@@ -29,6 +29,7 @@ from shards.arrow_columns import KeyColumn, take_rows
 from shards.captions import as_lists, flat, starts_of, with_captions
 from shards.certified import refuse_damaged
 from shards.features import describe_input, open_encoder
+from shards.finishing import refuse_unreadable
 from shards.hashing import hash_keys
 from shards.ladder import (
     Level,
@@ -122,6 +123,16 @@ def relabel(
             return info, asked
         for level in asked:
             _refuse_there(level, info, folder)
+        schema = index_schema(info.kind, [*info.all_levels(), *(level.name for level in asked)], "")
+        refuse_unreadable(
+            str(folder),
+            info.shards[-1],
+            len(info.shards),
+            info.num_samples,
+            len(schema),
+            info.classes or (),
+            mend="write the set anew, with shards {times} times as large by bytes and by count",
+        )
         return _add(folder, info, shard_set, planned), asked
 
 

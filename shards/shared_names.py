@@ -52,6 +52,19 @@ def gathered(table: pa.Table) -> pa.Table:
     return kept.set_column(kept.column_names.index("caption"), "caption", lists)
 
 
+def tell_of_shared_images(table: pa.Table) -> None:
+    """Tell where rows of a table share their images, as captions of one do, and not their names."""
+    if "caption" not in table.column_names or pa.types.is_list(table.schema.field("caption").type):
+        return
+    images = table["image"].to_numpy()[table["row"].to_numpy() >= 0]
+    if len(images) and len(found := np.unique(images)) * 2 <= len(images):
+        print(
+            f"{len(images):,} captions are of {len(found):,} images, and each row has a name of its own; the "
+            "captions of an image are one sample where a column names the image: --key-column image_id",
+            file=sys.stderr,
+        )
+
+
 def with_row_keys(table: pa.Table) -> pa.Table:
     """Give samples the keys of their rows where others have their name, and no column names them."""
     named = table["named"]

@@ -19,17 +19,17 @@ import errno
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from nml.errors import UserError
-from nml.files import TEMPORARY_SUFFIX
+from nml.files import TEMPORARY_SUFFIX, make_folder
 from nml.locking import NoLocksError, byte_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.destination import Destination, open_destination
+from shards.encoding import read_mark
 from shards.finishing import SetDescription, finish
 from shards.locking import PACKING_LOCK, made_and_locked
 from shards.packshards import (
@@ -41,15 +41,16 @@ from shards.packshards import (
     recorded_forms,
     unfinished,
 )
-from shards.planning import PLAN_FILE, Plan, plan_once, read_plan, refuse_other_encoder
+from shards.parts import Part
+from shards.planning import PLAN_FILE, Plan, begin_encoding, plan_once, read_plan, refuse_other_encoder
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo, Shard, parse_set_info
 from shards.sources import Defect, Source
 
-__all__ = ["Part", "WriteRequest", "Written", "finish_set", "pack_part", "plan_set", "write_set"]
+__all__ = ["Encoding", "Part", "WriteRequest", "Written", "finish_set", "pack_part", "plan_set", "write_set"]
 
-_PART = re.compile(r"(\d{1,7})/(\d{1,7})")
 _PARTS = "parts-"
+_Made = TypeVar("_Made")
 _LEFTOVER = re.compile(r"\.shard-(\d+)\.tar\..*" + re.escape(TEMPORARY_SUFFIX))
 
 
@@ -67,33 +68,14 @@ class Written(NamedTuple):
     resumed: int
 
 
-@dataclass(frozen=True)
-class Part:
-    """One of several equal parts of the shards of a set.
+class Encoding(NamedTuple):
+    """What a call of :func:`plan_set` began: features that any number of processes compute by parts.
 
     Attributes:
-        number: From 1.
-        count: How many parts there are.
+        runs: How many runs of samples there are to share out.
     """
 
-    number: int
-    count: int
-
-    @classmethod
-    def parse(cls, text: str) -> Part:
-        """Read ``3/8``.
-
-        Raises:
-            UserError: If it is no part.
-        """
-        found = _PART.fullmatch(text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise UserError(f"--part {text}: not a part", possible="1/8 to 8/8, for example")
-        return cls(int(found[1]), int(found[2]))
-
-    def of(self, shards: int) -> range:
-        """Return the numbers of the shards of this part."""
-        return range(self.number - 1, shards, self.count)
+    runs: int
 
 
 class Packed(NamedTuple):
@@ -140,7 +122,7 @@ def write_set(
     with _written_alone(destination, request, make_source, wait=wait) as begun:
         if isinstance(begun, Written):
             return begun
-        plan = _plan(destination, request, begun, defects, spool=spool)
+        plan = _plan(destination, request, begun, defects, spool=spool, make=plan_once)
         packed = _pack(destination, plan, Part(1, 1), workers)
         info = _finish(destination, plan)
         return Written(info, packed.fresh, info.num_samples - packed.fresh)
@@ -154,18 +136,24 @@ def plan_set(
     staging: str | Path | None = None,
     spool: bool = False,
     defects: list[Defect] | None = None,
-) -> Plan | Written:
+    encode_by_parts: bool = False,
+) -> Plan | Written | Encoding:
     """Plan the set that ``request`` describes, or find it planned, or find it done.
 
-    The arguments are those of :func:`write_set`, and so are the errors.
+    The other arguments are those of :func:`write_set`, and so are the errors.
+
+    Args:
+        encode_by_parts: Whether to leave the features that are to be computed to others
+            (:func:`shards.encode.encode_part`); the same call without it makes the plan.
     """
     destination = open_destination(out, staging)
     with _written_alone(destination, request, make_source) as begun:
         if isinstance(begun, Written):
             return begun
-        plan = _plan(destination, request, begun, defects, spool=spool)
+        make = begin_encoding if encode_by_parts else plan_once
+        made = _plan(destination, request, begun, defects, spool=spool, make=make)
         destination.release()
-        return plan
+        return Encoding(made) if isinstance(made, int) else made
 
 
 def pack_part(
@@ -192,7 +180,7 @@ def pack_part(
     if plan is None:
         return None
     with _full_disk_told(destination.staging):
-        destination.work.mkdir(parents=True, exist_ok=True)
+        make_folder(destination.work)
         return _pack(destination, plan, part, workers)
 
 
@@ -215,7 +203,7 @@ def finish_set(out: str | Path, *, staging: str | Path | None = None) -> Written
             return Written(info, 0, 0)
         _refuse_missing(destination, plan)
         with _full_disk_told(destination.staging):
-            destination.work.mkdir(parents=True, exist_ok=True)
+            make_folder(destination.work)
             info = _finish(destination, plan)
         return Written(info, 0, info.num_samples)
 
@@ -247,12 +235,13 @@ def _plan(
     defects: list[Defect] | None,
     *,
     spool: bool,
-) -> Plan:
+    make: Callable[..., _Made],
+) -> _Made:
     with _clean_up_if_nothing_began(destination), _full_disk_told(destination.staging):
         # First: a place that cannot be written to must show before a long pass over the source.
         destination.begin(request)
         listed = destination.staging.absolute().with_name(f"{destination.staging.absolute().name}.bad.csv")
-        return plan_once(destination, request, make_source, spool=spool, defects=defects, listed=listed)
+        return make(destination, request, make_source, spool=spool, defects=defects, listed=listed)
 
 
 def _planned(destination: Destination) -> Plan | None:
@@ -393,7 +382,8 @@ def _clean_up_if_nothing_began(destination: Destination) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if destination.read_work(PLAN_FILE) is None:
+        mark = read_mark(destination)
+        if destination.read_work(PLAN_FILE) is None and not (mark and mark.get("by_parts")):
             with contextlib.suppress(UserError):
                 destination.end()
         raise

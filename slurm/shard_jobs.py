@@ -53,8 +53,9 @@ class ShardsCommand(SingleCommand):
                     possible=f"up to {max_array_size()}",
                 )
         if call.options.dry_run:
-            for argv in (steps.plan, *map(steps.pack, range(nodes)), steps.finish):
-                print(f"# {shlex.join(argv)}")
+            for commands in steps.stages().values():
+                for argv in commands:
+                    print(f"# {shlex.join(argv)}")
             return 0
         if found.found:
             return _submit(call, steps, resources)
@@ -63,7 +64,7 @@ class ShardsCommand(SingleCommand):
 
 
 class Steps:
-    """The command lines of the three steps.
+    """The command lines of the steps: of plan, packers and finish; with an encoder, of two more before.
 
     Args:
         words: The options of shards.write.
@@ -81,6 +82,9 @@ class Steps:
         self.parts = parts
         self.workers = options.get("--workers")
         self.plan = _command("plan", *_without(words, _OF_PACKING))
+        encoded = "--encoder" in options
+        self._begin = [*self.plan, "--encode-by-parts"] if encoded else None
+        self._encode = _command("encode", *out, *of_all)
         self._pack = _command("pack", *out, *of_all)
         self.finish = _command("finish", *out, *of_all)
 
@@ -89,6 +93,18 @@ class Steps:
         words = self.workers or ([str(workers)] if workers else [])
         part = ["--part", f"{number + 1}/{self.parts}"]
         return [*self._pack, *part, *(["--workers", *words] if words else [])]
+
+    def stages(self, *, workers: int | None = None) -> dict[str, list[list[str]]]:
+        """Return the commands of each step, by its name; those of one step run at once."""
+        stages = {
+            "plan": [self.plan],
+            "pack": [self.pack(number, workers=workers) for number in range(self.parts)],
+            "finish": [self.finish],
+        }
+        if self._begin is None:
+            return stages
+        parts = [[*self._encode, "--part", f"{number + 1}/{self.parts}"] for number in range(self.parts)]
+        return {"begin": [self._begin], "encode": parts, **stages}
 
 
 def _command(step: str, *words: str) -> list[str]:
@@ -108,13 +124,15 @@ def _without(words: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def _run_here(steps: Steps) -> int:
-    status = run_command(steps.plan)
-    if status:
-        return status
     workers = max(1, len(os.sched_getaffinity(0)) // steps.parts)
     logs = Path.cwd() / "jobs" / f"{_STAGE}-{secrets.token_hex(3)}" / "logs"
-    status = run_ranks(lambda rank: steps.pack(rank, workers=workers), nodes=steps.parts, tasks=1, logs=logs)
-    return status or run_command(steps.finish)
+    status = 0
+    for step, commands in steps.stages(workers=workers).items():
+        if not status and len(commands) == 1:
+            status = run_command(commands[0])
+        elif not status:
+            status = run_ranks(commands.__getitem__, nodes=steps.parts, tasks=1, logs=logs / step)
+    return status
 
 
 def _submit(call: Invocation, steps: Steps, resources: Resources) -> int:
@@ -123,11 +141,7 @@ def _submit(call: Invocation, steps: Steps, resources: Resources) -> int:
     call.record(launch)
     journal, snapshot = Journal(launch), take_snapshot(launch / "snapshots")
     jobs: list[str] = []
-    stages = {
-        "plan": [steps.plan],
-        "pack": [steps.pack(number) for number in range(steps.parts)],
-        "finish": [steps.finish],
-    }
+    stages = steps.stages()
     dependency = ""
     try:
         for step, commands in stages.items():
@@ -148,7 +162,8 @@ def _submit(call: Invocation, steps: Steps, resources: Resources) -> int:
         cancel(jobs)
         raise
     arrays = dict.fromkeys(job.partition("_")[0] for job in jobs)
-    print(f"submitted plan, {steps.parts} packers and finish as jobs {', '.join(arrays)}")
+    told = ", ".join(f"{len(commands)} x {step}" for step, commands in stages.items())
+    print(f"submitted {told} as jobs {', '.join(arrays)}")
     print(f"follow it: {command_line('status', folder)}")
     print(f"job: {folder}")
     return 0

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +19,11 @@ from safetensors.torch import save_file
 from nml import digits
 from nml.errors import UserError
 from nml.files import sha256_file
-from shards import relabel, write
+from shards import encode, encoding, finish, pack, plan, relabel, write
 from shards.features import Encoder, parse_encoder
 from shards.shardset import ShardSet
 from shards.verify import verify
+from tests.commands import Command
 
 MODEL = "test_resnet"
 
@@ -91,6 +95,50 @@ def test_the_command_encodes_and_records_what_it_read(
     assert added is not None
     assert added["weights_sha256"] == written["weights_sha256"]
     assert [finding for finding in verify(out) if finding.problem] == []
+
+
+def test_parts_that_are_killed_give_the_plan_and_the_set_of_one_process(
+    images: Path,
+    weights: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Runs of a batch each, so that there are some to share out.
+    monkeypatch.setattr("shards.encoding._LEAST_BATCHES", 1)
+    monkeypatch.setattr("shards.encoding.BATCH", 32)
+    encoder = ["--model", "instance-dependent", "--encoder", f"timm:{MODEL},weights={weights}"]
+    asked = ["--source", f"imagefolder:{images}", "--noise", "0.1", "0.2", *encoder]
+    write.main([*asked, "--out", str(tmp_path / "whole"), "--workers", "1"])
+    out = tmp_path / "set"
+    with pytest.raises(UserError, match="nothing is to be encoded there"):
+        encode.main([str(out)])
+    plan.main([*asked, "--out", str(out), "--encode-by-parts"])
+    assert "4 runs of samples to encode" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"other options is there .*seed"):
+        plan.main([*asked, "--out", str(out), "--seed", "1"])
+    work = out / ".writing"
+    begun = Command("shards.encode", str(out), "--part", "1/2", cwd=tmp_path)
+    while begun.running() and not (work / encoding.name_of(0)).exists():
+        time.sleep(0.005)
+    os.kill(begun.process.pid, signal.SIGKILL)
+    begun.end()
+    encode.main([str(out), "--part", "1/2"])
+    encode.main([str(out), "--part", "2/2"])
+    encode.main([str(out), "--part", "2/2"])
+    assert "part 2/2: 0 samples encoded now" in capsys.readouterr().out
+    # One that is damaged, and one that is lost: the plan makes them anew.
+    (work / encoding.name_of(2)).unlink()
+    damaged = (work / encoding.name_of(3)).read_bytes()
+    (work / encoding.name_of(3)).write_bytes(damaged[:200] + bytes([damaged[200] ^ 1]) + damaged[201:])
+    plan.main([*asked, "--out", str(out)])
+    assert not [path for path in work.iterdir() if encoding.is_run(path.name) or path.name == encoding.MARK]
+    encode.main([str(out)])
+    assert "is planned, nothing to do" in capsys.readouterr().out
+    pack.main([str(out), "--workers", "1"])
+    finish.main([str(out)])
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
 def test_a_file_that_a_model_read_is_recorded(

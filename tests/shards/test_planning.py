@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from nml.errors import UserError
+from shards import index, relabel
 from shards.catalogue import Catalogue
 from shards.destination import LocalDestination
 from shards.ladder import Level, PlannedLevel
@@ -19,7 +20,7 @@ from shards.plan_rows import PlanRows
 from shards.planning import _sample_sizes, plan_once, refuse_noise
 from shards.sources import Source, open_source
 from shards.writing import WriteRequest
-from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar
+from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
 
 
 def nobody() -> Source:
@@ -86,9 +87,16 @@ class Lengths:
     def __init__(self, read: list[int]) -> None:
         self._read = read
 
-    def write_features(self, path: Path, image: Callable[[int], bytes], count: int) -> None:
-        self._read += [len(image(number)) for number in range(count)]
-        np.save(path, [[float(length)] for length in self._read])
+    def is_the_one(self, identity: dict[str, object]) -> bool:
+        return identity == self.identity
+
+    def features(
+        self, image: Callable[[int], bytes], numbers: Sequence[int], done: Callable[[int], object]
+    ) -> np.ndarray:
+        found = [len(image(number)) for number in numbers]
+        self._read += found
+        done(len(found))
+        return np.array(found, np.float32)[:, None]
 
 
 def test_a_named_encoder_reads_the_images_of_the_source(
@@ -177,3 +185,30 @@ def test_a_class_takes_eight_bytes_at_most_and_a_place_a_level_in_the_record() -
         blocks(len(IMAGES[0])) + blocks(8) + blocks(300 + 64 * 3),
         blocks(0) + blocks(8) + blocks(1 + 64 * 3),
     ]
+
+
+def test_a_set_that_nobody_would_read_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = classes(tmp_path)
+    run(source, tmp_path / "set", "--max-shard-count", "6")
+    before = {path: path.read_bytes() for path in (tmp_path / "set").iterdir()}
+    monkeypatch.setattr("shards.finishing.MOST_BYTES", 1000)
+    refused = {
+        r"12 shards make a set\.json of about [\d,]+ bytes.*ask for shards 4 times as large": (
+            lambda: run(source, tmp_path / "other", "--max-shard-count", "1")
+        ),
+        r"2 shards make a set\.json.*write the set anew": (
+            lambda: relabel.main([str(tmp_path / "set"), "--noise", "0.5"])
+        ),
+        "20 shards make.*index some at a time": (
+            lambda: index.main([f"{tmp_path}/{{00..19}}.tar", "--out", str(tmp_path / "sidecar")])
+        ),
+    }
+    for number in range(20):
+        make_tar(tmp_path / f"{number:02d}.tar", "cls", ["0"] * 12)
+    for told, command in refused.items():
+        with pytest.raises(UserError, match=told):
+            command()
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"set"}
+    assert {path: path.read_bytes() for path in (tmp_path / "set").iterdir()} == before

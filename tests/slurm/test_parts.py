@@ -16,6 +16,7 @@ from slurm.executor import outside_of_any_job
 from slurm.machine import detect_slurm, gpus_of_ranks, visible_gpus
 from slurm.partitions import read_partitions
 from slurm.rendezvous import choose_port, interface_towards, node_address
+from slurm.shard_jobs import Steps
 
 ROOM = Path(slurm.__file__).parent
 
@@ -25,6 +26,17 @@ def test_no_module_shadows_the_standard_library_or_a_dependency() -> None:
     names = {file.stem for file in ROOM.glob("*.py")} - {"__init__", "launch"}
     installed = set(metadata.packages_distributions()) - {"slurm"}
     assert not names & (set(sys.stdlib_module_names) | installed)
+
+
+def test_features_of_an_encoder_are_computed_by_as_many_before_the_plan_is_made() -> None:
+    words = ["--source", "digits", "--noise", "0.2", "--out", "set", "--workers", "3"]
+    assert {*Steps(words, 2).stages()} == {"plan", "pack", "finish"}
+    asked = [*words, "--encoder", "timm:resnet18"]
+    stages = {name: [argv[2:] for argv in each] for name, each in Steps(asked, 2).stages().items()}
+    assert [*stages] == ["begin", "encode", "plan", "pack", "finish"]
+    (planned,) = stages["plan"]
+    assert stages["begin"] == [[*planned, "--encode-by-parts"]]
+    assert stages["encode"] == [["shards.encode", "set", "--part", f"{number}/2"] for number in (1, 2)]
 
 
 def script(folder: Path, name: str, text: str) -> None:
