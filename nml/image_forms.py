@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 TURNED = "with an EXIF orientation, which is not applied but by --upright"
 DEEP = "with 16 bits a sample, of which the upper 8 are read"
+FLOATS = "of floats, read as 0 to 1 where none is above 1, else as 0 to 255"
 CMYK = "in CMYK, which is read as RGB without its profile"
 CLEAR = "with transparency, which is left out"
 # Tags of a TIFF's directory, and values of theirs.
@@ -92,7 +93,9 @@ def _of_webp(data: memoryview) -> Iterator[str]:
 
 def _of_tiff(data: memoryview) -> Iterator[str]:
     tags = _first_directory(data)
-    if tags.get(_BITS, 8) > 8 and tags.get(_SAMPLE_FORMAT, 1) != _FLOATS:
+    if tags.get(_SAMPLE_FORMAT, 1) == _FLOATS:
+        yield FLOATS
+    elif tags.get(_BITS, 8) > 8:
         yield DEEP
     if tags.get(_PHOTOMETRIC) == _SEPARATED:
         yield CMYK

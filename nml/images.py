@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 # What webdataset readers hold too. Formats such as EPS or PDF would start other programs.
@@ -94,6 +95,7 @@ def eight_bit_rgb(image: Image.Image) -> Image.Image:
     """Decode an image to RGB of 8 bits: the one rule for every form that images come in.
 
     - 16 bits a sample become 8 as the upper 8 (Pillow would make everything above 255 white).
+    - Floats are taken for 0 to 1 where none is above 1, which Pillow would make black, else for 0 to 255.
     - Grey, palettes and CMYK are converted as Pillow does it, without colour profiles.
     - Transparency is left out: what counts is the colour that is stored.
     - The rotation that EXIF tells of is not applied; of an animation the first frame counts.
@@ -111,15 +113,27 @@ def eight_bit_rgb(image: Image.Image) -> Image.Image:
 def eight_bits(image: Image.Image) -> Image.Image:
     """Return an image of 8 bits a sample; one of 16 bits becomes grey, others stay as they are.
 
-    Whole numbers of 32 bits are taken for such of 16, which PGM files are opened as.
+    Whole numbers of 32 bits are taken for such of 16, which PGM files are opened as. Floats become grey, too.
     """
-    if not image.mode.startswith("I"):
+    if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
+    if image.mode == "F":
+        return _of_floats(values)
     # In bands: of one that takes all memory that an image may take there must not be two.
     grey = np.empty(values.shape, np.uint8)
     for top in range(0, len(values), _ROWS):
         grey[top : top + _ROWS] = np.clip(values[top : top + _ROWS], 0, 0xFFFF) >> 8
+    return Image.fromarray(grey)
+
+
+def _of_floats(values: npt.NDArray[np.float32]) -> Image.Image:
+    # What is no number is black, and larger than all is white.
+    scale = 255 if np.max(values, initial=0, where=np.isfinite(values)) <= 1 else 1
+    grey = np.empty(values.shape, np.uint8)
+    for top in range(0, len(values), _ROWS):
+        band = np.nan_to_num(values[top : top + _ROWS] * np.float32(scale), nan=0)
+        grey[top : top + _ROWS] = np.clip(band + (scale > 1) / 2, 0, 255)
     return Image.fromarray(grey)
 
 

@@ -172,7 +172,7 @@ def find_level(
             f"{what}: {len(alike)} of its levels {'has' if len(alike) == 1 else 'have'} the ratio "
             f"{decimal_text(noise)}",
             possible=", ".join(alike),
-            mend=f"ask for it by its name: --noise {alike[0]}",
+            mend=f"ask for it by its name, {alike[0]}",
         )
     raise UserError(
         f"{what}: has no noise level {name}",

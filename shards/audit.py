@@ -100,7 +100,8 @@ def _check_classes(population: Population) -> None:
     classes = population.num_classes
     if not 2 <= classes <= _MOST_CLASSES or not len(population):
         raise UserError(
-            f"--against: {classes:,} classes, {len(population):,} samples", possible=f"2 to {_MOST_CLASSES:,}"
+            f"the clean labels: {classes:,} classes, {len(population):,} samples",
+            possible=f"2 to {_MOST_CLASSES:,}",
         )
 
 
@@ -221,8 +222,8 @@ def _matrix(found: Audit, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def open_population(against: str, **options: Any) -> Population:
-    """Return the clean labels of a source, or of a shard set in a folder.
+def open_population(against: str, *, shown: str = "", **options: Any) -> Population:
+    """Return the clean labels of a source, or of a shard set in a folder; ``shown`` is how it was named.
 
     Raises:
         UserError: If it cannot be read, or has captions.
@@ -235,7 +236,7 @@ def open_population(against: str, **options: Any) -> Population:
         source = open_source(against, **options)
         if source.kind == "class":
             return clean_population(source)
-    raise UserError(f"--against {against}: has captions", possible="a source or a set with classes")
+    raise UserError(f"{shown or against}: has captions", possible="a source or a set with classes")
 
 
 def build_parser() -> Parser:
@@ -285,13 +286,19 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--level {arguments.level}: {against} is no folder of a set", mend="name one")
     population = open_population(
         against,
+        shown=against if arguments.level is not None else f"--against {against}",
         split=arguments.split,
         **{f"{name}_column": arguments[f"{name}_column"] for name in ("image", "label", "key")},
     )
     if arguments.level is not None:
         found = audit_level(ShardSet.open(against), arguments.level)
     else:
-        found = audit(arguments.file, population)
+        try:
+            found = audit(arguments.file, population)
+        except UserError as error:
+            # Elsewhere an option names the file.
+            what = error.what.removeprefix("--model-file ")
+            raise UserError(what, possible=error.possible, mend=error.mend) from error
     names = population.classes or tuple(map(str, range(population.num_classes)))
     print("\n".join(describe(found, names, claimed)))
     return int(bool(found.other_order))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nml.errors import UserError
-from nml.files import atomic_writer, write_json
+from nml.files import atomic_writer, make_folder, write_json
 from nml.set_file import (
     MANIFEST_FILE,
     SET_FILE,
@@ -195,5 +195,5 @@ def make_sidecar(shard_set: ShardSet, out: Path) -> SetInfo:
 
 def made_folder(folder: Path) -> Path:
     """Return the folder, made if it was not there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder

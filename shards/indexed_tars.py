@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from nml.cli import is_interactive
 from nml.errors import UserError
-from nml.files import check_regular, write_bytes
+from nml.files import check_regular, make_folder, write_bytes
 from nml.images import image_extension
 from nml.remote_files import files_at
 from nml.untrusted import check_object, parse_json, typed
@@ -85,7 +85,7 @@ class TarRecords:
         Raises:
             UserError: If one is damaged or holds what no set may hold; the records of others are kept.
         """
-        self._work.mkdir(parents=True, exist_ok=True)
+        make_folder(self._work)
         numbers = list(numbers)
         try:
             self._make_all(numbers, workers)
@@ -267,7 +267,7 @@ def _row(sample: TarSample, source: WebDatasetSource, descriptor: int, tar: Path
     content = _read(descriptor, image.size, image.offset)
     if not content:
         raise UserError(f"{tar}: the image of sample {sample.base!r} has 0 bytes", mend="leave the tar out")
-    text = sample.members.get("cls" if source.kind == "class" else "txt")
+    text = source.supervision_member(sample)
     record = sample.members.get("json")
     return {
         "key": key_of(sample.base),

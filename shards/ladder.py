@@ -226,3 +226,8 @@ def check_ratios(ratios: Sequence[Fraction], names: Sequence[str] = ()) -> None:
     for flag, values in (("--noise", asked), ("--name", names)):
         if twice := sorted({value for value in values if values.count(value) > 1}):
             raise UserError(f"{flag}: {twice[0]} is asked for twice", mend="name each level once")
+    if clean := [name for name in names if name.lower() == "clean"]:
+        raise UserError(
+            f"--name {clean[0]}: a level that is not clean would be called so",
+            mend=f"choose another name; the clean labels are {CLEAN_LEVEL} in every set",
+        )

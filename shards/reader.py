@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
+from nml.files import make_folder
 from nml.untrusted import parse_json
 from shards.index_table import Place
 from shards.shardset import ShardSet
@@ -136,7 +137,7 @@ class SkipLedger:
         if self._path is None:
             return
         line = json.dumps({"key": damage.key, "shard": damage.shard, "reason": damage.reason}) + "\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._path.parent)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             # One write to a file opened for appending is not torn apart by other writers.

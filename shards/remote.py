@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nml.errors import UserError
-from nml.files import atomic_writer
+from nml.files import atomic_writer, make_folder
 from nml.locking import open_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE, open_file_system, read_set_bytes
 from nml.urls import access_error, take_secret, with_secret
@@ -82,7 +82,7 @@ class RemoteStorage:
         path = self._folder / (f"{version[:16]}-{name}" if version else name)
         if self._is_whole(name, path):
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with open_lock(path.parent / f".{path.name}.lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not self._is_whole(name, path):

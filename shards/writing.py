@@ -150,10 +150,14 @@ def plan_set(
     with _written_alone(destination, request, make_source) as begun:
         if isinstance(begun, Written):
             return begun
-        make = begin_encoding if encode_by_parts else plan_once
-        made = _plan(destination, request, begun, defects, spool=spool, make=make)
+        if encode_by_parts:
+            runs = _plan(destination, request, begun, defects, spool=spool, make=begin_encoding)
+            if runs is not None:
+                destination.release()
+                return Encoding(runs)
+        plan = _plan(destination, request, begun, defects, spool=spool, make=plan_once)
         destination.release()
-        return Encoding(made) if isinstance(made, int) else made
+        return plan
 
 
 def pack_part(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from nml.errors import UserError
 from nml.image_forms import CLEAR as CLEAR_PIXELS
-from nml.image_forms import CMYK, TURNED, unusual_forms
+from nml.image_forms import CMYK, FLOATS, TURNED, unusual_forms
 from nml.image_forms import DEEP as DEEP_SAMPLES
 from nml.images import eight_bit_rgb, open_image
 from probes.tasks import open_task
@@ -46,6 +46,8 @@ FORMS = {
     "16-bit tiff": stored(Image.fromarray(DEEP), "TIFF"),
     "16-bit pgm": b"P5 32 24 65535\n" + DEEP.astype(">u2").tobytes(),
     "32-bit tiff": stored(Image.fromarray(DEEP.astype(np.int32)), "TIFF"),
+    "floats of 0 to 1": stored(Image.fromarray(BRIGHT / np.float32(255)), "TIFF"),
+    "floats of 0 to 255": stored(Image.fromarray(BRIGHT.astype(np.float32)), "TIFF"),
     "palette with transparency": stored(paletted(), "PNG", transparency=0),
     "clear png": stored(CLEAR, "PNG"),
     "turned by EXIF": stored(Image.fromarray(BRIGHT).convert("RGB"), "PNG", exif=EXIF),
@@ -72,6 +74,8 @@ COUNTED = {
     "16-bit png": DEEP_SAMPLES,
     "16-bit tiff": DEEP_SAMPLES,
     "32-bit tiff": DEEP_SAMPLES,
+    "floats of 0 to 1": FLOATS,
+    "floats of 0 to 255": FLOATS,
     "palette with transparency": CLEAR_PIXELS,
     "clear png": CLEAR_PIXELS,
     "turned by EXIF": TURNED,
@@ -84,7 +88,13 @@ COUNTED = {
     "turned webp": TURNED,
     "turned tiff": TURNED,
 }
-PLAIN = ["plain jpeg", "plain gif", "plain tiff", "plain webp", "plain lossless webp", "float tiff"]
+PLAIN = ["plain jpeg", "plain gif", "plain tiff", "plain webp", "plain lossless webp"]
+
+
+def test_floats_that_are_no_numbers_are_black_or_white() -> None:
+    values = np.array([[0, 0.5, np.nan, np.inf, -np.inf, -3, 1]], np.float32)
+    read = decode_pixels(stored(Image.fromarray(values), "TIFF"))[0, :, 0]
+    assert read.tolist() == [0, 128, 0, 255, 0, 0, 255]
 
 
 @pytest.mark.parametrize("form", sorted({*FORMS, *COUNTED, *PLAIN}))
@@ -104,7 +114,6 @@ def test_unusual_forms_are_told_by_their_headers_and_damage_by_nothing(form: str
         "plain tiff": stored(image, "TIFF"),
         "plain webp": stored(image, "WEBP"),
         "plain lossless webp": stored(image, "WEBP", lossless=True),
-        "float tiff": stored(Image.fromarray(BRIGHT / np.float32(255)), "TIFF"),
     }
     data = memoryview((FORMS | more)[form])
     assert list(unusual_forms(data)) == ([COUNTED[form]] if form in COUNTED else [])

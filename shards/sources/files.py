@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from nml.errors import UserError
 from nml.remote_files import AnyPath, RemotePath, files_at, is_url
-from nml.set_file import local_folder
+from nml.set_file import SET_FILE, local_folder
 from nml.sources import SourceSpec
 from nml.urls import take_secret, with_secret
 
@@ -104,6 +104,12 @@ def files_of(spec: SourceSpec, *below: str) -> Chosen:
         patterns = [(pattern, sorted(glob.glob(pattern, recursive=True))) for pattern in expand(argument)]  # noqa: PTH207 - absolute patterns
         found = [Path(name) for pattern, names in patterns for name in names or [pattern]]
     missing = [f"file {path}" for path in found if not path.is_file()]
+    if root and not found and (root / SET_FILE).is_file():
+        raise UserError(
+            f"{spec.shown}: is a sidecar, whose tars lie elsewhere, and no source",
+            mend=f"further levels: python -m shards.relabel {root} --noise RATIO; to write its images anew, "
+            "name the tars that its set.json names: wds:URL",
+        )
     if missing or not found:
         what = missing[0] if missing else f"{endings} in {argument}"
         raise UserError(f"{spec.shown}: there is no {what}", mend="check the path")

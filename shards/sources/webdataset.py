@@ -220,14 +220,23 @@ class WebDatasetSource:
             raise unreadable
         return {}, {}
 
+    def supervision_member(self, sample: TarSample) -> Member | None:
+        """Return the member that holds a sample's class or caption alone; None where its ``.json`` does."""
+        return sample.members.get(self._chosen() or self._usual())
+
+    def _chosen(self) -> str | None:
+        return self._members.get("label" if self.kind == "class" else "caption")
+
+    def _usual(self) -> str:
+        return "cls" if self.kind == "class" else "txt"
+
     def supervision(self, sample: TarSample, descriptor: int, tar: AnyPath) -> Any:
         """Return a sample's class or caption, or what stands there; ``descriptor`` is the open tar.
 
         Raises:
             UserError: If the sample has none.
         """
-        chosen = self._members.get("label" if self.kind == "class" else "caption")
-        extension = chosen or ("json" if self._field else "cls" if self.kind == "class" else "txt")
+        extension = self._chosen() or ("json" if self._field else self._usual())
         member = sample.members.get(extension)
         if member is None:
             raise UserError(

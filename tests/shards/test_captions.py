@@ -115,6 +115,27 @@ def test_a_column_a_caption_is_read_too(tmp_path: Path) -> None:
     assert ShardSet.open(tmp_path / "one").kind == "caption"
 
 
+def test_rows_of_one_image_under_names_of_their_own_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {
+            "id": number,
+            "image_id": f"image-{number // 3}",
+            "image": IMAGES[number // 3],
+            "caption": f"a {number}",
+        }
+        for number in range(12)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    run(f"parquet:{tmp_path / 'a.parquet'}", tmp_path / "set")
+    assert "12 captions are of 4 images" in (told := capsys.readouterr().err)
+    assert "--key-column image_id" in told
+    run(f"parquet:{tmp_path / 'a.parquet'}", tmp_path / "images", "--key-column", "image_id")
+    assert "--key-column" not in capsys.readouterr().err
+    assert ShardSet.open(tmp_path / "images").num_samples == 4
+
+
 def test_counts_are_of_captions_and_exact(by_lists: ShardSet) -> None:
     clean = captions(by_lists, "caption")
     for level in by_lists.info.levels.values():

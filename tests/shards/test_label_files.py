@@ -159,3 +159,6 @@ def test_the_command_reads_sources_and_sets_and_tells_another_order(
     assert "realised     0.0000" in capsys.readouterr().out
     assert audit.main([str(tmp_path / "wrong.json"), *against]) == 1
     assert "ORDER" in capsys.readouterr().out
+    (tmp_path / "short.json").write_text("[0, 1]")
+    with pytest.raises(UserError, match=r"^/.*short\.json: holds 2 labels"):
+        audit.main([str(tmp_path / "short.json"), *against])

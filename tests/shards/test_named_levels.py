@@ -66,7 +66,7 @@ def test_a_ratio_of_several_levels_is_refused_with_their_names(drawn: Path) -> N
 
 def test_a_ratio_that_only_a_named_level_has_says_its_name(copied: Path) -> None:
     relabel.main([str(copied), "--noise", "0.4", "--name", "worst"])
-    with pytest.raises(UserError, match=r"1 of its levels has the ratio 0\.4.*--noise worst"):
+    with pytest.raises(UserError, match=r"1 of its levels has the ratio 0\.4.*by its name, worst"):
         ShardSet.open(copied).level(0.4)
 
 
@@ -79,6 +79,7 @@ def test_a_ratio_that_only_a_named_level_has_says_its_name(copied: Path) -> None
         (["0.2", "--seed", "1", "--name", "../x"], "not a name of a level"),
         (["0.2", "--seed", "1", "--name", "own"], "not a name of a level"),
         (["0.2", "--seed", "1", "--name", "n00"], "reads like another ratio"),
+        (["0.2", "--seed", "1", "--name", "Clean"], "a level that is not clean would be called so"),
         (["0.5", "0.6", "--name", "a"], "1 names for 2 levels"),
         (["0.5", "0.6", "--name", "a", "a"], "a is asked for twice"),
     ],

@@ -13,8 +13,9 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from nml.errors import UserError
+from nml.files import NoPlace
 from nml.set_file import DIGEST, record_digest
-from shards import index, info, relabel, sign, verify
+from shards import index, info, relabel, sign, verify, write
 from shards.dataset import ShardDataset
 from shards.reader import DamagedSample, ShardReader
 from shards.sampler import ElasticBatchSampler
@@ -138,6 +139,13 @@ def test_a_sidecar_is_the_set_that_an_index_in_place_makes(tars: Path, tmp_path:
     ElasticBatchSampler(shard_set, global_batch=8, streams=8).load_state_dict(begun)
 
 
+def test_a_sidecar_as_a_source_is_told_what_to_do_instead(tars: Path, tmp_path: Path) -> None:
+    side(tars, tmp_path / "sidecar")
+    with pytest.raises(UserError, match=r"is a sidecar.*shards\.relabel .*sidecar --noise"):
+        write.main(["--source", f"wds:{tmp_path / 'sidecar'}", "--out", str(tmp_path / "set")])
+    assert not (tmp_path / "set").exists()
+
+
 def test_a_set_gets_a_sidecar_with_its_levels_and_a_further_one(copied: Path, tmp_path: Path) -> None:
     before = state(copied)
     shard_set = side(f"watched://{copied}", tmp_path / "sidecar")
@@ -251,6 +259,8 @@ def test_a_folder_that_cannot_be_written_to_is_told_of_sidecars(
         index.main([str(tars)])
     with pytest.raises(UserError, match="cannot be written to; name another --out"):
         side(tars, tars / "new")
+    with pytest.raises(NoPlace):
+        side(tars, Path("/proc/none/sidecar"))
     assert side(tars, tmp_path / "sidecar").num_samples == 24
 
 

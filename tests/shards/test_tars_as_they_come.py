@@ -10,9 +10,11 @@ import pytest
 
 from nml.errors import UserError
 from shards import index
+from shards.reader import ShardReader
 from shards.shardset import ShardSet
 from shards.sources import files
 from shards.tarbytes import TarBytes
+from shards.verify import verify
 from tests.shards.small_sources import IMAGES, check, make_tar, run
 from tests.shards.test_damage import foreign_tar
 
@@ -167,6 +169,11 @@ def test_captions_of_chosen_members_are_read(tmp_path: Path) -> None:
     run(f"wds:{tmp_path / 'a.tar'}", tmp_path / "set", *chosen)
     shard_set = ShardSet.open(tmp_path / "set")
     assert sorted(shard_set.index.column("caption").to_pylist()) == [f"caption {n}" for n in range(4)]
+    index.main([str(tmp_path / "a.tar"), "--out", str(tmp_path / "sidecar"), *chosen[:2]])
+    sidecar = ShardSet.open(tmp_path / "sidecar")
+    assert sidecar.index.column("caption").to_pylist() == [f"caption {n}" for n in range(4)]
+    assert [ShardReader(sidecar).image(sample)[1] for sample in range(4)] == IMAGES[:4]
+    assert not [finding for finding in verify(tmp_path / "sidecar") if finding.problem]
     for wrong, told in (("input.jpg", "'input.jpg' does not name"), ("image=a,label=b,caption=c", "twice")):
         with pytest.raises(UserError, match=told):
             run(f"wds:{tmp_path / 'a.tar'}", tmp_path / "other", "--members", wrong)
