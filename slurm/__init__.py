@@ -20,7 +20,7 @@ Inside a job
     ``job`` (from its beginning to its end), ``coordinator`` (all nodes), ``agent`` (one node), ``wire``
     (the line between them), ``ranks`` (as their agent sees them), ``rank`` (the program of one),
     ``container`` (an image around it), ``rendezvous`` (where ranks meet), ``verdict`` (again?),
-    ``attempt`` (the records), ``requeue``
+    ``attempt`` (the records), ``requeue``, ``ending`` (of a sweep, told)
 Looking
     ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it),
     ``spans`` (when nodes were held), ``local_attempt`` (the record of what ran here)

@@ -65,6 +65,7 @@ class Resources:
         container_python: The interpreter in it.
         container_mounts: What it shows of the nodes beyond what the run needs, ``SOURCE:PLACE`` each.
         setup: Lines of shell for the batch script, for example ``module load cuda``.
+        notify: A command, and its arguments, that is told of the end of a sweep (:mod:`slurm.ending`).
         srun_args: Further arguments of srun.
         sbatch: Further options of sbatch, name without dashes: value, or True for one that takes none.
 
@@ -97,6 +98,7 @@ class Resources:
     container_python: str = "python3"
     container_mounts: tuple[str, ...] = ()
     setup: tuple[str, ...] = ()
+    notify: tuple[str, ...] = ()
     srun_args: tuple[str, ...] = ()
     sbatch: dict[str, str | bool] = dataclasses.field(default_factory=dict)
 

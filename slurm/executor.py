@@ -159,6 +159,7 @@ def submit(
         srun_args=resources.srun_args,
         silence_s=resources.silence_s,
         signal_delay_s=resources.signal_delay_s,
+        notify=resources.notify,
     )
     submission = on_the_nodes(submission, resources, file.parent)
     submission.write(file)

@@ -9,6 +9,7 @@ so that what depends on it does not start. Starts that bring no new checkpoint a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from pathlib import Path
 from slurm.attempt import Attempt
 from slurm.container import srun_words
 from slurm.coordinator import MOST_FAILURES, Coordinator
+from slurm.ending import tell_end
 from slurm.members import Submission, own_index
 from slurm.ranks import STOP_SIGNALS
 from slurm.receipts import write_receipts
@@ -47,7 +49,20 @@ class JobCommand:
         # Agents tell of stops. srun inherits this: it would kill ranks that save.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        sys.exit(run_job(Path(self.submission)))
+        file = Path(self.submission)
+        try:
+            # It does not return where the job comes back.
+            status = run_job(file)
+        finally:
+            _tell_end(file)
+        sys.exit(status)
+
+
+def _tell_end(file: Path) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        submission = Submission.read(file)
+        if sweep := submission.members[own_index()].ends:
+            tell_end(Path(sweep), submission.notify)
 
 
 def run_job(file: Path) -> int:

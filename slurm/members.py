@@ -49,6 +49,7 @@ class Member:
         distributed: Whether its ranks meet (RANK, MASTER_ADDR and so on are set).
         cwd: The folder it runs in, from which the relative paths of its user start.
         probe: What a probe measures, so that its rows can be told; None for other commands.
+        ends: The sweep's folder that is over with this member; None for others.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Member:
     distributed: bool = False
     cwd: str
     probe: Probe | None = None
+    ends: str | None = None
 
     @property
     def home(self) -> Path | None:
@@ -112,6 +114,7 @@ class Submission:
         silence_s: For how long, and three steps, a rank may give no sign of life.
         signal_delay_s: How long before the time limit its ranks are told to save.
         container: What its ranks run in; None for the nodes themselves.
+        notify: The user's command that is told of the end of a sweep.
     """
 
     stage: str
@@ -127,6 +130,7 @@ class Submission:
     silence_s: int = 20
     signal_delay_s: int = 120
     container: Container | None = None
+    notify: tuple[str, ...] = ()
 
     def write(self, file: Path) -> None:
         """Write the submission as JSON."""

@@ -140,6 +140,7 @@ def _report_part(study: Study, probes: Sequence[Part]) -> Part:
         record=str(study.folder / LAUNCH / "attempts" / "report"),
         done=str(out / "report.html"),
         cwd=str(study.base),
+        ends=str(study.folder),
     )
     complete = all(part.complete for part in probes) and (out / "report.html").exists()
     return Part("report", member, tuple(part.member.name for part in probes), complete)

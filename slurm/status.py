@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from nml import cli
 from slurm import states
 from slurm.invocation import PROG, Invocation
-from slurm.table import aligned, everything, launched_under, make_rows
+from slurm.table import Row, aligned, everything, launched_under, make_rows
 
 DESCRIPTION = "Show what was launched: state, attempt, step, ETA, loss, and why it waits."
 EXAMPLE = f"{PROG} status sweeps/sweep --watch"
@@ -21,6 +24,7 @@ def add_options(parser: cli.Parser) -> None:
     parser.add_argument(
         "folder", nargs="?", type=str, default=None, help="a sweep or run (default: all here)"
     )
+    parser.add_argument("--json", action="store_true", help="print a JSON object, with --watch one a line")
     parser.add_argument("--watch", action="store_true", help="show it again and again until all has ended")
 
 
@@ -28,18 +32,39 @@ def run(call: Invocation) -> int:
     """Print the table, once or until nothing is active."""
     named = call.options.folder
     folders = [Path(named)] if named else everything(Path.cwd())
-    if not folders:
+    as_json = call.options.json
+    if not folders and not as_json:
         print(f"nothing was launched from here; see: {PROG} --help")
         return 0
     while True:
         members = [member for folder in folders for member in launched_under(folder)]
         # To watch on, or to end, it has to be known what is in the queue.
         rows = make_rows(members, patient=call.options.watch)
-        if call.options.watch and sys.stdout.isatty():
+        if as_json:
+            told = {"time": round(time.time(), 3), "parts": list(map(row_as_json, rows))}
+            shown = json.dumps(told, indent=None if call.options.watch else 1)
+        else:
+            shown = aligned(rows)
+        if call.options.watch and not as_json and sys.stdout.isatty():
             # Past the guard of the stream, which shows such characters instead of sending them.
             sys.stdout.flush()
             sys.stdout.buffer.write(b"\x1b[2J\x1b[H")
-        print(aligned(rows), flush=True)
+        print(shown, flush=True)
         if not call.options.watch or not any(states.JobState(row.state).active for row in rows):
             return 0
         time.sleep(WATCH_SECONDS)
+
+
+def row_as_json(row: Row) -> dict[str, Any]:
+    """Return a row with numbers as numbers; what is not known is null."""
+    step, _, total = row.step.partition("/")
+    loss = float(row.loss) if row.loss else math.nan
+    return {
+        **{name: getattr(row, name) for name in ("stage", "name", "state", "job", "why")},
+        "active": states.JobState(row.state).active,
+        "attempt": int(row.attempt) if row.attempt else None,
+        "step": int(step) if step else None,
+        "steps": int(total) if total else None,
+        "eta": row.eta or None,
+        "loss": loss if math.isfinite(loss) else None,
+    }

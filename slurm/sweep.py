@@ -19,6 +19,7 @@ from nml.untrusted import Untrusted, read_object, typed
 from slurm import executor
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
+from slurm.ending import tell_end
 from slurm.invocation import PROG, Invocation
 from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
@@ -243,6 +244,8 @@ def run_sweep_locally(
 ) -> int:
     """Run what is missing, as many parts at once as there are slots; parts of a failed one are left out."""
     failed = run_parts(depth_first(parts), lambda part, slot: _run_part(part, resources, slot), slots)
+    if not all(part.complete for part in parts):
+        tell_end(study.folder, resources.notify)
     for name in failed:
         print(f"failed: {name}")
     print(f"sweep: {study.folder}")

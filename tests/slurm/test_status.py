@@ -72,6 +72,28 @@ def test_a_record_that_a_power_cut_damaged_is_named_instead_of_ending_the_table(
     assert row.why.startswith("the record of its end cannot be read: ")
 
 
+def test_a_program_reads_the_table_as_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    written(run, {"stage": "pretrain", "members": ["pretrain run"], "jobs": ["12"]})
+    write_metrics(run, {"step": 3, "epoch": 0.5, "loss": float("nan"), "time": 1.0})
+    running = lambda jobs, tries: {job: JobState("RUNNING") for job in jobs}  # noqa: E731
+    monkeypatch.setattr(states, "job_states", running)
+    assert main(["status", str(run), "--json"]) == 0
+    [part] = json.loads(capsys.readouterr().out)["parts"]
+    told = {
+        "state": "RUNNING",
+        "active": True,
+        "job": "12",
+        "step": 3,
+        "loss": None,
+        "eta": None,
+        "attempt": 0,
+    }
+    assert part.items() >= told.items()
+
+
 def test_what_waited_for_a_step_of_a_set_that_failed_says_which(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
