@@ -150,7 +150,8 @@ def _receipts_name(arm: SweepRequest, run: PretrainRequest, tasks: tuple[str, ..
     """Name what a probe's rows follow from, so that other options count as other results."""
     followed = (tasks[0] if len(tasks) == 1 else tasks, arm.probe_options)
     options = hashlib.sha256(repr(followed).encode()).hexdigest()[:8]
-    return f"{run.path.name}-{_slug(' '.join(tasks))}-{options}"
+    named = (arm.arm or "all") if arm.tasks_together else tasks[0]
+    return f"{run.path.name}-{_slug(named)}-{options}"
 
 
 def _slug(text: str) -> str:

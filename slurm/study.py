@@ -208,17 +208,28 @@ class Study:
         return next((one for one in self.sets if one.out == location), None)
 
 
-def arms_of(common: SweepRequest, arms: Mapping[str, Any]) -> tuple[SweepRequest, ...]:
+def arms_of(
+    common: SweepRequest, arms: Mapping[str, Any], *, recipe: Mapping[str, Any], probes: Mapping[str, Any]
+) -> tuple[SweepRequest, ...]:
     """Return the arms that a study file names, each with what it says in place of what all have in common.
+
+    Args:
+        common: What all have in common; the overrides and options in it were typed, and win.
+        arms: The arms of the file; without any, there is one.
+        recipe: Overrides of the recipes that all have in common.
+        probes: Options of ``probes.run`` that all have in common.
 
     Raises:
         UserError: If an arm says what cannot be said, or a value is impossible.
     """
-    return tuple(_arm(common, str(name), content) for name, content in arms.items()) or (common,)
+    shared = {"recipe": recipe, "probes": probes}
+    return tuple(_arm(common, str(name), content, shared) for name, content in arms.items()) or (
+        _arm(common, "", {}, shared),
+    )
 
 
-def _arm(common: SweepRequest, name: str, content: Any) -> SweepRequest:
-    where = f"arms.{name}"
+def _arm(common: SweepRequest, name: str, content: Any, shared: Mapping[str, Any]) -> SweepRequest:
+    where = f"arms.{name}" if name else ""
     fields = _mapping(where, content)
     for key in fields:
         if key not in ARM_KEYS:
@@ -235,19 +246,22 @@ def _arm(common: SweepRequest, name: str, content: Any) -> SweepRequest:
         raise UserError(f"{where}: {error}") from error
     if given.recipe_name is not None and len(said.get("recipes", common.recipes)) > 1:
         raise UserError(f"{where}.recipe_name {given.recipe_name}: the name of several recipes")
+    merged = {
+        key: {**shared[key], **_mapping(f"{where}.{key}".strip("."), fields.get(key, {}))} for key in shared
+    }
     return dataclasses.replace(
         common,
         arm=name,
         options=given,
-        overrides=(*recipe_words(fields.get("recipe", {}), where), *common.overrides),
-        probe_options=(*option_words(fields.get("probes", {}), f"{where}.probes"), *common.probe_options),
+        overrides=(*_recipe_words(merged["recipe"]), *common.overrides),
+        probe_options=(*option_words(merged["probes"], f"{where}.probes"), *common.probe_options),
         **said,
     )
 
 
-def recipe_words(values: Any, where: str = "") -> Iterator[str]:
-    """Return what a file's key ``recipe`` says of the recipe, as the dotted overrides of a command line."""
-    for name, value in _mapping(f"{where}.recipe".strip("."), values).items():
+def _recipe_words(values: Mapping[str, Any]) -> Iterator[str]:
+    """Return overrides of a recipe, given as a mapping, as the words of a command line."""
+    for name, value in values.items():
         yield f"--recipe.{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 

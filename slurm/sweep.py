@@ -19,6 +19,7 @@ from nml.untrusted import Untrusted, read_object, typed
 from slurm import executor
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
+from slurm.cost import check_cost, describe
 from slurm.ending import tell_end
 from slurm.invocation import PROG, Invocation
 from slurm.local_attempt import attempt_here
@@ -36,6 +37,7 @@ from slurm.pretraining import (
 )
 from slurm.receipts import write_receipts
 from slurm.registry import BUSY, nothing_left_if_refused
+from slurm.request import PretrainRequest
 from slurm.rooms import check_command, check_heads, check_tasks
 from slurm.same_run import check_same_run, check_same_words
 from slurm.standin import run_command, run_ranks
@@ -45,8 +47,6 @@ from slurm.study import (
     SweepRequest,
     arms_of,
     check_level_is_planned,
-    option_words,
-    recipe_words,
     sets_of,
 )
 from slurm.submitting import submit_sweep
@@ -100,6 +100,7 @@ def run(call: Invocation) -> int:
     """Check the study, then submit or run what is missing of it."""
     options = call.options
     study = study_of(call)
+    check_cost(options.cost)
     resolved = _check(study)
     found = find_cluster(options.cluster)
     resources = {stage: _stage_resources(options, stage) for stage in STAGES}
@@ -127,7 +128,9 @@ def run(call: Invocation) -> int:
     if not study.named_data:
         print(NOTICE, flush=True)
     if options.dry_run:
-        return show_plan(study, parts, resources, found)
+        status = show_plan(study, parts, resources, found, jobs=len(slots))
+        print(*describe(study, parts, resolved, resources["pretrain"], options.cost), sep="\n")
+        return status
     launch = study.folder / LAUNCH
     with held_alone(launch, busy=BUSY):
         if found.found:
@@ -155,37 +158,40 @@ def study_of(call: Invocation) -> Study:
         options=RunOptions(**cli.given_options(options, RunOptions, leave_out=OF_A_RUN)),
         name=options.name,
         results=options.results,
-        # What is typed comes last, and wins.
-        overrides=(*recipe_words(options.recipe), *call.overrides),
-        probe_options=(*option_words(options.probes, "probes"), *call.rest),
+        overrides=call.overrides,
+        probe_options=call.rest,
         tasks_together=options.tasks_together,
     )
-    return Study(arms=arms_of(common, options.arms), sets=sets_of(options.sets, common.base))
+    arms = arms_of(common, options.arms, recipe=options.recipe, probes=options.probes)
+    return Study(arms=arms, sets=sets_of(options.sets, common.base))
 
 
 def _check(study: Study) -> dict[tuple[str, str], str]:
     """Check heads, tasks, sets and runs; return the resolved command of each recipe of each arm."""
-    for planned in study.sets:
-        if not planned.present():
-            check_command(planned.argv())
     written = [one.out for one in study.sets]
-    resolved: dict[tuple[str, str], str] = {}
+    # All that is quick first.
     for arm in study.arms:
         check_heads(arm.plugins)
         check_tasks(arm.tasks)
-        runs = arm.runs()
-        for one in runs:
+        for one in arm.runs():
             one.check(written)
-            planned_set = study.set_of(one.shard_set)
-            if planned_set:
-                check_level_is_planned(planned_set, one.options.noise)
-        # Runs of a recipe differ by what their names tell alone, so one command speaks for all of them.
-        commands = {one.recipe: one.argv() for one in runs}
-        own = {recipe: check_command(argv) for recipe, argv in commands.items()}
-        for one in runs:
+            trained_on = study.set_of(one.shard_set)
+            if trained_on:
+                check_level_is_planned(trained_on, one.options.noise)
+    for planned in study.sets:
+        if not planned.present():
+            check_command(planned.argv())
+    resolved: dict[tuple[str, str], str] = {}
+    known: dict[PretrainRequest, str] = {}
+    for arm in study.arms:
+        for one in arm.runs():
+            # Runs of a recipe differ by what their names tell alone, so one command speaks for all of them.
+            alike = dataclasses.replace(one, options=arm.options)
+            if alike not in known:
+                known[alike] = check_command(one.argv())
+            resolved[one.recipe, arm.arm] = known[alike]
             mend = "sweep in another folder, or move that run out of runs/"
-            check_same_run(one, own[one.recipe], mend=mend)
-        resolved |= {(recipe, arm.arm): command for recipe, command in own.items()}
+            check_same_run(one, known[alike], mend=mend)
     for words in dict.fromkeys((*arm.tasks, *arm.probe_options) for arm in study.arms):
         check_command([sys.executable, "-m", "probes.run", "--task", *words])
     return resolved
@@ -216,7 +222,14 @@ def record(call: Invocation, study: Study) -> None:
     write_json(study.folder / SWEEP, {"arms": arms, "sets": list(map(dataclasses.asdict, study.sets))})
 
 
-def show_plan(study: Study, parts: Sequence[Part], resources: dict[str, Resources], found: Detection) -> int:
+def show_plan(
+    study: Study,
+    parts: Sequence[Part],
+    resources: dict[str, Resources],
+    found: Detection,
+    *,
+    jobs: int,
+) -> int:
     """Print what would be done, on a cluster with the batch script of each stage."""
     folder = study.folder / LAUNCH
     for stage in STAGES:
@@ -234,7 +247,8 @@ def show_plan(study: Study, parts: Sequence[Part], resources: dict[str, Resource
             print(executor.batch_text(submission, resources[stage], folder / "TOKEN.json"))
     if not found.found:
         world = resources["pretrain"].nodes * resources["pretrain"].tasks
-        print(f"# {found.sentence}: one after the other, pre-training as {world} local processes")
+        at_once = f"{jobs} at once" if jobs > 1 else "one after the other"
+        print(f"# {found.sentence}: {at_once}, pre-training as {world} local processes")
     print(f"sweep: {study.folder}")
     return 0
 

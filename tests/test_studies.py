@@ -49,7 +49,7 @@ def test_every_study_is_resolved_and_planned(
     for command in {(one.recipe, one.overrides): one for one in study.runs()}.values():
         pretrain_options(command.argv()[3:])
     for words in {arm.tasks + arm.probe_options for arm in study.arms}:
-        probe_options(["--task", *words])
+        probe_options(["--checkpoint", "run", "--task", *words])
     # Every run is measured.
     measured = Counter(part.member.probe.run for part in parts if part.member.probe)
     assert measured.keys() == {str(run.path) for run in study.runs()}

@@ -10,6 +10,7 @@ from nml.errors import UserError
 from nml.files import write_bytes
 from probes.results import read_rows
 from probes.results.export import COLUMNS, FORMATS, check_columns, select
+from probes.results.packing import pack_rows
 from probes.results.trace import find_row, trace
 
 EXAMPLES = """\
@@ -18,6 +19,7 @@ examples:
   python -m probes.results query results/ --where head=nmtune domain=ood "accuracy>0.5"
   python -m probes.results export results/ --format latex --out table.tex
   python -m probes.results trace 3f0c9a --results results/
+  python -m probes.results pack results/ --out mine/results      to publish: a file a run, no local paths
 """
 
 
@@ -28,13 +30,13 @@ def build_parser() -> Parser:
     """Return the parser of the command."""
     parser = Parser("python -m probes.results", "Look at results.", epilog=EXAMPLES, config=False)
     add = parser.add_argument
-    add("command", type=str, choices=["show", "query", "export", "trace"], help="what to do")
+    add("command", type=str, choices=["show", "query", "export", "trace", "pack"], help="what to do")
     add("target", type=str, nargs="?", default=None, help="trace: a row id or its beginning; else the folder")
     add("--results", type=str, default=DEFAULT_RESULTS, help="folder of result rows")
     add("--where", type=str, nargs="+", default=[], help="conditions FIELD=VALUE, also != < <= > >=")
     add("--columns", type=str, nargs="+", default=list(COLUMNS), help="fields of a row")
     add("--format", type=str, choices=sorted(FORMATS), default=None, help="text; csv when exporting")
-    add("--out", type=str, default=None, help="a new file to write; without it the terminal")
+    add("--out", type=str, default=None, help="a new file to write; without it the terminal; pack: a folder")
     add("--features", type=str, default="features", help="folder of the feature store, to trace")
     return parser
 
@@ -47,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_unused(
         parser,
         arguments,
-        {"where": shown, "columns": shown, "format": shown, "out": shown, "features": ("trace",)},
+        {
+            "where": (*shown, "pack"),
+            "columns": shown,
+            "format": shown,
+            "out": (*shown, "pack"),
+            "features": ("trace",),
+        },
     )
     if arguments.command != "trace" and arguments.target and arguments.results != DEFAULT_RESULTS:
         raise UserError(
@@ -60,6 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         row = find_row(read_rows(arguments.results), arguments.target)
         print("\n".join(trace(row, features=Path(arguments.features))))
+        return
+    if arguments.command == "pack":
+        if arguments.out is None:
+            raise UserError("pack: no folder named", mend="--out FOLDER")
+        rows = select(read_rows(arguments.target or arguments.results), arguments.where)
+        files = pack_rows(rows, Path(arguments.out), Path.cwd())
+        size = sum(file.stat().st_size for file in files)
+        print(f"{len(rows)} rows of {len(files)} encoders, {size / 1e6:.2f} MB: {arguments.out}")
         return
     if arguments.out is not None and Path(arguments.out).exists():
         raise UserError(f"--out {arguments.out}: exists already", mend="name another file, or remove it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from nml.errors import UserError
 from nml.sources import SOURCES, find_task
 from probes.spec import split_spec
 from probes.tasks.conformance import CHECKS, Subject
+from probes.tasks.counting import count_samples
 from probes.tasks.prepared import PreparedTask
 from probes.tasks.registry import DEFAULT_ROOT, TASKS, open_task, task_source
 from probes.tasks.task import Task, TaskRecord, TaskSource
@@ -28,6 +30,8 @@ examples:
       read what torchvision has downloaded there; what it has not, it downloads
   python -m probes.tasks check parquet:train.parquet,test.parquet
       hold a task to its contract, check by check
+  python -m probes.tasks count cifar10 parquet:train.parquet,test.parquet
+      samples of each split and test set, as JSON, without reading any
 """
 GROUPS = ("ready", "your own data", "placed by hand", "to prepare")
 
@@ -41,8 +45,8 @@ def build_parser() -> Parser:
         config=False,
     )
     add = parser.add_argument
-    add("command", type=str, choices=["list", "show", "prepare", "check"], help="what to do")
-    add("names", type=str, nargs="*", default=[], help="tasks to show, prepare or check")
+    add("command", type=str, choices=["list", "show", "prepare", "check", "count"], help="what to do")
+    add("names", type=str, nargs="*", default=[], help="tasks to show, prepare, check or count")
     add("--root", type=str, default=str(DEFAULT_ROOT), help="folder of prepared tasks")
     add(
         "--torchvision",
@@ -57,13 +61,19 @@ def main() -> int:
     """Run one of the commands; return 1 if a check failed."""
     parser = build_parser()
     arguments = parser.parse_args()
-    refuse_unused(parser, arguments, {"names": ("show", "prepare", "check"), "torchvision": ("prepare",)})
+    refuse_unused(
+        parser, arguments, {"names": ("show", "prepare", "check", "count"), "torchvision": ("prepare",)}
+    )
     root = Path(arguments.root)
     if arguments.command == "list":
         _list(root)
         return 0
     if not arguments.names:
         raise UserError(f"{arguments.command}: no task named", mend="see: python -m probes.tasks list")
+    if arguments.command == "count":
+        counts = {name: count_samples(name)._asdict() for name in arguments.names}
+        print(json.dumps(counts, indent=1))
+        return 0
     # All names first: a misspelt last one is told before the first is fetched.
     sources = {name: task_source(split_spec(name).kind) for name in arguments.names}
     failed = 0

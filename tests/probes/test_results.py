@@ -174,3 +174,37 @@ def test_a_row_is_traced_to_the_samples_that_were_flipped(
     assert "k1: dog -> owl" in printed
     assert "the very file" in printed
     assert "recipe quickstart, engine ddp, world size 8" in printed
+
+
+def test_packed_rows_keep_their_ids_and_name_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"run_path": f"{tmp_path}/runs/a", "set_path": "/elsewhere/sets/a"}
+    rows = [
+        row(encoder=name, encoder_hash=name, seed=seed, **places) for seed in range(3) for name in ("a", "b")
+    ]
+    for one in rows:
+        write_rows("results", [one])
+    main(["pack", "results", "--out", "packed"])
+    found = read_rows("packed")
+    assert {one.row_id for one in found} == {one.row_id for one in rows}
+    assert {(one.run_path, one.set_path) for one in found} == {("runs/a", "a")}
+    before = {file.name for file in Path("packed/rows").iterdir()}
+    assert len(before) == 2
+
+    # Only the files of runs that have new rows change.
+    write_rows("results", [row(encoder="b", encoder_hash="b", seed=7, **places)])
+    main(["pack", "results", "--out", "packed"])
+    after = {file.name for file in Path("packed/rows").iterdir()}
+    assert len(after) == 2
+    assert len(after & before) == 1
+    assert len(read_rows("packed")) == 7
+
+
+def test_results_that_are_not_among_those_to_be_packed_are_not_lost(tmp_path: Path) -> None:
+    write_rows(tmp_path / "packed", [row(seed=8)])
+    write_rows(tmp_path / "results", [row(seed=9)])
+    with pytest.raises(UserError, match="has 1 rows that are not among those"):
+        main(["pack", str(tmp_path / "results"), "--out", str(tmp_path / "packed")])
+    assert 8 in {one.seed for one in read_rows(tmp_path / "packed")}

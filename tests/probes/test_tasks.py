@@ -20,6 +20,7 @@ from nml.sources import SOURCES
 from probes.results import read_rows
 from probes.run import main
 from probes.tasks import TASKS, open_task, remembered
+from probes.tasks.counting import count_samples
 from probes.tasks.registry import task_source
 from probes.tasks.shifts import SHIFTS, VERSION
 from tests.probes.own_files import png, write_folder, write_table
@@ -274,3 +275,28 @@ def test_class_names_that_the_training_data_lacks_are_refused(tmp_path: Path) ->
     twice = write_named_table(tmp_path / "twice.parquet", ["bird", "bird"], [0, 1])
     with pytest.raises(UserError, match=r"twice.parquet numbers .*two are called 'bird'"):
         open_task(f"parquet:{train},{test},{twice}")
+
+
+@pytest.mark.parametrize(
+    ("text", "train", "tests"),
+    [
+        ("digits", 1438, (359, None, None, None, None)),
+        ("cifar10:limit=1000,shifts=noisy", 1000, (1000, 1000)),
+        # Five variants fewer than its domains: the one that it is trained on is none.
+        ("domainnet:train=real", None, (None, None, None, None)),
+        ("csv:a.csv,b.csv,shifts=none", None, (None,)),
+    ],
+)
+def test_what_is_known_of_a_task_s_samples_is_counted_without_them(text, train, tests) -> None:
+    counted = count_samples(text)
+    assert (counted.train, counted.tests) == (train, tests)
+
+
+def test_samples_in_parquet_files_are_counted_as_the_task_has_them(tmp_path: Path) -> None:
+    for name, rows in (("train", 30), ("test", 20), ("other", 10)):
+        pq.write_table(pa.table({"image": [b""] * rows, "label": [0] * rows}), tmp_path / f"{name}.parquet")
+    train, test, other = (tmp_path / f"{name}.parquet" for name in ("train", "test", "other"))
+    assert count_samples(f"parquet:{train},{test},{other},ood.more={other},limit=25,ood_limit=5") == (
+        25,
+        (20, 5, 5),
+    )

@@ -24,13 +24,36 @@ shards: data/a
 plugins: [lp, mlp]
 tasks: [digits, dtd]
 tasks_together: true
-probes: {seeds: 3}
+probes: {seeds: 3, tries: 2}
+recipe: {steps: 5}
 arms:
   symmetric: {noise: [0, 0.1]}
-  pairs: {noise: [n20-pair-flip], plugins: [lp], recipe: {steps: 3}}
+  pairs: {noise: [n20-pair-flip], plugins: [lp], recipe: {steps: 3}, probes: {seeds: 2}}
   more-seeds: {noise: [0], seeds: [1], tasks: [digits], tasks_together: false}
+cost:
+  seconds_per_sample: {quickstart: 9}
+  probe_seconds: {symmetric: 600, pairs: 1200, more-seeds: 1800}
+  samples: {data/a: 100}
+  set_bytes: {data/a: 3000000}
 """
 RUNS = ("n00-seed0", "n10-seed0", "n20-pair-flip-seed0", "n00-seed1")
+COST = [
+    "what is left to do:",
+    "  sets         2 to write or to add to; 3.0 MB",
+    # Four runs of one epoch of a hundred samples.
+    "  runs         4 of 4; 0.0 million samples",
+    "               1.0 CPU-hours (9e+03 ms a sample of quickstart, as given)",
+    # A checkpoint and an export of each.
+    "  checkpoints  48.0 MB, exports included",
+    "  probes       4 of 4",
+    "               1.2 CPU-hours (600 s a probe of symmetric, as given; 1,200 s a probe of pairs, as given; "
+    "1,800 s a probe of more-seeds, as given)",
+    # Two tasks of 200 samples for three runs and one for the fourth, 50 numbers of four bytes each.
+    "  features     0.3 MB",
+    # Two test sets: two runs, two tasks, two heads, three seeds; a run, two tasks, a head, two seeds; and a
+    # run, a task, two heads, three seeds.
+    "  result rows  68",
+]
 
 
 @pytest.fixture
@@ -47,6 +70,10 @@ def computed(work: Path) -> list[str]:
 
 
 def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, study) -> None:
+    plan = project.launch(*study, "--dry-run")
+    # What an arm says stands in place of what the study says, option by option.
+    assert " --seeds 2 --tries 2 " in next(line for line in plan.splitlines() if "seed0 pairs:" in line)
+    assert plan[plan.index("what is left to do:") :].splitlines() == COST
     said = project.launch(*study)
     parts = [line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")]
     # A run is probed before the next one begins, so that what has ended early is a study, too.
@@ -69,6 +96,7 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
         "n20-pair-flip",
     ]
     assert "steps: 3" in (project.work / "runs/quickstart-n20-pair-flip-seed0/config.yaml").read_text()
+    assert "steps: 5" in (project.work / "runs/quickstart-n00-seed0/config.yaml").read_text()
     assert sorted(computed(project.work)) == sorted(
         [
             *(f"{run} digits dtd {head}" for run in RUNS[:2] for head in ("lp", "mlp")),

@@ -113,7 +113,8 @@ def main() -> int:
     parser.add_argument("--recipe.fail", type=int, default=-1, dest="fail")
     options, rest = parser.parse_known_args()
     config = (
-        f"recipe: {{epochs: {options.epochs}, steps: {options.steps}, "
+        f"recipe: {{epochs: {options.epochs}, steps: {options.steps}, global_batch: 10, "
+        "checkpoints: {every_epochs: 1, every_steps: 0, keep_last: 2, keep_every: 0}, "
         f"data: {{workers: {options.workers}}}}}\n"
         f"noise: '{options.noise}'\nseed: {options.seed}\nengine: {options.engine}\n"
         f"shards: {options.shards}\n"

@@ -20,8 +20,11 @@ parser.add_argument("--checkpoint", type=Path)
 parser.add_argument("--task", nargs="+")
 parser.add_argument("--results", type=Path)
 parser.add_argument("--receipt", type=Path)
+parser.add_argument("--seeds", type=int, default=1)
 options, rest = parser.parse_known_args()
 if "--print_config" in rest:
+    told = {"fractions": [1.0], "seeds": options.seeds, "steps": []}
+    print(json.dumps({**told, "downstream_noise": [0.0], "downstream_model": ["symmetric"]}))
     sys.exit(0)
 tasks = " ".join(options.task)
 weights = (options.checkpoint / "export" / "model.safetensors").read_text()

@@ -16,4 +16,6 @@ if "--print_config" in rest:
     sys.exit(0)
 levels = {f"n{round(float(ratio) * 100):02d}": {"asked": ratio} for ratio in options.noise if float(ratio)}
 options.out.mkdir(parents=True, exist_ok=True)
-(options.out / "set.json").write_text(json.dumps({"format": "nml-shards/1", "levels": levels}))
+(options.out / "set.json").write_text(
+    json.dumps({"format": "nml-shards/1", "levels": levels, "num_samples": 100})
+)
