@@ -50,11 +50,13 @@ def ask(argv: list[str], *, mend: str, tries: int = TRIES) -> str:
         NoAnswer: If it fails each time.
     """
     said = ""
+    # A partition or a state that its user likes to see would hide all other jobs.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     for attempt in range(tries):
         if attempt:
             pause(attempt)
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=_ANSWER_SECONDS)
+            done = subprocess.run(argv, env=own, capture_output=True, text=True, timeout=_ANSWER_SECONDS)
         except (OSError, subprocess.TimeoutExpired) as error:
             said = str(error)
             continue

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,20 +116,20 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and 0 <= value < 1e12 else 0.0
 
 
-def accounted_spans(jobs: Iterable[str], since: float) -> dict[str, list[Span]]:
+def accounted_spans(jobs: Mapping[str, Path], since: float) -> dict[str, list[Span]]:
     """Return what Slurm's accounting tells of jobs, requeued attempts included; nothing where there is none.
 
     Args:
-        jobs: Job ids, ``12`` or ``12_3``.
+        jobs: Job ids, ``12`` or ``12_3``, each with the folder that it was launched from: a job works in its
+            snapshot, which lies there, and one of that number that does not is another one.
         since: When the first of them was submitted, in seconds since 1970.
     """
-    wanted = set(jobs)
-    arrays = sorted({job.partition("_")[0] for job in wanted})
+    arrays = sorted({job.partition("_")[0] for job in jobs})
     if not arrays:
         return {}
     start = datetime.datetime.fromtimestamp(max(0.0, since - _SKEW_SECONDS)).strftime("%Y-%m-%dT%H:%M:%S")
     argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--starttime={start}"]
-    form = "--format=JobID,State,Start,ElapsedRaw,AllocNodes,AllocCPUS,AllocTRES"
+    form = "--format=JobID,State,Start,ElapsedRaw,AllocNodes,AllocCPUS,AllocTRES,WorkDir"
     try:
         listed = subprocess.run(
             [*argv, form, "--jobs", ",".join(arrays)],
@@ -142,7 +142,8 @@ def accounted_spans(jobs: Iterable[str], since: float) -> dict[str, list[Span]]:
         return {}
     found: dict[str, list[Span]] = {}
     for line in listed.splitlines():
-        if (span := read_span(line)) is not None and span.job in wanted:
+        span, place = read_span(line), Path(line.split("|", 7)[-1])
+        if span is not None and span.job in jobs and place.is_relative_to(jobs[span.job]):
             found.setdefault(span.job, []).append(span)
     for spans in found.values():
         spans.sort(key=lambda span: span.began)
@@ -151,10 +152,10 @@ def accounted_spans(jobs: Iterable[str], since: float) -> dict[str, list[Span]]:
 
 def read_span(line: str) -> Span | None:
     """Read a line of sacct; None for what has not begun, or is no line of a job."""
-    fields = line.split("|")
-    if len(fields) != 7 or not all(one.isdecimal() for one in fields[3:6]):
+    fields = line.split("|", 7)
+    if len(fields) != 8 or not all(one.isdecimal() for one in fields[3:6]):
         return None
-    job, state, start, seconds, nodes, cores, tres = fields
+    job, state, start, seconds, nodes, cores, tres, _ = fields
     try:
         began = datetime.datetime.fromisoformat(start).timestamp()
     except ValueError:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from slurm.controller import TRIES, show_queue
 from slurm.journal import Job, own_user
 
+# Of the manuals of squeue from 20.11 on; the last three are of 24.05 and later.
 _ACTIVE = {
     "PENDING",
     "RUNNING",
@@ -24,12 +25,16 @@ _ACTIVE = {
     "REQUEUED",
     "REQUEUE_HOLD",
     "REQUEUE_FED",
+    "RESV_DEL_HOLD",
     "RESIZING",
     "SIGNALING",
     "SPECIAL_EXIT",
     "STAGE_OUT",
     "STOPPED",
     "SUSPENDED",
+    "LAUNCH_FAILED",
+    "POWER_UP_NODE",
+    "RECONFIG_FAIL",
 }
 _ANSWER_SECONDS = 120
 UNKNOWN = "UNKNOWN"

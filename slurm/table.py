@@ -48,6 +48,8 @@ _REASONS = {
     "JobHeldUser": "held; release it: scontrol release",
     "JobHeldAdmin": "held by an administrator",
     "Licenses": "waits for licences",
+    "Nodes required for job are DOWN": "waits for nodes that are down or reserved",
+    "Reservation": "waits for its reservation to begin",
 }
 
 _ENDED_EARLY = {"CANCELLED": "was cancelled", "PREEMPTED": "was preempted"}
@@ -254,7 +256,7 @@ def count_attempts(member: Launched) -> int:
 def _state(member: Launched, job: JobState) -> tuple[str, str]:
     """Return a member's state and why it is not further."""
     if member.job and job.active:
-        return job.state, _REASONS.get(job.reason, job.reason) or _trouble(member)
+        return job.state, describe_reason(job.reason) or _trouble(member)
     if member.complete:
         return "COMPLETED", ""
     if not member.job:
@@ -276,6 +278,15 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
         there = member.result is not None and member.result.exists()
         return "TO DO", "parts are missing from it" if there else "its result is gone"
     return "UNKNOWN", closed.get("reason", "") or "Slurm has no word of it"
+
+
+def describe_reason(reason: str) -> str:
+    """Return what a reason of squeue means: a code, behind which there may be more, or a sentence."""
+    code, _, more = reason.partition(",")
+    if code not in _REASONS:
+        return reason
+    nodes = more.strip(" _") if more.strip(" _").startswith("UnavailableNodes") else ""
+    return _REASONS[code] + (f" ({nodes})" if nodes else "")
 
 
 def last_close(member: Launched) -> dict[str, Any]:

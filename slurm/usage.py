@@ -107,9 +107,9 @@ def run(call: Invocation) -> int:
 def _accounts(members: Iterable[Launched]) -> dict[Launched, Account]:
     """Return what each part took; Slurm is asked once for all of them."""
     jobs = _jobs(members)
-    ids = [job for found in jobs.values() for job in found]
-    since = min((when for found in jobs.values() for when in found.values()), default=0.0)
-    counted = accounted_spans(ids, since)
+    every = {job: known for found in jobs.values() for job, known in found.items()}
+    since = min((when for when, _ in every.values()), default=0.0)
+    counted = accounted_spans({job: place for job, (_, place) in every.items()}, since)
     try:
         # Whatever ran before the newest job of a part has ended.
         newest = [member.entry for member in jobs if member.entry and member.entry.id not in counted]
@@ -131,23 +131,25 @@ def _accounts(members: Iterable[Launched]) -> dict[Launched, Account]:
     return accounts
 
 
-def _jobs(members: Iterable[Launched]) -> dict[Launched, dict[str, float]]:
-    """Return every job of each part, and when it was submitted, as far as that is known."""
-    lines = functools.cache(lambda logs: Journal(logs).lines())
-    found: dict[Launched, dict[str, float]] = {}
+def _jobs(members: Iterable[Launched]) -> dict[Launched, dict[str, tuple[float, Path]]]:
+    """Return every job of each part, when it was submitted, and the folder that it was launched from."""
+    lines = functools.cache(lambda folder: Journal(folder).lines())
+    found: dict[Launched, dict[str, tuple[float, Path]]] = {}
     records = Counter(member.record for member in members)
     for member in members:
         own = found.setdefault(member, {})
-        for line in lines(member.logs):
-            if line["event"] == "submitted":
-                for name, job in zip(line["members"], line["jobs"], strict=True):
-                    if job == member.job or name.removeprefix(f"{member.stage} ") == member.name:
-                        own[job] = float(line["time"])
-        # Also those that another command submitted.
-        for folder in member.record.glob("*-*") if records[member.record] == 1 else ():
-            job = folder.name.rpartition("-")[0]
+        # Whoever else submitted it has told the folder that it belongs to.
+        for folder in dict.fromkeys([member.record.parent, member.logs]):
+            for line in lines(folder):
+                if line["event"] == "submitted":
+                    for name, job in zip(line["members"], line["jobs"], strict=True):
+                        if job == member.job or name.removeprefix(f"{member.stage} ") == member.name:
+                            own[job] = float(line["time"]), Path(line.get("folder", folder))
+        # Those of earlier versions stand in the journals of sweeps alone.
+        for attempt in member.record.glob("*-*") if records[member.record] == 1 else ():
+            job = attempt.name.rpartition("-")[0]
             if job != LOCAL:
-                own.setdefault(job, folder.stat().st_mtime)
+                own.setdefault(job, (attempt.stat().st_mtime, member.logs))
     return found
 
 

@@ -76,8 +76,12 @@ def test_accounting_is_believed_where_there_is_one(
         "7|REQUEUED|1970-01-01T00:16:40|101|3|24|billing=24,cpu=24,gres/gpu:a100=12,gres/gpu=12,node=3",
         "7|COMPLETED|1970-01-01T00:19:20|102|3|24|billing=24,cpu=24,gres/gpu:a100=12,gres/gpu=12,node=3",
         "8|COMPLETED|1970-01-01T00:19:20|999|3|24|cpu=24,node=3",
+        "7|COMPLETED|1970-01-01T00:30:20|999|3|24|cpu=24,node=3",
     ]
-    sacct.write_text("#!/bin/sh\necho '" + "\n".join(lines) + "'\n")
+    # The last one is another's, from a controller that began its numbers anew.
+    places = [run / "launch" / "snapshots" / "0"] * 3 + [Path("/elsewhere")]
+    told = [f"{line}|{place}" for line, place in zip(lines, places, strict=True)]
+    sacct.write_text("#!/bin/sh\necho '" + "\n".join(told) + "'\n")
     sacct.chmod(0o755)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
@@ -98,12 +102,14 @@ def test_accounting_is_believed_where_there_is_one(
     ],
 )
 def test_a_line_of_sacct_is_read(state: str, tres: str, gpus: int, outcome: str) -> None:
-    span = read_span(f"7_3|{state}|2026-11-30T12:00:00|61|2|4|{tres}")
+    span = read_span(f"7_3|{state}|2026-11-30T12:00:00|61|2|4|{tres}|/a")
     assert span is not None
     assert (span.job, span.seconds, span.gpus, span.outcome) == ("7_3", 61, gpus, outcome)
 
 
-@pytest.mark.parametrize("line", ["7|PENDING|Unknown|0|0|0|", "7_[3-9]|PENDING|None|0|2|4|", "sacct: error"])
+@pytest.mark.parametrize(
+    "line", ["7|PENDING|Unknown|0|0|0||/a", "7_[3-9]|PENDING|None|0|2|4||/a", "sacct: error"]
+)
 def test_what_has_not_begun_took_nothing(line: str) -> None:
     assert read_span(line) is None
 
