@@ -82,10 +82,20 @@ def with_captions(population: Population, column: pa.ChunkedArray) -> Population
         population: The samples, with their keys.
         column: Their clean captions.
     """
-    texts = hash_column(flat(column))
-    if not pa.types.is_list(column.type):
+    starts = starts_of(column) if pa.types.is_list(column.type) else None
+    return with_texts(population, hash_column(flat(column)), starts)
+
+
+def with_texts(population: Population, texts: Hashes, starts: Integers | None) -> Population:
+    """Return samples as a caption plan takes them.
+
+    Args:
+        population: The samples, with their keys.
+        texts: Hash of each caption, one after another, uint64 [captions].
+        starts: Where those of each sample begin, and the end, int64 [N + 1]; None where each has one.
+    """
+    if starts is None:
         return replace(population, kind="caption", texts=texts)
-    starts = starts_of(column)
     return replace(
         population,
         kind="caption",

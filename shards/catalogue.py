@@ -29,7 +29,7 @@ from nml.files import is_utf8
 from nml.remote_files import is_url
 from nml.sources import AtHand, ByteRange, Cell, Defect, Example, Source, content_of
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
-from shards.captions import with_captions
+from shards.captions import flat, starts_of, with_texts
 from shards.defects import Checks, image_defects, settle
 from shards.hashing import Hashes, hash_keys, key_of, with_hash
 from shards.ladder import clean_column
@@ -53,6 +53,8 @@ class Catalogue(NamedTuple):
         kind: ``class``, ``caption`` or ``captions``.
         classes: Class names in index order; None for captions.
         labels: Class of each sample, int64 [N]; empty for captions.
+        folder: Where it lies, to be read a batch at a time: what is read of the mapped rows counts as memory
+            of the process. None where it is in memory alone.
     """
 
     table: pa.Table
@@ -60,6 +62,11 @@ class Catalogue(NamedTuple):
     kind: Kind
     classes: tuple[str, ...] | None
     labels: Integers
+    folder: Path | None = None
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the rows, a batch in memory at a time."""
+        return iter(self.table.to_batches()) if self.folder is None else iter_catalogue(self.folder)
 
     def population(self) -> Population:
         """Return what a noise plan needs."""
@@ -73,7 +80,15 @@ class Catalogue(NamedTuple):
             names=KeyColumn(self.table["name"]),
             classes=self.classes,
         )
-        return population if self.kind == "class" else with_captions(population, self.table["caption"])
+        if self.kind == "class":
+            return population
+        texts, counts = [], [np.zeros(1, np.int64)]
+        for batch in self.batches():
+            captions = pa.chunked_array([batch["caption"]])
+            texts.append(hash_column(flat(captions)))
+            counts.append(np.diff(starts_of(captions)))
+        starts = np.cumsum(np.concatenate(counts)) if self.kind == "captions" else None
+        return with_texts(population, np.concatenate(texts), starts)
 
 
 def write_catalogue(
@@ -327,9 +342,9 @@ def _resolve(
         How many samples were taken out, as an earlier one has their name; they are noted as defects.
     """
     read = table = map_catalogue(folder)
-    hashes = hash_column(table["key"])
+    hashes = np.concatenate([hash_keys(batch["key"].to_pylist()) for batch in iter_catalogue(folder)])
     if not len(_duplicates(hashes)):
-        tell_of_shared_images(table)
+        tell_of_shared_images(iter_catalogue(folder))
     else:
         table = with_row_keys(gathered(table))
         hashes = hash_column(table["key"])
@@ -405,13 +420,13 @@ def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Cata
     hashes = np.load(folder / HASHES)
     if "caption" in table.column_names:
         kind: Kind = "captions" if pa.types.is_list(table.schema.field("caption").type) else "caption"
-        return Catalogue(table, hashes, kind, None, np.empty(0, np.int64))
+        return Catalogue(table, hashes, kind, None, np.empty(0, np.int64), folder)
     labels = _labels(table)
     stored = (table.schema.metadata or {}).get(b"classes")
     classes = tuple(stored.decode().split("\0")) if stored is not None else source_classes
     if classes is None:
         classes = tuple(str(label) for label in range(int(labels.max()) + 1))
-    return Catalogue(table, hashes, "class", classes, labels)
+    return Catalogue(table, hashes, "class", classes, labels, folder)
 
 
 def _labels(table: pa.Table) -> npt.NDArray[np.int64]:

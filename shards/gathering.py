@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -174,16 +174,16 @@ def _put(descriptor: int, each: Wanted, image: pa.Buffer | None) -> None:
     os.pwrite(descriptor, image, each.place)
 
 
-def tell_of_reading_again(catalogue: pa.Table, bounds: Integers) -> None:
+def tell_of_reading_again(batches: Iterable[pa.RecordBatch], bounds: Integers) -> None:
     """Tell where shards draw from so many row groups that tables are read through many times.
 
     Args:
-        catalogue: Rows with ``path`` and ``leaf``.
+        batches: Rows with ``path`` and ``leaf``.
         bounds: Shard boundaries, int64 [shards + 1].
     """
     tables: set[str] = set()
-    for paths, leaves in zip(catalogue["path"].chunks, catalogue["leaf"].chunks, strict=True):
-        tables.update(pc.unique(paths.filter(pc.not_equal(leaves, ""))).to_pylist())
+    for batch in batches:
+        tables.update(pc.unique(batch["path"].filter(pc.not_equal(batch["leaf"], ""))).to_pylist())
     groups = 0
     for path in tables:
         with pq.ParquetFile(RemotePath(path).open() if is_url(path) else path) as table:

@@ -18,7 +18,7 @@ import io
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -58,8 +58,9 @@ def write_rows(work: Path, levels: Mapping[str, Integers], order: Integers, boun
         order: The samples in write order, a permutation int64 [N].
         bounds: Shard boundaries in it, int64 [shards + 1].
     """
-    position = np.empty(len(order), np.int64)
-    position[order] = np.arange(len(order))
+    order = order.astype(small(len(order)))
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order), dtype=order.dtype)
     captions = _Captions.of(work, order, position) if levels else None
     most = max(_IN_MEMORY, -(-len(order) // max(1, _FILES // (1 + len(levels)))))
     # The first shard of each group that is sorted by itself.
@@ -76,6 +77,11 @@ def write_rows(work: Path, levels: Mapping[str, Integers], order: Integers, boun
                 rows = table.slice(begin, int(bounds[number + 1] - bounds[number]))
                 ends.append(ends[-1] + file.write(_packed(rows)))
     np.save(work / BOUNDS, np.stack([bounds, np.array(ends, np.int64)]))
+
+
+def small(count: int) -> type[np.signedinteger[Any]]:
+    """Return the type of numbers below a count, many million of which a plan holds: of 32 bits if they do."""
+    return np.int32 if count < 1 << 31 else np.int64
 
 
 def _packed(rows: pa.Table) -> bytes:
@@ -110,9 +116,16 @@ class _Captions(NamedTuple):
         if not parts:
             return None
         counts = np.concatenate([np.diff(part) for part in parts])
-        begins, written = (np.concatenate([[0], np.cumsum(each)]) for each in (counts, counts[order]))
+        total = int(counts.sum())
+        if total == len(counts):
+            # One each: where the samples are.
+            one_each = np.arange(total + 1, dtype=position.dtype)
+            return cls(one_each, one_each, position)
+        kind = small(total + 1)
+        begins, written = (np.append(0, np.cumsum(each)).astype(kind) for each in (counts, counts[order]))
         shift = np.repeat(written[position] - begins[:-1], counts)
-        return cls(begins, written, np.arange(len(shift)) + shift)
+        shift += np.arange(total, dtype=shift.dtype)
+        return cls(begins, written, shift)
 
 
 def _deal_out(
@@ -140,11 +153,9 @@ def _deal_out(
                     table = table.append_column(column, pa.array(given[rows], pa.int32()))
                     continue
                 if column not in takers:
-                    by_giver = np.argsort(given, kind="stable")
-                    takers[column] = (
-                        by_giver,
-                        np.searchsorted(given, np.arange(len(given) + 1), sorter=by_giver),
-                    )
+                    ends = np.cumsum(np.bincount(given, minlength=len(given)), dtype=given.dtype)
+                    by_giver = np.argsort(given, kind="stable").astype(given.dtype)
+                    takers[column] = by_giver, np.concatenate([ends[:1] * 0, ends])
                 by_giver, begins = takers[column]
                 first, last = captions.begins[[start, start + len(batch)]]
                 taking = by_giver[begins[first] : begins[last]]

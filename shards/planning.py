@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from nml.errors import UserError
@@ -51,7 +53,7 @@ from shards.layout import cut, member_bytes, shard_name, write_order
 from shards.locking import PACKING_LOCK
 from shards.manifest import index_schema
 from shards.noise import Integers, Kind, NoiseModel
-from shards.plan_rows import BOUNDS, ROWS, write_rows
+from shards.plan_rows import BOUNDS, ROWS, small, write_rows
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.resize import encoder_version
 from shards.set_info import Shard
@@ -309,13 +311,15 @@ def _make(files: WorkFiles, request: WriteRequest, source: Source, reading: _Rea
     order = write_order(catalogue.hashes, request.seed)
     bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
     _refuse_too_many_shards(request, catalogue, len(planned), len(bounds) - 1)
-    tell_of_reading_again(catalogue.table, bounds)
-    write_rows(work, _supervision(catalogue, planned), order, bounds)
+    tell_of_reading_again(catalogue.batches(), bounds)
+    supervision = _supervision(catalogue, planned, len(population))
+    levels = [planned_level.level for planned_level in planned]
+    del population, planned
+    write_rows(work, supervision, order, bounds)
     for used in work.iterdir():
         kept = used.name in (ROWS, BOUNDS, SPOOL, PACKING_LOCK, MARK) or is_run(used.name)
         if not kept or not used.stat().st_size:
             used.unlink()
-    levels = [planned_level.level for planned_level in planned]
     clean_first = not levels or (request.ratios and not request.ratios[0])
     return {
         "request": request.as_json(),
@@ -382,12 +386,10 @@ def refuse_noise(samples: Noisable, shown: str, *, chain: bool, force: bool) -> 
         )
 
 
-def _supervision(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> dict[str, Integers]:
+def _supervision(catalogue: Catalogue, planned: Sequence[PlannedLevel], captions: int) -> dict[str, Integers]:
     """Return the column of each level: the class of every sample, or for every caption the one it becomes."""
-    if catalogue.kind == "class":
-        clean = catalogue.labels
-    else:
-        clean = np.arange(len(flat(catalogue.table["caption"])), dtype=np.int64)
+    # A set has fewer captions than 32 bits count, and many a plan as many as memory holds.
+    clean = catalogue.labels if catalogue.kind == "class" else np.arange(captions, dtype=small(captions))
     return {level.column: apply_flips(clean, flips) for level, flips in planned}
 
 
@@ -402,25 +404,57 @@ def _remove_content(work: Path) -> None:
 
 def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Integers:
     """Return at least the bytes that each sample takes in a tar, int64 [N]."""
-    images = catalogue.table["size"].to_numpy()
+    parts = [_lengths(batch, catalogue.kind) for batch in catalogue.batches()]
+    images, keys, counts, text, escaped = (np.concatenate(part) for part in zip(*parts, strict=True))
     # The record's keys and punctuation, and a class a level.
-    record = pc.binary_length(catalogue.table["key"]).to_numpy() + np.int64(64 * (len(planned) + 2))
+    record = keys + np.int64(64 * (len(planned) + 2))
     if catalogue.kind == "class":
         return member_bytes(images, np.full(len(images), 8), record)
-    captions, starts = flat(catalogue.table["caption"]), starts_of(catalogue.table["caption"])
-    text = pc.binary_length(captions).to_numpy().astype(np.int64)
-    # JSON writes a quotation mark in two bytes and a control character in up to six.
-    escaped = text + 5 * pc.count_substring_regex(captions, _ESCAPED).to_numpy()
     if catalogue.kind == "captions":
-        # Quotation marks and a comma, and the brackets.
-        escaped = escaped + 3
-        record = record + 2 * (len(planned) + 1)
-    first = starts[:-1]
+        # The brackets.
+        record += 2 * (len(planned) + 1)
+    first = np.cumsum(counts, dtype=np.int64) - counts
     longest = text[first]
-    record = record + np.add.reduceat(escaped, first)
+    record += np.add.reduceat(escaped, first, dtype=np.int64)
     for _, (rows, sources) in planned:
-        given, written = text.copy(), escaped.copy()
-        given[rows], written[rows] = text[sources], escaped[sources]
-        longest = np.maximum(longest, given[first])
-        record += np.add.reduceat(written, first)
+        given = text.copy()
+        given[rows] = text[sources]
+        np.maximum(longest, given[first], out=longest)
+        given[:] = escaped
+        given[rows] = escaped[sources]
+        record += np.add.reduceat(given, first, dtype=np.int64)
     return member_bytes(images, longest, record)
+
+
+class _Lengths(NamedTuple):
+    """Lengths of some samples; those of texts are of 32 bits, as a plan holds many million.
+
+    Attributes:
+        images: Bytes of each image, int64 [n].
+        keys: Bytes of each key, int32 [n].
+        counts: How many captions each has, int32 [n]; empty for classes, and so are the others.
+        text: Bytes of each caption, int32 [captions].
+        escaped: The same as JSON writes it.
+    """
+
+    images: Integers
+    keys: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.int32]
+    text: npt.NDArray[np.int32]
+    escaped: npt.NDArray[np.int32]
+
+
+def _lengths(batch: pa.RecordBatch, kind: Kind) -> _Lengths:
+    images, keys = batch["size"].to_numpy(), pc.binary_length(batch["key"]).to_numpy()
+    if kind == "class":
+        nothing = np.empty(0, np.int32)
+        return _Lengths(images, keys, nothing, nothing, nothing)
+    captions = pa.chunked_array([batch["caption"]])
+    text = pc.binary_length(flat(captions)).to_numpy()
+    # JSON writes a quotation mark in two bytes and a control character in up to six.
+    escaped = text + 5 * pc.count_substring_regex(flat(captions), _ESCAPED).to_numpy()
+    if kind == "captions":
+        # Quotation marks and a comma.
+        escaped = escaped + 3
+    counts = np.diff(starts_of(captions)).astype(np.int32)
+    return _Lengths(images, keys, counts, text, escaped.astype(np.int32))

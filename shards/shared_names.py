@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -52,11 +53,14 @@ def gathered(table: pa.Table) -> pa.Table:
     return kept.set_column(kept.column_names.index("caption"), "caption", lists)
 
 
-def tell_of_shared_images(table: pa.Table) -> None:
+def tell_of_shared_images(batches: Iterable[pa.RecordBatch]) -> None:
     """Tell where rows of a table share their images, as captions of one do, and not their names."""
-    if "caption" not in table.column_names or pa.types.is_list(table.schema.field("caption").type):
-        return
-    images = table["image"].to_numpy()[table["row"].to_numpy() >= 0]
+    of_rows = []
+    for batch in batches:
+        if "caption" not in batch.schema.names or pa.types.is_list(batch.schema.field("caption").type):
+            return
+        of_rows.append(batch["image"].to_numpy()[batch["row"].to_numpy() >= 0])
+    images = np.concatenate(of_rows) if of_rows else np.empty(0)
     if len(images) and len(found := np.unique(images)) * 2 <= len(images):
         print(
             f"{len(images):,} captions are of {len(found):,} images, and each row has a name of its own; the "
