@@ -60,6 +60,9 @@ COMMANDS = {
     "launch": Command(_LAUNCHER, (), "all of the launcher, writing shards and probing as jobs too"),
     "train": Command("pretrain.run", (), "one process of a run, as torchrun and the launcher start it"),
     "curves": Command("pretrain.curves", (), "draw the curves of runs in one picture"),
+    "objectives": Command(
+        "pretrain.objectives.__main__", (), "list what encoders are trained to do, hold one to its contract"
+    ),
     "export": Command(
         "pretrain.export", (), "write the encoder of a checkpoint for use without this project"
     ),

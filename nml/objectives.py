@@ -54,7 +54,7 @@ class Declared(Protocol):
     small: ClassVar[dict[str, Any]]
 
 
-_METHODS = ("network", "backward", "empty_batch", "after_step", "tensors", "scorer")
+_METHODS = ("network", "begin", "backward", "empty_batch", "after_step", "tensors", "scorer")
 
 
 def _fault(objective: Any) -> str | None:

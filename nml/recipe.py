@@ -64,7 +64,11 @@ class Data:
         crop: ``rrc``: random resized crop; ``pad``: pad by an eighth and crop; ``none``: resize.
         scale: Range of the area of ``rrc``.
         flip: Probability of a horizontal flip.
-        color_jitter: Strength; 0 is off.
+        color_jitter: Strength, of brightness, contrast and saturation; 0 is off.
+        jitter_hue: The same of hue, up to 0.5, beside ``color_jitter``.
+        jitter_prob: Probability of both.
+        grayscale: Probability of an image without colours.
+        blur: Probability of Gaussian blur, of 23 pixels and a sigma of 0.1 to 2.
         auto_augment: timm's name of a policy, ``rand-m7-mstd0.5-inc1``; empty is off.
         erasing: Probability of random erasing.
         repeats: Augmented views of an image in a global batch (repeated augmentation).
@@ -84,6 +88,10 @@ class Data:
     scale: tuple[float, float] = (0.08, 1.0)
     flip: float = 0.5
     color_jitter: float = 0.0
+    jitter_hue: float = 0.0
+    jitter_prob: float = 1.0
+    grayscale: float = 0.0
+    blur: float = 0.0
     auto_augment: str = ""
     erasing: float = 0.0
     repeats: int = 1
@@ -95,7 +103,9 @@ class Data:
     def __post_init__(self) -> None:
         in_range("recipe.data", self)
         positive("recipe.data", self, "size", "test_size", "crop_pct", "repeats", "streams")
-        share("recipe.data", self, "flip", "erasing", "skip_budget")
+        share("recipe.data", self, "flip", "erasing", "skip_budget", "jitter_prob", "grayscale", "blur")
+        if not 0 <= self.jitter_hue <= 0.5:
+            raise UserError(f"recipe.data.jitter_hue {self.jitter_hue}: no share of hue", possible="0 to 0.5")
         not_negative("recipe.data", self, "workers", "color_jitter", "cache")
         if min(self.std) <= 0:
             raise UserError(f"recipe.data.std {list(self.std)}: divides the pixels", possible="above 0")

@@ -70,7 +70,7 @@ def assemble(
             "what is",
             mend="use one of the two",
         )
-    sampler = StepSampler(shard_set, recipe, world, options.seed)
+    sampler = StepSampler(shard_set, recipe, world, options.seed, views=declared(recipe.objective).views)
     accumulation = micro_batch_count(recipe, world)
     validation = validation_data(
         options.validation,
@@ -106,6 +106,7 @@ def assemble(
         if world.is_main:
             print(taken.line(start.file), flush=True)
     network = batchnorm.prepare(network, recipe.model.batch_norm)
+    objective.begin(network)
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)

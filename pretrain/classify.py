@@ -11,10 +11,10 @@ from torch import nn
 from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain.engines import Engine
-from pretrain.loading import Batch, micro_batches
+from pretrain.loading import Batch
 from pretrain.losses import OPTIONS, MeanCost, cost_of
 from pretrain.models import architecture
-from pretrain.objective import Objective, Setting, seed_step
+from pretrain.objective import Objective, Setting
 
 
 class Classify(Objective):
@@ -39,20 +39,18 @@ class Classify(Objective):
 
     def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """See :class:`pretrain.objective.Objective`."""
-        total = torch.zeros((), device=engine.device)
-        parts = micro_batches(batch, self.setting.micro_batches)
         seen: list[torch.Tensor] = []
-        for number, part in enumerate(parts):
-            seed_step(self.setting.seed, step, self.setting.rank, number)
+
+        def loss(part: Batch) -> torch.Tensor:
             images, targets = part.images, part.targets
             if self._mix is not None:
                 images, targets = self._mix(images, targets)
-            with engine.micro_step(last=number == len(parts) - 1):
-                scores = engine.forward(images).float()
-                loss = self._criterion(scores, targets) / len(parts)
-                engine.backward(loss)
-            total += loss.detach()
+            scores = engine.forward(images).float()
             seen.append(scores.detach())
+            found: torch.Tensor = self._criterion(scores, targets)
+            return found
+
+        total = self.mean_over_parts(engine, batch, step, loss)
         # Of mixed images no class is the one that was given.
         self.seen = {"scores": torch.cat(seen)} if self._mix is None else None
         return total

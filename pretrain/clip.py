@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from nml.recipe import Recipe
-from pretrain.batchnorm import unchanged_statistics
 from pretrain.engines import Engine
 from pretrain.loading import Batch, micro_batches
 from pretrain.losses import OPTIONS, Cost, MeanCost, cost_of
 from pretrain.models import Architecture
 from pretrain.objective import Objective, Setting, seed_step
+from pretrain.whole_batch import backward_of_whole
 from pretrain.zero_shot import class_embeddings
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Clip(Objective):
     prompted = True
     small: ClassVar[dict[str, Any]] = {
         "loss": {"name": "infonce"},
+        # Five times halved, and pooled where more than a point is left.
+        "data": {"size": 32, "test_size": 32},
         "model": {"name": "RN50", "kwargs": SMALL_MODEL},
     }
 
@@ -66,42 +68,16 @@ class Clip(Objective):
 
     def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """See :class:`pretrain.objective.Objective`."""
-        if self.setting.micro_batches > 1:
-            return self._backward_in_parts(engine, batch, step)
-        seed_step(self.setting.seed, step, self.setting.rank, 0)
-        with engine.micro_step(last=True):
-            output = engine.forward(batch.images, batch.targets)
-            loss: torch.Tensor = self._loss(output)
-            engine.backward(loss)
-        self.seen = {name: output[name].detach().float() for name in _FEATURES}
-        return loss.detach()
-
-    def _backward_in_parts(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
-        """Take the gradient with respect to all features once, then send it through part by part."""
-        parts = micro_batches(batch, self.setting.micro_batches)
-        outputs: list[dict[str, torch.Tensor]] = []
-        # This pass must leave no trace: batch normalisation would count every sample twice.
-        with unchanged_statistics(engine.network), torch.no_grad():
-            for number, part in enumerate(parts):
-                seed_step(self.setting.seed, step, self.setting.rank, number)
-                outputs.append(engine.forward(part.images, part.targets))
-        names = _FEATURES
-        whole = {name: torch.cat([output[name].float() for output in outputs]) for name in names}
-        scalars = {name: outputs[0][name].float() for name in outputs[0] if name not in names}
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in (whole | scalars).items()}
-        loss: torch.Tensor = self._loss(leaves)
-        gradients = dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
-        pieces = {name: gradients[name].chunk(len(parts)) for name in names}
-        for number, part in enumerate(parts):
-            seed_step(self.setting.seed, step, self.setting.rank, number)
-            with engine.micro_step(last=number == len(parts) - 1):
-                output = engine.forward(part.images, part.targets)
-                surrogate = sum((output[name].float() * pieces[name][number]).sum() for name in names)
-                # A scalar's gradient is whole already: each part carries its share.
-                surrogate += sum((output[name] * gradients[name]).sum() for name in scalars) / len(parts)
-                engine.backward(surrogate)
-        self.seen = {name: leaves[name].detach() for name in names}
-        return loss.detach()
+        setting = self.setting
+        loss, self.seen = backward_of_whole(
+            engine,
+            micro_batches(batch, setting.micro_batches),
+            lambda part: engine.forward(part.images, part.targets),
+            self._loss,
+            rows=_FEATURES,
+            seed=lambda number: seed_step(setting.seed, step, setting.rank, number),
+        )
+        return loss
 
     def _loss(self, output: dict[str, torch.Tensor]) -> torch.Tensor:
         features = output["image_features"].float(), output["text_features"].float()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -31,9 +31,10 @@ class Batch(NamedTuple):
     """A rank's part of a global batch.
 
     Attributes:
-        images: [n, 3, H, W]; uint8 from the loader, or float32 and normalised where the recipe
-            erases; always float32 and normalised once on the training device.
-        targets: Classes, int64 [n], or token ids, int64 [n, context].
+        images: [V n, 3, H, W] of V views: the first of all samples, then the second of all, ...; uint8 from
+            the loader, or float32 and normalised where the recipe erases; always float32 and normalised
+            once on the training device.
+        targets: Classes, int64 [n], or token ids, int64 [n, context], of the first view.
         indices: Sample numbers in the set, int64 [n].
     """
 
@@ -48,9 +49,14 @@ class StepSampler:
     With repeated augmentation (Hoffer et al. 2020) position q of an epoch is view q mod R of the
     sample at q div R, so the views of a sample lie on different ranks, a global batch holds
     ``global_batch`` views, and an epoch of equally many steps shows 1/R of the samples, as timm does.
+
+    An objective may ask for ``views`` of each sample beside each other: view v of what would be view r
+    otherwise is then r ``views`` + v. Positions and steps stay the same.
     """
 
-    def __init__(self, shard_set: ShardSet, recipe: Recipe, world: World, seed: int) -> None:
+    def __init__(
+        self, shard_set: ShardSet, recipe: Recipe, world: World, seed: int, *, views: int = 1
+    ) -> None:
         self.elastic = ElasticBatchSampler(
             shard_set,
             global_batch=recipe.global_batch,
@@ -60,6 +66,7 @@ class StepSampler:
             streams=recipe.data.streams,
         )
         self.repeats = recipe.data.repeats
+        self.views = views
         self.start = 0
         self.stop = recipe.epochs * self.steps_per_epoch
         ends = np.cumsum([shard.samples for shard in shard_set.info.shards])
@@ -78,7 +85,15 @@ class StepSampler:
             yield self.batch(*divmod(step, self.steps_per_epoch))
 
     def batch(self, epoch: int, step: int) -> list[SampleRef]:
-        """Return the rank's samples of one step of an epoch."""
+        """Return the rank's samples of one step of an epoch, view by view."""
+        found = self._samples(epoch, step)
+        if self.views == 1:
+            return found
+        return [
+            ref._replace(view=ref.view * self.views + view) for view in range(self.views) for ref in found
+        ]
+
+    def _samples(self, epoch: int, step: int) -> list[SampleRef]:
         if self.repeats == 1:
             return self.elastic.batch(epoch, step)
         batch, world = self.elastic.global_batch, self.elastic.world
@@ -119,7 +134,7 @@ def training_loader(
     return DataLoader(
         dataset,  # type: ignore[arg-type]  # collate makes batches of its samples
         batch_sampler=sampler,
-        collate_fn=collate,
+        collate_fn=partial(collate, views=sampler.views) if sampler.views > 1 else collate,
         pin_memory=pin_memory,
         **worker_processes(workers, timeout),
         prefetch_factor=2 if workers else None,
@@ -128,14 +143,15 @@ def training_loader(
     )
 
 
-def collate(samples: list[Sample]) -> Batch:
-    """Stack samples."""
-    targets = [torch.as_tensor(sample.target) for sample in samples]
+def collate(samples: list[Sample], views: int = 1) -> Batch:
+    """Stack the images of all views, and targets and numbers of the first."""
+    firsts = samples[: len(samples) // views]
+    targets = [torch.as_tensor(sample.target) for sample in firsts]
     return Batch(
         # In a worker this stacks straight into shared memory.
         default_collate([sample.image for sample in samples]),
         torch.stack(targets),
-        torch.tensor([sample.index for sample in samples]),
+        torch.tensor([sample.index for sample in firsts]),
     )
 
 
@@ -164,15 +180,19 @@ def _as_worker(parent: int, worker: int) -> None:  # noqa: ARG001 - DataLoader's
 
 
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
-    """Cut a batch into ``count`` equal parts.
+    """Cut a batch into ``count`` equal parts, each with all views of its samples.
 
     Raises:
         UserError: If the rank's batch does not divide.
     """
-    if len(batch.images) % count:
-        raise UserError(f"micro-batches: {len(batch.images)} samples of a rank do not divide by {count}")
-    parts: list[Callable[..., Any]] | Any = [torch.chunk(part, count) for part in batch]
-    return [Batch(*part) for part in zip(*parts, strict=True)]
+    if count == 1:
+        return [batch]
+    number = len(batch.targets)
+    if number % count:
+        raise UserError(f"micro-batches: {number} samples of a rank do not divide by {count}")
+    images = [part.flatten(0, 1) for part in batch.images.unflatten(0, (-1, number)).chunk(count, dim=1)]
+    others = [torch.chunk(part, count) for part in (batch.targets, batch.indices)]
+    return [Batch(*part) for part in zip(images, *others, strict=True)]
 
 
 def micro_batch_count(recipe: Recipe, world: World) -> int:

@@ -20,7 +20,7 @@ from nml.objectives import NoOptions, Takes, read_options
 from nml.randomness import seed_randomness
 from nml.recipe import Recipe
 from pretrain.engines import Engine, Tensors
-from pretrain.loading import Batch
+from pretrain.loading import Batch, micro_batches
 from pretrain.models import Architecture, architecture, build_network
 
 if TYPE_CHECKING:
@@ -98,12 +98,34 @@ class Objective(ABC):
         """Return what is trained, with weights that depend on the seed alone. Called once."""
         return build_network(self.architecture, self.setting.seed)
 
+    def begin(self, network: nn.Module) -> None:  # noqa: B027 - most have nothing to do
+        """Take note of the network as the run begins with it, before an engine takes it."""
+
     @abstractmethod
     def backward(self, engine: Engine, batch: Batch, step: int) -> torch.Tensor:
         """Add the gradient of the rank's batch; return its loss, a detached scalar.
 
         The loss and the gradient of the global batch are the mean of those of the ranks.
         """
+
+    def mean_over_parts(
+        self, engine: Engine, batch: Batch, step: int, loss: Callable[[Batch], torch.Tensor]
+    ) -> torch.Tensor:
+        """Do what :meth:`backward` does for a loss that is a mean over samples: part by part.
+
+        Args:
+            loss: The mean over the samples of a part, with their forward pass. Global generators say the same
+                for it in any process and any run that goes on.
+        """
+        total = torch.zeros((), device=engine.device)
+        parts = micro_batches(batch, self.setting.micro_batches)
+        for number, part in enumerate(parts):
+            seed_step(self.setting.seed, step, self.setting.rank, number)
+            with engine.micro_step(last=number == len(parts) - 1):
+                share = loss(part) / len(parts)
+                engine.backward(share)
+            total += share.detach()
+        return total
 
     def empty_batch(self, size: int) -> Batch:
         """Return a batch of ``size`` samples of the right shapes that says nothing."""

@@ -19,7 +19,7 @@ from pretrain import batchnorm
 from pretrain.checkpoints import Checkpoint, Saver, recover
 from pretrain.ema import Average
 from pretrain.engines import Engine, Tensors, local
-from pretrain.engines.native import gather_on_main
+from pretrain.engines.native import kept_on_main, whole
 from pretrain.loading import StepSampler
 from pretrain.world import World, decided_by_main
 
@@ -136,7 +136,7 @@ class RunState:
         shared, own = self._tensors()
         # Nothing is gathered into the network for it: a save must not change what trains on.
         average = self.average
-        weights = self._engine.weights() if average is None else gather_on_main(average.shadow.items())
+        weights = self._engine.weights() if average is None else kept_on_main(whole(average.shadow.items()))
         # Counts of batches have no moving average.
         mean = {name.removeprefix("mean/"): value for name, value in shared.items()}
         names = self._engine.network.state_dict().keys() if self._world.is_main else ()

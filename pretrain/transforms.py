@@ -79,8 +79,7 @@ def _plain_crop(data: Data) -> Callable[[Any], Any]:
     if data.auto_augment:
         grey = tuple(round(255 * mean) for mean in data.mean)
         steps.append(rand_augment_transform(data.auto_augment, {"img_mean": grey}))
-    if data.color_jitter:
-        steps.append(T.ColorJitter(*[data.color_jitter] * 3))
+    steps += _colours(data)
     if data.erasing:
         steps += [T.ToTensor(), T.Normalize(data.mean, data.std)]
         steps.append(RandomErasing(data.erasing, mode="pixel", device="cpu"))
@@ -90,6 +89,26 @@ def _plain_crop(data: Data) -> Callable[[Any], Any]:
     return chain
 
 
+def _jitter(data: Data) -> tuple[float, ...]:
+    """Return the strengths of brightness, contrast, saturation and hue, as timm takes them."""
+    return (*[data.color_jitter] * 3, data.jitter_hue)
+
+
+def _colours(data: Data) -> list[Callable[[Any], Any]]:
+    """Return what timm does to colours, for images that it does not crop."""
+    from torchvision import transforms as T
+
+    steps: list[Callable[[Any], Any]] = []
+    if data.color_jitter:
+        jitter = T.ColorJitter(*_jitter(data))
+        steps.append(jitter if data.jitter_prob == 1 else T.RandomApply([jitter], data.jitter_prob))
+    if data.grayscale:
+        steps.append(T.RandomGrayscale(data.grayscale))
+    if data.blur:
+        steps.append(T.RandomApply([T.GaussianBlur(23)], data.blur))
+    return steps
+
+
 class _RandomResizedCrop:
     """Crop and flip straight from the encoded image, then timm's further steps, if the recipe has any."""
 
@@ -97,7 +116,7 @@ class _RandomResizedCrop:
         from timm.data import create_transform
         from torchvision import transforms as T
 
-        further = data.color_jitter or data.auto_augment or data.erasing
+        further = data.color_jitter or data.auto_augment or data.erasing or data.grayscale or data.blur
         self._crop = RandomResizedCrop(
             size=data.size,
             scale=data.scale,
@@ -109,7 +128,10 @@ class _RandomResizedCrop:
             data.size,
             is_training=True,
             separate=True,
-            color_jitter=data.color_jitter,
+            color_jitter=_jitter(data),
+            color_jitter_prob=data.jitter_prob if data.jitter_prob < 1 else None,
+            grayscale_prob=data.grayscale,
+            gaussian_blur_prob=data.blur,
             auto_augment=data.auto_augment or None,
             interpolation=data.interpolation,
             mean=data.mean,

@@ -1,4 +1,9 @@
-"""Top-1 and top-5 on a clean validation set between epochs; zero-shot for CLIP."""
+"""Top-1 and top-5 on a clean validation set between epochs; zero-shot for CLIP, by neighbours without labels.
+
+What learns from images alone has no scores of classes. Its features are judged by a classifier of nearest
+neighbours among the validation images themselves, each left out in turn: that costs a forward pass of them
+and nothing else, reads no label of the training set, and so is the same measure at every noise level.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,10 @@ from pretrain.world import World
 from shards.dataset import ShardDataset
 from shards.shardset import ShardSet
 
+NEIGHBOURS = 20
+_VOTE_TEMPERATURE = 0.07
+# Of the matrix of cosines, at once.
+_ROWS = 1024
 _BATCH = 64
 # Images of a rank below which starting processes costs more than they save.
 _WORTH_WORKERS = 256
@@ -104,23 +113,64 @@ def validate(
     average: Average | None,
     workers: int,
 ) -> dict[str, Any]:
-    """Return top-1 and top-5 accuracy in [0, 1]. Collective: every rank takes its share.
+    """Return top-1 and top-5 accuracy in [0, 1], and ``neighbours`` where it was by those. Collective.
 
-    The network carries ``average`` for the occasion, if there is one. Large sets are read by ``workers``
-    processes.
+    Every rank takes its share. The network carries ``average`` for the occasion, if there is one. Large sets
+    are read by ``workers`` processes.
     """
     counts = torch.zeros(3, dtype=torch.float64)
     with evaluated(engine, average):
-        score = objective.scorer(engine)
-        for images, labels in _share(data, world, workers):
-            scores = score(images.to(engine.device, non_blocking=True)).cpu()
+        answer = objective.scorer(engine)
+        shares: Iterator[tuple[torch.Tensor, torch.Tensor]] = (
+            (answer(images.to(engine.device, non_blocking=True)).cpu(), labels)
+            for images, labels in _share(data, world, workers)
+        )
+        by_neighbours = objective.judged_by == "neighbours"
+        if by_neighbours:
+            features, labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
+            shares = _scores_by_neighbours(features, labels, len(data.classes))
+        for scores, labels in shares:
             real = labels >= 0
             best = scores.topk(min(5, scores.shape[1]), dim=1).indices
             hits = (best == labels[:, None])[real]
             counts += torch.tensor([hits[:, 0].sum(), hits.sum(), real.sum()], dtype=torch.float64)
     dist.all_reduce(counts)
     top1, top5, number = counts.tolist()
-    return {"data": data.name, "num_samples": int(number), "top1": top1 / number, "top5": top5 / number}
+    found = {"data": data.name, "num_samples": int(number), "top1": top1 / number, "top5": top5 / number}
+    return found | ({"neighbours": NEIGHBOURS} if by_neighbours else {})
+
+
+def _scores_by_neighbours(
+    features: torch.Tensor, labels: torch.Tensor, num_classes: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield scores of classes for a rank's images, by the neighbours of each among those of all ranks.
+
+    A neighbour has the weight exp(cosine / 0.07) (Wu et al. 2018). Collective.
+
+    Args:
+        features: Of the rank's images, [n, D].
+        labels: Theirs, int64 [n]; -1 for what only fills up.
+        num_classes: K.
+    """
+    own = nn.functional.normalize(features, dim=1)
+    world = dist.get_world_size()
+    every = [torch.empty_like(own) for _ in range(world)]
+    theirs = [torch.empty_like(labels) for _ in range(world)]
+    dist.all_gather(every, own)
+    dist.all_gather(theirs, labels)
+    among, their_labels = torch.cat(every), torch.cat(theirs)
+    first = dist.get_rank() * len(own)
+    number = min(NEIGHBOURS, int((their_labels >= 0).sum()) - 1)
+    for start in range(0, len(own), _ROWS):
+        cosines = own[start : start + _ROWS] @ among.T
+        cosines[:, their_labels < 0] = -torch.inf
+        rows = torch.arange(len(cosines))
+        cosines[rows, first + start + rows] = -torch.inf
+        near, places = cosines.topk(number, dim=1)
+        votes = torch.zeros(len(cosines), num_classes).scatter_add_(
+            1, their_labels[places], (near / _VOTE_TEMPERATURE).exp()
+        )
+        yield votes, labels[start : start + _ROWS]
 
 
 def _share(data: ValidationData, world: World, workers: int) -> DataLoader[Any]:

@@ -5,7 +5,7 @@ ddp is the numerical reference; fsdp and deepspeed are held to its losses and we
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -85,6 +85,10 @@ class Engine(Protocol):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return whole parameters on the CPU of rank 0, nothing elsewhere. Collective."""
+        ...
+
+    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield each parameter by name, whole on every rank, until the next one. Collective."""
         ...
 
     def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:

@@ -27,7 +27,7 @@ from nml.run_options import EngineName
 from pretrain.engines import Tensors, Update
 from pretrain.engines.activations import computing_again
 from pretrain.engines.deepspeed_config import deepspeed_config
-from pretrain.engines.native import device_of_rank, tensors_of
+from pretrain.engines.native import device_of_rank, kept_on_main, tensors_of
 from pretrain.optimizers import build_optimizer, recipe_groups
 from pretrain.world import from_main
 
@@ -157,14 +157,15 @@ class DeepSpeedEngine:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See :class:`pretrain.engines.Engine`."""
-        whole: dict[str, torch.Tensor] = {}
+        return kept_on_main(self.whole_weights())
+
+    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """See :class:`pretrain.engines.Engine`."""
         for name, parameter in self.network.named_parameters():
             with self._deepspeed.zero.GatheredParameters(
                 [parameter], enabled=self._recipe.engine.zero_stage == 3
             ):
-                if dist.get_rank() == 0:
-                    whole[name] = parameter.detach().to("cpu", copy=True).contiguous()
-        return whole
+                yield name, parameter.detach()
 
     def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
         """See :class:`pretrain.engines.Engine`."""

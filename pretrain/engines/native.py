@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,7 @@ class NativeEngine:
 
     def forward(self, *inputs: torch.Tensor | None) -> Any:
         """See :class:`pretrain.engines.Engine`."""
-        dtype = _DTYPES.get(self._recipe.engine.dtype)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with precision(self._recipe, self.device):
             return self.wrapped(*inputs)
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -118,7 +117,11 @@ class NativeEngine:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See :class:`pretrain.engines.Engine`."""
-        return gather_on_main(self.network.named_parameters())
+        return kept_on_main(self.whole_weights())
+
+    def whole_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """See :class:`pretrain.engines.Engine`."""
+        return whole(self.network.named_parameters())
 
     def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
         """See :class:`pretrain.engines.Engine`."""
@@ -214,15 +217,26 @@ def _check_weight_decays(folder: Path, before: dict[str, float], now: dict[str, 
             )
 
 
-def gather_on_main(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return whole tensors on the CPU of rank 0, one at a time; nothing elsewhere. Collective."""
-    whole: dict[str, torch.Tensor] = {}
+def whole(parameters: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield tensors by name, whole on every rank, one at a time. Collective."""
     for name, parameter in parameters:
         tensor = parameter.detach()
-        full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        yield name, tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
+def kept_on_main(whole_tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return whole tensors on the CPU of rank 0; nothing elsewhere. All ranks have to ask for each."""
+    kept: dict[str, torch.Tensor] = {}
+    for name, tensor in whole_tensors:
         if dist.get_rank() == 0:
-            whole[name] = full.to("cpu", copy=True).contiguous()
-    return whole
+            kept[name] = tensor.to("cpu", copy=True).contiguous()
+    return kept
+
+
+def precision(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Return the context in which a recipe's forward passes compute."""
+    dtype = _DTYPES.get(recipe.engine.dtype)
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 
 def device_of_rank() -> torch.device:

@@ -20,9 +20,7 @@ from nml.recipe import Checkpoints, Data, Engine, Loss, Model, Optimizer, Recipe
 from nml.recipe_effects import value_of
 from nml.recipe_files import recipe_names
 from pretrain import batchnorm, transforms
-from pretrain.assembly import idle_in_run
-from pretrain.classify import Classify
-from pretrain.clip import Clip
+from pretrain.assembly import build_objective, idle_in_run
 from pretrain.ema import Average
 from pretrain.engines import build_engine, check_engine
 from pretrain.loading import Batch, StepSampler, micro_batch_count
@@ -57,6 +55,10 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "data.scale": ((0.5, 0.6), (0.6, 0.7)),
     "data.flip": (1.0, 0.9),
     "data.color_jitter": (0.4, 0.6),
+    "data.jitter_hue": (0.3, 0.4),
+    "data.jitter_prob": (0.1, 0.2),
+    "data.grayscale": (1.0, 0.9),
+    "data.blur": (1.0, 0.9),
     "data.auto_augment": ("rand-m9-n5", "rand-m3-n4"),
     "data.erasing": (1.0, 0.9),
     "data.repeats": (2, 4),
@@ -224,10 +226,13 @@ class Scores:
 
     device = torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, projected: int) -> None:
         self.losses: list[float] = []
+        self.projected = projected
 
     def forward(self, images: torch.Tensor, texts: torch.Tensor | None = None) -> Any:
+        if self.projected:
+            return {"projected": images.mean((2, 3)).repeat(1, self.projected)[:, : self.projected]}
         features = images.mean((2, 3)).repeat(1, 2)[:, :4]
         if texts is None:
             return features
@@ -245,15 +250,13 @@ class Scores:
         self.losses.append(float(loss))
 
 
-def loss_of_steps(objective: Any, model: Model, loss: Loss) -> Any:
-    recipe = Recipe(objective=objective, model=model, loss=loss)
-    made: Any = (
-        Clip(recipe, Setting(rank=0, world_size=1, seed=0, micro_batches=1))
-        if objective == "clip"
-        else Classify(recipe, Setting(rank=0, seed=0, micro_batches=1, num_classes=4))
-    )
-    engine: Any = Scores()
-    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+def loss_of_steps(objective: str, model: Model, loss: Loss, options: dict[str, Any]) -> Any:
+    recipe = Recipe(objective=objective, model=model, loss=loss, options=options)
+    made = build_objective(recipe, Setting(num_classes=4, total_steps=12))
+    if made.encoder:
+        made.begin(made.network())
+    engine: Any = Scores(made.options.dim if made.encoder else 0)
+    images = torch.rand(8 * made.views, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     for step in range(12):
         made.backward(engine, Batch(images, torch.arange(8) % 4, torch.arange(8)), step)
     return engine.losses, made.architecture
@@ -309,7 +312,7 @@ class Trained:
         return [
             self._once(trained_images, data),
             self._once(image_of_a_test, data),
-            self._once(loss_of_steps, recipe.objective, recipe.model, recipe.loss),
+            self._once(loss_of_steps, recipe.objective, recipe.model, recipe.loss, recipe.options),
             self._once(
                 weights,
                 replace(recipe.model, kwargs={}),

@@ -58,14 +58,9 @@ def warm(*, double: bool) -> None:
     open_clip.get_tokenizer = functools.cache(open_clip.get_tokenizer)
     open_clip.get_tokenizer("RN50", context_length=12)
     if double:
-        # Files name the types of their tensors by tables that are made of the names replaced below.
-        names, types = torch.storage._dtype_to_storage_type_map(), torch.storage._storage_type_to_dtype_map()
-        torch.storage._dtype_to_storage_type_map = lambda: names
-        torch.storage._storage_type_to_dtype_map = lambda: types
-        torch._weights_only_unpickler._get_allowed_globals()
-        torch.set_default_dtype(torch.float64)
-        torch.Tensor.float = torch.Tensor.double  # type: ignore[method-assign]
-        torch.float32 = torch.float = torch.float64  # type: ignore[misc,assignment]
+        from pretrain.objectives.small_runs import compute_in_double
+
+        compute_in_double()
 
 
 def warm_deepspeed() -> None:
