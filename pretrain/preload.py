@@ -1,14 +1,18 @@
-"""Imports what a run imports, for a process that stands by in case all ranks have to start again."""
+"""Imports what the run of this command line does, for a process that stands by till all ranks start again."""
 
 from __future__ import annotations
 
-import sys
+import timm.data  # noqa: F401 - to be there, as all below
 
-from pretrain import assembly, options  # noqa: F401 - to be there
-from pretrain.engines import ddp, fsdp  # noqa: F401 - likewise
-from shards import bundled, shardset  # noqa: F401 - likewise
+from pretrain import assembly  # noqa: F401
+from pretrain.engines import ddp, fsdp  # noqa: F401
+from pretrain.models import architecture
+from pretrain.options import parse_options
+from shards import bundled, shardset  # noqa: F401
 
-if any(word.endswith("deepspeed") for word in sys.argv):
+options, _ = parse_options(None)
+architecture(options.recipe, num_classes=0)
+if options.engine == "deepspeed":
     from pretrain.engines.deepspeed import import_deepspeed
 
     import_deepspeed()

@@ -80,12 +80,15 @@ def test_a_node_that_kills_whatever_runs_on_it_is_left_out_after_the_second_time
     assert second == ("done", "complete")
 
 
-def processes(job: str) -> Iterator[psutil.Process]:
-    """Yield the agents and ranks of a job."""
+def processes(job: str, conf: Path) -> Iterator[psutil.Process]:
+    """Yield the agents and ranks of a job; clusters of other workers have jobs of the same number."""
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error, KeyError):
+            found = process.environ()
             # Both are known by a variable that the batch step does not have.
-            if process.environ().get("SLURM_JOB_ID") == job and "SLURM_STEP_NODELIST" in process.environ():
+            if (found["SLURM_JOB_ID"], found["SLURM_CONF"]) == (job, str(conf)) and (
+                "SLURM_STEP_NODELIST" in found
+            ):
                 yield process
 
 
@@ -103,7 +106,7 @@ def test_a_controller_that_is_away_at_a_requeue_ends_no_run(project, cluster, wa
     # It writes its state down before it goes.
     controller.send_signal(signal.SIGTERM)
     controller.wait(60)
-    for process in processes(run.job):
+    for process in processes(run.job, conf):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGUSR2)
     waiting(lambda: "the requeue is asked for again" in log.read_text(), "the wait", WAIT_SECONDS)
