@@ -20,6 +20,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # The variable by which it is known to one that stands by.
 STAND_BY = "NML_STAND_BY"
+_OUT_OF_MEMORY = Path("/proc/self/oom_score_adj")
 
 
 def main(snapshot: str, module: str, *words: str) -> None:
@@ -36,12 +37,18 @@ def main(snapshot: str, module: str, *words: str) -> None:
 
 
 def _stand_by(module: str) -> None:
+    own = _OUT_OF_MEMORY.read_text()
+    # The kernel is to kill it before any rank, where memory runs short.
+    with contextlib.suppress(OSError):
+        _OUT_OF_MEMORY.write_text("1000")
     # What cannot be imported is for the module to tell of, if it comes to that.
     with contextlib.suppress(Exception):
         importlib.import_module(f"{module.rpartition('.')[0]}.preload")
     told = sys.stdin.readline()
     if not told:
         sys.exit(0)
+    with contextlib.suppress(OSError):
+        _OUT_OF_MEMORY.write_text(own)
     os.environ.update(json.loads(told))
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)

@@ -15,6 +15,7 @@ from tests.slurm.supervised import DONE, SupervisedJob, python
 ONCE = "again = Path('again').exists()\nmeet('second' if again else 'first')\nPath('again').touch()\n"
 # Three seconds without a step.
 SOON = "verdict.HUNG_SILENCES=0.1"
+OWN_SCORE = Path("/proc/self/oom_score_adj").read_text().strip()
 
 
 def test_a_frozen_rank_is_told_of_and_started_again(job: SupervisedJob, waiting: Callable[..., None]) -> None:
@@ -78,8 +79,9 @@ def test_what_stands_by_takes_the_place_of_its_rank_and_where_it_is_gone_a_new_o
     toy = tmp_path / "site" / "toy"
     toy.mkdir(parents=True)
     (toy / "__init__.py").touch()
+    spared = "Path('/proc/self/oom_score_adj').read_text().strip()"
     (toy / "preload.py").write_text(
-        "import os\nfrom pathlib import Path\nPath(f'standby-{os.getpid()}').touch()\n"
+        f"import os\nfrom pathlib import Path\nPath(f'standby-{{os.getpid()}}').write_text({spared})\n"
     )
     first = (
         "if not again:\n"
@@ -89,12 +91,16 @@ def test_what_stands_by_takes_the_place_of_its_rank_and_where_it_is_gone_a_new_o
         "    if not rank: os.kill(int(min(Path().glob('standby-*')).name.split('-')[1]), 9)\n"
         "    meet('struck')\n"
         "    os.kill(os.getpid(), 9) if rank else time.sleep(600)\n"
-        "note(pid=os.getpid(), node=node, local=os.environ['LOCAL_RANK'])\n"
+        f"note(pid=os.getpid(), node=node, spared={spared})\n"
     )
     (toy / "run.py").write_text(python(ONCE + first + DONE))
     ended = job.run(("-m", "toy.run"), PYTHONPATH=str(tmp_path / "site"))
     assert ended.get("outcome") == "done", ended
-    ready = {int(file.name.split("-")[1]) for file in (job.folder / "work").glob("standby-*")}
+    ready = {
+        int(file.name.split("-")[1]): file.read_text() for file in (job.folder / "work").glob("standby-*")
+    }
+    # Where memory runs short, the kernel takes them first; as ranks they are as any other.
+    assert {*ready.values()} == {"1000"}
     noted = [eval((job.folder / "work" / f"noted-{rank}").read_text()) for rank in range(2)]
-    assert [one["node"] for one in noted] == ["n0", "n1"]
+    assert [(one["node"], one["spared"]) for one in noted] == [("n0", OWN_SCORE), ("n1", OWN_SCORE)]
     assert [one["pid"] in ready for one in noted].count(True) == 1
