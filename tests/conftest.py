@@ -31,6 +31,7 @@ HERE = Path(__file__).parent
 LONGEST_FIRST = (
     "slurm/test_training.py",
     "slurm/test_in_place.py",
+    "slurm/test_frozen.py",
     "pretrain/test_failures.py",
     "pretrain/test_crossings.py",
     "slurm/test_sweep.py",

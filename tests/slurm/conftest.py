@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -30,7 +31,10 @@ from slurm.entry import main
 from slurm.snapshot import take_snapshot
 from tests.slurm.forked_launcher import ForkedLauncher
 from tests.slurm.supervised import SupervisedJob
-from tests.slurm_cluster.slurm_daemons import SlurmCluster, missing, running_cluster
+from tests.slurm_cluster.slurm_daemons import SlurmCluster, missing, running_cluster, skip
+
+if TYPE_CHECKING:
+    from tests.slurm.real_runs import Launcher
 
 ROOT = Path(__file__).resolve().parents[2]
 TOYS = Path(__file__).parent / "toy_rooms"
@@ -41,7 +45,7 @@ WAIT_SECONDS = 60
 def shared_cluster() -> Iterator[SlurmCluster]:
     reason = missing(accounting=True)
     if reason:
-        pytest.skip(reason)
+        skip(reason)
     limits = "AccountingStorageEnforce=limits"
     with running_cluster(nodes=8, accounting=True, settings=[limits]) as cluster:
         yield cluster
@@ -51,7 +55,7 @@ def shared_cluster() -> Iterator[SlurmCluster]:
 def shared_bare_cluster() -> Iterator[SlurmCluster]:
     reason = missing(accounting=False)
     if reason:
-        pytest.skip(reason)
+        skip(reason)
     with running_cluster(nodes=2, settings=["MaxArraySize=2"]) as cluster:
         yield cluster
 
@@ -65,6 +69,18 @@ def bare_cluster(
         monkeypatch.setenv(name, value)
     yield shared_bare_cluster
     shared_bare_cluster.reset()
+
+
+@pytest.fixture(scope="module")
+def launcher(shared_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    """The launcher with the real rooms, for a file of tests."""
+    # Here, as not every worker has such a file.
+    from tests.slurm.real_runs import Launcher
+
+    launcher = Launcher(shared_cluster, tmp_path_factory.mktemp("training"))
+    yield launcher
+    launcher.end()
+    shared_cluster.reset()
 
 
 @pytest.fixture
@@ -235,7 +251,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", folder], check=False)
     if mounted.returncode:
-        pytest.skip("only root may mount a small disk")
+        skip("only root may mount a small disk")
     yield folder
     subprocess.run(["umount", folder], check=True)
 

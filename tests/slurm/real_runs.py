@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import yaml
 
+from nml.layout import newest_step
 from shards.write import main as write_shards
 from tests.pretrain.ranks import Ranks, Zygote
 from tests.slurm_cluster.slurm_daemons import SlurmCluster
@@ -57,6 +58,7 @@ class Launcher:
         (folder / "cluster.yaml").write_text(f"signal_delay_s: {SIGNAL_DELAY}\nsilence_s: 600\n")
         # What a test holds is to be held, and what it stops to be noticed.
         (folder / "impatient.yaml").write_text("silence_s: 10\n")
+        (folder / "standby.yaml").write_text("silence_s: 600\nenv: {NML_STANDBY_SECONDS: '0'}\n")
         # Nothing to validate on: that would only cost each rank an import.
         write_shards(["--source", "digits", "--noise", "0.2", "--out", str(folder / "digits")])
 
@@ -105,10 +107,9 @@ class Job:
         waiting: Callable[..., None],
         run: str,
         *words: str,
-        cluster_file: str = "cluster.yaml",
     ) -> None:
         self.cluster, self.waiting, self.path = launcher.cluster, waiting, launcher.folder / run
-        self.id = launcher.submit(run, "--cluster-file", cluster_file, *words)
+        self.id = launcher.submit(run, *words)
         self.disturbances = 0
         self.held: psutil.Process | None = None
 
@@ -195,6 +196,48 @@ class Job:
         attempts = sorted(self.path.glob("launch/attempts/*"))
         files = [attempt / "close.json" for attempt in attempts]
         return [json.loads(file.read_text())[what] if file.exists() else "" for file in files]
+
+
+# A run on four nodes: when a rank of it is killed, and how many steps it has.
+ON_FOUR = ("--epochs", "2", "--recipe.global_batch", "128", "--recipe.data.workers", "0")
+KILLED, STEPS_ON_FOUR = 7, 18
+
+
+def killed_on_four_nodes(
+    launcher: Launcher, waiting: Callable[..., None], engine: str, cluster_file: str
+) -> Job:
+    """Return a run on four nodes that makes steps again after one of its ranks was killed."""
+    words = ("--nodes", "4", *ON_FOUR, "--engine", engine, "--cluster-file", cluster_file)
+    job = Job(launcher, waiting, engine, *words)
+    waiting(lambda: newest_step(job.path) and len(losses(job.path)) >= KILLED, "a checkpoint", WAIT_SECONDS)
+    rank = job.rank(2)
+    assert rank is not None, job.log()
+    rank.kill()
+    print(f"{engine}: the next step came {job.pause(time.time()):.1f} s after the kill")
+    return job
+
+
+def ends_as_undisturbed(launcher: Launcher, job: Job, *more: str) -> None:
+    """Hold that a run on four nodes was not requeued, and ends with the weights of an undisturbed one.
+
+    Args:
+        launcher: Where it was submitted.
+        job: The run.
+        more: Why its ranks started again after the kill, as patterns.
+    """
+    job.finish()
+    assert job.field("Restarts") == "0"
+    assert job.closings("reason") == ["complete"]
+    [again] = job.path.glob("launch/attempts/*/restarts.jsonl")
+    told = [json.loads(line)["reason"] for line in again.read_text().splitlines()]
+    reasons = [r"rank 2 was killed on n2 \(SIGKILL\)", *more]
+    assert all(re.fullmatch(*pair) for pair in zip(reasons, told, strict=True)), told
+    here = launcher.folder / f"{job.path.name}-here"
+    status, said = launcher.train_here(here.name, 4, *ON_FOUR, "--engine", job.path.name).end()
+    assert status == 0, said
+    assert len(losses(job.path)) == STEPS_ON_FOUR
+    assert losses(job.path) == losses(here)
+    assert weights(job.path) == weights(here)
 
 
 def losses(run: Path) -> list[float]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm_cluster.slurm_daemons import missing
+from tests.slurm_cluster.slurm_daemons import missing, skip
 from tests.slurm_cluster.slurm_processes import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slurm
 def test_a_cluster_for_developers_stops_whole(waiting, number: signal.Signals) -> None:
     reason = missing(accounting=False)
     if reason:
-        pytest.skip(reason)
+        skip(reason)
     command = subprocess.Popen(
         [sys.executable, "-m", "tests.slurm_cluster", "--nodes", "2"],
         cwd=ROOT,
@@ -54,6 +54,6 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_root_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     if missing(accounting=False):
-        pytest.skip(missing(accounting=False))
+        skip(missing(accounting=False))
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert "need root" in missing(accounting=True)

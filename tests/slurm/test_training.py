@@ -17,21 +17,12 @@ import psutil
 import pytest
 
 from tests.slurm.real_runs import WAIT_SECONDS, Job, Launcher, losses, weights
-from tests.slurm_cluster.slurm_daemons import SlurmCluster
 
 # Many ranks on few cores take their time.
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 STEPS = 4 * 19
 # Where the run is disturbed, no two in the same epoch.
 REQUEUED, BEREFT, WARNED, PREEMPTED = 8, 22, 40, 58
-
-
-@pytest.fixture(scope="module")
-def launcher(shared_cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
-    launcher = Launcher(shared_cluster, tmp_path_factory.mktemp("training"))
-    yield launcher
-    launcher.end()
-    shared_cluster.reset()
 
 
 def was_told(process: psutil.Process, number: int) -> bool:
@@ -89,7 +80,7 @@ def stop(job: Job, step: int, tell: Callable[[Job], None], waiting: Callable[...
 def disturbed(launcher: Launcher, waiting: Callable[..., None]) -> tuple[Job, Path]:
     """A run that is requeued, bereft of a node, at its time limit and preempted, and the same undisturbed."""
     words = ("--engine", "fsdp")
-    job = Job(launcher, waiting, "nodes", "--nodes", "2", *words)
+    job = Job(launcher, waiting, "nodes", "--nodes", "2", "--cluster-file", "cluster.yaml", *words)
     with in_mid_step(job, REQUEUED):
         job.cluster.call("scontrol", "requeue", job.id)
     job.come_back()
@@ -97,8 +88,7 @@ def disturbed(launcher: Launcher, waiting: Callable[..., None]) -> tuple[Job, Pa
         assert job.held
         job.cluster.kill_node(job.held.environ()["SLURMD_NODENAME"])
     # It takes Slurm a while to believe that a node is dead.
-    status, said = launcher.train_here("here", 2, *words).end()
-    assert status == 0, said
+    here = launcher.train_here("here", 2, *words)
     job.come_back()
     # The dead node stays away: the controller would tell it to end what it had of the job, as long as it had
     # not been heard, and with that the attempt that runs there by then.
@@ -107,6 +97,8 @@ def disturbed(launcher: Launcher, waiting: Callable[..., None]) -> tuple[Job, Pa
     job.update("TimeLimit=60")
     stop(job, PREEMPTED, be_preempted, waiting)
     job.finish()
+    status, said = here.end()
+    assert status == 0, said
     return job, launcher.folder / "here"
 
 
