@@ -347,7 +347,7 @@ def _as(hint: Any, value: Any, name: str) -> Any:
     if hint is Any or (hint is type(None) and value is None):
         return value
     if origin in (typing.Union, types.UnionType):
-        for each in inner:
+        for each in sorted(inner, key=lambda kind: kind is not type(value)):
             if (each is type(None)) == (value is None):
                 return _as(each, value, name)
     elif origin is typing.Literal:

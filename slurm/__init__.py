@@ -14,13 +14,14 @@ This machine
 Submitting
     ``partitions`` (can the cluster give it?), ``snapshot`` (the code as it is now), ``members`` (what
     a job reads back), ``executor`` (submitit, and nothing else talks to it), ``controller`` (the queue,
-    asked and told), ``dag`` (arrays that wait for each other), ``journal`` (jobs.jsonl),
-    ``registry`` (whose job a run is trained by)
+    asked and told), ``dag`` (arrays that wait for each other), ``submitting`` (a sweep), ``journal``
+    (jobs.jsonl), ``registry`` (whose job a run is trained by)
 Inside a job
     ``job`` (from its beginning to its end), ``coordinator`` (all nodes), ``agent`` (one node), ``wire``
     (the line between them), ``ranks`` (as their agent sees them), ``rank`` (the program of one),
     ``container`` (an image around it), ``rendezvous`` (where ranks meet), ``verdict`` (again?),
-    ``attempt`` (the records), ``requeue``, ``ending`` (of a sweep, told)
+    ``attempt`` (the records), ``requeue``, ``ending`` (of a sweep, told);
+    ``continuing`` (a job of its own: submits what the queue had no room for)
 Looking
     ``states`` (Slurm's word), ``progress`` (a run's own), ``receipts`` (a probe's), ``table`` (all of it),
     ``spans`` (when nodes were held), ``local_attempt`` (the record of what ran here)

@@ -26,7 +26,7 @@ from typing import Any
 from nml.lifeline import adopt_orphans, descendants, is_stopped, kill
 from slurm import wire
 from slurm.container import status_outside
-from slurm.members import Submission, own_index, own_job
+from slurm.members import Submission, own_job
 from slurm.ranks import STOP_SIGNALS, Rank, rank_environment, start_rank
 from slurm.requeue import requeue
 
@@ -56,7 +56,7 @@ class Agent:
     """
 
     def __init__(self, submission: Submission, logs: Path, line: wire.Line, token: str) -> None:
-        self._member, self._snapshot = submission.members[own_index()], submission.snapshot
+        self._member, self._snapshot = submission.own_member(), submission.snapshot
         self._logs, self._line, self._token = logs, line, token
         self._container = submission.container
         self._ranks: list[Rank] = []

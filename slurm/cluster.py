@@ -55,7 +55,7 @@ class Resources:
         partition, account, qos, constraint, exclude: As sbatch takes them; empty leaves them out.
         after: Jobs that have to end well before this one begins: ``12,13``; ``afterany:12`` also badly.
         signal_delay_s: How long before the time limit the ranks are told to save.
-        array_parallelism: How many members of an array run at once.
+        array_parallelism: How many members of a sweep run at once, over all its arrays.
         silence_s: For how long, and three of its own steps, a rank may give no sign of life.
         max_idle_attempts: After how many attempts without a new checkpoint a job is given up.
         env: Environment variables of the job, for example NCCL_SOCKET_IFNAME.

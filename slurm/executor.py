@@ -15,7 +15,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,9 @@ def parameters(submission: Submission, resources: Resources, dependency: str) ->
             **further,
         },
     }
+    if submission.indices:
+        at_once = min(len(submission.indices), resources.array_parallelism)
+        wanted["additional_parameters"]["array"] = f"{_ranges(submission.indices)}%{at_once}"
     for name in ("partition", "account", "qos", "constraint", "exclude"):
         wanted[name] = getattr(resources, name) or None
     if resources.gpus_per_node:
@@ -89,6 +92,13 @@ def parameters(submission: Submission, resources: Resources, dependency: str) ->
         # A child of a failed job would otherwise wait for ever.
         wanted["additional_parameters"]["kill-on-invalid-dep"] = "yes"
     return wanted
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Return rising numbers as sbatch reads them: ``0,3-5``."""
+    runs = itertools.groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0])
+    ends = [(own[0][1], own[-1][1]) for own in (list(run) for _, run in runs)]
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ends)
 
 
 def _setup(submission: Submission, resources: Resources) -> list[str]:
@@ -203,6 +213,8 @@ def submit(
             cancel_by_token(submission.token)
             journal.note("interrupted", submission)
             raise
+    if submission.indices:
+        ids = _renumbered(ids, submission.indices, file.parent)
     journal.note("submitted", submission, jobs=ids)
     return ids
 
@@ -218,6 +230,20 @@ def on_the_nodes(submission: Submission, resources: Resources, logs: Path) -> Su
         )
         submission = dataclasses.replace(submission, members=tuple(members))
     return container.enter(submission, own, logs) if (own := resources.in_container) else submission
+
+
+def _renumbered(ids: list[str], indices: Sequence[int], folder: Path) -> list[str]:
+    """Give the pickles, which submitit numbers from 0, the numbers of their elements; return the ids.
+
+    A job that has begun waits for its pickle.
+    """
+    array = ids[0].partition("_")[0]
+    numbered = [f"{array}_{index}" for index in indices]
+    # No number is below its place, so from the end none meets one that has still to go.
+    for before, now in reversed(list(zip(ids, numbered, strict=True))):
+        if before != now:
+            (folder / f"{before}_submitted.pkl").replace(folder / f"{now}_submitted.pkl")
+    return numbered
 
 
 def job_of(said: str | bytes) -> str:

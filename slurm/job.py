@@ -21,7 +21,7 @@ from slurm.attempt import Attempt
 from slurm.container import srun_words
 from slurm.coordinator import MOST_FAILURES, Coordinator
 from slurm.ending import tell_end
-from slurm.members import Submission, own_index
+from slurm.members import Submission
 from slurm.ranks import STOP_SIGNALS
 from slurm.receipts import write_receipts
 from slurm.rendezvous import node_address
@@ -61,7 +61,7 @@ class JobCommand:
 def _tell_end(file: Path) -> None:
     with contextlib.suppress(OSError, ValueError):
         submission = Submission.read(file)
-        if sweep := submission.members[own_index()].ends:
+        if sweep := submission.own_member().ends:
             tell_end(Path(sweep), submission.notify)
 
 
@@ -72,7 +72,7 @@ def run_job(file: Path) -> int:
         The exit status of the batch script.
     """
     submission = Submission.read(file)
-    member = submission.members[own_index()]
+    member = submission.own_member()
     attempt = Attempt(member)
     names = _nodes()
     attempt.open(names[0], spare=submission.spare_nodes)

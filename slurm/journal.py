@@ -129,6 +129,9 @@ class Journal:
         """Return the newest job of each member that some lines of it tell."""
         found: dict[str, Job] = {}
         for line in lines:
+            if line["event"] == "withdrawn":
+                for name in line["members"]:
+                    found.pop(name, None)
             if line["event"] == "submitted":
                 place, user = Path(line.get("folder", self.folder)), line.get("user", "")
                 for name, job in zip(line["members"], line["jobs"], strict=True):

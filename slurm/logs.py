@@ -16,6 +16,8 @@ from slurm.table import Launched, launched_under, make_rows
 DESCRIPTION = "Show the log of a rank, of all its attempts."
 EXAMPLE = f"{PROG} logs runs/quickstart-n20-seed0 --follow"
 POLL_SECONDS = 0.5
+# Of members that a message names: those that failed, those that run, the others.
+_MOST_NAMED = 12
 # A job may wait for days, and its queue is everybody's.
 QUEUE_SECONDS = 2.0
 
@@ -63,13 +65,21 @@ def choose(members: list[Launched], named: str | None) -> Launched:
         raise unknown_name("--member", named, by_name)
     if len(members) == 1:
         return members[0]
-    rows = make_rows(members)
+    states_of = [row.state for row in make_rows(members)]
+    likely: list[Launched] = []
     for wanted in ("FAILED", "RUNNING"):
-        found = [member for member, row in zip(members, rows, strict=True) if row.state == wanted]
+        found = [member for member, state in zip(members, states_of, strict=True) if state == wanted]
         if len(found) == 1:
             return found[0]
-    names = ", ".join(f"'{member.full_name}'" for member in members)
-    raise UserError("--member: a sweep has many logs", possible=names)
+        likely += found
+    first = dict.fromkeys([*likely, *members])
+    names = ", ".join(f"'{member.full_name}'" for member in [*first][:_MOST_NAMED])
+    more = len(members) - _MOST_NAMED
+    raise UserError(
+        "--member: a sweep has many logs",
+        possible=names if more <= 0 else f"{names} and {more} more",
+        mend="" if more <= 0 else f"see: {PROG} status",
+    )
 
 
 def wait_for_log(member: Launched, rank: int) -> Path:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from nml.files import write_json
-from nml.untrusted import Untrusted, read_typed
+from nml.untrusted import Untrusted, read_typed, shown
 
 LAUNCH = "launch"
 
@@ -106,6 +106,7 @@ class Submission:
         token: A unique word, also the job's comment, by which it is found again in the queue.
         snapshot: The code it runs.
         members: Its elements, in the array's order.
+        indices: Their numbers in the array, rising; empty: 0 and on.
         max_idle_attempts: After how many attempts without progress a member is given up.
         nodes, spare_nodes: Nodes of each member, and those that stand by for one that fails.
         tasks: Ranks a node.
@@ -122,6 +123,7 @@ class Submission:
     snapshot: str
     members: tuple[Member, ...]
     max_idle_attempts: int
+    indices: tuple[int, ...] = ()
     nodes: int = 1
     spare_nodes: int = 0
     tasks: int = 1
@@ -147,7 +149,14 @@ class Submission:
         submission = read_typed(cls, file)
         if not submission.members:
             raise Untrusted("it has no members", file)
+        if submission.indices and sorted(set(submission.indices)) != list(submission.indices):
+            raise Untrusted(f"indices is {shown(submission.indices)}", file)
         return submission
+
+    def own_member(self) -> Member:
+        """Return the member that the running job is."""
+        index = own_index()
+        return self.members[self.indices.index(index) if self.indices else index]
 
 
 def own_index() -> int:

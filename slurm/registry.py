@@ -56,10 +56,11 @@ class Registry(Journal):
 
     def jobs_for(self, members: Iterable[Member]) -> dict[str, Job]:
         """Return the newest job of each member, by its name."""
-        own = [line for line in self.lines() if line["event"] == "submitted"]
+        own = self.lines()
         found = self.jobs_of(own)
         # What an earlier version submitted stands in the journal of the sweep alone.
-        since = {name: line["time"] for line in own for name in line["members"]}
+        known = [line for line in own if line["event"] == "submitted"]
+        since = {name: line["time"] for line in known for name in line["members"]}
         jobs = {}
         for member in members:
             if member.name in found:
@@ -69,10 +70,15 @@ class Registry(Journal):
                 jobs |= home.jobs_of(line for line in told if line["time"] >= since.get(member.name, 0))
         return jobs
 
-    def active(self, members: Iterable[Member]) -> dict[str, Job]:
+    def active(self, members: Iterable[Member], *, settle: bool = True) -> dict[str, Job]:
         """Return the jobs of members that wait or run, by the member's name, and remember what was seen.
 
-        A claim whose launcher is at work is waited for; one whose launcher died is looked up in the queue.
+        A claim whose launcher is at work is waited for; one whose launcher died is looked up in the
+        queue, and taken out of it.
+
+        Args:
+            members: The members.
+            settle: Whether to do that: not where nothing is to be submitted.
 
         Raises:
             NoAnswer: If the queue does not answer.
@@ -81,7 +87,7 @@ class Registry(Journal):
         """
         wanted = list(members)
         for member in wanted:
-            if member.home is not None:
+            if settle and member.home is not None:
                 self._settle(member, Journal(member.home))
             if (home := self._elsewhere(member)) is not None:
                 self._seen[home.file] = _size(home.file)
@@ -107,6 +113,14 @@ class Registry(Journal):
         if event != "retrying":
             self._tell(event, submission, **more)
 
+    def withdraw(self, name: str, job: Job) -> None:
+        """Note that a member's job was taken back out of the queue."""
+        submission = Submission.read(job.submission)
+        member = next(one for one in submission.members if one.name == name)
+        alone = dataclasses.replace(submission, members=(member,), indices=())
+        super().note("withdrawn", alone)
+        self._tell("withdrawn", alone)
+
     def _claim(self, submission: Submission) -> None:
         claimed: list[Member] = []
         for member in submission.members:
@@ -114,7 +128,7 @@ class Registry(Journal):
                 continue
             with _held(home.folder):
                 if _size(home.file) != self._seen.get(home.file, 0):
-                    self._tell("withdrawn", dataclasses.replace(submission, members=tuple(claimed)))
+                    self._tell("refused", dataclasses.replace(submission, members=tuple(claimed)))
                     raise Taken(member.name)
                 home.append("submitting", submission, [member.name], folder=str(self.folder))
             claimed.append(member)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from nml import cli
+from nml.errors import UserError
 from slurm.invocation import PROG, Invocation, command_line, recorded
 from slurm.members import LAUNCH
 
@@ -25,7 +26,13 @@ def run(call: Invocation) -> int:
     words, cwd = recorded(Path(call.options.folder).resolve() / LAUNCH)
     words = _as_a_continuation(words)
     print(command_line(*words), flush=True)
-    os.chdir(cwd)
+    try:
+        os.chdir(cwd)
+    except OSError as error:
+        raise UserError(
+            f"{call.options.folder}: it was launched from {cwd}, which cannot be entered: {error.strerror}",
+            mend="restore that folder, or say the command above from where its paths are",
+        ) from error
     return main(words)
 
 

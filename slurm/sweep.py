@@ -16,7 +16,6 @@ from nml.files import write_json
 from nml.locking import held_alone
 from nml.run_options import RunOptions
 from nml.untrusted import Untrusted, read_object, typed
-from slurm import executor
 from slurm.cluster import STAGES, Resources
 from slurm.cores import fit_loaders, loader_workers
 from slurm.cost import check_cost, describe
@@ -24,7 +23,7 @@ from slurm.ending import tell_end
 from slurm.invocation import PROG, Invocation
 from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
-from slurm.members import LAUNCH, Submission
+from slurm.members import LAUNCH
 from slurm.partitions import check_fits
 from slurm.plan import Part, make_plan
 from slurm.pool import Slot, depth_first, run_parts, slots_of
@@ -49,7 +48,7 @@ from slurm.study import (
     check_level_is_planned,
     sets_of,
 )
-from slurm.submitting import submit_sweep
+from slurm.submitting import show_jobs, submit_sweep
 
 SWEEP = "sweep.json"
 # What a study file says beside the options of the command.
@@ -80,7 +79,7 @@ def add_options(parser: cli.Parser) -> None:
     cli.add_options(parser, RunOptions, leave_out=OF_A_RUN)
     parser.add_argument("--results", type=str, default="results", help="results folder")
     parser.add_argument("--name", type=str, default="sweep", help="the sweep's folder under sweeps/")
-    parser.add_argument("--array-parallelism", type=int, default=None, help="members of an array at once")
+    parser.add_argument("--array-parallelism", type=int, default=None, help="members at once, in all")
     parser.add_argument(
         "--jobs",
         type=int,
@@ -230,22 +229,13 @@ def show_plan(
     *,
     jobs: int,
 ) -> int:
-    """Print what would be done, on a cluster with the batch script of each stage."""
-    folder = study.folder / LAUNCH
-    for stage in STAGES:
-        own = [part for part in parts if part.stage == stage and not part.complete]
-        for part in own:
+    """Print what would be done, on a cluster with the batch script of each job."""
+    for part in parts:
+        if not part.complete:
             print(f"# {part.member.name}: {shlex.join(part.member.argv)}")
-        if own and found.found:
-            submission = Submission(
-                stage=stage,
-                token="TOKEN",  # noqa: S106 - a placeholder
-                snapshot="SNAPSHOT",
-                members=tuple(part.member for part in own),
-                max_idle_attempts=resources[stage].max_idle_attempts,
-            )
-            print(executor.batch_text(submission, resources[stage], folder / "TOKEN.json"))
-    if not found.found:
+    if found.found:
+        show_jobs(study, resources)
+    else:
         world = resources["pretrain"].nodes * resources["pretrain"].tasks
         at_once = f"{jobs} at once" if jobs > 1 else "one after the other"
         print(f"# {found.sentence}: {at_once}, pre-training as {world} local processes")

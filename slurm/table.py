@@ -30,6 +30,7 @@ from slurm.progress import describe_seconds, read_progress
 from slurm.registry import Registry
 from slurm.standin import tail
 from slurm.states import JobState
+from slurm.submitting import CONTINUE
 from slurm.sweep import SWEEP, load_study
 
 # What Slurm's reasons mean to someone who waits. Others are shown as they are.
@@ -175,8 +176,10 @@ def _of_run(folder: Path) -> list[Launched]:
 def _of_sweep(folder: Path) -> list[Launched]:
     launch = folder.resolve() / LAUNCH
     parts = make_plan(load_study(folder), run_member)
-    jobs = Registry(launch).jobs_for(part.member for part in parts)
-    return [
+    registry = Registry(launch)
+    jobs = registry.jobs_for(part.member for part in parts)
+    going_on = registry.jobs().get(CONTINUE)
+    launched = [
         Launched(
             stage=part.stage,
             name=part.member.name.removeprefix(f"{part.stage} "),
@@ -190,6 +193,12 @@ def _of_sweep(folder: Path) -> list[Launched]:
         )
         for part in parts
     ]
+    if going_on and not all(part.complete for part in parts):
+        record = launch / "attempts" / CONTINUE
+        launched.append(
+            Launched(CONTINUE, CONTINUE, record, None, False, launch, has_result=False, entry=going_on)
+        )
+    return launched
 
 
 def make_rows(members: Sequence[Launched], *, patient: bool = False) -> list[Row]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slurm.dag import group_by_dependency, max_array_size
+from slurm.cluster import Resources
+from slurm.dag import PlannedJob, group_by_dependency, max_array_size, plan_jobs
 from slurm.members import Member, Probe
 from slurm.plan import Part, make_plan
 from slurm.pretraining import run_member
@@ -22,10 +26,15 @@ def part(name: str, *parents: str, stage: str = "probes") -> Part:
     return Part(stage, Member(name=name, argv=("true",), record="r", cwd="/"), parents)
 
 
-def groups(todo: list[Part], jobs: dict[str, str], limit: int = 1001) -> list[tuple[list[str], str]]:
-    return [
-        ([one.member.name for one in group], words) for group, words in group_by_dependency(todo, jobs, limit)
-    ]
+def groups(todo: list[Part], jobs: dict[str, str], longest: int = 1001) -> list[tuple[list[str], str]]:
+    """Return each array as names, with the number where it is not the place, and what it waits for."""
+    found = []
+    for group in group_by_dependency(todo, jobs, longest):
+        own = [one.member.name for one in group.parts]
+        if group.indices not in ([], [*range(len(own))]):
+            own = [f"{name} at {index}" for name, index in zip(own, group.indices, strict=True)]
+        found.append((own, group.dependency))
+    return found
 
 
 def test_a_stage_that_fits_its_parents_waits_element_by_element() -> None:
@@ -35,24 +44,31 @@ def test_a_stage_that_fits_its_parents_waits_element_by_element() -> None:
 
 
 def test_each_recipe_waits_element_by_element_for_the_sets_it_shares() -> None:
-    todo = [part(f"{recipe} {index}", f"set {index}") for recipe in "ab" for index in range(2)]
-    jobs = {f"set {index}": f"7_{index}" for index in range(2)}
-    assert groups(todo, jobs) == [(["a 0", "a 1"], "aftercorr:7"), (["b 0", "b 1"], "aftercorr:7")]
+    todo = [part(f"{recipe} {index}", f"set {index}") for recipe in "ab" for index in range(3)]
+    jobs = {f"set {index}": f"7_{index}" for index in range(3)}
+    assert groups(todo, jobs) == [
+        (["a 0", "a 1", "a 2"], "aftercorr:7"),
+        (["b 0", "b 1", "b 2"], "aftercorr:7"),
+    ]
+
+
+def test_many_children_of_few_parents_are_an_array_a_parent() -> None:
+    todo = [part(f"{seed} {index}", f"set {index}") for seed in range(3) for index in range(2)]
+    assert groups(todo, {"set 0": "7_0", "set 1": "7_1"}) == [
+        (["0 0", "1 0", "2 0"], "afterok:7_0"),
+        (["0 1", "1 1", "2 1"], "afterok:7_1"),
+    ]
 
 
 def test_parents_that_are_complete_are_not_waited_for() -> None:
     todo = [part(f"child {index}", f"parent {index}") for index in range(3)]
-    assert groups(todo, {"parent 1": "9"}) == [
-        (["child 0"], ""),
-        (["child 1"], "afterok:9"),
-        (["child 2"], ""),
-    ]
+    assert groups(todo, {"parent 1": "9"}) == [(["child 0", "child 2"], ""), (["child 1"], "afterok:9")]
 
 
-def test_children_of_a_part_of_an_array_wait_for_their_own_elements() -> None:
-    todo = [part("child 1", "parent 1"), part("child 2", "parent 2")]
-    jobs = {f"parent {index}": f"7_{index}" for index in range(3)}
-    assert groups(todo, jobs) == [(["child 1"], "afterok:7_1"), (["child 2"], "afterok:7_2")]
+def test_children_of_a_part_of_an_array_take_the_numbers_of_their_elements() -> None:
+    todo = [part("child 1", "parent 1"), part("child 4", "parent 4")]
+    jobs = {f"parent {index}": f"7_{index}" for index in range(5)}
+    assert groups(todo, jobs) == [(["child 1 at 1", "child 4 at 4"], "aftercorr:7")]
 
 
 def test_children_of_one_parent_are_one_array() -> None:
@@ -67,26 +83,87 @@ def test_the_report_waits_for_the_end_of_whole_arrays_good_or_bad() -> None:
 
 def test_an_array_is_no_longer_than_the_cluster_allows() -> None:
     todo = [part(f"child {index}") for index in range(5)]
-    assert [len(names) for names, _ in groups(todo, {}, limit=2)] == [2, 2, 1]
+    assert [len(names) for names, _ in groups(todo, {}, longest=2)] == [2, 2, 1]
 
 
 @given(
     st.lists(st.sampled_from(["", "7_0", "7_1", "7_2", "8"]), min_size=1, max_size=8),
     st.integers(min_value=1, max_value=4),
 )
-def test_every_member_is_submitted_once_and_waits_for_its_own_parent(waits: list[str], limit: int) -> None:
+def test_every_member_is_submitted_once_and_waits_for_its_own_parent(waits: list[str], longest: int) -> None:
     todo = [part(f"child {index}", f"parent {index}") for index in range(len(waits))]
-    # The other elements of the array are there too, whoever waits for them.
-    jobs = {"x": "7_0", "y": "7_1", "z": "7_2"} | {f"parent {i}": job for i, job in enumerate(waits) if job}
-    found = groups(todo, jobs, limit)
-    assert sorted(name for names, _ in found for name in names) == sorted(one.member.name for one in todo)
-    for names, words in found:
-        assert len(names) <= limit
-        for position, name in enumerate(names):
-            wait = waits[int(name.split()[1])]
+    jobs = {f"parent {i}": job for i, job in enumerate(waits) if job}
+    found = list(group_by_dependency(todo, jobs, longest))
+    names = sorted(one.member.name for group in found for one in group.parts)
+    assert names == sorted(one.member.name for one in todo)
+    for parts, indices, words in found:
+        assert len(parts) <= longest
+        assert len(indices) == (len(parts) if len(parts) > 1 else 0)
+        assert indices == sorted(set(indices))
+        for position, one in enumerate(parts):
+            wait = waits[int(one.member.name.split()[1])]
             assert words == (f"afterok:{wait}" if wait else "") or (
-                words == "aftercorr:7" and wait == f"7_{position}"
+                words == "aftercorr:7" and wait == f"7_{indices[position]}"
             )
+
+
+def planned(
+    request: SweepRequest, *, done: Callable[[Part], bool] = lambda part: False, at_once: int = 64
+) -> list[PlannedJob]:
+    parts = [
+        dataclasses.replace(one, complete=done(one)) for one in make_plan(Study(arms=(request,)), run_member)
+    ]
+    asked = Resources(array_parallelism=at_once)
+    return plan_jobs(parts, {}, resources=lambda stage: asked, folder=Path("/s"), longest=1001)
+
+
+def test_a_thousand_members_of_which_some_are_there_are_a_handful_of_jobs(tmp_path: Path) -> None:
+    # Every second set is there.
+    request = SweepRequest(noise=tuple(f"{n / 1000}" for n in range(335)), plugins=("lp",), base=tmp_path)
+    jobs = planned(request, done=lambda part: part.member.name[-1] in "02468" and part.stage == "shards")
+    assert sum(len(one.parts) for one in jobs) > 800
+    assert len(jobs) == 6
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 3), st.integers(1, 2), st.integers(1, 9), st.sets(st.integers(0, 30))
+)
+def test_no_more_members_than_allowed_can_run_at_once(
+    levels: int, seeds: int, tasks: int, at_once: int, there: set[int]
+) -> None:
+    request = SweepRequest(
+        noise=tuple(f"0.{level + 1}" for level in range(levels)),
+        seeds=tuple(range(seeds)),
+        tasks=("digits", "dtd")[:tasks],
+        plugins=("lp",),
+        base=Path("/work"),
+    )
+    jobs = planned(
+        request, done=lambda part: zlib.crc32(part.member.name.encode()) % 30 in there, at_once=at_once
+    )
+    ended_before: dict[str, set[str]] = {}
+    for one in jobs:
+        words = [kind.split(":") for kind in one.dependency.split(",")]
+        whole = {job for kind, *ids in words if kind == "afterany" for job in ids}
+        ended_before[one.name] = whole.union(*(ended_before[job] for job in whole))
+    for chosen in jobs:
+        # All that may run beside it: neither has to end before the other.
+        beside = [
+            one
+            for one in jobs
+            if one.name not in ended_before[chosen.name] and chosen.name not in ended_before[one.name]
+        ]
+        assert sum(min(len(one.parts), at_once) for one in beside) <= at_once
+
+
+def test_steps_of_a_set_wait_for_each_other() -> None:
+    steps = [part("set", stage="shards"), part("draw 1", "set", stage="shards")]
+    steps.append(part("draw 2", "draw 1", stage="shards"))
+    asked = Resources()
+    jobs = plan_jobs(steps, {}, resources=lambda stage: asked, folder=Path("/s"), longest=9)
+    assert [(one.name, one.dependency) for one in jobs] == [
+        *(("JOB1", ""), ("JOB2", "afterok:JOB1"), ("JOB3", "afterok:JOB2")),
+    ]
 
 
 @pytest.mark.parametrize(

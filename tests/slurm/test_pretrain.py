@@ -108,15 +108,6 @@ def test_a_dry_run_shows_what_submitit_hands_to_sbatch(submitted, project, clust
     assert "#SBATCH --cpus-per-task=2\n" in handed
 
 
-def test_a_dry_run_of_a_sweep_shows_its_arrays(project, cluster) -> None:
-    words = ("sweep", "--noise", "0", "0.1", "0.2", "--array-parallelism", "1", "--time", "30", "--dry-run")
-    shown = project.launch(*words)
-    assert shown.count("#SBATCH --array=0-2%1\n") == 3
-    assert shown.count("#SBATCH --time=30\n") == 4
-    assert not list(project.work.iterdir())
-    assert not cluster.call("squeue", "--noheader").strip()
-
-
 def test_a_run_survives_the_death_of_the_node_of_its_batch_script(submitted, cluster) -> None:
     run = submitted("--nodes", "4", *HOLD)
     run.wait_for_hold()

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from nml.errors import UserError
 from slurm import states, table
 from slurm.entry import main
+from slurm.logs import choose
 from slurm.progress import describe_seconds, read_progress
 from slurm.states import JobState
 
@@ -109,6 +111,18 @@ def test_what_waited_for_a_step_of_a_set_that_failed_says_which(
     assert [row.state for row in rows] == ["FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
     assert [row.why for row in rows[1:3]] == ["shards a plan failed"] * 2
     assert rows[3].why == "shards a pack 1/2 was cancelled"
+
+
+def test_a_sweep_of_a_thousand_members_is_asked_for_one_in_a_line_that_can_be_read(tmp_path: Path) -> None:
+    names = [f"pretrain r{number}" for number in range(1006)]
+    submission = {"stage": "pretrain", "members": names, "jobs": [f"7_{number}" for number in range(1006)]}
+    launched = written(tmp_path / "jobs", submission)
+    with pytest.raises(UserError) as refused:
+        choose(launched, None)
+    said = str(refused.value)
+    assert said.startswith("--member: a sweep has many logs; possible: 'pretrain pretrain r0', ")
+    assert "and 994 more; see: " in said
+    assert len(said) < 500
 
 
 @pytest.mark.slurm

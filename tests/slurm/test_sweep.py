@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,11 @@ from typing import Any
 import psutil
 import pytest
 
+from nml.errors import UserError
 from nml.locking import held_alone
+from slurm.continuing import main as go_on
 
+COUNTED = 'echo >> "$HERE/calls"\nexec "$REAL" "$@"\n'
 SWEEP = ("sweep", "--noise", "0", "0.1", "0.2", "--plugins", "lp", "mlp")
 
 
@@ -128,6 +133,14 @@ def test_two_launchers_of_one_folder_do_not_both_launch(project, words, folder) 
     project.launch(*words, "--cluster", "local", "--noise", "0.2")
 
 
+def test_where_a_node_may_not_submit_the_command_to_say_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"^sbatch is not on the PATH of .*; on a login node: .* resume "):
+        go_on(tmp_path / "sweeps" / "sweep")
+
+
 @pytest.mark.slurm
 class TestOnSlurm:
     def drained(self, cluster) -> bool:
@@ -138,11 +151,20 @@ class TestOnSlurm:
         assert found, said
         return found[1].split(", ")
 
-    def test_a_sweep_completes_with_no_process_on_the_login_side(self, project, cluster, waiting) -> None:
+    def test_a_sweep_completes_with_no_process_on_the_login_side(
+        self, project, cluster, waiting, stand_in: Callable[[str, str], Path], tmp_path: Path
+    ) -> None:
         cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+        # One of the sets is there.
+        there = project.work / "data" / "shards" / "digits-n10" / "set.json"
+        there.parent.mkdir(parents=True)
+        there.write_text('{"format": "nml-shards/1", "levels": {"n10": {}}}')
+        path = f"{stand_in('sbatch', COUNTED)}:{cluster.environment['PATH']}"
         before = {process.pid for process in psutil.process_iter()}
-        said = project.launch(*SWEEP)
-        assert len(self.jobs_of(said)) == 4
+        said = project.launch(*SWEEP, PATH=path)
+        # 2 sets; the run that needs none and the 2 that do; the probes of each; the report.
+        assert len(self.jobs_of(said)) == 6
+        assert len((tmp_path / "bin" / "calls").read_text().splitlines()) == 6
         # The whole sweep waits, and all of it that lives is in the queue and on disk.
         assert not [process for process in started_since(before) if str(project.work) in process]
         cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
@@ -158,42 +180,38 @@ class TestOnSlurm:
         assert computed(project.work) == ["quickstart-n10-seed0 digits mlp"]
         assert "nothing to submit" in project.launch(*SWEEP)
 
-    def test_arrays_are_cut_to_the_size_that_the_cluster_allows(self, project, bare_cluster, waiting) -> None:
-        words = (*SWEEP, "--tasks", "digits", "dtd")
-        assert "submitted 13 members" in project.launch(*words)
+    def test_arrays_are_cut_to_the_size_that_the_cluster_allows(self, project, bare_cluster) -> None:
+        bare_cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
+        try:
+            assert "submitted 13 members" in project.launch(*SWEEP, "--tasks", "digits", "dtd")
+        finally:
+            bare_cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
         arrays = [line["members"] for line in journal(project.work) if line["event"] == "submitted"]
-        # 3 sets, 3 runs, 2 x 3 probes, 1 report.
-        assert [len(members) for members in arrays] == [2, 1, 2, 1, 2, 1, 2, 1, 1]
-        waiting(lambda: self.drained(bare_cluster), "an empty queue")
-        assert computed(project.work) == sorted(
-            f"quickstart-{level}-seed0 {task} {head}"
-            for level in ("n00", "n10", "n20")
-            for task in ("digits", "dtd")
-            for head in ("lp", "mlp")
-        )
-        assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "12"
+        # 3 sets, 3 runs, the 2 probes of each run, the report.
+        assert [len(members) for members in arrays] == [2, 1, 2, 1, 2, 2, 2, 1]
 
-    def test_a_queue_that_takes_no_more_is_filled_and_the_rest_follows(
-        self, project, cluster, waiting
-    ) -> None:
+    def test_a_queue_that_takes_no_more_is_filled_again_by_a_job(self, project, cluster, waiting) -> None:
         def allow(count: int) -> None:
             cluster.call("sacctmgr", "--immediate", "modify", "user", "root", "set", f"MaxSubmitJobs={count}")
 
         cluster.call("scontrol", "update", "PartitionName=main", "State=DOWN")
         allow(4)
         try:
-            said = project.launch(*SWEEP, status=75)
+            said = project.launch("sweep", "--noise", "0", "0.2", "--plugins", "lp")
+            # 2 sets and a run, and the one that goes on in the place of the second run.
+            assert "submitted 3 members" in said
+            assert re.search(r"4 members are left: .*you may have no more jobs in the queue \(", said)
+            assert re.search(r"job \d+ submits them, once those before it have ended", said)
+            cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
+            report = project.work / "sweeps" / "sweep" / "report" / "report.html"
+            waiting(report.exists, "a report that nobody submitted from here", 120)
+            waiting(lambda: self.drained(cluster), "an empty queue")
         finally:
             allow(-1)
-        # 3 sets, and of the array of 3 runs the first.
-        assert "submitted 4 members" in said
-        assert "6 members are left" in said
-        assert "you may have no more jobs in the queue (" in said
-        cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
-        said = project.launch(*SWEEP)
-        waiting(lambda: self.drained(cluster), "an empty queue")
-        assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "6"
-        assert len(computed(project.work)) == 6
+        assert report.read_text() == "2"
+        assert len(computed(project.work)) == 2
+        assert len(list(project.work.glob("runs/*/launch/attempts/*"))) == 2
+        assert not re.search("FAILED|CANCELLED|TO DO|UNKNOWN", project.launch("status"))
 
     def test_a_sweep_that_slurm_refuses_half_way_leaves_nothing_in_the_queue(
         self, project, cluster, waiting: Callable[..., None]
@@ -207,34 +225,62 @@ class TestOnSlurm:
         events = [(line["stage"], line["event"]) for line in journal(project.work)]
         assert events[-2:] == [("probes", "submitting"), ("probes", "refused")]
 
-    def test_what_is_in_the_queue_is_not_submitted_again(self, project, cluster) -> None:
-        words = ("sweep", "--noise", "0", "0.2", "--recipe.hold", "2")
-        project.launch(*words)
-        assert "nothing to submit" in project.launch(*words)
-        lines = journal(project.work)
-        assert [line["event"] for line in lines] == ["submitting", "submitted"] * 4
-        assert [line["stage"] for line in lines[::2]] == ["shards", "pretrain", "probes", "report"]
+    def test_one_at_a_time_is_one_at_a_time_over_all_arrays_and_after_a_requeue(
+        self, project, cluster, waiting
+    ) -> None:
+        words = ("sweep", "--noise", "0", "--seeds", "0", "1", "--plugins", "lp", "--recipe.hold", "6")
+        words = (*words, "--array-parallelism", "1")
+        shown = project.launch(*words, "--dry-run")
+        assert not list(project.work.iterdir())
+        arrays = self.jobs_of(project.launch(*words))
 
-    def test_a_member_of_an_array_is_requeued_alone(self, project, cluster, waiting) -> None:
-        said = project.launch("sweep", "--noise", "0", "0.2", "--plugins", "lp", "--recipe.hold", "6")
-        array = self.jobs_of(said)[1]
-        runs = [project.work / "runs" / f"quickstart-{level}-seed0" for level in ("n00", "n20")]
-        for run in runs:
-            waiting(lambda run=run: (run / "metrics.jsonl").exists(), "the first step")
+        # What the dry run has shown is what sbatch was given, but for ids.
+        assert shown.count("#!/bin/bash") == len(arrays) == 4
+        launch = project.work / "sweeps" / "sweep" / "launch"
+        tokens = {
+            array: line["token"]
+            for line in journal(project.work)
+            for array in arrays
+            if any(job.startswith(array) for job in line.get("jobs", ()))
+        }
+        for array in arrays:
+            [script] = launch.glob(f"{array}*_submission.sh")
+            handed = script.read_text().replace(tokens[array], "TOKEN")
+            snapshot = json.loads((launch / f"{tokens[array]}.json").read_text())["snapshot"]
+            handed = handed.replace(shlex.quote(snapshot), "SNAPSHOT")
+            for number, job in enumerate(arrays, 1):
+                handed = re.sub(rf"(?<=:){job}\b", f"JOB{number}", handed)
+            assert handed in shown
+
+        runs = [project.work / "runs" / f"quickstart-n00-seed{seed}" for seed in (0, 1)]
 
         def field(member: int, name: str) -> str:
-            shown = cluster.call("scontrol", "show", "job", f"{array}_{member}", "--oneliner")
-            return re.search(rf"\b{name}=(\S+)", shown)[1]
+            job = f"{arrays[1]}_{member}"
+            return re.search(rf"\b{name}=(\S+)", cluster.call("scontrol", "show", "job", job, "--oneliner"))[
+                1
+            ]
 
-        cluster.call("scancel", "--signal=USR2", f"{array}_1")
-        waiting(lambda: field(1, "Restarts") == "1" and field(1, "JobState") == "PENDING", "the requeue")
-        assert (field(0, "Restarts"), field(0, "JobState")) == ("0", "RUNNING")
-        cluster.call("scontrol", "update", f"JobId={array}_1", "StartTime=now+2")
+        waiting((runs[0] / "metrics.jsonl").exists, "the first step")
+        cluster.call("scancel", "--signal=USR2", f"{arrays[1]}_0")
+        waiting(lambda: field(0, "Restarts") == "1" and field(0, "JobState") == "PENDING", "the requeue")
+        waiting((runs[1] / "metrics.jsonl").exists, "the other's first step")
+        cluster.call("scontrol", "update", f"JobId={arrays[1]}_0", "StartTime=now")
+        waiting(
+            lambda: field(0, "Reason") == "JobArrayTaskLimit", "the one that came back to wait for its turn"
+        )
         for run in runs:
             (run / "go").touch()
-        # What waited for the array went on waiting for the member that came back.
         waiting(lambda: self.drained(cluster), "an empty queue")
         assert (project.work / "sweeps" / "sweep" / "report" / "report.html").read_text() == "2"
+        assert self.most_at_once(cluster, arrays) == 1
+
+    def most_at_once(self, cluster, jobs: list[str]) -> int:
+        words = ("--duplicates", "--noheader", "--parsable2", "--allocations", "--format=JobID,Start,End")
+        rows = [row.split("|") for row in cluster.call("sacct", *words, f"--jobs={','.join(jobs)}").split()]
+        assert len(rows) > len(jobs)
+        # What ends in a second makes room for what begins in it.
+        changes = sorted([(end, -1) for _, _, end in rows] + [(start, 1) for _, start, _ in rows])
+        return max(itertools.accumulate(change for _, change in changes))
 
     def test_children_of_a_failed_run_do_not_wait_for_ever(
         self, project, cluster, waiting: Callable[..., None], tmp_path: Path
