@@ -25,6 +25,7 @@ from pretrain.engines.ddp import DdpEngine
 from pretrain.engines.native import device_of_rank
 from pretrain.loading import Batch
 from pretrain.models import build_network
+from pretrain.noise_watch import NoiseWatch
 from pretrain.objective import Objective
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.recording import Recorder
@@ -49,6 +50,9 @@ def project(recipe: Recipe, world: World, objective: Objective, folder: Path) ->
         observers=[],
     )
     recorder.open(0)
+    watch = NoiseWatch(
+        "class" if recipe.objective == "classify" else "caption", recipe.global_batch, engine.device
+    )
     unused: Any = None
     trainer = Trainer(
         recipe,
@@ -58,7 +62,7 @@ def project(recipe: Recipe, world: World, objective: Objective, folder: Path) ->
         sampler=sampler,
         shard_set=unused,
         validation=None,
-        state=RunState(recipe, folder, world, engine=engine, sampler=sampler, meta={}),
+        state=RunState(recipe, folder, world, engine=engine, sampler=sampler, meta={}, watch=watch),
         recorder=recorder,
     )
 
@@ -67,6 +71,11 @@ def project(recipe: Recipe, world: World, objective: Objective, folder: Path) ->
             trainer.train_step(batch, 0.0)
 
     return run
+
+
+def unwatched(own: Round) -> Round:
+    """The same without a look at what noise does: batches do not know what is true."""
+    return lambda batches: own([batch._replace(truth=None) for batch in batches])
 
 
 def bare(recipe: Recipe, objective: Objective) -> Round:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from train_loops import Round, bare, open_clip_loop, project, timm_loop
+from train_loops import Round, bare, open_clip_loop, project, timm_loop, unwatched
 
 from nml import cli
 from nml.recipe import Data, Loss, Model, Optimizer, Recipe
@@ -56,6 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         contenders: dict[str, Round] = {
             "project": project(recipe, world, objective, Path(folder)),
+            "unwatched": unwatched(project(recipe, world, objective, Path(folder))),
             "bare": bare(recipe, objective),
         }
         if recipe.objective == "classify":
@@ -104,7 +105,8 @@ def make_batches(objective: Objective, recipe: Recipe, number: int) -> list[Batc
         else:
             words = torch.randint(0, 10**6, (batch, 8), generator=generator).tolist()
             targets = torch.stack([objective.text_transform(" ".join(map(str, line))) for line in words])
-        found.append(Batch(*(part.to(device_of_rank()) for part in (images, targets, labels))))
+        truth = labels if objective.text_transform is None else labels.clamp(max=1)
+        found.append(Batch(*(part.to(device_of_rank()) for part in (images, targets, labels, truth))))
     return found
 
 

@@ -63,6 +63,7 @@ COMMANDS = {
     "objectives": Command(
         "pretrain.objectives.__main__", (), "list what encoders are trained to do, hold one to its contract"
     ),
+    "memorisation": Command("pretrain.memorisation", (), "show what a run learnt, forgot and memorised"),
     "export": Command(
         "pretrain.export", (), "write the encoder of a checkpoint for use without this project"
     ),

@@ -10,6 +10,7 @@
       export/                     the newest encoder: model.safetensors and meta.json
       logs/
       curves.svg, curves.png      its curves; drawn once it is done
+      memorisation.parquet        with --memorisation: what was remembered of each sample
       DONE.json                   written when the last step is done
 """
 
@@ -29,6 +30,7 @@ EXPORT = "export"
 LOGS = "logs"
 # With the suffixes .svg and .png.
 CURVES = "curves"
+MEMORISATION = "memorisation.parquet"
 DONE = "DONE.json"
 MARKER = "COMPLETE.json"
 STATE = "state"

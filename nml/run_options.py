@@ -113,6 +113,12 @@ class RunOptions:
     wandb: bool = field(
         default=False, metadata={"help": "log to Weights & Biases too; WANDB_MODE=offline works"}
     )
+    memorisation: bool = field(
+        default=False,
+        metadata={
+            "help": "remember every sample: RUN/memorisation.parquet, see python -m pretrain.memorisation"
+        },
+    )
     profile: int = field(default=0, metadata={"help": "trace this many steps into RUN/logs/profile"})
 
     def __post_init__(self) -> None:

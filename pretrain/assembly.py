@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from nml.recipe_effects import default_of
 from nml.run_options import EngineName
 from pretrain import batchnorm
 from pretrain.encoder_files import describe_run
-from pretrain.engines import build_engine, check_engine
+from pretrain.engines import Engine, build_engine, check_engine
+from pretrain.fixed_sample import FixedSample
 from pretrain.loading import Batch, StepSampler, micro_batch_count, training_loader
+from pretrain.memorised import write_memorisation
+from pretrain.noise_watch import NoiseWatch
 from pretrain.objective import Objective, Setting
 from pretrain.observers import build_observers
 from pretrain.options import Options
+from pretrain.presentations import Presentations
 from pretrain.profiling import Tracer
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
@@ -110,6 +115,7 @@ def assemble(
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)
+    watch = build_watch(options, world, shard_set, objective, engine)
     meta = describe_run(options, objective.architecture, shard_set, world_size=world.size, start=start)
     state = RunState(
         recipe,
@@ -118,6 +124,7 @@ def assemble(
         engine=engine,
         sampler=sampler,
         meta=meta,
+        watch=watch,
         beside=objective.tensors(),
         encoder=objective.encoder,
     )
@@ -151,6 +158,7 @@ def assemble(
         skip_budget=recipe.data.skip_budget,
         cache=recipe.data.cache,
         ledger=options.run_dir / layout.LOGS / "skipped.jsonl",
+        with_truth=True,
     )
     loader = training_loader(
         dataset,
@@ -160,6 +168,38 @@ def assemble(
         pin_memory=torch.cuda.is_available(),
     )
     return trainer, loader
+
+
+def build_watch(
+    options: Options, world: World, shard_set: ShardSet, objective: Objective, engine: Engine
+) -> NoiseWatch:
+    """Return what tells of the noise of a run. Collective.
+
+    Raises:
+        UserError: If every sample is to be remembered, and the objective predicts nothing of one.
+    """
+    recipe, level = options.recipe, shard_set.level(options.level)
+    of_classes = shard_set.kind == "class" and objective.judged_by == "scores"
+    if options.memorisation and not (of_classes or objective.prompted):
+        raise UserError(
+            f"--memorisation: the objective {recipe.objective} predicts neither classes nor captions",
+            mend="leave it out",
+        )
+    fixed = None
+    # Training passes tell neither what single images are taken for where they are mixed, nor which caption of
+    # many an image is nearest to.
+    if objective.prompted or (of_classes and (recipe.loss.mixup or recipe.loss.cutmix)):
+        fixed = FixedSample(
+            shard_set, level.name, testing_transform(recipe.data), world, workers=recipe.data.workers
+        )
+    return NoiseWatch(
+        shard_set.kind,
+        recipe.global_batch,
+        engine.device,
+        fixed=fixed,
+        presentations=Presentations(shard_set.num_samples) if options.memorisation else None,
+        memorised=partial(write_memorisation, options.run_dir / layout.MEMORISATION, shard_set, level.name),
+    )
 
 
 def build_objective(recipe: Recipe, setting: Setting) -> Objective:

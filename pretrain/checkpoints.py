@@ -31,6 +31,7 @@ from nml.recipe import Checkpoints
 from nml.untrusted import Untrusted, file_name, read_json, shown
 from pretrain.encoder_files import publish, write_export
 from pretrain.engines import Engine, Tensors
+from pretrain.presentations import Arrays, write_saved
 from pretrain.world import from_main
 
 # Less than any state.
@@ -232,6 +233,7 @@ class Saver:
         shared: Tensors,
         own: Tensors,
         export: tuple[Tensors, dict[str, Any]],
+        watched: Arrays | None = None,
     ) -> None:
         """Save the state of ``step``; returns once it is copied or written. Collective.
 
@@ -241,6 +243,7 @@ class Saver:
             record: What the marker says.
             shared, own: See :class:`pretrain.engines.Engine`.
             export: Whole weights and buffers on rank 0, and meta.json.
+            watched: What rank 0 remembers of the samples.
 
         Raises:
             UserError: If this save, or the one before, failed.
@@ -259,7 +262,7 @@ class Saver:
         # What was written right here counts only when all ranks have written theirs.
         self._fail_together()
         self._thread = threading.Thread(
-            target=self._finish, args=(folder, future, record, export), name=f"save {step}"
+            target=self._finish, args=(folder, future, record, export, watched or {}), name=f"save {step}"
         )
         self._thread.start()
         if future is None:
@@ -306,6 +309,7 @@ class Saver:
         future: Future[Any] | None,
         record: dict[str, Any],
         export: tuple[Tensors, dict[str, Any]],
+        watched: Arrays,
     ) -> None:
         try:
             if future is not None:
@@ -313,6 +317,7 @@ class Saver:
                 future.result()
             if dist.get_rank() == 0 and not self.failed:
                 write_export(folder / layout.EXPORT, *export)
+                write_saved(folder, watched)
                 complete(folder, record)
                 publish(folder / layout.EXPORT, self._run / layout.EXPORT)
                 retire(self._run, keep_last=self._config.keep_last, keep_every=self._config.keep_every)

@@ -21,7 +21,7 @@ from nml.errors import UserError
 from nml.lifeline import end_with
 from nml.recipe import Recipe
 from pretrain.world import TIMEOUT, World
-from shards.dataset import Sample, ShardDataset
+from shards.dataset import KnownSample, Sample, ShardDataset
 from shards.order import StreamOrder
 from shards.sampler import ElasticBatchSampler, SampleRef
 from shards.shardset import ShardSet
@@ -36,11 +36,14 @@ class Batch(NamedTuple):
             once on the training device.
         targets: Classes, int64 [n], or token ids, int64 [n, context], of the first view.
         indices: Sample numbers in the set, int64 [n].
+        truth: What is true of each sample, int64 [n], see :class:`shards.dataset.KnownSample`; None where it
+            was not asked for.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
     indices: torch.Tensor
+    truth: torch.Tensor | None = None
 
 
 class StepSampler:
@@ -143,15 +146,17 @@ def training_loader(
     )
 
 
-def collate(samples: list[Sample], views: int = 1) -> Batch:
+def collate(samples: list[Sample | KnownSample], views: int = 1) -> Batch:
     """Stack the images of all views, and targets and numbers of the first."""
     firsts = samples[: len(samples) // views]
     targets = [torch.as_tensor(sample.target) for sample in firsts]
+    known = [sample.truth for sample in firsts if isinstance(sample, KnownSample)]
     return Batch(
         # In a worker this stacks straight into shared memory.
         default_collate([sample.image for sample in samples]),
         torch.stack(targets),
         torch.tensor([sample.index for sample in firsts]),
+        torch.tensor(known) if known else None,
     )
 
 

@@ -45,6 +45,8 @@ class Terminal:
             top1, top5 = 100 * line["top1"], 100 * line["top5"]
             self._say(f"epoch {epoch}/{self._epochs}: validation top-1 {top1:.1f} %, top-5 {top5:.1f} %")
             return
+        if line["event"] != "step":
+            return
         if not self._begun:
             # The rate is that of this process: what an earlier one did is no part of it.
             self._bar.initial = self._bar.n = line["step"] - 1

@@ -21,6 +21,7 @@ from pretrain.ema import Average
 from pretrain.engines import Engine, Tensors, local
 from pretrain.engines.native import kept_on_main, whole
 from pretrain.loading import StepSampler
+from pretrain.noise_watch import NoiseWatch
 from pretrain.world import World, decided_by_main
 
 
@@ -32,6 +33,7 @@ class _Marker:
     sampler: dict[str, Any]
     skipped: int
     validation: dict[str, Any] | None
+    noise: dict[str, Any] | None = None
 
 
 _MARKED = tuple(field.name for field in fields(_Marker))
@@ -47,6 +49,7 @@ class RunState:
         engine: The engine, with fresh weights.
         sampler: The order; positioned by the checkpoint.
         meta: The part of meta.json that is known beforehand.
+        watch: What it has seen is saved too.
         beside: What the objective keeps beside the network, equal on all ranks; filled in place.
         encoder: What the names of the tensors begin with that are exported.
 
@@ -56,6 +59,7 @@ class RunState:
         validation: The last result, None before the first.
         average: The moving average of the weights, if the recipe has one.
         statistics: The network's buffers, so that a step can be left out.
+        watch: Tells what noise does.
         saver: Writes the checkpoints.
     """
 
@@ -68,6 +72,7 @@ class RunState:
         engine: Engine,
         sampler: StepSampler,
         meta: dict[str, Any],
+        watch: NoiseWatch,
         beside: Tensors | None = None,
         encoder: str = "",
     ) -> None:
@@ -78,6 +83,7 @@ class RunState:
         self.statistics = batchnorm.StepStatistics(engine.network)
         self.saver = Saver(folder, recipe.checkpoints)
         self._recipe, self._folder, self._world = recipe, folder, world
+        self.watch = watch
         self._engine, self._sampler, self._meta = engine, sampler, meta
         self._beside, self._encoder = beside or {}, encoder
         self._saved = -1
@@ -115,6 +121,7 @@ class RunState:
         self.step = self._saved = checkpoint.step
         self.skipped = marker.skipped
         self.validation = marker.validation
+        self.watch.resume(marker.noise or {}, checkpoint.folder)
 
     def stepped(self) -> None:
         """Take new weights into account; steps that are left out come to nothing."""
@@ -152,6 +159,7 @@ class RunState:
             shared=shared,
             own=own,
             export=(exported, self._meta | self._moment()),
+            watched=self.watch.saved(),
         )
 
     def _tensors(self) -> tuple[Tensors, Tensors]:
@@ -193,6 +201,7 @@ class RunState:
             "sampler": self._sampler.state(self.step),
             "skipped": self.skipped,
             "validation": self.validation,
+            "noise": self.watch.state(),
         }
 
     def _moment(self) -> dict[str, Any]:

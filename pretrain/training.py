@@ -141,6 +141,7 @@ class Trainer:
             if stopped:
                 return self._stop()
         self._save(wait=True)
+        decided_by_main(self.world, self.state.watch.write)
         self.recorder.done(
             self.state.step,
             {
@@ -165,6 +166,8 @@ class Trainer:
         self.liveness.stepped()
         with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
             norm, applied = self._update(batch, word, lr)
+            if applied:
+                state.watch.see(state.step, batch, self.objective.seen)
         state.step += 1
         with self.liveness.phase(WRITING):
             seconds = time.perf_counter() - start
@@ -231,12 +234,19 @@ class Trainer:
         config, step = self.recipe.checkpoints, self.state.step
         epoch, within = divmod(step, self.steps_per_epoch)
         if within == 0:
+            self._tell_noise(epoch)
             if epoch % self.recipe.validate_every == 0 or step == self.total:
                 self._validate()
             if config.every_epochs and epoch % config.every_epochs == 0:
                 self._save()
         if config.every_steps and step % config.every_steps == 0:
             self._save()
+
+    def _tell_noise(self, epoch: int) -> None:
+        with self.recorder.ledger.losing("validation"), self.liveness.phase(VALIDATING):
+            told = self.state.watch.end_of_epoch(epoch, self.engine, self.objective)
+        for line in told:
+            self.recorder.tell("noise", self.state.step, line)
 
     def _validate(self) -> None:
         if self.validation is None:
@@ -281,4 +291,6 @@ class Trainer:
         if self._floats is None and images.dtype == torch.uint8:
             self._floats = torch.empty_like(images, dtype=torch.float32)
         images = normalised(images, self.recipe.data.mean, self.recipe.data.std, out=self._floats)
-        return Batch(images, batch.targets.to(self.engine.device, non_blocking=True), batch.indices)
+        targets = batch.targets.to(self.engine.device, non_blocking=True)
+        truth = None if batch.truth is None else batch.truth.to(self.engine.device, non_blocking=True)
+        return Batch(images, targets, batch.indices, truth)

@@ -123,7 +123,7 @@ def validate(
         answer = objective.scorer(engine)
         shares: Iterator[tuple[torch.Tensor, torch.Tensor]] = (
             (answer(images.to(engine.device, non_blocking=True)).cpu(), labels)
-            for images, labels in _share(data, world, workers)
+            for images, labels in share(data, world, workers)
         )
         by_neighbours = objective.judged_by == "neighbours"
         if by_neighbours:
@@ -173,7 +173,7 @@ def _scores_by_neighbours(
         yield votes, labels[start : start + _ROWS]
 
 
-def _share(data: ValidationData, world: World, workers: int) -> DataLoader[Any]:
+def share(data: ValidationData, world: World, workers: int) -> DataLoader[Any]:
     """Return every world-size-th sample, padded (label -1) to whole batches, equally many on all ranks.
 
     Ranks whose weights are sharded must call the network equally often, and a compiled network is

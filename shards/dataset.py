@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from nml.errors import UserError
+from nml.levels import CLEAN_LEVEL
 from nml.randomness import randomness_kept, seed_randomness
 from shards.decode import MAX_PIXELS, BadImage, decode_rgb
 from shards.hashing import hash_keys, mix_one
@@ -38,6 +39,20 @@ class Sample(NamedTuple):
     index: int  # type: ignore[assignment]  # every loader calls it so; tuple.index is not missed
 
 
+class KnownSample(NamedTuple):
+    """A sample, and what is true of it whatever it is trained as.
+
+    Attributes:
+        image, target, index: As of :class:`Sample`.
+        truth: Its clean class; of a caption 1 where it is the image's own, 0 where it is another's.
+    """
+
+    image: Any
+    target: Any
+    index: int  # type: ignore[assignment]
+    truth: int
+
+
 class WorkerError(UserError):
     """A mistake met in a loader's worker, told in the training process as the one line it is.
 
@@ -51,7 +66,7 @@ class WorkerError(UserError):
         super().__init__(told.rpartition(f"{type(self).__name__}: ")[2])
 
 
-class ShardDataset(torch.utils.data.Dataset[Sample]):
+class ShardDataset(torch.utils.data.Dataset[Sample | KnownSample]):
     """Samples of a set at one noise level, by number.
 
     Args:
@@ -69,6 +84,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         cache: Short side of the cache beside the set that images are read from (``python -m shards.cache``);
             0 for the set itself. A transform with a method ``from_planes(Planes) -> Any`` takes what lies
             there (see :mod:`shards.yuv`), any other one an RGB PIL image of that size.
+        with_truth: Return a :class:`KnownSample` each.
     """
 
     def __init__(
@@ -84,6 +100,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         skip_budget: float = DEFAULT_SKIP_BUDGET,
         ledger: str | Path | None = None,
         cache: int = 0,
+        with_truth: bool = False,
     ) -> None:
         self.shard_set = shard_set
         self.level = shard_set.level(level)
@@ -92,6 +109,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
         self._from_planes = getattr(transform, "from_planes", None)
         self._cache = YuvCache(shard_set, cache) if cache else None
         self._text_transform = text_transform
+        self._clean = shard_set.level(CLEAN_LEVEL).column if with_truth else None
         self._seed = seed
         self._max_pixels = max_pixels
         self._reader = ShardReader(shard_set, verify=verify)
@@ -102,10 +120,10 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
     def __len__(self) -> int:
         return self.shard_set.num_samples
 
-    def __getitem__(self, ref: SampleRef | int) -> Sample:
+    def __getitem__(self, ref: SampleRef | int) -> Sample | KnownSample:
         return self.__getitems__([ref])[0]
 
-    def __getitems__(self, refs: Sequence[SampleRef | int]) -> list[Sample]:
+    def __getitems__(self, refs: Sequence[SampleRef | int]) -> list[Sample | KnownSample]:
         """Return the samples of a batch; global random state is saved and put back once."""
         try:
             with randomness_kept():
@@ -115,7 +133,7 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
                 raise
             raise WorkerError(str(error)) from None
 
-    def _load(self, ref: SampleRef) -> Sample:
+    def _load(self, ref: SampleRef) -> Sample | KnownSample:
         """Load a sample, or the next one in storage order that is whole."""
         for ahead in range(len(self)):
             try:
@@ -124,14 +142,19 @@ class ShardDataset(torch.utils.data.Dataset[Sample]):
                 self._ledger.record(damage)
         raise UserError(f"{self.shard_set.path}: no sample can be read", mend="restore the shards")
 
-    def _load_exactly(self, ref: SampleRef) -> Sample:
+    def _load_exactly(self, ref: SampleRef) -> Sample | KnownSample:
         key, image = self._stored(ref) if self._cache is None else self._cached(ref, self._cache)
         several = self.shard_set.kind == "captions"
         turn = caption_turn(self._seed, ref.epoch, key, ref.view) if several else 0
-        target: Any = self.shard_set.index.supervision(ref.index, self.level.column, turn)
+        given = self.shard_set.index.supervision(ref.index, self.level.column, turn)
+        target: Any = given
         if self._text_transform is not None and self.shard_set.kind != "class":
             target = self._text_transform(target)
-        return Sample(image, target, ref.index)
+        if self._clean is None:
+            return Sample(image, target, ref.index)
+        truth = self.shard_set.index.supervision(ref.index, self._clean, turn)
+        known = truth if isinstance(truth, int) else int(truth == given)
+        return KnownSample(image, target, ref.index, known)
 
     def _cached(self, ref: SampleRef, cache: YuvCache) -> tuple[str, Any]:
         place = self.shard_set.index.place(ref.index)

@@ -117,7 +117,13 @@ def few_captions(work: Path) -> Path:
     return _write_captions(work, "few-captions", 16)
 
 
-def _write_captions(work: Path, name: str, count: int) -> Path:
+@pytest.fixture(scope="session")
+def swapped_captions(work: Path) -> Path:
+    """64 of them, a quarter with another's caption."""
+    return _write_captions(work, "swapped-captions", 64, "--noise", "0.25")
+
+
+def _write_captions(work: Path, name: str, count: int, *more: str) -> Path:
     generator = np.random.default_rng(1)
     source = work / f"{name}.tar"
     with tarfile.open(source, "w") as tar:
@@ -130,7 +136,7 @@ def _write_captions(work: Path, name: str, count: int) -> Path:
                 member = tarfile.TarInfo(f"{number:05d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    return _write(work / name, f"webdataset:{source}")
+    return _write(work / name, f"webdataset:{source}", *more)
 
 
 def _write(out: Path, source: str, *more: str) -> Path:

@@ -51,6 +51,12 @@ def told(run: Path) -> list[dict[str, Any]]:
     return [{name: line[name] for name in EXACT} for line in lines if line["event"] == "step"]
 
 
+def noise_told(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = ("step", "epoch", "source", "kept", "flipped")
+    return [{name: line[name] for name in names} for line in lines if line["event"] == "noise"]
+
+
 def command(recipe: Path, shards: Path, run: Path, *more: str) -> list[str]:
     return ["--recipe", str(recipe), "--shards", str(shards), "--run-dir", str(run), *more]
 
@@ -85,7 +91,7 @@ def test_killed_at_random_steps_ends_bit_identical(
     # Three ranks or more are where ddp's buckets matter; see Trainer.warm_up.
     size = 4 if engine == "ddp" else 2
     calm, struck = work / f"calm-{engine}", work / f"struck-{engine}"
-    more = ["--noise", "0.25", *ENGINES[engine]]
+    more = ["--noise", "0.25", "--memorisation", *ENGINES[engine]]
     run_ranks(size, command(recipe, image_set, calm, *more), cwd=work)
     words = command(recipe, image_set, struck, *more)
     draws = random.Random(engine)
@@ -95,6 +101,10 @@ def test_killed_at_random_steps_ends_bit_identical(
     assert "resuming at step" in out
     assert [line["step"] for line in told(calm)] == list(range(1, STEPS + 1))
     assert told(struck) == told(calm)
+    assert [line["epoch"] for line in noise_told(calm)] == [1, 2]
+    assert noise_told(struck) == noise_told(calm)
+    remembered = [(run / "memorisation.parquet").read_bytes() for run in (struck, calm)]
+    assert remembered[0] == remembered[1]
     one, other = weights(struck), weights(calm)
     assert all(np.array_equal(one[name], other[name]) for name in other)
     last = json.loads((struck / "metrics.jsonl").read_text().splitlines()[-1])

@@ -20,6 +20,7 @@ from nml.errors import UserError
 from nml.recipe import Optimizer, Recipe
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
+from pretrain.noise_watch import NoiseWatch
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
@@ -101,6 +102,7 @@ class Scripted:
     """An objective whose loss and gradient are given for each step."""
 
     text_transform = None
+    seen = None
 
     def __init__(self, steps: list[tuple[float, float]]) -> None:
         self._steps = steps
@@ -112,6 +114,11 @@ class Scripted:
         return torch.tensor(loss)
 
     def after_step(self, engine: DdpEngine) -> None: ...
+
+
+def make_state(recipe: Recipe, folder: Path, world: World, engine: DdpEngine, sampler: Any) -> RunState:
+    watch = NoiseWatch("class", 2, engine.device)
+    return RunState(recipe, folder, world, engine=engine, sampler=sampler, meta={}, watch=watch)
 
 
 def make_trainer(folder: Path, steps: list[tuple[float, float]], *, clip: float, skip: int = 3) -> Trainer:
@@ -148,7 +155,7 @@ def make_trainer(folder: Path, steps: list[tuple[float, float]], *, clip: float,
         sampler=sampler,
         shard_set=keys,
         validation=None,
-        state=RunState(recipe, folder, World(), engine=engine, sampler=sampler, meta={}),
+        state=make_state(recipe, folder, World(), engine, sampler),
         recorder=recorder,
     )
 
@@ -223,7 +230,7 @@ def test_nothing_else_that_is_not_finite_is_saved(on_ranks: OnRanks, tmp_path: P
         network.register_buffer("mask", torch.full((2,), -math.inf))
         recipe = Recipe(ema=0.9)
         engine = DdpEngine(network, recipe)
-        state = RunState(recipe, tmp_path, World(size), engine=engine, sampler=Any, meta={})  # type: ignore[arg-type]
+        state = make_state(recipe, tmp_path, World(size), engine, Any)
         network(torch.ones(2, 2, 1, 1)).sum().backward()
         engine.step(0.1)
         # Those of one rank are enough.
