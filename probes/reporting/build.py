@@ -12,6 +12,7 @@ from probes.reporting.claims import Margins
 from probes.reporting.records import Report
 from probes.reporting.sections import (
     ablations,
+    along,
     datasets,
     downstream,
     effects,
@@ -44,6 +45,7 @@ SECTIONS = (
     downstream.section,
     runtime.section,
     pretraining.section,
+    along.section,
     ablations.section,
 )
 

@@ -11,7 +11,7 @@ import functools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nml.errors import UserError
 from nml.untrusted import parse_json
@@ -19,6 +19,8 @@ from probes.reporting.families import families
 from probes.reporting.variants import variants
 from probes.results import Row
 from probes.results.row import IDENTITY
+
+_Data = tuple[str, str, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class Selection:
         family: Encoder hash -> name of the family of encoders that differ in noise (and seed) only.
         head: Row id -> label of the head, with what sets it apart where a head has several settings.
         main_heads: Labels of the heads in their main setting, lp first; the others are ablations.
+        along: The same of runs that were measured at several steps, all of these; None where there is none.
     """
 
     rows: tuple[Row, ...]
@@ -40,6 +43,7 @@ class Selection:
     family: dict[str, str]
     head: dict[str, str]
     main_heads: tuple[str, ...]
+    along: Selection | None = None
 
 
 def select(rows: Sequence[Row], convention: str | None = None, metric: str | None = None) -> Selection:
@@ -79,6 +83,8 @@ def select(rows: Sequence[Row], convention: str | None = None, metric: str | Non
     whole = [row for row in kept if math.isfinite(row.metric)]
     if len(whole) < len(kept):
         notes.append(f"{_count(len(kept) - len(whole), 'row')} whose metric is not a number left out.")
+    last = _last_created(rows)
+    along = _along(whole, chosen, last)
     kept = _newest(
         whole,
         of=lambda row: row.run_path,
@@ -86,15 +92,7 @@ def select(rows: Sequence[Row], convention: str | None = None, metric: str | Non
         note=lambda run, count: f"{_count(count, 'row')} of earlier steps of the run {run} left out.",
         notes=notes,
     )
-    last = _last_created(rows)
-    kept = _newest(
-        kept,
-        of=lambda row: row.task,
-        version=lambda row: (last[_data(row)], row.task_revision, row.split_hash),
-        note=lambda task, count: f"{_count(count, 'row')} of an older revision or split of {task} left out.",
-        notes=notes,
-    )
-    kept = _newest_code(kept, notes)
+    kept = _newest_code(_newest_data(kept, last, notes), notes)
     labels, main = variants(kept)
     return Selection(
         rows=tuple(kept),
@@ -103,6 +101,34 @@ def select(rows: Sequence[Row], convention: str | None = None, metric: str | Non
         family=families(kept),
         head=labels,
         main_heads=main,
+        along=along,
+    )
+
+
+def _along(rows: Sequence[Row], convention: str, last: Mapping[_Data, str]) -> Selection | None:
+    """Return the rows of runs that were measured at several steps; what is left out has its notes."""
+    steps: dict[str, set[int | None]] = defaultdict(set)
+    for row in rows:
+        if row.run_path is not None:
+            steps[row.run_path].add(row.step)
+    several = [row for row in rows if row.run_path is not None and len(steps[row.run_path]) > 1]
+    if not several:
+        return None
+    kept = _newest_code(_newest_data(several, last, []), [])
+    labels, main = variants(kept)
+    return Selection(
+        rows=tuple(kept), notes=(), convention=convention, family=families(kept), head=labels, main_heads=main
+    )
+
+
+def _newest_data(rows: Sequence[Row], last: Mapping[_Data, str], notes: list[str]) -> list[Row]:
+    """Keep of every task the rows of its newest data."""
+    return _newest(
+        rows,
+        of=lambda row: row.task,
+        version=lambda row: (last[_data(row)], row.task_revision, row.split_hash),
+        note=lambda task, count: f"{_count(count, 'row')} of an older revision or split of {task} left out.",
+        notes=notes,
     )
 
 
@@ -178,13 +204,13 @@ def _without_flips(study: str) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _data(row: Row) -> tuple[str, str, str]:
+def _data(row: Row) -> _Data:
     return row.task, row.task_revision, row.split_hash
 
 
-def _last_created(rows: Iterable[Row]) -> dict[tuple[str, str, str], str]:
+def _last_created(rows: Iterable[Row]) -> dict[_Data, str]:
     """Return when the newest row of every task's data was made."""
-    last: dict[tuple[str, str, str], str] = defaultdict(str)
+    last: dict[_Data, str] = defaultdict(str)
     for row in rows:
         last[_data(row)] = max(last[_data(row)], row.created)
     return last

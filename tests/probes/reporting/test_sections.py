@@ -45,6 +45,7 @@ def test_what_is_missing_is_named_with_the_paper_and_a_command(digits: MakeRows)
     assert {gap.title for gap in gaps if not gap.paper} == {
         "Monotone trends with the noise",
         "Heads ranked over tasks",
+        "Accuracy and spectra along the pre-training",
     }
 
 
