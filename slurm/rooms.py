@@ -19,15 +19,23 @@ _CHECK_SECONDS = 300
 # A Python may print as it starts, whatever its site has it say; what counts comes behind a line of our own.
 _MARK = "--- the options ---"
 _MARKED = (
-    f"import runpy, sys; print({_MARK!r}, flush=True); del sys.argv[0]; "
+    f"import runpy, sys; print({_MARK!r}, flush=True); del sys.argv[0]; sys.path.insert(0, {str(CODE)!r}); "
     "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
 )
 
 
 def code_environment() -> dict[str, str]:
-    """Return the variables by which ``python -m`` runs the rooms beside this one, in any folder."""
-    path = os.pathsep.join(part for part in (str(CODE), os.environ.get("PYTHONPATH", "")) if part)
+    """Return the variables by which :func:`code_command` runs the rooms beside this one, in any folder."""
+    own = [str(CODE)] if os.pathsep not in str(CODE) else []
+    path = os.pathsep.join(filter(None, [*own, os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
+
+
+def code_command(argv: Sequence[str]) -> list[str]:
+    """Return a command that runs the rooms beside this one, also where a search path would be cut in two."""
+    if os.pathsep not in str(CODE) or list(argv[1:2]) != ["-m"]:
+        return list(argv)
+    return [argv[0], str(CODE / "slurm" / "rank.py"), str(CODE), *argv[2:]]
 
 
 def check_command(argv: Sequence[str]) -> str:

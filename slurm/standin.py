@@ -23,7 +23,7 @@ from typing import IO
 from nml.cli import USER_ERROR_STATUS
 from nml.lifeline import die_with_this_process, is_stopped, warden
 from slurm.rendezvous import choose_port
-from slurm.rooms import code_environment
+from slurm.rooms import code_command, code_environment
 from slurm.verdict import ECHO
 
 LOOPBACK = "127.0.0.1"
@@ -171,7 +171,7 @@ def _popen(
     argv: Sequence[str], environment: Mapping[str, str], output: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        list(argv),
+        code_command(argv),
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
         stdout=output,

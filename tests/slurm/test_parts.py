@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -227,6 +229,18 @@ def test_a_python_that_prints_as_it_starts_is_not_taken_for_the_options(
     (tmp_path / "sitecustomize.py").write_text("print('recipe: welcome')")
     said = project.launch("pretrain", "--dry-run", SLURM_CONF=no_controller, PYTHONPATH=str(tmp_path))
     assert "-m pretrain.run --recipe quickstart" in said
+
+
+def test_code_in_a_path_with_a_colon_is_what_runs(
+    project, no_controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A search path would be cut in two there, and what is installed would run.
+    code = tmp_path / "at 12:30:00"
+    shutil.copytree(project.code, code)
+    monkeypatch.setenv("SLURM_CONF", no_controller)
+    argv = [sys.executable, str(code / "slurm" / "launch.py"), "pretrain"]
+    done = subprocess.run(argv, cwd=project.work, capture_output=True, text=True, timeout=120)
+    assert f"v1 from {code / 'pretrain'} at step 0" in done.stdout, done.stderr
 
 
 def test_a_run_that_its_room_refuses_leaves_nothing(project) -> None:
