@@ -183,6 +183,8 @@ class Agent:
                     status = status_outside(self._container, os.waitstatus_to_exitcode(ended[1]))
                     rank.process.returncode = status
                     self._line.say(exit=status, rank=rank.number, words=rank.last_words(), round=self._round)
+                for number in [n for n, one in self._standbys.items() if one.process.pid == ended[0]]:
+                    self._standbys.pop(number).close()
 
     def _end_round(self, now: float) -> None:
         """Once told to, let ranks end until the deadline, and then kill all there is below this process."""
