@@ -8,4 +8,6 @@
     supcon.py        a class is what the labels say (Khosla et al. 2020)
     moco.py          a teacher that follows, and a queue of what it said (He et al. 2020)
     teacher.py       the teacher: an average of a network, saved with the run and never exported
+    conformance.py   what every objective promises, as small named checks
+    small_runs.py    the runs that they look at, in forked processes
 """

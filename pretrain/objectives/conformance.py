@@ -8,6 +8,7 @@ none in the children of one that has.
 from __future__ import annotations
 
 import json
+import os
 import unittest
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nml.conformance import checks_of, promise, untouched_randomness
 from nml.files import write_json
 from nml.objectives import declared
 from nml.run_options import EngineName
+from pretrain.checkpoints import checkpoint_folder
 from pretrain.objectives.small_runs import (
     DIES_BEFORE,
     SAMPLES,
@@ -92,9 +94,9 @@ class Subject:
         words = self._words("resumed", self.engine, OFTEN)
         if "resumed" not in self._made:
             train(self.folder, 2, words, killed=True)
-            lines = _steps(self.folder / "resumed")
+            saved = checkpoint_folder(self.folder / "resumed", SAVES_EVERY)
             promise(
-                len(lines) >= SAVES_EVERY, f"it was killed before step {DIES_BEFORE} and had {len(lines)}"
+                layout.is_complete(saved), f"killed after step {DIES_BEFORE}, and has not saved {saved.name}"
             )
             train(self.folder, 2, words, self._words("together", self.engine, OFTEN))
             self._made.add("resumed")
@@ -193,14 +195,11 @@ def _load(export: Path) -> None:
     model.load_state_dict(load_file(export / layout.WEIGHTS))
     side = meta["preprocessing"]["input_size"][-1]
     with torch.no_grad():
-        output = model.eval().double()(torch.zeros(2, 3, side, side, dtype=torch.float64))
-    del output
+        model.eval().double()(torch.zeros(2, 3, side, side, dtype=torch.float64))
 
 
 def _use(subject: Subject, port: int) -> None:
     """Use two objects of one seed beside other states of the global generators."""
-    import os
-
     import torch
 
     from nml.randomness import seed_randomness

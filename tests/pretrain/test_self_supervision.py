@@ -107,6 +107,13 @@ def test_a_queue_holds_whole_batches() -> None:
         MoCo(recipe, Setting())
 
 
+def test_the_example_is_the_text_of_the_document() -> None:
+    root = Path(__file__).resolve().parents[2]
+    document = (root / "docs" / "objectives.md").read_text()
+    for file in ("turns_objective.py", "pyproject.toml"):
+        assert f"\n{(root / 'examples' / 'third_party_objective' / file).read_text()}```" in document
+
+
 def test_a_run_says_every_option_and_goes_on_with_them_alone(tmp_path: Path) -> None:
     words = ["--recipe", "simclr_cifar_resnet18", "--run-dir", str(tmp_path)]
     _, text = parse_options(words)
