@@ -9,6 +9,8 @@ import pytest
 
 from pretrain.options import parse_options as pretrain_options
 from probes.options import parse_options as probe_options
+from probes.report import main as make_report
+from probes.results import read_rows
 from shards.write import build_parser as shards_parser
 from slurm.entry import build_parser
 from slurm.invocation import Invocation
@@ -19,6 +21,9 @@ from slurm.study import Study, check_level_is_planned
 from slurm.sweep import study_of
 
 STUDIES = sorted((Path(__file__).parents[1] / "studies").glob("*.yaml"))
+RESULTS = sorted((Path(__file__).parents[1] / "studies").glob("*/results"))
+# PNGs are left out: the page has the same figures.
+TEXTS = (".html", ".md", ".json", ".csv", ".svg")
 
 
 def read_study(file: Path) -> Study:
@@ -53,3 +58,23 @@ def test_every_study_is_resolved_and_planned(
     # Every run is measured.
     measured = Counter(part.member.probe.run for part in parts if part.member.probe)
     assert measured.keys() == {str(run.path) for run in study.runs()}
+
+
+@pytest.mark.parametrize("results", RESULTS, ids=lambda folder: folder.parent.name)
+def test_the_published_report_is_what_the_published_rows_give(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # From a folder without runs, whose curves would join the report.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").symlink_to(results.parents[1])
+    make_report([str(results.relative_to(results.parents[2])), "--out", "made"])
+    published = results / "report"
+    files = sorted(file.relative_to(published) for file in published.rglob("*") if file.suffix in TEXTS)
+    assert {*map(str, files)} >= {"report.html", "report.md", "claims.json"}
+    assert [
+        file for file in files if (published / file).read_bytes() != Path("made", file).read_bytes()
+    ] == []
+    assert sum(file.stat().st_size for file in (results / "rows").iterdir()) < 5e6
+    rows = read_rows(results)
+    places = {place for row in rows for place in (row.run_path, row.set_path) if place}
+    assert not [place for place in places if Path(place).is_absolute()]

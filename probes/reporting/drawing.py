@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,7 +199,7 @@ def _draw_ranks(axes: Axes, panel: Panel) -> None:
 
     names = [series.label for series in panel.series]
     axes.grid(visible=False)
-    scikit_posthocs.critical_difference_diagram(
+    drawn = scikit_posthocs.critical_difference_diagram(
         {series.label: series.points[0].x for series in panel.series},
         pd.DataFrame(panel.p_values, index=names, columns=names),
         ax=axes,
@@ -210,6 +211,9 @@ def _draw_ranks(axes: Axes, panel: Panel) -> None:
         elbow_props={"linewidth": 1.2},
         text_h_margin=0.1,
     )
+    # Each bar visits its heads in the order of a set of names, which differs from process to process.
+    for line in itertools.chain.from_iterable(drawn["crossbars"]):
+        line.set_xdata(sorted(line.get_xdata()))
     ranks = [series.points[0].x for series in panel.series]
     # Room for the names on both sides.
     span = (max(ranks) - min(ranks)) or 1.0

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = select(read_rows(arguments.target or arguments.results), arguments.where)
         files = pack_rows(rows, Path(arguments.out), Path.cwd())
         size = sum(file.stat().st_size for file in files)
-        print(f"{len(rows)} rows of {len(files)} encoders, {size / 1e6:.2f} MB: {arguments.out}")
+        print(f"{len(rows)} rows in {len(files)} files, {size / 1e6:.2f} MB: {arguments.out}")
         return
     if arguments.out is not None and Path(arguments.out).exists():
         raise UserError(f"--out {arguments.out}: exists already", mend="name another file, or remove it")

@@ -29,7 +29,7 @@ def pack_rows(rows: Sequence[Row], out: Path, base: Path) -> list[Path]:
     ids = {row.row_id for row in rows}
     before = row_files(out)
     files = []
-    for _, group in itertools.groupby(sorted(rows, key=_place), key=lambda row: row.encoder):
+    for _, group in itertools.groupby(sorted(rows, key=_place), key=_owner):
         moved = [
             dataclasses.replace(
                 row,
@@ -52,9 +52,25 @@ def pack_rows(rows: Sequence[Row], out: Path, base: Path) -> list[Path]:
     return files
 
 
+def _owner(row: Row) -> str:
+    """Return the run that a row belongs to, all of its checkpoints with it; else the encoder."""
+    return row.run_path or row.encoder
+
+
 def _place(row: Row) -> tuple[object, ...]:
     step = row.step if row.step is not None else -1
-    return row.encoder, step, row.task, row.domain, row.dataset, row.head, row.fraction, row.seed, row.row_id
+    return (
+        _owner(row),
+        row.encoder,
+        step,
+        row.task,
+        row.domain,
+        row.dataset,
+        row.head,
+        row.fraction,
+        row.seed,
+        row.row_id,
+    )
 
 
 def _ids_of(file: Path) -> set[str]:

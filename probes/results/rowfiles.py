@@ -43,7 +43,9 @@ def write_rows(folder: Path | str, rows: Iterable[Row]) -> Path | None:
     content = json.dumps(records, sort_keys=True, ensure_ascii=False).encode()
     path = Path(folder) / ROWS / f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records, schema=arrow_schema()), buffer, compression="zstd")
+    table = pa.Table.from_pylist(records, schema=arrow_schema())
+    # Statistics of each column would be half of a small file.
+    pq.write_table(table, buffer, compression="zstd", compression_level=15, write_statistics=False)
     write_bytes(path, buffer.getvalue())
     return path
 

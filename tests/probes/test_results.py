@@ -180,21 +180,23 @@ def test_packed_rows_keep_their_ids_and_name_no_folder_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = {"run_path": f"{tmp_path}/runs/a", "set_path": "/elsewhere/sets/a"}
-    rows = [
-        row(encoder=name, encoder_hash=name, seed=seed, **places) for seed in range(3) for name in ("a", "b")
-    ]
+
+    def of(name: str, seed: int) -> Row:
+        places = {"run_path": f"{tmp_path}/runs/{name}", "set_path": "/elsewhere/sets/a"}
+        return row(encoder=f"{name}@{seed}", encoder_hash=name, seed=seed, **places)
+
+    rows = [of(name, seed) for seed in range(3) for name in ("a", "b")]
     for one in rows:
         write_rows("results", [one])
     main(["pack", "results", "--out", "packed"])
     found = read_rows("packed")
     assert {one.row_id for one in found} == {one.row_id for one in rows}
-    assert {(one.run_path, one.set_path) for one in found} == {("runs/a", "a")}
+    assert {(one.run_path, one.set_path) for one in found} == {("runs/a", "a"), ("runs/b", "a")}
     before = {file.name for file in Path("packed/rows").iterdir()}
     assert len(before) == 2
 
     # Only the files of runs that have new rows change.
-    write_rows("results", [row(encoder="b", encoder_hash="b", seed=7, **places)])
+    write_rows("results", [of("b", 7)])
     main(["pack", "results", "--out", "packed"])
     after = {file.name for file in Path("packed/rows").iterdir()}
     assert len(after) == 2
