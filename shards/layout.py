@@ -69,7 +69,8 @@ def member_bytes(image_sizes: Integers, supervision_sizes: Integers, json_sizes:
     """Return an upper bound of the bytes a sample takes in a tar, int64 [N]."""
     total = np.zeros(len(image_sizes), np.int64)
     for sizes in (image_sizes, supervision_sizes, json_sizes):
-        total += tar.BLOCK + sizes + -sizes % tar.BLOCK
+        total += sizes
+        total += tar.BLOCK + -sizes % tar.BLOCK
     return total
 
 

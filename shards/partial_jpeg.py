@@ -7,11 +7,11 @@ size, and the runs with their markers counted anew. It decodes to the pixels tha
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-
-from shards.noise import Integers
+import numpy.typing as npt
 
 # Tables, restart intervals, what applications say, comments: a length each, by which decoders pass over them.
 _SKIPPED = frozenset((0xC4, 0xCC, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)))
@@ -119,30 +119,40 @@ def cut_out(data: bytes, frame: Frame, width: int, height: int, box: Box) -> Jpe
     wide *= frame.run
     content = np.frombuffer(data, np.uint8)
     marks = np.flatnonzero(content[frame.scan : -2] == 0xFF) + frame.scan
-    marks = marks[content[marks + 1] & 0xF8 == _RESTART]
-    if len(marks) != columns * rows - 1 or (content[marks + 1] & 7 != np.arange(len(marks)) & 7).any():
+    kinds = content[marks + 1]
+    # 0 stands behind a byte of the data that only looks like the first of a marker.
+    marks, kinds = marks[kinds != 0], kinds[kinds != 0]
+    if len(marks) != columns * rows - 1 or (kinds != _counted(len(kinds))).any():
         return None
     left, right = _blocks(box.left, box.left + box.width, wide, columns)
     top, bottom = _blocks(box.top, box.top + box.height, high, rows)
-    # A run and the marker behind it, which is that of the end behind the last one of all.
-    ends = np.append(marks, len(data) - 2).reshape(rows, columns)[top:bottom] + 2
-    begins = ends[:, left - 1] if left else np.append(_before(marks, frame, top * columns), ends[:-1, -1])
-    ends = ends[:, left:right]
-    parts = [data[begin:end] for begin, end in zip(begins.tolist(), ends[:, -1].tolist(), strict=True)]
-    part = bytearray(b"".join([data[: frame.scan], *parts]))
+    # What stands behind each run: a marker, and behind the last one of all the end.
+    behind = np.empty(columns * rows, np.int64)
+    behind[:-1], behind[-1] = marks, len(data) - 2
+    table = behind.reshape(rows, columns)
+    ends = (table[top:bottom, right - 1] + 2).tolist()
+    if left:
+        begins = (table[top:bottom, left - 1] + 2).tolist()
+    else:
+        begins = [int(behind[top * columns - 1]) + 2 if top else frame.scan]
+        begins += (table[top : bottom - 1, -1] + 2).tolist()
+    part = bytearray(data[: frame.scan])
+    shifts = []
+    for begin, end in zip(begins, ends, strict=True):
+        shifts.append([len(part) - begin + 1])
+        part += data[begin:end]
     size = min(bottom * high, height) - top * high, min(right * wide, width) - left * wide
     part[frame.header + 5 : frame.header + 9] = b"".join(each.to_bytes(2, "big") for each in size)
-    # Markers count from 0 to 7, and again.
-    shift = frame.scan + np.cumsum(ends[:, -1] - begins) - ends[:, -1]
-    counted = (ends + shift[:, None] - 1).ravel()
-    np.frombuffer(part, np.uint8)[counted] = _RESTART + (np.arange(len(counted)) & 7)
+    places = (table[top:bottom, left:right] + np.array(shifts)).ravel()
+    np.frombuffer(part, np.uint8)[places] = _counted(len(places))
     part[-2:] = _END_OF_IMAGE
     return JpegPart(part, left * wide, top * high)
 
 
-def _before(marks: Integers, frame: Frame, run: int) -> int:
-    """Return the first byte of a run."""
-    return int(marks[run - 1]) + 2 if run else frame.scan
+@lru_cache(maxsize=512)
+def _counted(count: int) -> npt.NDArray[np.uint8]:
+    """Return the second bytes of so many markers, which count from 0 to 7, and again."""
+    return (_RESTART + (np.arange(count) & 7)).astype(np.uint8)
 
 
 def _blocks(first: int, end: int, length: int, count: int) -> tuple[int, int]:

@@ -406,6 +406,7 @@ def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Inte
     """Return at least the bytes that each sample takes in a tar, int64 [N]."""
     parts = [_lengths(batch, catalogue.kind) for batch in catalogue.batches()]
     images, keys, counts, text, escaped = (np.concatenate(part) for part in zip(*parts, strict=True))
+    del parts
     # The record's keys and punctuation, and a class a level.
     record = keys + np.int64(64 * (len(planned) + 2))
     if catalogue.kind == "class":
@@ -423,6 +424,8 @@ def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Inte
         given[:] = escaped
         given[rows] = escaped[sources]
         record += np.add.reduceat(given, first, dtype=np.int64)
+        del given
+    del text, escaped, counts, first
     return member_bytes(images, longest, record)
 
 
@@ -445,7 +448,8 @@ class _Lengths(NamedTuple):
 
 
 def _lengths(batch: pa.RecordBatch, kind: Kind) -> _Lengths:
-    images, keys = batch["size"].to_numpy(), pc.binary_length(batch["key"]).to_numpy()
+    # A view would keep all of the batch in memory.
+    images, keys = batch["size"].to_numpy().copy(), pc.binary_length(batch["key"]).to_numpy()
     if kind == "class":
         nothing = np.empty(0, np.int32)
         return _Lengths(images, keys, nothing, nothing, nothing)
