@@ -3,7 +3,7 @@
     python -m pip install --no-deps --target EXTRA mosaicml-streaming brotli python-snappy cramjam zstd xxhash catalogue
     python benchmarks/shards_smaller.py --images FOLDER [--samples 2000] [--extra EXTRA]
 
-Every loader takes a RandomResizedCrop(224, bicubic) and a flip in two workers. Ours, and timm's with its
+Every loader takes a RandomResizedCrop(224, bicubic) and a flip in two workers, or as many as --workers says. Ours, and timm's with its
 prefetcher, hand over bytes that an accelerator normalises in passing; the others end as torchvision's
 transforms end. Loaders run in turns, and medians count. mosaicml-streaming and FFCV are read where EXTRA
 or the environment has them, and are named where not.
@@ -23,7 +23,8 @@ from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from shards_read import BATCH, WORKERS, Loaders, replicate, run_one, timm_prefetched, torchvision_transform
+import shards_read
+from shards_read import BATCH, Loaders, replicate, run_one, timm_prefetched, torchvision_transform
 
 SIDE = 256
 
@@ -51,9 +52,9 @@ def prepare(images: Path, scratch: Path, samples: int) -> None:
         from torchvision.datasets import ImageFolder
 
         fields = {"image": RGBImageField(write_mode="raw", max_resolution=SIDE), "label": IntField()}
-        DatasetWriter(str(scratch / "set.beton"), fields, num_workers=WORKERS).from_indexed_dataset(
-            ImageFolder(scratch / "train")
-        )
+        DatasetWriter(
+            str(scratch / "set.beton"), fields, num_workers=shards_read.WORKERS
+        ).from_indexed_dataset(ImageFolder(scratch / "train"))
 
 
 def _ours(name: str, cache: int) -> Callable[[Path, int], Iterable[Any]]:
@@ -69,7 +70,7 @@ def _ours(name: str, cache: int) -> Callable[[Path, int], Iterable[Any]]:
         crop = RandomResizedCrop(size=224, interpolation="bicubic", packed=bool(cache))
         dataset = ShardDataset(shard_set, "n00", crop, cache=cache)
         sampler = ElasticBatchSampler(shard_set, global_batch=BATCH)
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=WORKERS)
+        return DataLoader(dataset, batch_sampler=sampler, num_workers=shards_read.WORKERS)
 
     return loader
 
@@ -82,7 +83,7 @@ def _webdataset(name: str) -> Callable[[Path, int], Iterable[Any]]:
         tars = sorted(str(path) for path in (scratch / name).glob("*.tar"))
         dataset = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).shuffle(1000).decode("pil")
         dataset = dataset.to_tuple("jpg;png", "cls").map_tuple(torchvision_transform()).batched(BATCH)
-        return DataLoader(dataset, batch_size=None, num_workers=WORKERS)
+        return DataLoader(dataset, batch_size=None, num_workers=shards_read.WORKERS)
 
     return loader
 
@@ -99,7 +100,7 @@ def _streaming(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001
             return transform(sample["image"].convert("RGB")), sample["label"]
 
     dataset = Images(local=str(scratch / "mds"), shuffle=True, batch_size=BATCH)
-    return DataLoader(dataset, batch_size=BATCH, num_workers=WORKERS)
+    return DataLoader(dataset, batch_size=BATCH, num_workers=shards_read.WORKERS)
 
 
 def _ffcv(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001
@@ -110,7 +111,7 @@ def _ffcv(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001
     return Loader(  # type: ignore[no-any-return]
         str(scratch / "set.beton"),
         batch_size=BATCH,
-        num_workers=WORKERS,
+        num_workers=shards_read.WORKERS,
         order=OrderOption.QUASI_RANDOM,
         pipelines={
             "image": [RandomResizedCropRGBImageDecoder((224, 224)), RandomHorizontalFlip(), ToTensor()],
@@ -148,7 +149,10 @@ def read(images: Path, samples: int, repeats: int, scratch: Path) -> None:
             for name in names:
                 command = [sys.executable, __file__, "--one", name, "--scratch", folder]
                 done = subprocess.run(
-                    [*command, "--samples", str(samples)], check=True, stdout=subprocess.PIPE, text=True
+                    [*command, "--samples", str(samples), "--workers", str(shards_read.WORKERS)],
+                    check=True,
+                    stdout=subprocess.PIPE,
+                    text=True,
                 )
                 turns.setdefault(name, []).append(tuple(map(float, done.stdout.split()[-2:])))
     first = turns[names[0]]
@@ -165,11 +169,13 @@ def main() -> None:
     )
     parser.add_argument("--images", type=Path, help="folder of class folders of JPEGs")
     parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=shards_read.WORKERS, help="0: all in one process")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scratch", type=Path, default=Path("/dev/shm"))
     parser.add_argument("--extra", type=Path, help="folder that further packages were installed to")
     parser.add_argument("--one", choices=[*LOADERS], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    shards_read.WORKERS = arguments.workers
     if arguments.extra:
         sys.path.append(str(arguments.extra))
         os.environ["PYTHONPATH"] = os.pathsep.join(
