@@ -53,6 +53,16 @@ def test_a_folder_that_is_no_run_is_one_line(refused, verb: str) -> None:
     assert refused(verb, "/nonexistent").startswith("error: /nonexistent: ")
 
 
+def test_what_was_launched_from_a_folder_that_is_gone_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "run" / "launch").mkdir(parents=True)
+    said = {"words": ["pretrain"], "cwd": str(tmp_path / "gone")}
+    (tmp_path / "run" / "launch" / "command.json").write_text(json.dumps(said))
+    with pytest.raises(
+        UserError, match=r"it was launched from .*gone, which cannot be entered: No such file"
+    ):
+        main(["resume", str(tmp_path / "run")])
+
+
 def written(folder: Path, *submissions: dict[str, object]) -> list[table.Launched]:
     """Return what a folder's journal says was submitted."""
     (folder / "launch").mkdir(parents=True)
