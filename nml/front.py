@@ -54,6 +54,8 @@ COMMANDS = {
     "pretrain": Command(_LAUNCHER, ("pretrain",), "pre-train one encoder, on Slurm or on this machine"),
     "sweep": Command(_LAUNCHER, ("sweep",), "shards, pre-training, probes and report of a noise ladder"),
     "status": Command(_LAUNCHER, ("status",), "how far runs and sweeps are"),
+    "usage": Command(_LAUNCHER, ("usage",), "node- and GPU-hours of runs and sweeps, useful or lost"),
+    "doctor": Command(_LAUNCHER, ("doctor",), "look for what a long job would fail of"),
     "logs": Command(_LAUNCHER, ("logs",), "what a run says"),
     "cancel": Command(_LAUNCHER, ("cancel",), "stop runs and sweeps; they can continue"),
     "resume": Command(_LAUNCHER, ("resume",), "continue what was stopped"),
