@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from nml.untrusted import read_object
 from slurm.attempt import CLOSE, OPEN
+from slurm.states import is_below
 from slurm.verdict import DONE, FAILED, REQUEUE
 
 RUNNING = "running"
@@ -142,8 +143,8 @@ def accounted_spans(jobs: Mapping[str, Path], since: float) -> dict[str, list[Sp
         return {}
     found: dict[str, list[Span]] = {}
     for line in listed.splitlines():
-        span, place = read_span(line), Path(line.split("|", 7)[-1])
-        if span is not None and span.job in jobs and place.is_relative_to(jobs[span.job]):
+        span, place = read_span(line), line.split("|", 7)[-1]
+        if span is not None and span.job in jobs and is_below(place, jobs[span.job]):
             found.setdefault(span.job, []).append(span)
     for spans in found.values():
         spans.sort(key=lambda span: span.began)

@@ -140,7 +140,12 @@ def _from_sacct(jobs: list[Job]) -> dict[Job, JobState]:
         number, state, nodes, place = line.split("|", 3)
         for job in wanted.get(number, ()):
             # Few clusters keep comments. A job works in its snapshot, which lies where it was launched from.
-            if Path(place).is_relative_to(job.folder):
+            if is_below(place, job.folder):
                 # `CANCELLED by 0` names the user.
                 found[job] = JobState(state.split()[0], "", nodes)
     return found
+
+
+def is_below(place: str, folder: Path) -> bool:
+    """Whether a WorkDir of accounting lies in a folder; slurmdbd writes a quotation mark as a backquote."""
+    return Path(place.replace('"', "`")).is_relative_to(str(folder).replace('"', "`"))

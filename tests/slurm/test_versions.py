@@ -95,6 +95,12 @@ def test_what_accounting_has_answered_is_read(name: str) -> None:
             assert span.gpus == max(sum(map(int, typed)), *map(int, re.findall(r"gpu=(\d+)", line) or "0"), 0)
 
 
+def test_a_folder_with_a_quotation_mark_is_known_as_slurmdbd_writes_it() -> None:
+    # Seen with 22.05.8.
+    assert states.is_below("/my `work`/launch/snapshots/0", Path('/my "work"/launch'))
+    assert not states.is_below("/my work/launch/snapshots/0", Path('/my "work"/launch'))
+
+
 def test_a_job_that_is_held_since_its_reservation_was_deleted_may_still_run() -> None:
     assert states.JobState("RESV_DEL_HOLD").active
     assert not states.JobState("REVOKED").active
