@@ -197,20 +197,26 @@ def spared_jobs(jobs: Iterable[Job], folder: Path) -> dict[Job, str]:
 
 
 @contextlib.contextmanager
-def nothing_left_if_refused(launch: Path) -> Iterator[None]:
+def nothing_left_if_refused(launch: Path, *written: Path) -> Iterator[None]:
     """Have a command that is refused leave a run or sweep as it was; its ``launch`` folder has to be held.
 
     What was refused when a part was in the queue already stays, to be looked at.
+
+    Args:
+        launch: The folder.
+        written: Files outside of it that the command writes.
     """
-    command = launch / COMMAND
-    before = command.read_bytes() if command.exists() else None
+    before = {file: file.read_bytes() if file.exists() else None for file in (launch / COMMAND, *written)}
     new = not [file for file in launch.iterdir() if file.name != LOCK_FILE]
     try:
         yield
     except UserError:
-        if before is not None:
-            write_bytes(command, before)
-        elif new and _came_to_nothing(Journal(launch)):
+        for file, content in before.items():
+            if content is not None:
+                write_bytes(file, content)
+        if new and _came_to_nothing(Journal(launch)):
+            for file in written:
+                file.unlink(missing_ok=True)
             _remove(launch)
         raise
 

@@ -133,7 +133,7 @@ def run(call: Invocation) -> int:
     launch = study.folder / LAUNCH
     with held_alone(launch, busy=BUSY):
         if found.found:
-            with nothing_left_if_refused(launch):
+            with nothing_left_if_refused(launch, study.folder / SWEEP):
                 record(call, study)
                 return submit_sweep(study, resources)
         record(call, study)

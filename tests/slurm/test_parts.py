@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -136,8 +137,6 @@ def test_partitions_are_read_from_scontrol() -> None:
 
 
 def test_a_job_inside_a_job_inherits_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     given = {
         "SLURM_JOB_ID": "1",
         "SLURM_NTASKS": "8",
@@ -154,8 +153,6 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_users_own_defaults_of_sbatch_are_kept_outside_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("SBATCH_ACCOUNT", "mine")
     with outside_of_any_job():
@@ -247,6 +244,21 @@ def test_a_run_that_its_room_refuses_leaves_nothing(project) -> None:
     said = project.launch("pretrain", "--cluster", "local", "--recipe.refuse", "1", status=2)
     assert said.splitlines()[-1] == "error: the toy was told to refuse"
     assert [path.name for path in project.work.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("words", [("pretrain",), ("sweep", "--noise", "0", "--plugins", "lp")])
+def test_what_sbatch_refuses_leaves_no_folder(project, stand_in, words: tuple[str, ...]) -> None:
+    for program, script in (
+        ("squeue", ""),
+        ("srun", ""),
+        ("scontrol", "echo 'Slurmctld(primary) at a is UP'\n"),
+        ("sbatch", "echo 'sbatch: error: Invalid feature specification' >&2\nexit 1\n"),
+    ):
+        folder = stand_in(program, script)
+    said = project.launch(*words, status=2, PATH=f"{folder}:{os.environ['PATH']}")
+    assert "Invalid feature specification" in said.strip().splitlines()[-1]
+    # The set that pretrain writes first is another command's work.
+    assert {path.name for path in project.work.iterdir()} <= {"data"}
 
 
 def test_a_refused_command_does_not_change_what_resume_says(project) -> None:
