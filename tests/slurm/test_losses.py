@@ -80,15 +80,14 @@ def test_a_node_that_kills_whatever_runs_on_it_is_left_out_after_the_second_time
     assert second == ("done", "complete")
 
 
-def processes(job: str, conf: Path) -> Iterator[psutil.Process]:
+def processes(job: str, *confs: Path) -> Iterator[psutil.Process]:
     """Yield the agents and ranks of a job; clusters of other workers have jobs of the same number."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, KeyError):
             found = process.environ()
             # Both are known by a variable that the batch step does not have.
-            if (found["SLURM_JOB_ID"], found["SLURM_CONF"]) == (job, str(conf)) and (
-                "SLURM_STEP_NODELIST" in found
-            ):
+            mine = found["SLURM_JOB_ID"] == job and Path(found["SLURM_CONF"]) in confs
+            if mine and "SLURM_STEP_NODELIST" in found:
                 yield process
 
 
@@ -106,7 +105,8 @@ def test_a_controller_that_is_away_at_a_requeue_ends_no_run(project, cluster, wa
     # It writes its state down before it goes.
     controller.send_signal(signal.SIGTERM)
     controller.wait(60)
-    for process in processes(run.job, conf):
+    # A step has that of its node's daemon.
+    for process in processes(run.job, conf, cluster.conf):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGUSR2)
     waiting(lambda: "the requeue is asked for again" in log.read_text(), "the wait", WAIT_SECONDS)
