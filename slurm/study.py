@@ -15,7 +15,7 @@ from typing import Any
 
 from nml.cli import flag_of
 from nml.errors import UserError, unknown_name
-from nml.levels import CLEAN_LEVEL, level_of
+from nml.levels import CLEAN_LEVEL, is_level_name, level_of
 from nml.run_options import RunOptions, absolute
 from nml.set_file import SET_FILE, local_folder, read_set_record
 from nml.untrusted import Untrusted, shown, typed
@@ -323,6 +323,16 @@ def check_level_is_planned(planned: PlannedSet, noise: str) -> None:
             f"noise {noise}: no level of the set {planned.out}",
             possible=", ".join(known),
             mend="add it to the set's noise or draws",
+        )
+    if is_level_name(noise):
+        return
+    ratios = {name: words[words.index("--noise") + 1] for name, words in planned.draws.items()}
+    alike = [level, *(name for name, ratio in ratios.items() if name != level and level_of(ratio) == level)]
+    if len(alike) > 1:
+        raise UserError(
+            f"noise {noise}: {len(alike)} levels of the set {planned.out} have this ratio",
+            possible=", ".join(alike),
+            mend=f"say which by its name: noise {alike[0]}",
         )
 
 

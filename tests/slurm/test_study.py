@@ -115,6 +115,7 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
     [
         ("plugins: [lp], ", "heads: [lp], ", "arms.pairs: unknown name 'heads'"),
         ("noise: [n20-pair-flip]", "noise: [0.3]", "noise 0.3: no level of the set"),
+        ("noise: [n20-pair-flip]", "noise: [0.2]", "noise 0.2: 2 levels of the set"),
         ("recipe: {steps: 3}", "recipe: 3", "arms.pairs.recipe 3: no fields"),
         ("noise: [0], seeds: [1]", "noise: [0], seeds: [one]", "arms.more-seeds.seeds one: no seed"),
         ("noise: [0], seeds: [1]", "noise: [0, 0]", "arms.more-seeds.noise 0: given twice"),
