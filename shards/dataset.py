@@ -43,7 +43,9 @@ class KnownSample(NamedTuple):
     """A sample, and what is true of it whatever it is trained as.
 
     Attributes:
-        image, target, index: As of :class:`Sample`.
+        image: As of :class:`Sample`.
+        target: The same.
+        index: The same.
         truth: Its clean class; of a caption 1 where it is the image's own, 0 where it is another's.
     """
 
