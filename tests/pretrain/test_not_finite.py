@@ -115,7 +115,7 @@ class Scripted:
             parameter.grad = torch.full_like(parameter, gradient)
         return torch.tensor(loss)
 
-    def after_step(self, engine: DdpEngine) -> None: ...
+    def after_step(self, engine: DdpEngine, step: int) -> None: ...
 
 
 def make_state(recipe: Recipe, folder: Path, world: World, engine: DdpEngine, sampler: Any) -> RunState:
