@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import jinja2
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
@@ -186,8 +188,16 @@ def _where(noise: Noise, above: str = "") -> str:
         return f"The labels sample by sample are not published with it: {noise.reason}."
     return (
         "The labels sample by sample, as training saw them and as the source has them, are in "
-        f"[{noise.folder}]({above}{noise.folder})."
+        f"[{noise.folder}]({above}{quote(noise.folder)})."
     )
+
+
+def _code(text: str) -> str:
+    """Return a name as Markdown shows it letter by letter, whatever is in it."""
+    line = " ".join(text.split())
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    edge = " " if "`" in line else ""
+    return f"{fence}{edge}{line}{edge}{fence}"
 
 
 def _write(folder: Path, template: str, **values: Any) -> None:
@@ -200,5 +210,6 @@ def _write(folder: Path, template: str, **values: Any) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = _code
     text = environment.get_template(template).render(citation=CITATION, **values)
     write_bytes(folder / CARD, text.encode())

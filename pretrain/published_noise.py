@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,7 +62,7 @@ class Noise(NamedTuple):
         folder: Name of its folder.
         fingerprint: Of the set.
         levels: The levels whose labels lie there, by name.
-        reason: Why there are none; empty where there are.
+        reason: Why there are none, as cards say it; empty where there are.
     """
 
     folder: str
@@ -73,15 +74,18 @@ class Noise(NamedTuple):
 def write_noise(runs: Sequence[Published], out: Path, license_name: str | None) -> dict[str, Noise]:
     """Write the labels of the sets that runs were trained on; return what there is, by fingerprint.
 
-    A set that is no longer where the run found it, or has become another, is left out with the reason.
+    A set that is no longer where the run found it, or has become another, is left out: a line says why. Cards
+    do not repeat it, as it says where the set lay.
     """
     found: dict[str, Noise] = {}
+    taken = {run.name for run in runs}
     for run in runs:
         asked = run.meta["noise"]
         fingerprint = asked["set_fingerprint"]
         if fingerprint in found:
             continue
         where = run.set_path
+        called = Path(where).name or fingerprint[:8]
         names = {
             one.meta["noise"]["level"] for one in runs if one.meta["noise"]["set_fingerprint"] == fingerprint
         }
@@ -93,13 +97,16 @@ def write_noise(runs: Sequence[Published], out: Path, license_name: str | None) 
             missing = sorted(names - set(levels))
             if missing:
                 raise UserError(f"{where}: has no longer the level {', '.join(missing)}")
-            folder = f"noise-{Path(where.rstrip('/')).name}"
-            if any(one.folder == folder for one in found.values()):
+            folder = f"noise-{called}"
+            if folder in taken:
                 folder = f"{folder}-{fingerprint[:8]}"
+            taken.add(folder)
             _write_set(shard_set, levels, out / folder, license_name)
             found[fingerprint] = Noise(folder, fingerprint, levels)
         except UserError as error:
-            found[fingerprint] = Noise("", fingerprint, {}, str(error))
+            print(f"without the labels of {called}: {error}", file=sys.stderr)
+            reason = f"the set {called} was not there as training saw it"
+            found[fingerprint] = Noise("", fingerprint, {}, reason)
     return found
 
 

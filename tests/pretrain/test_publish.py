@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from nml.errors import UserError
+from pretrain.cards import _code
 from pretrain.publish import main
 from shards.shardset import ShardSet
 
@@ -148,14 +149,36 @@ def test_no_file_tells_where_things_lay(hub: Path, work: Path) -> None:
     assert not [file for file in hub.rglob("*") if file.is_file() and str(work).encode() in file.read_bytes()]
 
 
+def test_a_run_that_is_called_as_its_noise_would_be_keeps_a_folder_of_its_own(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "noise-image-set"
+    shutil.copytree(runs["clean"], run)
+    main([str(run), "--out", str(tmp_path / "hub")])
+    (noise,) = (one for one in (tmp_path / "hub").iterdir() if one.name != run.name)
+    assert (noise / "n00.parquet").exists()
+    assert not list((tmp_path / "hub" / run.name).glob("*.parquet"))
+    assert f"](../{noise.name})" in (tmp_path / "hub" / run.name / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("tench, <b>", "`tench, <b>`"), ("a`b``", "``` a`b`` ```"), ("a\n# b", "`a # b`")]
+)
+def test_names_of_classes_are_shown_letter_by_letter(name: str, shown: str) -> None:
+    assert _code(name) == shown
+
+
 def test_a_set_that_is_gone_is_named_and_the_weights_are_published(
-    runs: dict[str, Path], hub: Path, work: Path, tmp_path: Path
+    runs: dict[str, Path], hub: Path, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (work / "captions-of-a-run").rename(work / "moved")
     main([str(runs["captions"]), "--out", str(tmp_path / "hub")])
     card = (tmp_path / "hub" / "captions" / "README.md").read_text()
     assert "are not published with it: " in card
     assert "captions-of-a-run" in card
+    # Whoever publishes is told where it was looked for; whoever reads the card is not.
+    assert f"{work / 'captions-of-a-run'}: " in capsys.readouterr().err
+    test_no_file_tells_where_things_lay(tmp_path / "hub", work)
     assert "The publisher named no licence." in card
     assert sorted(file.name for file in (tmp_path / "hub").iterdir()) == ["captions"]
 
