@@ -140,6 +140,29 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, json_bytes(value))
 
 
+def append_json_line(path: Path, value: Any) -> None:
+    """Append ``value`` as a line of sorted JSON, durable when this returns.
+
+    What a crash or a full disk left of a line before it goes: joined to it, neither would read.
+
+    Args:
+        path: The file, made where it is missing; its folder has to be there.
+        value: What to write. Nobody else may be appending to the file.
+    """
+    new = not path.exists()
+    with path.open("a+b") as file:
+        file.seek(0)
+        written = file.read()
+        whole = written.rfind(b"\n") + 1
+        if whole < len(written):
+            file.truncate(whole)
+        file.write(json.dumps(value, sort_keys=True).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    if new:
+        fsync_folder(path.parent)
+
+
 def check_regular(path: Path) -> None:
     """Check that opening a file to read it does not wait, as a pipe does until somebody writes to it.
 

@@ -5,7 +5,6 @@ A crash between the two leaves a line that says so, and the token in it finds th
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
@@ -14,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nml.files import fsync_folder, make_folder
+from nml.files import append_json_line, make_folder
 from nml.untrusted import Untrusted, check_object, parse_json, read_file, shown
 from slurm.members import Submission
 
@@ -93,13 +92,7 @@ class Journal:
             **more,
         }
         make_folder(self.file.parent)
-        new = not self.file.exists()
-        with self.file.open("a") as file:
-            file.write(json.dumps(line, sort_keys=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            fsync_folder(self.file.parent)
+        append_json_line(self.file, line)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return every line, oldest first; a last line cut short by a crash is left out.

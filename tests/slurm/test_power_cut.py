@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from slurm.journal import Journal
@@ -47,4 +48,17 @@ def test_a_line_of_the_journal_is_on_the_disk_before_anything_else_happens(tmp_p
     first.lay(disk)
     assert journal.unanswered() == ["nml-0"]
     recorder.final().lay(disk)
+    assert journal.jobs()["run"].id == "12"
+
+
+def test_a_line_that_was_cut_short_spoils_no_line_after_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    member = Member(name="run", argv=("true",), record="r", cwd="/")
+    first = Submission(stage="pretrain", token="nml-0", snapshot="s", members=(member,), max_idle_attempts=5)
+    journal.note("submitted", first, jobs=["12"])
+    with journal.file.open("a") as file:
+        file.write('{"event": "submi')
+    assert journal.jobs()["run"].id == "12"
+    journal.note("submitting", dataclasses.replace(first, token="nml-1"))
+    assert journal.unanswered() == ["nml-1"]
     assert journal.jobs()["run"].id == "12"
