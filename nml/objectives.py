@@ -82,6 +82,7 @@ OBJECTIVES = Registry(
     listing="python -m pretrain.objectives list",
     fault=_fault,
 )
+"""Every registered objective, by name."""
 
 
 @functools.cache

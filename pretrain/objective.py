@@ -53,7 +53,7 @@ class Setting:
 class Objective(ABC):
     """A loss over batches, what it is computed with, and how a network is judged between epochs.
 
-    What a class declares is described in :class:`nml.objectives.Declared`. Nothing that an objective keeps
+    Nothing that an objective keeps
     may change but in :meth:`after_step`: a step that is not finite is left out, and leaves nothing behind.
     It draws from global generators in :meth:`backward` alone, after :func:`seed_step`.
 
@@ -62,6 +62,13 @@ class Objective(ABC):
         setting: The run.
 
     Attributes:
+        takes: Sets it learns from: with classes, with captions, or any.
+        library: Whose ``create_model`` makes the encoder.
+        losses: Values of ``recipe.loss.name``; none where there is nothing to choose.
+        loss_fields: The further fields of ``recipe.loss`` that it reads.
+        views: Differently augmented images of a sample in a batch.
+        Options: Dataclass of what stands in ``recipe.options`` (:class:`nml.objectives.Declared`).
+        small: Values of a recipe with which it trains at 8 pixels, for the conformance kit.
         encoder: What the names of the encoder's tensors begin with in the network: the rest is not exported.
         judged_by: ``scores``: validation takes the best of the scores of :meth:`scorer`; ``neighbours``: of
             features, and looks at their neighbours.

@@ -62,6 +62,13 @@ class Embedding(Objective):
     """The base of objectives that train an encoder by what a projector makes of its features.
 
     A subclass has a loss, in ``backward``; :meth:`projector` and :meth:`network` may be its own.
+
+    Attributes:
+        takes: Any set: it looks at images alone.
+        views: Two of each sample.
+        encoder: What the encoder's tensors begin with.
+        judged_by: The neighbours of its features.
+        Options: Those of the projector.
     """
 
     takes: ClassVar[Takes] = "any"

@@ -47,7 +47,7 @@ def test_every_name_stands_for_a_module(name: str) -> None:
         (["shards", "wirte"], "did you mean write?"),
         (
             ["shards", "--out", "x"],
-            "possible: write, plan, pack, finish, info, verify, sign, relabel, audit, cache, index",
+            "possible: write, plan, encode, pack, finish, info, verify, sign, relabel, audit, cache, index",
         ),
     ],
 )
