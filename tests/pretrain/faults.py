@@ -24,9 +24,9 @@ def prepare(fault: str, rank: int) -> None:
 
 
 def _fail_forward(here: bool, strike: Callable[[], bool] = STRIKE.exists) -> None:
-    import pretrain.assembly as assembly
+    from pretrain import objective
 
-    build = assembly.build_network
+    build = objective.build_network
 
     def built(*arguments: Any) -> Any:
         network = build(*arguments)
@@ -34,7 +34,7 @@ def _fail_forward(here: bool, strike: Callable[[], bool] = STRIKE.exists) -> Non
         return network
 
     if here:
-        assembly.build_network = built
+        objective.build_network = built  # type: ignore[attr-defined]
 
 
 def _fail_loading(here: bool, fault: Callable[[], Any] = lambda: fail("loading")) -> None:

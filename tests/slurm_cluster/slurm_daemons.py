@@ -196,10 +196,15 @@ class SlurmCluster:
         write_slurm_conf(self.folder, self.nodes, accounting_port=dbd_port, settings=self.settings)
         self._start("slurmdbd", ["slurmdbd", "-D"])
         wait_for(lambda: listens(dbd_port), "slurmdbd", self.folder)
-        self.call("sacctmgr", "--immediate", "add", "cluster", "test", check=False)
+        # It listens before it has reached its database, and a controller that asks it too early ends.
+        wait_for(self._has_cluster, "the database", self.folder)
         # Where limits are enforced, a user without an account may submit nothing.
         self.call("sacctmgr", "--immediate", "add", "account", "main", check=False)
         self.call("sacctmgr", "--immediate", "add", "user", "root", "account=main", check=False)
+
+    def _has_cluster(self) -> bool:
+        self.call("sacctmgr", "--immediate", "add", "cluster", "test", check=False)
+        return "test" in self.call("sacctmgr", "--noheader", "list", "cluster", "format=cluster", check=False)
 
     def prepare(self) -> None:
         """Make the folders and the configuration."""
