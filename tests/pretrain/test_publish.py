@@ -138,7 +138,10 @@ def test_cards_say_what_a_run_is_and_what_it_scored(hub: Path, image_set: Path) 
     values = [one["metrics"][0]["value"] for one in card["model-index"][0]["results"]]
     # The mean of the two seeds on all data with clean labels, and the shifted test set.
     assert values == [0.6, 0.25]
-    assert ShardSet.open(image_set).manifest_sha256 in text
+    shard_set = ShardSet.open(image_set)
+    assert shard_set.manifest_sha256 in text
+    # Of several captions an image, more may be altered than there are samples.
+    assert f"\n{shard_set.level('0.25').flipped} of their labels or captions (25.00 %)" in text
     assert "](../noise-image-set)" in text
     ladder = (hub / "README.md").read_text()
     assert "| [noisy](noisy) | resnet18 | 25.00 % | symmetric | 0 | 60.0 | 25.0 |" in ladder
