@@ -126,6 +126,8 @@ class Options:
         for step in self.steps:
             if step != ALL_STEPS and not (step.isascii() and step.isdecimal()):
                 raise UserError(f"--steps {step}", possible=f"{ALL_STEPS}, or numbers of steps")
+        if ALL_STEPS in self.steps and len(self.steps) > 1:
+            raise UserError(f"--steps {' '.join(self.steps)}", possible=f"{ALL_STEPS}, or numbers of steps")
         if self.steps and not self.checkpoint:
             raise UserError(f"--steps {' '.join(self.steps)}: of no run", mend="name one: --checkpoint RUN")
         for part in self.fractions:

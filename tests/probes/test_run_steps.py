@@ -75,6 +75,10 @@ def test_one_network_is_in_memory_at_a_time(tmp_path: Path, make_export: Callabl
         ),
         (["--checkpoint", "run/export", "--steps", "all"], "has kept no checkpoint for --steps"),
         (["--checkpoint", "run", "--steps", "last"], "--steps last; possible: all, or numbers of steps"),
+        (
+            ["--checkpoint", "run", "--steps", "all", "40"],
+            "--steps all 40; possible: all, or numbers of steps",
+        ),
         (["--encoder", "timm:test_resnet,weights=random", "--steps", "all"], "--steps all: of no run"),
     ],
 )
