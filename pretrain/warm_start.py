@@ -98,8 +98,11 @@ def _read(weights: InitialWeights, where: str) -> dict[str, torch.Tensor]:
     # safetensors, pickle and zipfile raise types of their own.
     except Exception as error:
         reason = str(error).strip().splitlines()
+        if not (reason and weights.file.endswith(".safetensors")):
+            # PyTorch's own words advise to run whatever such a file holds.
+            reason = ["it is damaged, or holds other things"]
         raise UserError(
-            f"{where}: does not read: {reason[0] if reason else type(error).__name__}",
+            f"{where}: does not read: {reason[0]}",
             possible="safetensors, or a PyTorch file that holds tensors and plain values alone",
         ) from error
     # What this rank has read is what rank 0 has written down.
