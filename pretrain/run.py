@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         _check_done_on_same_data(options)
         if world.is_main:
             print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
+            if options.memorisation and not (options.run_dir / layout.MEMORISATION).exists():
+                print("--memorisation: it trained without, so nothing was remembered; name another --run-dir")
             _say_where(options)
         return 0
     with ending.watched(world) as warden, contextlib.ExitStack() as closing, ending.failing(world, warden):

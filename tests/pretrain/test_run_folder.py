@@ -32,6 +32,20 @@ def test_a_broken_file_of_a_run_is_one_line_before_anything_is_built(
         main(["--run-dir", str(run)])
 
 
+def test_a_run_that_is_done_says_that_it_has_remembered_no_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run").mkdir()
+    Path("run/config.yaml").write_text(parse_options(["--run-dir", "run"])[1])
+    Path("run/DONE.json").write_text('{"step": 2, "epochs": 1}')
+    assert main(["--run-dir", "run", "--memorisation"]) == 0
+    assert "--memorisation: it trained without" in capsys.readouterr().out
+    Path("run/memorisation.parquet").touch()
+    main(["--run-dir", "run", "--memorisation"])
+    assert "--memorisation" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("place", ["file/run", "/proc/run", "a" * 300])
 def test_a_run_folder_that_cannot_be_made_is_one_line_before_anything_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
