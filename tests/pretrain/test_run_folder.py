@@ -82,7 +82,7 @@ def flags_in_errors(package: Any) -> dict[str, str]:
 @pytest.mark.parametrize("package", [pretrain, shards])
 def test_errors_name_options_that_there_are(package: Any) -> None:
     texts = " ".join(file.read_text() for file in Path(package.__path__[0]).rglob("*.py"))
-    own = re.findall(r"add_argument\(\s*\"(--[\w-]+)\"", texts)
+    own = re.findall(r"\badd(?:_argument)?\(\s*\"(--[\w-]+)\"", texts)
     # Shards are read by training and by probes, and columns are options by a pattern.
     known = {*build_parser().flags(), *own, "--task", "--key-column"}
     assert {flag: file for flag, file in flags_in_errors(package).items() if flag not in known} == {}
