@@ -28,7 +28,9 @@ _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 # is not among them: the launcher adds its token to a user's own.
 _OWN_OPTIONS = {
     **dict.fromkeys(("array", "chdir", "dependency", "error", "kill-on-invalid-dep", "no-requeue"), ""),
-    **dict.fromkeys(("open-mode", "output", "parsable", "requeue", "test-only", "wait", "wckey", "wrap"), ""),
+    **dict.fromkeys(
+        ("no-kill", "open-mode", "output", "parsable", "requeue", "test-only", "wait", "wckey", "wrap"), ""
+    ),
     **{name: name for name in ("nodes", "time", "partition", "account", "qos", "constraint", "exclude")},
     "cpus-per-task": "cpus_per_task",
     "gpus-per-node": "gpus_per_node",

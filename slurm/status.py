@@ -12,7 +12,7 @@ from typing import Any
 from nml import cli
 from slurm import states
 from slurm.invocation import PROG, Invocation
-from slurm.table import Row, aligned, everything, launched_under, make_rows
+from slurm.table import Row, aligned, everything, launched_at, make_rows
 
 DESCRIPTION = "Show what was launched: state, attempt, step, ETA, loss, and why it waits."
 EXAMPLE = f"{PROG} status sweeps/sweep --watch"
@@ -31,13 +31,13 @@ def add_options(parser: cli.Parser) -> None:
 def run(call: Invocation) -> int:
     """Print the table, once or until nothing is active."""
     named = call.options.folder
-    folders = [Path(named)] if named else everything(Path.cwd())
     as_json = call.options.json
-    if not folders and not as_json:
+    if not named and not as_json and not everything(Path.cwd()):
         print(f"nothing was launched from here; see: {PROG} --help")
         return 0
     while True:
-        members = [member for folder in folders for member in launched_under(folder)]
+        launched, unread = launched_at(named)
+        members = [member for own in launched.values() for member in own]
         # To watch on, or to end, it has to be known what is in the queue.
         rows = make_rows(members, patient=call.options.watch)
         if as_json:
@@ -51,7 +51,7 @@ def run(call: Invocation) -> int:
             sys.stdout.buffer.write(b"\x1b[2J\x1b[H")
         print(shown, flush=True)
         if not call.options.watch or not any(states.JobState(row.state).active for row in rows):
-            return 0
+            return 1 if unread else 0
         time.sleep(WATCH_SECONDS)
 
 

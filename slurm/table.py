@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from nml import layout
 from nml.errors import UserError
 from nml.text_table import in_columns
-from nml.untrusted import read_object
+from nml.untrusted import Untrusted, printable, read_object
 from slurm import states
 from slurm.attempt import CLOSE, OPEN, STALLED, attempt_number, starts
 from slurm.controller import TRIES, NoAnswer
@@ -141,6 +141,38 @@ def everything(base: Path) -> list[Path]:
         for file in sorted(base.glob(f"{kind}/*/{LAUNCH}/{COMMAND}"))
     ]
     return [*sweeps, *others]
+
+
+def launched_at(named: str | None) -> tuple[dict[Path, list[Launched]], int]:
+    """Return the members of a folder, or of all that was launched from the current one, by their folders.
+
+    One whose records do not read hides none of the others: a line on standard error names it.
+
+    Returns:
+        The members, and how many folders do not read.
+
+    Raises:
+        UserError: If the folder that is named is neither a sweep nor a run.
+        Untrusted: If its records do not read.
+    """
+    if named:
+        return {Path(named): launched_under(Path(named))}, 0
+    found: dict[Path, list[Launched]] = {}
+    folders = everything(Path.cwd())
+    for folder in folders:
+        try:
+            found[folder] = launched_under(folder)
+        except Untrusted as error:
+            _leave_out(folder, f"{error.path or folder} does not read: {error}")
+        except UserError as error:
+            _leave_out(folder, str(error))
+        except PermissionError as error:
+            _leave_out(folder, f"{error.filename}: {error.strerror}")
+    return found, len(folders) - len(found)
+
+
+def _leave_out(folder: Path, why: str) -> None:
+    print(printable(f"left out: {folder}: {why}"), file=sys.stderr)
 
 
 def _of_run(folder: Path) -> list[Launched]:

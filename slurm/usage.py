@@ -21,7 +21,7 @@ from slurm.local_attempt import LOCAL
 from slurm.progress import DOWN, describe_seconds, read_books
 from slurm.spans import RUNNING, Span, accounted_spans, recorded_spans
 from slurm.sweep import SWEEP
-from slurm.table import Launched, everything, launched_under
+from slurm.table import Launched, launched_at
 from slurm.verdict import DONE, FAILED
 
 DESCRIPTION = "Count node-hours and GPU-hours: useful ones, and lost ones by cause."
@@ -95,13 +95,11 @@ def add_options(parser: cli.Parser) -> None:
 
 def run(call: Invocation) -> int:
     """Print the accounts."""
-    named = call.options.folder
-    folders = [Path(named)] if named else everything(Path.cwd())
-    launched = {folder: launched_under(folder) for folder in folders}
+    launched, unread = launched_at(call.options.folder)
     accounts = _accounts(dict.fromkeys(one for members in launched.values() for one in members))
     report = _report(launched, accounts)
     print(json.dumps(report.as_json(), indent=1) if call.options.json else report.as_text())
-    return 0
+    return 1 if unread else 0
 
 
 def _accounts(members: Iterable[Launched]) -> dict[Launched, Account]:

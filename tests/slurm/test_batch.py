@@ -195,6 +195,7 @@ def test_the_users_own_file_is_the_default(tmp_path: Path, monkeypatch: pytest.M
         ("time: '1'", "signal_delay_s"),
         ("sbatch: {time: 90}", "sbatch: time: the launcher sets it; use the field time of the cluster file"),
         ("sbatch: {no_requeue: true}", "sbatch: no_requeue: the launcher sets it; leave it out"),
+        ('sbatch: {no-kill: "off"}', "sbatch: no-kill: the launcher sets it; leave it out"),
         ("sbatch: {'x y': 1}", "sbatch: x y: '1' is no option in one line; possible: KEY=VALUE"),
         ("gpus_per_node: a100:many", "--gpus-per-node a100:many: not a possible value"),
         ("after: yesterday", "--after yesterday: no job ids"),

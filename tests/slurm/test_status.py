@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nml.errors import UserError
+from nml.untrusted import Untrusted
 from slurm import states, table
 from slurm.entry import main
 from slurm.logs import choose
@@ -69,6 +70,26 @@ def written(folder: Path, *submissions: dict[str, object]) -> list[table.Launche
     lines = [json.dumps({"event": "submitted", "token": "nml-0", "time": 0.0, **one}) for one in submissions]
     (folder / "launch" / "jobs.jsonl").write_text("\n".join(lines) + "\n")
     return table.launched_under(folder)
+
+
+def test_a_run_whose_records_do_not_read_hides_no_other(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("good", "spoilt"):
+        launch = tmp_path / "runs" / name / "launch"
+        launch.mkdir(parents=True)
+        (launch / "command.json").write_text("{}")
+    (launch / "jobs.jsonl").write_text("nonsense\n")
+    (tmp_path / "sweeps" / "old").mkdir(parents=True)
+    (tmp_path / "sweeps" / "old" / "sweep.json").write_text("{}")
+    for verb in ("status", "usage"):
+        assert main([verb]) == 1
+        shown = capsys.readouterr()
+        assert "good" in shown.out
+        assert "spoilt" not in shown.out
+        named = [line.split(": ")[1] for line in shown.err.splitlines() if line.startswith("left out: ")]
+        assert named == [str(tmp_path / folder) for folder in ("sweeps/old", "runs/spoilt")]
+    with pytest.raises(Untrusted, match="Expecting value"):
+        main(["status", "runs/spoilt"])
 
 
 def test_a_record_that_a_power_cut_damaged_is_named_instead_of_ending_the_table(
