@@ -9,6 +9,7 @@ The user's own file is ``~/.config/noisy-model-learning/cluster.yaml`` (or under
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
 from pathlib import Path
@@ -37,6 +38,15 @@ _OWN_OPTIONS = {
     "mem": "mem_gb",
     "ntasks-per-node": "tasks_per_node",
     "signal": "signal_delay_s",
+}
+
+# What YAML has to give for a field of a type, in words, and how that looks.
+_KINDS = {
+    "int": ("whole number", "8"),
+    "float": ("number", "1.5"),
+    "str": ("text", "TEXT"),
+    "dict": ("mapping", "{NAME: VALUE}"),
+    "tuple": ("list", "[ONE, OTHER]"),
 }
 
 
@@ -161,7 +171,8 @@ class Resources:
 
 
 def _at_least(name: str, value: float, least: int) -> None:
-    if value < least:
+    # NaN is not below anything.
+    if not least <= value < math.inf:
         flag = "--" + name.replace("_", "-")
         raise UserError(f"{flag} {value}: not a possible value", possible=f"{least} and more")
 
@@ -237,7 +248,8 @@ def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
     if name not in kinds:
         raise unknown_name(f"cluster file {file}", str(name), kinds)
     kind = str(kinds[name].type)
-    wrong = UserError(f"cluster file {file}: {name}: {value!r} is no {kind.split('[')[0]}")
+    what, like = _KINDS[kind.split("[")[0]]
+    wrong = UserError(f"cluster file {file}: {name}: {value!r} is no {what}", possible=f"{name}: {like}")
     if name == "gpus_per_node" and isinstance(value, str):
         return value
     if kind in ("int", "float"):
@@ -245,9 +257,10 @@ def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
             raise wrong
         return value
     if kind == "str":
-        # YAML reads 12:30:00 as a number in base 60.
-        if name == "time" and isinstance(value, int):
-            raise UserError(f"cluster file {file}: time: write it in quotes, '24:00:00'")
+        # YAML reads 12:30:00 as a number in base 60, 12_3 as 123 and 0123 as 83.
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            like = DEFAULT_TIME if name == "time" else "12_3" if name == "after" else "0123"
+            raise UserError(f"cluster file {file}: {name}: write it in quotes, '{like}'")
         if not isinstance(value, str):
             raise wrong
         return value
@@ -264,6 +277,6 @@ def _convert(file: Path, name: str, value: Any, kinds: dict[str, Any]) -> Any:
                 key: item if item is True else str(item) for key, item in flags.items() if item is not False
             }
         return {str(key): "" if item is None else str(item) for key, item in value.items()}
-    if not isinstance(value, list):
+    if not isinstance(value, list) or any(isinstance(item, list | dict) or item is None for item in value):
         raise wrong
     return tuple(str(item) for item in value)
