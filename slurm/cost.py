@@ -6,7 +6,6 @@ neither given nor measured is said to be unknown, with what would tell it.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from nml import layout
 from nml.errors import UserError, unknown_name
 from nml.set_file import SET_FILE, local_folder, read_set_record
-from nml.untrusted import parse_yaml, read_object, shown
+from nml.untrusted import parse_json, parse_yaml, read_object, shown
 from slurm.attempt import CLOSE, OPEN
 from slurm.cluster import Resources
 from slurm.plan import Part
@@ -306,7 +305,7 @@ def _probe_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _ask(module: str, *words: str) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(_answer([sys.executable, "-m", module, *words]))
+    answer: dict[str, Any] = parse_json(_answer([sys.executable, "-m", module, *words]))
     return answer
 
 

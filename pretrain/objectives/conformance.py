@@ -7,7 +7,6 @@ none in the children of one that has.
 
 from __future__ import annotations
 
-import json
 import os
 import unittest
 from pathlib import Path
@@ -20,6 +19,7 @@ from nml.conformance import checks_of, promise, untouched_randomness
 from nml.files import write_json
 from nml.objectives import declared
 from nml.run_options import EngineName
+from nml.untrusted import parse_json, read_json
 from pretrain.checkpoints import checkpoint_folder
 from pretrain.objectives.small_runs import (
     DIES_BEFORE,
@@ -111,7 +111,7 @@ def trains_and_is_validated(subject: Subject) -> None:
     """The loss is finite, and after the last epoch there is an accuracy from 0 to 1."""
     run = subject.alone()
     promise(bool(np.isfinite(losses(run)).all()), f"losses are {losses(run)}")
-    found = json.loads((run / layout.DONE).read_text())["validation"]
+    found = read_json(run / layout.DONE)["validation"]
     promise(0 <= found["top1"] <= 1, f"top-1 is {found['top1']}")
 
 
@@ -166,7 +166,7 @@ def weights(run: Path) -> dict[str, Any]:
 
 
 def _steps(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / layout.METRICS).read_text().splitlines()]
+    lines = [parse_json(line) for line in (run / layout.METRICS).read_text().splitlines()]
     return [line for line in lines if line["event"] == "step"]
 
 
@@ -181,7 +181,7 @@ def _load(export: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    meta = json.loads((export / layout.META).read_text())
+    meta = read_json(export / layout.META)
     if meta["library"] == "open_clip":
         import open_clip
 

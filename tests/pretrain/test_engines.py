@@ -282,7 +282,11 @@ def test_batch_normalisation_that_would_stay_unsynchronised_is_refused() -> None
 def test_starting_the_loader_draws_nothing_from_the_global_generator() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    loader = training_loader([], [], workers=0, pin_memory=False)  # type: ignore[arg-type]
+
+    class NoSamples(list[list[int]]):
+        views = 1
+
+    loader = training_loader([], NoSamples(), workers=0, pin_memory=False)  # type: ignore[arg-type]
     iter(loader)
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -55,7 +55,7 @@ def contrast(rank: int, size: int, recipe: Recipe, parts: int) -> dict[str, np.n
     objective = Clip(recipe, Setting(rank=rank, world_size=size, seed=0, micro_batches=parts))
     engine = DdpEngine(build_network(objective.architecture, 0), recipe)
     batchnorm.set_training(engine.network, recipe.model.batch_norm)
-    mine = Batch(*(part[rank::size] for part in captions(objective)))
+    mine = Batch(*(part[rank::size] for part in captions(objective)[:3]))
     loss = objective.backward(engine, mine, 0)
     dist.all_reduce(loss)
     found = {name: weight.grad.numpy() for name, weight in engine.network.named_parameters()}
