@@ -225,6 +225,8 @@ def _use(subject: Subject, port: int) -> None:
             batch = objective.empty_batch(SAMPLES)
         generator = torch.Generator().manual_seed(0)
         batch = batch._replace(images=torch.randn(batch.images.shape, generator=generator))
+        # Again: what was made before may have left one state behind whatever there was.
+        seed_randomness(state)
         loss = objective.backward(engine, batch, 0)
         after = objective.tensors()
         changed = [name for name in before if not torch.equal(before[name], after[name])]
