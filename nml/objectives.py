@@ -13,7 +13,7 @@ sample, the losses that a recipe may name, and its own options, which stand in t
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from nml.errors import UserError, unknown_name
@@ -61,17 +61,27 @@ def _fault(objective: Any) -> str | None:
     """Return what keeps an object from being an objective, or None."""
     if not isinstance(objective, type):
         return "it is no class"
+    abstract = getattr(objective, "__abstractmethods__", ())
     missing = [name for name in _METHODS if not callable(getattr(objective, name, None))]
+    missing += sorted(abstract)
     if missing:
         return f"it has no {', '.join(missing)}; see pretrain.objective.Objective"
     kind: Any = objective
     for name, values in (("takes", get_args(Takes)), ("library", get_args(Library))):
         if getattr(kind, name, None) not in values:
             return f"{name} is {getattr(kind, name, None)!r}, not one of {', '.join(values)}"
-    if not is_dataclass(kind.Options):
+    if not is_dataclass(getattr(kind, "Options", None)):
         return "its Options are no dataclass"
-    if not isinstance(kind.views, int) or kind.views < 1:
-        return f"views is {kind.views!r}, no number of images of a sample"
+    bare = [
+        field.name
+        for field in fields(kind.Options)
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+    if bare:
+        return f"its Options have no default of {', '.join(bare)}"
+    views = getattr(kind, "views", None)
+    if not isinstance(views, int) or views < 1:
+        return f"views is {views!r}, no number of images of a sample"
     return None
 
 

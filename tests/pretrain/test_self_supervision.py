@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 import yaml
 
 from nml.errors import UserError
+from nml.objectives import _fault
 from nml.recipe import Data, Loss, Model, Recipe
 from pretrain.loading import StepSampler, collate, micro_batches
 from pretrain.objective import Setting
 from pretrain.objectives.contrast import contrastive_loss
-from pretrain.objectives.embedding import views_of
+from pretrain.objectives.embedding import Embedding, views_of
 from pretrain.objectives.moco import MoCo
 from pretrain.options import parse_options
 from pretrain.same_run import check_same_run
@@ -99,6 +101,26 @@ def test_neighbours_are_all_images_but_the_image_itself(process_group: None) -> 
 def test_what_an_objective_does_not_take_is_refused(values: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=re.escape(named)):
         Recipe(**{"objective": "simclr", **values})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bare:
+    weight: float
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ({}, "it has no backward; see"),
+        ({"backward": len, "Options": Bare}, "its Options have no default of weight"),
+        ({"backward": len, "Options": None}, "its Options are no dataclass"),
+        ({"backward": len, "views": "2"}, "views is '2', no number of images"),
+        ({"backward": len}, None),
+    ],
+)
+def test_what_a_class_lacks_is_told_before_it_is_used(body: dict[str, Any], fault: str | None) -> None:
+    found = _fault(type("Another", (Embedding,), body))
+    assert found is None if fault is None else found.startswith(fault)
 
 
 def test_a_queue_holds_whole_batches() -> None:
