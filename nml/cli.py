@@ -126,6 +126,10 @@ class Parser(jsonargparse.ArgumentParser):
         # In a file, the one value of an option that takes several need not be a list.
         several = action.nargs == "+" and value is not None and not isinstance(value, list)
         value = [value] if several else value
+        switch = action.nargs == 0 and isinstance(action.const, bool)
+        if switch and isinstance(value, str | int | float | list | dict) and not isinstance(value, bool):
+            # A switch, of which any word would count as "on", `"no"` as well.
+            raise TypeError(f'Parser key "{action.dest}": Expected a true, false. Got value: {value}')
         if action.type is str or getattr(action, "_typehint", None) is str:
             # Nor need a number be quoted there where a command line would take it as text.
             value = [_as_text(one) for one in value] if isinstance(value, list) else _as_text(value)

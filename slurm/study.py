@@ -238,7 +238,12 @@ def _arm(common: SweepRequest, name: str, content: Any, shared: Mapping[str, Any
     if "seeds" in said:
         said["seeds"] = tuple(_whole(f"{where}.seeds", seed) for seed in said["seeds"])
     if "tasks_together" in fields:
-        said["tasks_together"] = bool(fields["tasks_together"])
+        said["tasks_together"] = fields["tasks_together"]
+        if not isinstance(said["tasks_together"], bool):
+            raise UserError(
+                f"{where}.tasks_together {shown(said['tasks_together'])}: not a possible value",
+                possible="true, false",
+            )
     options = {key: fields[key] for key in _OF_RUNS if key in fields}
     try:
         given = typed(RunOptions, {**dataclasses.asdict(common.options), **options})

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nml.cli import Parser
 from nml.errors import UserError, unknown_name
 
 COMMAND = """
@@ -160,6 +161,19 @@ def test_an_option_given_again_without_a_value_is_told(command: Path) -> None:
 def test_one_value_in_a_config_file_is_a_list_of_one(command: Path) -> None:
     (command.parent / "study.yaml").write_text("noise: 0.2\n")
     assert call(command, "--config", "study.yaml").stdout == "[0.2] ddp\n"
+
+
+def test_a_switch_in_a_config_file_is_on_or_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file, parser = tmp_path / "study.yaml", Parser("python -m example", "An example.")
+    parser.add_argument("--dry-run", action="store_true", help="do nothing")
+    for text, on in (("true", True), ("no", False)):
+        file.write_text(f"dry_run: {text}\n")
+        assert parser.parse_args(["--config", str(file)]).dry_run is on
+    for text in ('"no"', "maybe", "0", "[true]"):
+        file.write_text(f"dry_run: {text}\n")
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--config", str(file)])
+        assert "not a possible value; possible: true, false" in capsys.readouterr().err
 
 
 def test_an_unknown_key_of_a_config_file_is_told_with_the_one_like_it(command: Path) -> None:

@@ -119,6 +119,11 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
         ("recipe: {steps: 3}", "recipe: 3", "arms.pairs.recipe 3: no fields"),
         ("noise: [0], seeds: [1]", "noise: [0], seeds: [one]", "arms.more-seeds.seeds one: no seed"),
         ("noise: [0], seeds: [1]", "noise: [0, 0]", "arms.more-seeds.noise 0: given twice"),
+        (
+            "tasks_together: false}",
+            'tasks_together: "no"}',
+            "arms.more-seeds.tasks_together 'no': not a possible",
+        ),
         ("seeds: [1], ", "epochs: many, ", "arms.more-seeds: epochs is 'many'"),
         ("seeds: [1], ", "epochs: 7, ", "two different runs would be called quickstart-n00-seed0"),
         ("draws:\n      - {noise: 0.2, ", "draws:\n      - {", "sets.data/a.draws: one has no noise"),
