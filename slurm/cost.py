@@ -253,7 +253,8 @@ def _probe_rate(arm: str, parts: Iterable[Part], cost: Mapping[str, Any]) -> Rat
 def _set_samples(study: Study, run: PretrainRequest, cost: Mapping[str, Any]) -> int | None:
     folder = local_folder(run.shard_set)
     if folder is None or (folder / SET_FILE).exists():
-        return int(read_set_record(run.shard_set)["num_samples"])
+        samples = read_set_record(run.shard_set).get("num_samples")
+        return samples if isinstance(samples, int) else None
     for name, samples in cost.get("samples", {}).items():
         if str(study.base / name) == run.shard_set:
             return int(samples)
@@ -284,7 +285,8 @@ _sizes: dict[tuple[str, ...], dict[str, Any]] = {}
 def _size(argv: Sequence[str]) -> dict[str, Any]:
     """Return the size of a run's network; runs of one recipe are asked for once."""
     words = list(argv[3:])
-    for option in ("--noise", "--seed", "--run-dir", "--shards", "--validation"):
+    # What says which data it is, and whose: a network has its size whatever it sees.
+    for option in ("--noise", "--seed", "--run-dir", "--shards", "--validation", "--require-signature"):
         if option in words:
             del words[words.index(option) : words.index(option) + 2]
     key = tuple(words)
