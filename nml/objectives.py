@@ -40,6 +40,7 @@ class Declared(Protocol):
         losses: Values of ``recipe.loss.name``; none where there is nothing to choose.
         loss_fields: The further fields of ``recipe.loss`` that it reads.
         views: Differently augmented images of a sample in a batch.
+        judged_by: What validation looks at: its scores of the classes, or the neighbours of its features.
         Options: A frozen dataclass of what stands in ``recipe.options``: numbers, flags, words, each with a
             default, checked in its ``__post_init__``.
         small: Values of a recipe, over those of the conformance kit, with which it trains at 8 pixels.
@@ -50,6 +51,7 @@ class Declared(Protocol):
     losses: ClassVar[tuple[str, ...]]
     loss_fields: ClassVar[tuple[str, ...]]
     views: ClassVar[int]
+    judged_by: ClassVar[Literal["scores", "neighbours"]]
     Options: ClassVar[type[Any]]
     small: ClassVar[dict[str, Any]]
 

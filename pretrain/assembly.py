@@ -82,6 +82,8 @@ def assemble(
         shard_set,
         testing_transform(recipe.data),
         signed_by=options.require_signature,
+        # Neighbours are among the validation images alone.
+        same_classes=declared(recipe.objective).judged_by == "scores",
     )
     if world.is_main:
         for line in idle_in_run(

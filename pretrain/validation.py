@@ -56,11 +56,12 @@ def validation_data(
     transform: Callable[[Any], Any],
     *,
     signed_by: str | None = None,
+    same_classes: bool = True,
 ) -> ValidationData | None:
     """Return the set named by ``--validation``; the bundled set has its own; else None.
 
     Raises:
-        UserError: If the classes are not those of the training set.
+        UserError: If it holds captions, or its classes have to be those of the training set and are not.
     """
     if path is None:
         if training.info.source.split(":")[0] != "digits":
@@ -69,7 +70,7 @@ def validation_data(
     shard_set = ShardSet.open(path, signed_by=signed_by)
     if shard_set.kind != "class" or shard_set.classes is None:
         raise UserError(f"--validation {path}: holds captions", possible="a shard set with classes")
-    if training.kind == "class" and shard_set.classes != training.classes:
+    if same_classes and training.kind == "class" and shard_set.classes != training.classes:
         raise UserError(
             f"--validation {path}: its classes are not those of {training.path}",
             mend="write both from sources with the same class names",

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from pretrain.objectives.embedding import Embedding, views_of
 from pretrain.objectives.moco import MoCo
 from pretrain.options import parse_options
 from pretrain.same_run import check_same_run
-from pretrain.validation import _scores_by_neighbours
+from pretrain.validation import _scores_by_neighbours, validation_data
 from pretrain.world import World
 from shards.dataset import Sample
 from shards.shardset import ShardSet
@@ -121,6 +122,15 @@ class Bare:
 def test_what_a_class_lacks_is_told_before_it_is_used(body: dict[str, Any], fault: str | None) -> None:
     found = _fault(type("Another", (Embedding,), body))
     assert found is None if fault is None else found.startswith(fault)
+
+
+def test_neighbours_are_looked_for_among_images_of_any_classes(image_set: Path) -> None:
+    training: Any = SimpleNamespace(kind="class", classes=("other",), path="there")
+    found = validation_data(str(image_set), training, torch.as_tensor, same_classes=False)
+    assert found is not None
+    assert found.classes == ShardSet.open(image_set).classes
+    with pytest.raises(UserError, match="its classes are not those of there"):
+        validation_data(str(image_set), training, torch.as_tensor)
 
 
 def test_a_queue_holds_whole_batches() -> None:
