@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from nml import cli
+from nml.errors import UserError
 from nml.files import write_json
 from nml.locking import look_again
 from nml.text_table import in_columns
@@ -62,6 +63,8 @@ def run(call: Invocation) -> int:
     member = _member(Path.cwd() / "jobs" / f"doctor-{secrets.token_hex(3)}")
     folder = Path(member.argv[-1])
     launch = folder / LAUNCH
+    if not options.wait_minutes > 0:
+        raise UserError(f"--wait-minutes {options.wait_minutes:g}: not a possible value", possible="above 0")
     if found.found:
         check_fits(resources)
     if options.dry_run:

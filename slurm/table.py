@@ -361,11 +361,12 @@ def _last_words(member: Launched, job: JobState) -> str:
     """Return why a job ended that could not record it: what its log says last."""
     if job.state == "CANCELLED":
         return ""
+    log = member.logs / f"{member.job}_0_log.out"
     try:
-        lines = [line.strip() for line in tail(member.logs / f"{member.job}_0_log.out") if line.strip()]
+        lines = [line.strip() for line in tail(log) if line.strip()]
     except OSError:
-        lines = []
-    return lines[-1] if lines else f"no record and no log of it: can {member.logs} be written on its node?"
+        return f"no record and no log of it: can {member.logs} be written on its node?"
+    return lines[-1] if lines else f"it said nothing: its log {log} is empty; does a line of setup end it?"
 
 
 def aligned(rows: Iterable[Row]) -> str:

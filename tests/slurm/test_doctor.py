@@ -85,3 +85,7 @@ def test_traps_of_a_cluster_are_named_before_a_long_job_is_submitted(project, cl
     said = project.launch("doctor", "--cluster-file", "cluster.yaml", status=1)
     [wrong] = [line for line in said.splitlines() if line.startswith(WRONG)]
     assert "no-such-python" in wrong
+
+
+def test_it_waits_for_some_time(refused) -> None:
+    assert "--wait-minutes -1: not a possible value" in refused("doctor", "--wait-minutes", "-1")

@@ -105,6 +105,21 @@ def test_a_record_that_a_power_cut_damaged_is_named_instead_of_ending_the_table(
     assert row.why.startswith("the record of its end cannot be read: ")
 
 
+def test_a_job_that_failed_without_a_word_is_not_told_to_have_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched = written(tmp_path / "run", {"stage": "pretrain", "members": ["pretrain run"], "jobs": ["12"]})
+    monkeypatch.setattr(states, "job_states", lambda jobs, tries: dict.fromkeys(jobs, JobState("FAILED")))
+    log = tmp_path / "run" / "launch" / "12_0_log.out"
+    for write, why in (
+        (lambda: None, "no record and no log"),
+        (log.touch, f"it said nothing: its log {log}"),
+    ):
+        write()
+        [row] = table.make_rows(launched)
+        assert row.why.startswith(why)
+
+
 def test_a_program_reads_the_table_as_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
