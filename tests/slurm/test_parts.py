@@ -133,7 +133,7 @@ def test_partitions_are_read_from_scontrol() -> None:
         "PartitionName=main AllocNodes=ALL Default=YES MaxNodes=4 MaxTime=1-00:00:00 TotalNodes=8\n"
         "PartitionName=long Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED TotalNodes=8\n"
     )
-    assert read_partitions(shown) == [("main", True, 4, 1440), ("long", False, 8, None)]
+    assert read_partitions(shown) == [("main", True, 4, 1440, False), ("long", False, 8, None, False)]
 
 
 def test_a_job_inside_a_job_inherits_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
