@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import os
 import shutil
 import signal
@@ -178,19 +179,10 @@ class SlurmCluster:
         wait_for(lambda: (home / "socket").exists(), "munged", self.folder)
 
     def _start_accounting(self) -> None:
-        data = self.folder / "database"
-        port = free_port()
-        subprocess.run(
-            ["mariadb-install-db", "--no-defaults", "--user=root", f"--datadir={data}", "--skip-test-db"],
-            check=True,
-            capture_output=True,
-        )
-        # Grant tables off: no password to keep, and only this machine can reach the port.
-        options = ["--no-defaults", "--user=root", "--skip-grant-tables", "--bind-address=127.0.0.1"]
-        options += ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
-        options += [f"--datadir={data}", f"--socket={data}/socket", f"--port={port}"]
-        self._start("mariadbd", ["mariadbd", *options])
-        wait_for(lambda: listens(port), "mariadbd", self.folder)
+        # Several that are made at the same moment may get in each other's way: one after the other.
+        with (Path(tempfile.gettempdir()) / "slurm-cluster-database.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            port = self._start_database()
         dbd_port = free_port()
         write_slurmdbd_conf(self.folder, port=dbd_port, storage_port=port)
         write_slurm_conf(self.folder, self.nodes, accounting_port=dbd_port, settings=self.settings)
@@ -201,6 +193,31 @@ class SlurmCluster:
         # Where limits are enforced, a user without an account may submit nothing.
         self.call("sacctmgr", "--immediate", "add", "account", "main", check=False)
         self.call("sacctmgr", "--immediate", "add", "user", "root", "account=main", check=False)
+
+    def _start_database(self) -> int:
+        data, port = self.folder / "database", free_port()
+        install = [
+            "mariadb-install-db",
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={data}",
+            "--skip-test-db",
+        ]
+        for tries in reversed(range(3)):
+            made = subprocess.run(install, capture_output=True, text=True, check=False)
+            if made.returncode == 0:
+                break
+            if not tries:
+                raise RuntimeError(f"{' '.join(install)}: {made.stdout}{made.stderr}")
+            print(f"again, as a database was not made: {made.stdout}{made.stderr}")
+            shutil.rmtree(data, ignore_errors=True)
+        # Grant tables off: no password to keep, and only this machine can reach the port.
+        options = ["--no-defaults", "--user=root", "--skip-grant-tables", "--bind-address=127.0.0.1"]
+        options += ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
+        options += [f"--datadir={data}", f"--socket={data}/socket", f"--port={port}"]
+        self._start("mariadbd", ["mariadbd", *options])
+        wait_for(lambda: listens(port), "mariadbd", self.folder)
+        return port
 
     def _has_cluster(self) -> bool:
         self.call("sacctmgr", "--immediate", "add", "cluster", "test", check=False)
