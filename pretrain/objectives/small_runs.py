@@ -120,7 +120,7 @@ def in_children(folder: Path, size: int, work: Callable[[int, int], object], *, 
         -signal.SIGKILL in ended.values() and 0 not in ended.values() if killed else not any(ended.values())
     )
     failed = [
-        (log.read_text().strip().splitlines() or [f"ended with {status}"])[-1]
+        f"ended with {status}: {(log.read_text().strip().splitlines() or ['without a word'])[-1]}"
         for log, status in ended.items()
         if status
     ]
