@@ -173,7 +173,7 @@ WITHOUT_SCORES = ["dino", "mae", "moco", "simclr", "supcon"]
     ("engine", "names"),
     [
         ("ddp", ["classify", "clip", *WITHOUT_SCORES]),
-        # In two of eleven runs mae's killed processes ended with a lost connection before their kill, on busy
+        # In two of twelve runs mae's killed processes ended with a lost connection before their kill, on busy
         # cores and in a row of others; why is not known yet.
         ("fsdp", [name for name in WITHOUT_SCORES if name != "mae"]),
         ("deepspeed", WITHOUT_SCORES),
