@@ -6,8 +6,6 @@ neither given nor measured is said to be unknown, with what would tell it.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +21,7 @@ from slurm.attempt import CLOSE, OPEN
 from slurm.cluster import Resources
 from slurm.plan import Part
 from slurm.request import PretrainRequest
-from slurm.rooms import code_environment
+from slurm.rooms import answer_of
 from slurm.study import PlannedSet, Study
 from slurm.verdict import DONE
 
@@ -301,28 +299,14 @@ def _counts(study: Study) -> dict[str, Any]:
 
 
 def _probe_options(words: Sequence[str]) -> dict[str, Any]:
-    told = _answer([sys.executable, "-m", "probes.run", *words, "--print_config"])
+    told = answer_of([sys.executable, "-m", "probes.run", *words, "--print_config"], _SECONDS)
     options: dict[str, Any] = parse_yaml(told)
     return options
 
 
 def _ask(module: str, *words: str) -> dict[str, Any]:
-    answer: dict[str, Any] = parse_json(_answer([sys.executable, "-m", module, *words]))
+    answer: dict[str, Any] = parse_json(answer_of([sys.executable, "-m", module, *words], _SECONDS))
     return answer
-
-
-def _answer(argv: Sequence[str]) -> str:
-    asked = subprocess.run(
-        argv,
-        env=os.environ | code_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
-    if asked.returncode:
-        raise UserError((asked.stderr.strip().splitlines() or ["no answer"])[-1].removeprefix("error: "))
-    return asked.stdout
 
 
 def _why(sources: Iterable[str], unknown: Iterable[str]) -> str:

@@ -50,18 +50,31 @@ def check_command(argv: Sequence[str]) -> str:
     own = [*argv, "--print_config"]
     if own[1:2] == ["-m"]:
         own[1:2] = ["-c", _MARKED]
-    checked = subprocess.run(
-        own,
+    return answer_of(own, _CHECK_SECONDS).rpartition(f"{_MARK}\n")[2]
+
+
+def answer_of(argv: Sequence[str], seconds: float) -> str:
+    """Return what a command of a room prints.
+
+    Args:
+        argv: The command.
+        seconds: How long it may take.
+
+    Raises:
+        UserError: In the room's own words.
+    """
+    asked = subprocess.run(
+        argv,
         env=os.environ | code_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=_CHECK_SECONDS,
+        timeout=seconds,
     )
-    if checked.returncode:
-        said = checked.stderr.strip().splitlines() or [f"exit status {checked.returncode}"]
+    if asked.returncode:
+        said = asked.stderr.strip().splitlines() or [f"exit status {asked.returncode}"]
         raise UserError(said[-1].removeprefix("error: "))
-    return checked.stdout.rpartition(f"{_MARK}\n")[2]
+    return asked.stdout
 
 
 _HEADS = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
