@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.server
 import os
 import re
@@ -16,16 +17,25 @@ import pytest
 from tests.served import BASIC, PASSWORD, FolderServer
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The URL of an empty bucket that this process, and those that it starts, can read and write."""
+@functools.cache
+def _endpoint() -> str:
+    """Return the URL of this process's one object store, which ends with the process.
+
+    fsspec, and who reads by it, keep their clients of a bucket, and so the port of a server that has ended.
+    """
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    return f"http://{host}:{port}"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The URL of an empty bucket that this process, and those that it starts, can read and write."""
     variables = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ENDPOINT_URL": _endpoint(),
         "AWS_ACCESS_KEY_ID": "of-nobody",
         "AWS_SECRET_ACCESS_KEY": PASSWORD,
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -33,7 +43,7 @@ def bucket() -> Iterator[str]:
     with patch.dict(os.environ, variables):
         fsspec.filesystem("s3").mkdir("bucket")
         yield "s3://bucket"
-    server.stop()
+        fsspec.filesystem("s3").rm("bucket", recursive=True)
 
 
 class _Ranged(http.server.SimpleHTTPRequestHandler):
