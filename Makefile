@@ -16,7 +16,7 @@ unexport PYTHONPATH PYTHONHOME
 
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test quick test-lowest test-pair test-newest docs mutants lint lock audit format clean
+.PHONY: gpu gpu-wheels help install demo test quick test-lowest test-pair test-newest docs mutants lint lock audit format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -58,6 +58,16 @@ test-newest: $(VENV)/installed ## the same with the newest versions there are
 test-lowest test-pair test-newest:
 	python -m pip install --quiet --constraint constraints.txt --editable '.[dependencies]'
 	python -m tests.dependencies $(@:test-%=%) --python $(ON)
+
+# Of the Python that has PyTorch, which may be no virtual environment of ours, and on a machine without a network.
+gpu: ## measure training and heads on this machine's GPU in 8 minutes; see docs/benchmarks.md
+	$(PYTHON) -m benchmarks.gpu.packages unpack
+	PYTHONPATH=$(CURDIR):$(CURDIR)/build/gpu-packages $(PYTHON) -m benchmarks.gpu $(ARGS)
+
+# For another Python than 3.12: make gpu-wheels OF=3.11
+OF := 3.12
+gpu-wheels: $(VENV)/installed ## collect what a GPU machine without a network lacks, for make gpu
+	python -m benchmarks.gpu.packages collect --python $(OF)
 
 docs: $(VENV)/installed ## the documents as a site, build/site/index.html, with a reference of the Python interface
 	NO_MKDOCS_2_WARNING=1 python -m mkdocs build

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from nml.recipe import Recipe
-from pretrain.engines.ddp import DdpEngine
-from pretrain.engines.native import device_of_rank
+from nml.run_options import EngineName
+from pretrain.engines import build_engine
+from pretrain.engines.native import device_of_rank, precision
 from pretrain.loading import Batch
 from pretrain.models import build_network
 from pretrain.noise_watch import NoiseWatch
@@ -37,8 +38,10 @@ from pretrain.world import World
 Round = Callable[[list[Batch]], None]
 
 
-def project(recipe: Recipe, world: World, objective: Objective, folder: Path) -> Round:
-    engine = DdpEngine(build_network(objective.architecture, 0), recipe)
+def project(
+    recipe: Recipe, world: World, objective: Objective, folder: Path, engine_name: EngineName = "ddp"
+) -> Round:
+    engine = build_engine(engine_name, build_network(objective.architecture, 0), recipe, accumulation=1)
     sampler: Any = Namespace(steps_per_epoch=10**9)
     recorder = Recorder(
         folder,
@@ -80,10 +83,11 @@ def unwatched(own: Round) -> Round:
 
 def bare(recipe: Recipe, objective: Objective) -> Round:
     """The fewest lines that train the same: no metrics but the loss, one process, no ddp."""
-    network = build_network(objective.architecture, 0).to(device_of_rank()).train()
+    network = _placed(recipe, objective)
     optimizer = build_optimizer(
         recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
     )
+    called: Any = torch.compile(network, dynamic=False) if recipe.engine.compile else network
     classify = nn.CrossEntropyLoss()
 
     def contrast(output: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -93,25 +97,36 @@ def bare(recipe: Recipe, objective: Objective) -> Round:
 
     def run(batches: list[Batch]) -> None:
         for batch in batches:
-            if recipe.objective == "classify":
-                loss = classify(network(batch.images), batch.targets)
-            else:
-                loss = contrast(network(batch.images, batch.targets))
+            with precision(recipe, batch.images.device):
+                if recipe.objective == "classify":
+                    loss = classify(called(batch.images), batch.targets)
+                else:
+                    loss = contrast(called(batch.images, batch.targets))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            loss.item()
+        # Once a round: on a GPU each look would wait for it.
+        loss.item()
 
     return run
 
 
+def _placed(recipe: Recipe, objective: Objective) -> nn.Module:
+    """Return the network on its device, in the layout of the recipe."""
+    network = build_network(objective.architecture, 0).to(device_of_rank()).train()
+    layout = torch.channels_last if recipe.engine.channels_last else torch.contiguous_format
+    return network.to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+
 def timm_loop(recipe: Recipe, objective: Objective) -> Round:
-    """What train_one_epoch of timm's train.py does for each batch, without AMP."""
+    """What train_one_epoch of timm's train.py does for each batch, with --amp-dtype bfloat16 where asked."""
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
     from timm.utils import AverageMeter
 
-    network = build_network(objective.architecture, 0).to(device_of_rank()).train()
+    network = _placed(recipe, objective)
+    # timm's own --torchcompile.
+    called: Any = torch.compile(network) if recipe.engine.compile else network
     config = recipe.optimizer
     optimizer = create_optimizer_v2(
         network, opt="sgd", lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
@@ -128,7 +143,8 @@ def timm_loop(recipe: Recipe, objective: Objective) -> Round:
         optimizer.zero_grad()
         for batch in batches:
             data.update(time.time() - end)
-            loss = criterion(network(batch.images), batch.targets)
+            with precision(recipe, batch.images.device):
+                loss = criterion(called(batch.images), batch.targets)
             loss.backward()
             optimizer.step()
             losses.update(loss.item(), len(batch.images))
@@ -165,13 +181,13 @@ def open_clip_loop(recipe: Recipe, objective: Objective) -> Round:
     from open_clip_train.train import train_one_epoch
 
     logging.getLogger().setLevel(logging.ERROR)
-    network = build_network(objective.architecture, 0).to(device_of_rank())
+    network = _placed(recipe, objective)
     optimizer = build_optimizer(
         recipe, parameter_groups(network.named_parameters(), recipe.optimizer.weight_decay)
     )
     args = Namespace(
         device=device_of_rank(),
-        precision="fp32",
+        precision="amp_bf16" if recipe.engine.dtype == "bf16" else "fp32",
         distill=False,
         accum_freq=1,
         skip_scheduler=False,

@@ -43,6 +43,7 @@ LONGEST_FIRST = (
     "pretrain/test_stop_and_damage.py",
     "pretrain/test_engine_parity.py",
     "pretrain/test_not_finite.py",
+    "benchmarks/test_gpu.py",
     "pretrain/test_goodput.py",
     "probes/test_run.py",
     "pretrain/test_watching.py",

@@ -1,0 +1,113 @@
+"""Everything that is claimed of a GPU, measured on one in under eight minutes.
+
+    make gpu                                  # or: python -m benchmarks.gpu [--out build/gpu] [--parts race]
+    python -m benchmarks.gpu --tiny           # the same lines on a CPU; the figures mean nothing
+
+Each part is a process of its own with a budget. What it has measured is written to results.json as soon as it
+is known; a part that fails or runs out of time is told, and the others go on. The status is 1 then.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.machine import Clocks, describe, warnings
+from benchmarks.gpu.results import Results
+from benchmarks.gpu.running import CONTEXT, PRELOADED, Part, run_part
+from benchmarks.gpu.sizes import FULL, TINY, Sizes
+from nml import cli
+from nml.errors import UserError, unknown_name
+
+# By worth: what comes last is what is missing where the time is short. Together 470 s.
+PARTS = (
+    Part("first", 40, "benchmarks.gpu.steady:measure"),
+    Part("race", 125, "benchmarks.gpu.race:classes"),
+    Part("waits", 30, "benchmarks.gpu.waits:count"),
+    Part("run", 105, "benchmarks.gpu.run:train_kill_resume"),
+    Part("clip", 45, "benchmarks.gpu.race:captions"),
+    Part("engines", 50, "benchmarks.gpu.race:engines"),
+    Part("heads", 25, "benchmarks.gpu.heads_fit:measure"),
+    Part("tests", 30, "benchmarks.gpu.marked_tests:run"),
+    Part("again", 20, "benchmarks.gpu.steady:measure"),
+)
+LIMIT = 470
+# What tells whether the machine kept its pace comes last, and its time is nobody else's.
+LAST = PARTS[-1]
+
+
+def main() -> None:
+    parser = cli.Parser("python -m benchmarks.gpu", "Measure training and heads on the GPU of this machine.")
+    parser.add_argument("--tiny", action="store_true", help="on a CPU, as little as runs every line")
+    parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of results.json and .md")
+    parser.add_argument("--parts", type=str, nargs="+", default=[part.name for part in PARTS])
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all parts together")
+    options = parser.parse_args()
+    names = [part.name for part in PARTS]
+    for name in options.parts:
+        if name not in names:
+            raise unknown_name("--parts", name, names)
+    sizes = TINY if options.tiny else FULL
+    prepare(options.out.absolute(), sizes)
+    machine = describe()
+    if not options.tiny and not machine["gpu"]:
+        raise UserError("no GPU: nvidia-smi tells of none", mend="--tiny runs the same lines on a CPU")
+    results = Results(options.out, machine=machine, tiny=options.tiny)
+    for line in results.warned(warnings(machine)):
+        print(f"warning: {line}", flush=True)
+    chosen = [part for part in PARTS if part.name in options.parts]
+    measure(chosen, sizes, results, options.out.absolute(), options.limit)
+    results.finish()
+    print(results.path.with_suffix(".md").read_text())
+    print(f"results: {results.path}", flush=True)
+    if not results.whole:
+        sys.exit(1)
+
+
+def prepare(out: Path, sizes: Sizes) -> None:
+    """Set what all parts inherit, and start the process that they are forked from."""
+    out.mkdir(parents=True, exist_ok=True)
+    # What one part compiles, the next one finds.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "compiled"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(out / "compiled" / "triton"))
+    # Without nvcc DeepSpeed looks for its version and fails; none of its operators is built here.
+    os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
+    # torch would ask the driver in this way whether there is a GPU, which no fork lives through.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    # Nothing is to be fetched, and nothing to wait for that cannot be reached.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if sizes.device == "cpu":
+        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    CONTEXT.set_forkserver_preload(PRELOADED)
+
+
+def measure(parts: list[Part], sizes: Sizes, results: Results, out: Path, limit: float) -> None:
+    """Run the parts, each within its budget and what is left of all."""
+    began, clocks = time.monotonic(), Clocks()
+    for part in parts:
+        kept = LAST.seconds if LAST in parts and part != LAST else 0
+        left = (limit - kept) * sizes.patience - (time.monotonic() - began)
+        if left < 5:
+            results.end(part.name, "left out", error="no time was left", seconds=0.0, clocks={})
+            continue
+        seconds = min(part.seconds * sizes.patience, left)
+        print(f"{datetime.datetime.now():%H:%M:%S} {part.name} (at most {seconds:.0f} s)", flush=True)
+        clocks.look()
+        clocks.since()
+        start = time.monotonic()
+
+        def tell(name: str, value: Any, part: Part = part) -> None:
+            results.note(part.name, name, value)
+
+        status, error = run_part(part, sizes, out / part.name, seconds=seconds, tell=tell, look=clocks.look)
+        results.end(part.name, status, error=error, seconds=time.monotonic() - start, clocks=clocks.since())
+        if error:
+            print(f"  {status}: {error}; see {out / part.name / 'log.txt'}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

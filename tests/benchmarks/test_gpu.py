@@ -1,0 +1,176 @@
+"""The measurement of a GPU, every part of it on a CPU: no line is to be new where a GPU's minutes count."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing.forkserver
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.machine import Clocks, ask, describe, warnings
+from benchmarks.gpu.results import Results
+from benchmarks.gpu.running import Part, run_part
+from benchmarks.gpu.sizes import TINY
+from tests.commands import ONE_THREAD
+
+ROOT = Path(__file__).parents[2]
+# What nvidia-smi answers, by what it is asked: a driver of today, and "[N/A]" where a machine does not tell.
+SMI = """#!/bin/sh
+case "$1" in
+*clocks.sm*) echo "1980, 3201, 512.25, 51, [N/A]" ;;
+*driver_version*) echo "NVIDIA H200, 580.1, 1980, 3201, 700.00, Disabled" ;;
+*clocks_event_reasons*) echo "0x0000000000000004" ;;
+*) echo "unknown field" >&2; exit 6 ;;
+esac
+"""
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "programs" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(SMI)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture(autouse=True)
+def environment() -> object:
+    """The measurement sets variables for what it starts; the process of these tests is none of that."""
+    with patch.dict(os.environ, ONE_THREAD):
+        # The one that tests fork commands from: libraries are imported once.
+        multiprocessing.forkserver.ensure_running()
+        yield
+
+
+@pytest.mark.usefixtures("smi")
+def test_every_part_reports_on_a_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--out", str(tmp_path / "out")])
+    gpu.main()
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    parts = record["parts"]
+    assert {name: part["status"] for name, part in parts.items()} == {part.name: "done" for part in gpu.PARTS}
+    told = {name: part["told"] for name, part in parts.items()}
+    for part, loops in {
+        "first": ["bare"],
+        "race": ["bare", "ours", "timm"],
+        "clip": ["bare", "ours", "open_clip"],
+        "engines": ["ddp", "fsdp", "deepspeed"],
+        "again": ["bare"],
+    }.items():
+        for loop in loops:
+            assert len(told[part][loop]["step_ms"]) == TINY.rounds, (part, loop)
+        # A CPU has no peak, and nothing is made up for it.
+        assert told[part]["peak_flops"] is None
+        assert told[part]["flops_of_sample"] > 1e6
+    assert told["run"]["steps_done_again"]["number"] > 0
+    assert told["run"]["steps_done_again"]["largest_difference_of_loss"] == 0
+    assert told["run"]["resumed"]["steps"] == TINY.epochs * TINY.images // TINY.batch
+    assert told["heads"]["copies"] == 45
+    assert set(told["tests"]["tests"].values()) == {"skipped"}
+    assert told["waits"]["classify: trace"]["most"]
+    assert parts["race"]["clocks"]["clocks.sm"] == [1980.0, 1980.0, 1980.0]
+    page = (tmp_path / "out" / "results.md").read_text()
+    assert page in capsys.readouterr().out
+    assert "| timm | " in page
+    assert "the bare loop at the end against the beginning" in page
+
+
+def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(tmp_path: Path) -> None:
+    results = Results(tmp_path, machine=describe(), tiny=True)
+    for name, seconds in (("fails", 60.0), ("hangs", 3.0), ("dies", 60.0)):
+        part = Part(name, seconds, f"tests.benchmarks.test_gpu:{name}")
+        status, error = run_part(
+            part,
+            TINY,
+            tmp_path / name,
+            seconds=seconds,
+            tell=lambda key, value, name=name: results.note(name, key, value),  # type: ignore[misc]
+            look=lambda: None,
+        )
+        results.end(name, status, error=error, seconds=seconds, clocks={})
+    results.finish()
+    parts = json.loads((tmp_path / "results.json").read_text())["parts"]
+    assert {name: (part["status"], part["told"]) for name, part in parts.items()} == {
+        "fails": ("failed", {"before": 1}),
+        "hangs": ("out of time", {"before": 2}),
+        "dies": ("failed", {"before": 3}),
+    }
+    assert parts["fails"]["error"] == "RuntimeError: no such kernel"
+    assert parts["dies"]["error"] == "ended with status -9"
+    assert not results.whole
+
+
+def fails(sizes: object, folder: Path, tell: gpu.Any) -> None:
+    tell("before", 1)
+    raise RuntimeError("no such kernel")
+
+
+def hangs(sizes: object, folder: Path, tell: gpu.Any) -> None:
+    tell("before", 2)
+    multiprocessing.Event().wait()
+
+
+def dies(sizes: object, folder: Path, tell: gpu.Any) -> None:
+    tell("before", 3)
+    os.kill(os.getpid(), 9)
+
+
+@pytest.mark.usefixtures("smi")
+def test_clocks_are_those_that_the_driver_tells() -> None:
+    assert describe()["gpu"] == {
+        "name": "NVIDIA H200",
+        "driver_version": "580.1",
+        "clocks.max.sm": "1980",
+        "clocks.max.mem": "3201",
+        "power.limit": "700.00",
+        "mig.mode.current": "Disabled",
+        "clocks_event_reasons.active": "0x0000000000000004",
+    }
+    clocks = Clocks()
+    clocks.look()
+    assert clocks.since() == {
+        "clocks.sm": [1980.0] * 3,
+        "clocks.mem": [3201.0] * 3,
+        "power.draw": [512.25] * 3,
+        "temperature.gpu": [51.0] * 3,
+    }
+    assert clocks.since() == {}
+    assert ask(("no.such.field",)) == {}
+
+
+def test_a_machine_that_cannot_compile_or_is_divided_is_told_of() -> None:
+    machine = describe() | {"programs": {"gcc": None, "cc": None}, "gpu": {"mig.mode.current": "Enabled"}}
+    told = " ".join(warnings(machine | {"shared_memory_mb": 64, "packages": {"deepspeed": None}}))
+    for expected in ("no C compiler", "MIG", "/dev/shm has 64 MB", "deepspeed is not installed"):
+        assert expected in told
+
+
+def test_the_drift_of_the_machine_is_told(tmp_path: Path) -> None:
+    results = Results(tmp_path, machine=describe(), tiny=False)
+    for name, times in (("first", [10.0, 10.0, 11.0]), ("again", [10.5, 10.3, 10.4])):
+        results.note(name, "bare", {"step_ms": times})
+        results.note(name, "batch", 8)
+        results.end(name, "done", error="", seconds=1.0, clocks={})
+    results.finish()
+    assert results.record["warnings"] == ["the pace changed by -3.8% from first to last: measure again"]
+
+
+def test_without_a_gpu_only_the_tiny_one_is_measured(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ | {"PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no GPU" in done.stderr
