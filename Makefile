@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 # What everybody needs, and what the demo and the tests need on top of it.
-EXTRAS := deepspeed,api,remote,huggingface,onnx,fast-decode,sign,tensorboard,wandb,test,docs,lint
+EXTRAS := deepspeed,api,remote,huggingface,tune,onnx,fast-decode,sign,tensorboard,wandb,test,docs,lint
 
 # The same as files, by their hashes, for one platform: continuous integration says `make test HASHES=1`.
 LOCK := .ci/requirements.txt

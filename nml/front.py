@@ -73,6 +73,7 @@ COMMANDS = {
     "plugins list": Command("plugins.__main__", ("list",), "name every registered head"),
     "plugins check": Command("plugins.__main__", ("check",), "hold a head to its contract"),
     "probes run": Command("probes.run", (), "train heads on frozen features and measure them, ID and OOD"),
+    "probes tune": Command("probes.tune", (), "fine-tune encoders and measure them, ID and OOD"),
     "probes predict": Command("probes.predict", (), "classify features with a saved head"),
     "probes export": Command("probes.export", (), "write a saved head as an ONNX file"),
     "probes tasks": Command("probes.tasks.__main__", (), "list tasks, show one, fetch its data, check it"),

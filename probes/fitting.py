@@ -160,7 +160,7 @@ def fit_points(
                 n_train=len(fit.rows),
                 n_validation=len(fit.labelling.validation[1]),
                 seconds=cast(float, seconds[mine[best]]),
-                **_calibrated(logits, fit.labelling.validation[1]),
+                **calibrate(logits, fit.labelling.validation[1]),
             )
         )
     return chosen
@@ -177,7 +177,7 @@ def _validated(fit: _Fit, spent: float | HeadFault, metric: Metric, num_classes:
     return score(logits, fit.labelling.validation[1], metric).metric
 
 
-def _calibrated(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, Any]:
+def calibrate(logits: npt.NDArray[np.float32], labels: Labels) -> dict[str, Any]:
     """Return the temperature and the thresholds of a head, by its scores of the validation data."""
     if labels.dtype == bool:
         temperature = fit_temperature(*decisions(logits, labels))

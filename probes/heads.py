@@ -103,6 +103,28 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str, *, tries: int 
         raise UserError("--plugin: names no head", mend="see: python -m plugins list")
     # All are loaded before any setting is judged: a misspelt head is the likelier mistake.
     classes = {name: HEADS.load(name) for name in asked}
+    return [
+        HeadChoice(HEADS.find(name), make, head_code(make), candidates)
+        for (name, make), candidates in zip(
+            classes.items(), settings_to_try(classes, hyper, modality, tries=tries), strict=True
+        )
+    ]
+
+
+def settings_to_try(
+    classes: Mapping[str, type[Any]], hyper: Sequence[str], modality: str, *, tries: int
+) -> list[tuple[Mapping[str, Any], ...]]:
+    """Return the complete hyper-parameters that each of several named classes is tried with.
+
+    Args:
+        classes: The classes by the names that ``hyper`` may have for them.
+        hyper: As of :func:`choose_heads`.
+        modality: The same.
+        tries: The same.
+
+    Raises:
+        UserError: The same.
+    """
     settings = [_parse(text) for text in hyper]
     known = {name: tuple(inspect.signature(make).parameters) for name, make in classes.items()}
     for setting in settings:
@@ -113,15 +135,7 @@ def choose_heads(names: str, hyper: Sequence[str], modality: str, *, tries: int 
                 f"--hyper {earlier.text} and {later.text}: {later.name} is set twice",
                 mend="name the values to try together: NAME=VALUE,VALUE",
             )
-    return [
-        HeadChoice(
-            HEADS.find(name),
-            make,
-            head_code(make),
-            _candidates(name, make, known[name], settings, modality, tries),
-        )
-        for name, make in classes.items()
-    ]
+    return [_candidates(name, make, known[name], settings, modality, tries) for name, make in classes.items()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from nml.untrusted import parse_json
+from plugins.gradient_head import GradientHead
+from plugins.head import Head
 from plugins.saved import save_head
 from plugins.spectra import Convention
 from probes.answers import HeadFault, asked, predict, transform
@@ -25,6 +28,7 @@ from probes.fitting import Fitted
 from probes.heads import HeadChoice
 from probes.results.row import Row
 from probes.results.rowfiles import LARGEST
+from probes.samples import SampleSet
 from probes.scoring import Scores, Spectrum, calibrated, evaluate, spectrum
 from probes.tasks.task import Evaluation, Task
 
@@ -63,7 +67,13 @@ class Measured:
         self._spectra: dict[int, Spectrum] = {}
 
     def rows(
-        self, choice: HeadChoice, fit: Fitted, identity: Callable[[Evaluation], dict[str, Any]]
+        self,
+        choice: HeadChoice,
+        fit: Fitted,
+        identity: Callable[[Evaluation], dict[str, Any]],
+        *,
+        tuned: Callable[[SampleSet], npt.NDArray[np.float32]] | None = None,
+        **more: Any,
     ) -> Iterator[Row]:
         """Yield the row of each test set.
 
@@ -71,13 +81,17 @@ class Measured:
             choice: What was fitted.
             fit: The fitted head.
             identity: What identifies the row of a test set.
+            tuned: What gives the features that the head was fitted on, where those are not the encoder's but
+                of a network that was fine-tuned from it.
+            more: Further fields of every row.
 
         Raises:
             HeadFault: If the head diverged or gives back something malformed.
         """
         for number, (evaluation, features) in enumerate(self.features):
             begun = time.perf_counter()
-            logits = predict(fit.head, features.array, self.task.outputs)
+            seen = features.array if tuned is None else tuned(evaluation.samples)
+            logits = predict(fit.head, seen, self.task.outputs)
             predict_seconds = time.perf_counter() - begun
             scores = evaluate(logits, evaluation, self.task.metric)
             quality = calibrated(logits, evaluation, fit.temperature)
@@ -90,7 +104,7 @@ class Measured:
                     f"a mean negative log-likelihood of {quality.nll:.3g}"
                 )
             own = self._spectrum(number, features)
-            reshaped = self._head_spectrum(fit, features, own)
+            reshaped = self._head_spectrum(fit, seen, own if tuned is None else None)
             yield Row(
                 **identity(evaluation),
                 encoder=self.encoder.info.name,
@@ -124,6 +138,7 @@ class Measured:
                 feature_seconds=features.seconds,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
                 versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
+                **{"trained_parameters": _parameters(fit.head), **more},
             )
 
     def _measures(self, scores: Scores) -> str:
@@ -169,14 +184,29 @@ class Measured:
             self._spectra[number] = spectrum(features.array, self.convention)
         return self._spectra[number]
 
-    def _head_spectrum(self, fit: Fitted, features: Features, own: Spectrum) -> Spectrum | None:
-        """Return the spectrum of what the head's classifier sees; None if that is not to be computed."""
-        first = features.array[:LOOK]
-        if np.array_equal(transform(fit.head, first), first):
+    def _head_spectrum(
+        self, fit: Fitted, features: npt.NDArray[np.float32], own: Spectrum | None
+    ) -> Spectrum | None:
+        """Return the spectrum of what the head's classifier sees; None if that is not to be computed.
+
+        Args:
+            fit: The fitted head.
+            features: What it sees.
+            own: Their spectrum, where it is known.
+        """
+        first = features[:LOOK]
+        if own is not None and np.array_equal(transform(fit.head, first), first):
             return own
         if not self.head_spectra:
             return None
-        return spectrum(transform(fit.head, features.array), self.convention)
+        return spectrum(transform(fit.head, features), self.convention)
+
+
+def _parameters(head: Head) -> int | None:
+    """Return how many numbers of a head are trained by gradient descent; None of other heads."""
+    if not isinstance(head, GradientHead):
+        return None
+    return sum(part.numel() for part in head.inference_module().parameters())
 
 
 def _versions(encoder: Encoder, choice: HeadChoice) -> dict[str, str]:

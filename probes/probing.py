@@ -8,7 +8,7 @@ import itertools
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,10 @@ class Plan:
         ]
 
 
+Piece = tuple[str, Callable[[TrainingData, Measured], None]]
+"""A text that names a piece of work in every process, and what does it."""
+
+
 def probes_of(encoders: Sequence[Encoder], task: Task, plan: Plan) -> list[Probe]:
     """Return the measurements of every encoder on one task; all see the same division of its samples."""
     carving = carve(task.train.keys, task.train.labels, published=task.validation is not None)
@@ -124,7 +128,7 @@ class Probe:
                 if it is killed. Otherwise they are passed over.
         """
         heads = itertools.product(self.plan.heads, self.plan.points())
-        if self.ids <= self._done() and not any(itertools.starmap(self._unsaved, heads)):
+        if self.ids <= self.done() and not any(itertools.starmap(self.unsaved, heads)):
             return
         store_split(self.plan.results, self.task.split_hash, self.task.train.keys, self.carving)
         data, train_key = self._training_data()
@@ -138,16 +142,19 @@ class Probe:
             convention=self.plan.convention,
             head_spectra=self.plan.head_spectra,
         )
-        # What processes divide among themselves.
-        pieces = list(itertools.product(self.plan.heads, self.plan.labellings()))
-        for choice, labelling in tqdm(
-            pieces, desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
+        for work, measure in tqdm(
+            list(self.pieces()), desc=f"heads on {self.task.name}", disable=not is_interactive(), leave=False
         ):
-            work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {labelling[0]}"
-            work += "" if labelling[1] == SYMMETRIC else f" {labelling[1]}"
             with claim(self.plan.results, work, wait=wait) as mine:
                 if mine:
-                    self._measure(choice, labelling, data, measured)
+                    measure(data, measured)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield what processes divide among themselves: a text that is the same in all, and the work."""
+        for choice, labelling in itertools.product(self.plan.heads, self.plan.labellings()):
+            work = f"{self.encoder.info.hash} {self.task.name} {choice.plugin.name} {labelling[0]}"
+            work += "" if labelling[1] == SYMMETRIC else f" {labelling[1]}"
+            yield work, functools.partial(self._measure, choice, labelling)
 
     def _check_widths(self, data: TrainingData, tests: Sequence[tuple[Evaluation, Features]]) -> None:
         """Refuse features of one encoder that differ in width: some were cached before it changed."""
@@ -172,15 +179,15 @@ class Probe:
         measured: Measured,
     ) -> None:
         # Only now that the piece is ours: another process may just have finished it.
-        done = self._done()
+        done = self.done()
         missing = [
             point
             for point in self.plan.points()
             if (point.noise, point.model) == labelling
             and (choice.plugin.name, point) not in self.failed
             and (
-                not {self._id(choice, point, evaluation) for evaluation in self.evaluations} <= done
-                or self._unsaved(choice, point)
+                not {self.id(choice, point, evaluation) for evaluation in self.evaluations} <= done
+                or self.unsaved(choice, point)
             )
         ]
         if missing:
@@ -191,7 +198,7 @@ class Probe:
                     if isinstance(fit, Failed):
                         raise HeadFault(fit.reason)
                     found = list(
-                        measured.rows(choice, fit, functools.partial(self._identity, choice, fit.point))
+                        measured.rows(choice, fit, functools.partial(self.identity, choice, fit.point))
                     )
                     # First: a result that is there is not computed again, and its head would be missing
                     # for good.
@@ -201,7 +208,7 @@ class Probe:
                     self.failed[choice.plugin.name, fit.point] = str(fault)
                 else:
                     rows += found
-            self._tell_failed(choice, missing)
+            self.tell_failed(choice, missing)
             write_rows(self.plan.results, [row for row in rows if row.row_id not in done])
             log(
                 f"{choice.plugin.name} on {self.encoder.info.name}, {self.task.name}"
@@ -209,7 +216,7 @@ class Probe:
                 + f": {len(missing)} fit(s) in {time.perf_counter() - begun:.0f} s"
             )
 
-    def _tell_failed(self, choice: HeadChoice, points: Sequence[Point]) -> None:
+    def tell_failed(self, choice: HeadChoice, points: Sequence[Point]) -> None:
         """Print a line on each kind of failure among the fits of these points."""
         reasons: dict[str, list[Point]] = defaultdict(list)
         for point in points:
@@ -226,17 +233,19 @@ class Probe:
                 file=sys.stderr,
             )
 
-    def _done(self) -> set[str]:
+    def done(self) -> set[str]:
+        """Return the ids of the rows that are there."""
         return read_ids(self.plan.results, head_spectra=self.plan.head_spectra)
 
     def head_folder(self, choice: HeadChoice, point: Point) -> Path | None:
         """Return where a head is saved, under the id of its in-domain result; None for nowhere."""
         if self.plan.heads_folder is None:
             return None
-        row_id = self._id(choice, point, self.evaluations[0])
+        row_id = self.id(choice, point, self.evaluations[0])
         return self.plan.heads_folder / f"{choice.plugin.name}-{row_id}"
 
-    def _unsaved(self, choice: HeadChoice, point: Point) -> bool:
+    def unsaved(self, choice: HeadChoice, point: Point) -> bool:
+        """Whether what is fitted is to be saved, and was not."""
         folder = self.head_folder(choice, point)
         return folder is not None and not is_saved(folder)
 
@@ -275,9 +284,10 @@ class Probe:
         for choice, point, evaluation in itertools.product(
             self.plan.heads, self.plan.points(), self.evaluations
         ):
-            yield self._identity(choice, point, evaluation)
+            yield self.identity(choice, point, evaluation)
 
-    def _identity(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> dict[str, Any]:
+    def identity(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> dict[str, Any]:
+        """Return what identifies the row of a test set."""
         return {
             "encoder_hash": self.encoder.info.hash,
             "task": self.task.name,
@@ -296,8 +306,9 @@ class Probe:
             "svd_convention": self.plan.convention,
         }
 
-    def _id(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> str:
-        return identify(**self._identity(choice, point, evaluation))
+    def id(self, choice: HeadChoice, point: Point, evaluation: Evaluation) -> str:
+        """Return the id of the row of a test set."""
+        return identify(**self.identity(choice, point, evaluation))
 
 
 def _told(noise: Fraction, model: str) -> str:

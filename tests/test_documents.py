@@ -16,7 +16,11 @@ from tests.test_readme import ROOT, shown_commands
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"])
 DOCUMENTS = [*PAGES, ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "examples").glob("*/README.md")]
 # Minutes, and a benchmark: what they take is read, and nothing is done.
-READ_ONLY = {"pretrain.run": "--print_config", "benchmarks/shards_plan.py": "--help"}
+READ_ONLY = {
+    "pretrain.run": "--print_config",
+    "probes.tune": "--print_config",
+    "benchmarks/shards_plan.py": "--help",
+}
 
 
 def name(path: Path) -> str:

@@ -35,6 +35,7 @@ OPTIONAL = (
     "wandb",
     "hypothesis",
     "pytest",
+    "peft",
 )
 
 

@@ -86,8 +86,14 @@ class TorchImageEncoder:
         import torch
 
         with torch.inference_mode():
-            batch = torch.stack(list(prepared)).to(self._device, memory_format=torch.channels_last)
-            return self._forward(batch).flatten(1), functools.partial(pool_layer, self.module)
+            return self.features(prepared), functools.partial(pool_layer, self.module)
+
+    def features(self, prepared: Sequence[Any]) -> Any:
+        """Return features [B, D] on the model's device, with gradients where these are asked for."""
+        import torch
+
+        batch = torch.stack(list(prepared)).to(self._device, memory_format=torch.channels_last)
+        return self._forward(batch).flatten(1)
 
 
 def pool_layer(module: Any, states: Any) -> Any:

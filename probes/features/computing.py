@@ -8,8 +8,9 @@ import math
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -113,7 +114,7 @@ def _compute_chunk(
     group = encoder.siblings if isinstance(encoder, LayerEncoder) else (encoder,)
     parts = [
         encoder.encode_together(batch) if isinstance(encoder, LayerEncoder) else [encoder.encode(batch)]
-        for batch in _prepared(encoder, samples, view, rows)
+        for batch in prepared_batches(encoder, samples, _batches(rows, encoder.batch_size, view))
     ]
     found = [
         np.ascontiguousarray(np.concatenate(each), dtype=np.float32) for each in zip(*parts, strict=True)
@@ -126,24 +127,37 @@ def _compute_chunk(
             entry.write_chunk(chunk, features, seconds)
 
 
-def _prepared(encoder: Encoder, samples: SampleSet, view: int, rows: range) -> Iterator[list[Any]]:
-    """Yield batches of prepared samples, decoding ahead in threads while the model computes."""
+def prepared_batches(
+    encoder: Encoder, samples: SampleSet, batches: Iterable[Sequence[tuple[int, int]]]
+) -> Iterator[list[Any]]:
+    """Yield batches of prepared samples, decoding ahead in threads while the model computes.
 
-    def prepare(index: int) -> Any:
+    Args:
+        encoder: What they are prepared for.
+        samples: The samples.
+        batches: Of each batch the samples, their number and view; 0 is the sample as it is.
+    """
+
+    def prepare(index: int, view: int) -> Any:
         content = samples.read(index)
         return encoder.prepare(augment(content, samples.keys[index], view) if view else content)
 
-    batches = [
-        list(itertools.islice(rows, start, start + encoder.batch_size))
-        for start in range(0, len(rows), encoder.batch_size)
-    ]
+    rest = iter(batches)
     with ThreadPoolExecutor(max_workers=min(16, len(os.sched_getaffinity(0)))) as pool:
-        ahead = [[pool.submit(prepare, index) for index in batch] for batch in batches[:2]]
-        for number in range(len(batches)):
-            current = ahead.pop(0)
-            if number + 2 < len(batches):
-                ahead.append([pool.submit(prepare, index) for index in batches[number + 2]])
+
+        def submit(batch: Sequence[tuple[int, int]]) -> list[Future[Any]]:
+            return [pool.submit(prepare, *sample) for sample in batch]
+
+        ahead = deque(map(submit, itertools.islice(rest, 2)))
+        while ahead:
+            current = ahead.popleft()
+            ahead.extend(map(submit, itertools.islice(rest, 1)))
             yield [future.result() for future in current]
+
+
+def _batches(rows: range, size: int, view: int) -> Iterator[list[tuple[int, int]]]:
+    for start in range(0, len(rows), size):
+        yield [(row, view) for row in rows[start : start + size]]
 
 
 def _check(

@@ -35,6 +35,7 @@ class Selection:
         head: Row id -> label of the head, with what sets it apart where a head has several settings.
         main_heads: Labels of the heads in their main setting, lp first; the others are ablations.
         along: The same of runs that were measured at several steps, all of these; None where there is none.
+        tuned: The same of encoders that were fine-tuned, which are no heads; None where there is none.
     """
 
     rows: tuple[Row, ...]
@@ -44,6 +45,7 @@ class Selection:
     head: dict[str, str]
     main_heads: tuple[str, ...]
     along: Selection | None = None
+    tuned: Selection | None = None
 
 
 def select(rows: Sequence[Row], convention: str | None = None, metric: str | None = None) -> Selection:
@@ -56,8 +58,25 @@ def select(rows: Sequence[Row], convention: str | None = None, metric: str | Non
             commonest.
 
     Raises:
-        UserError: If no row has ``convention``, or ``metric``.
+        UserError: If no row has ``convention``, or ``metric``, or all are of fine-tuned encoders.
     """
+    heads = [row for row in rows if row.method is None]
+    if rows and not heads:
+        raise UserError(
+            "these results are of fine-tuned encoders alone, which a report shows beside heads",
+            mend="run heads with the same encoder, task and results: python -m probes.run --plugin lp,mlp",
+        )
+    chosen = _select(heads, convention, metric)
+    scale = scale_of(chosen.rows[0]) if chosen.rows else metric
+    tuned = [
+        row
+        for row in rows
+        if row.method is not None and scale_of(row) == scale and row.svd_convention == chosen.convention
+    ]
+    return dataclasses.replace(chosen, tuned=_select(tuned, chosen.convention, scale) if tuned else None)
+
+
+def _select(rows: Sequence[Row], convention: str | None, metric: str | None) -> Selection:
     notes: list[str] = []
     scale = metric or _usual(map(scale_of, rows), "accuracy")
     on_scale = [row for row in rows if scale_of(row) == scale]

@@ -67,7 +67,7 @@ class Row:
         split_hash: Hash of the sample ids of train, validation and test.
         domain: ``id`` or ``ood``.
         dataset: The evaluated variant, for example ``digits-inverted``.
-        head: Registered name of the head.
+        head: Registered name of the head; of a fine-tuned encoder ``tune-`` and its method.
         head_distribution: Installed distribution that registers the head.
         head_version: Its version.
         head_code: Hash of the source of the head, which a version does not tell while it is being written;
@@ -108,6 +108,11 @@ class Row:
         singular_values: Singular values of the encoder's features, descending.
         train_features: Feature-store key of the training features.
         features: Feature-store key of the features scored.
+        method: How the encoder was fine-tuned (:mod:`probes.tune`); None of heads on frozen features.
+        trained_parameters: Numbers that were trained, those of the head included; None where the head does
+            not tell, and in rows from before it was recorded.
+        peak_memory: Most memory at once during the fit, in bytes: of the GPU, or without one of the whole
+            process; None of heads.
         fit_seconds: Time to fit this head, its share where many were fitted in one pass.
         predict_seconds: Time to predict the test features.
         feature_seconds: Time it took to compute the scored features, when they were computed.
@@ -174,6 +179,9 @@ class Row:
     ece: float | None = None
     measures: str = "{}"
     epoch: float | None = None
+    method: str | None = None
+    trained_parameters: int | None = None
+    peak_memory: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.singular_values, tuple):

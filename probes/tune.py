@@ -1,0 +1,97 @@
+"""``python -m probes.tune``: encoders fine-tuned on tasks, measured in-domain and out-of-domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from nml import cli
+from nml.cli import run
+from nml.errors import UserError
+from nml.sources import find_task
+from probes.options import Options
+from probes.spec import split_spec
+from probes.tasks.registry import TASKS
+
+EXAMPLES = """\
+examples:
+  python -m probes.tune --method lp-ft --checkpoint runs/a
+      the newest checkpoint of a run, on the bundled digits: a linear probe first, then all weights
+  python -m probes.tune --method full,lora,bitfit,lp-ft --regulariser none,nmtune --encoder timm:resnet50 \\
+      --task parquet:train.parquet,test.parquet,sketch=sketch.parquet --seeds 3
+      all of them; rows join those of probes.run, and the report compares them
+  python -m probes.tune --method lp-ft --wise-ft 0.25 0.5 0.75 1 --checkpoint runs/a
+      one training, whose weights are interpolated with those before it
+  python -m probes.tune --method lora --hyper rank=4 lr=0.001,0.0001 --tries 1 --checkpoint runs/a
+      validation data chooses the learning rate
+
+encoders: images, as networks of their own: runs, timm:, open_clip:, transformers:
+"""
+# What heads have, and fine-tuning not.
+_NOT_HERE = ("plugin", "save_heads")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(Options):
+    """What is fine-tuned on what; the options that heads have, too, mean the same.
+
+    Raises:
+        UserError: If a value is impossible.
+    """
+
+    method: str = field(
+        default="lp-ft", metadata={"help": "full, lora, bitfit, lp-ft; several: comma-separated"}
+    )
+    regulariser: str = field(
+        default="none", metadata={"help": "none, nmtune (its terms on the tuned features); comma-separated"}
+    )
+    wise_ft: list[float] = field(
+        default_factory=list,
+        metadata={
+            "help": "shares of the tuned weights in the network that is measured, 0 to 1; the rest is the "
+            "encoder as it was with a linear probe"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for share in self.wise_ft:
+            if not 0 <= share <= 1:
+                raise UserError(f"--wise-ft {share:g}", possible="0 to 1")
+
+
+def build_parser() -> cli.Parser:
+    """Return the parser of the command."""
+    parser = cli.Parser(
+        "python -m probes.tune",
+        "Fine-tune encoders on tasks and measure them, in-domain and out-of-domain.",
+        epilog=EXAMPLES,
+    )
+    cli.add_options(parser, TuneOptions, leave_out=_NOT_HERE)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fine-tune what the command line or a config file names; return 1 if a training gave no result."""
+    given = cli.given_options(build_parser().parse_args(argv), TuneOptions, leave_out=_NOT_HERE)
+    options = TuneOptions(**given)
+    for text in options.tasks:
+        find_task(TASKS, split_spec(text).kind)
+    from probes.command import measure, open_inputs, plan_of
+    from probes.heads import TRIES
+    from probes.probing import Probe
+    from probes.tuning.choosing import choose_methods
+    from probes.tuning.measurement import tunings_of
+
+    methods = choose_methods(
+        options.method, options.regulariser, options.hyper, options.wise_ft, tries=options.tries or TRIES
+    )
+    encoders, tasks, device = open_inputs(options, methods, argv)
+    measurements: list[Probe] = []
+    for task in tasks:
+        measurements += tunings_of(encoders, task, plan_of(options, methods, device, None))
+    return measure(options, encoders, measurements, saved="tuned")
+
+
+if __name__ == "__main__":
+    run(main)
