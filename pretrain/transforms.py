@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from nml.recipe import Data
+from pretrain.planar_policies import on_planes
 from shards.augment import RandomResizedCrop
 from shards.yuv import Planes
 
@@ -141,7 +142,7 @@ class _RandomResizedCrop:
             re_prob=data.erasing,
             re_mode="pixel",
         )
-        self._further = T.Compose([T.ToPILImage(), policy, final]) if further else None
+        self._further = T.Compose(_further(policy, final)) if further else None
 
     def __call__(self, image: Any) -> torch.Tensor:
         return self._finish(self._crop(image))
@@ -154,6 +155,20 @@ class _RandomResizedCrop:
 
     def _finish(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels if self._further is None else self._further(pixels)
+
+
+def _further(policy: Any, final: Any) -> list[Callable[[Any], Any]]:
+    """Return timm's steps after the crop, on planes from the first that only takes Pillow's images."""
+    from timm.data.transforms import MaybePILToTensor
+    from torchvision import transforms as T
+
+    first, *others = policy.transforms or [None]
+    planar = on_planes(first)
+    steps: list[Callable[[Any], Any]] = [planar] if planar else []
+    rest = [*(others if planar else policy.transforms), *final.transforms]
+    if planar and all(isinstance(step, MaybePILToTensor) for step in rest):
+        return steps
+    return [*steps, T.ToPILImage(), *rest]
 
 
 class _ResizeIfNeeded:

@@ -1,0 +1,95 @@
+"""timm's RandAugment and AutoAugment on uint8 planes: its random numbers, its pixels, half of its time.
+
+timm draws which operations an image gets and how strong they are, and Pillow carries them out on interleaved
+pixels, one at a time in double precision. Here timm draws as before, and an operation that has a
+counterpart below is carried out on [3, H, W] by whole rows. Each counterpart takes the steps of arithmetic
+that Pillow takes, in the same order and precision, so that no bit differs; the others (rotations, blurs)
+go through Pillow.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pretrain import planar_colours as colours
+from pretrain import planar_shifts as shifts
+from pretrain.planar_scratch import Planes
+
+Operation = Callable[..., Planes]
+
+_OPERATIONS: dict[str, Operation] = {
+    "AutoContrast": colours.auto_contrast,
+    "Equalize": colours.equalize,
+    "Invert": colours.invert,
+    "Posterize": colours.posterize,
+    "PosterizeIncreasing": colours.posterize,
+    "PosterizeOriginal": colours.posterize,
+    "Solarize": colours.solarize,
+    "SolarizeIncreasing": colours.solarize,
+    "SolarizeAdd": colours.solarize_add,
+    "Color": colours.color,
+    "ColorIncreasing": colours.color,
+    "Contrast": colours.contrast,
+    "ContrastIncreasing": colours.contrast,
+    "Brightness": colours.brightness,
+    "BrightnessIncreasing": colours.brightness,
+    "Sharpness": colours.sharpness,
+    "SharpnessIncreasing": colours.sharpness,
+    "ShearX": shifts.shear_x,
+    "ShearY": shifts.shear_y,
+    "TranslateX": shifts.translate_x,
+    "TranslateY": shifts.translate_y,
+    "TranslateXRel": shifts.translate_x_rel,
+    "TranslateYRel": shifts.translate_y_rel,
+}
+
+# Elsewhere compilers fuse multiplications with additions, and the last bit is Pillow's alone to tell.
+_AS_PILLOW_ROUNDS = platform.machine().lower() in ("x86_64", "amd64")
+
+
+class PlanarPolicy:
+    """A policy of timm's on images of uint8 [3, H, W], which it may write into.
+
+    Args:
+        policy: timm's RandAugment or AutoAugment, whose operations are replaced.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        self._policy = policy
+        random_choice = hasattr(policy, "ops")
+        for op in policy.ops if random_choice else [op for sub in policy.policy for op in sub]:
+            op.aug_fn = _OPERATIONS.get(op.name) or _ThroughPillow(op.aug_fn)
+        if random_choice:
+            # NumPy chooses from an array, and would make one of a list for each image.
+            policy.ops = np.array(policy.ops, dtype=object)
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the image as the policy has it, in the same memory or other."""
+        return torch.from_numpy(self._policy(image.contiguous().numpy()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._policy!r})"
+
+
+def on_planes(policy: Any) -> PlanarPolicy | None:
+    """Return the same policy on planes; None where it is of a kind that only Pillow's images do for."""
+    from timm.data.auto_augment import AutoAugment, RandAugment
+
+    fits = _AS_PILLOW_ROUNDS and isinstance(policy, AutoAugment | RandAugment)
+    return PlanarPolicy(policy) if fits else None
+
+
+class _ThroughPillow:
+    def __init__(self, operation: Callable[..., Image.Image]) -> None:
+        self._operation = operation
+
+    def __call__(self, planes: Planes, *args: float, **options: Any) -> Planes:
+        interleaved = Image.fromarray(np.stack(list(planes), axis=-1))
+        done = np.asarray(self._operation(interleaved, *args, **options))
+        return np.ascontiguousarray(done.transpose(2, 0, 1))
