@@ -167,6 +167,12 @@ class StepStatistics:
         self.look()
         self.accept()
 
+    def accept_if(self, applied: torch.Tensor) -> None:
+        """Accept what was last looked at, or take it back: by ``applied``, a bool scalar on the device."""
+        pairs = zip(self._seen, self._kept, strict=True)
+        self._kept = [torch.where(applied, seen, kept) for seen, kept in pairs]
+        self.take_back()
+
     def take_back(self) -> None:
         """Put the buffers back to the values kept."""
         with torch.no_grad():

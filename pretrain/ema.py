@@ -30,12 +30,30 @@ class Average:
         """Return all that is averaged."""
         return [*self.shadow.values(), *self.statistics.values()]
 
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take the weights after ``step`` updates into account."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+    def update(self, network: nn.Module, step: int, applied: torch.Tensor | None = None) -> None:
+        """Take the weights after ``step`` updates into account.
+
+        Args:
+            network: The network.
+            step: The updates so far.
+            applied: Whether to do so, a bool scalar on the device; None to do so. Where not, weights and
+                buffers are finite all the same.
+        """
+        share = 1 - min(self.decay, (1 + step) / (10 + step))
         weights = [local(parameter) for _, parameter in network.named_parameters()]
-        torch._foreach_lerp_([local(average) for average in self.shadow.values()], weights, 1 - decay)
+        _follow([local(average) for average in self.shadow.values()], weights, share, applied)
         if self.statistics:
             buffers = dict(network.named_buffers())
             current = [buffers[name] for name in self.statistics]
-            torch._foreach_lerp_(list(self.statistics.values()), current, 1 - decay)
+            _follow(list(self.statistics.values()), current, share, applied)
+
+
+def _follow(
+    averages: list[torch.Tensor], values: list[torch.Tensor], share: float, applied: torch.Tensor | None
+) -> None:
+    if applied is None:
+        torch._foreach_lerp_(averages, values, share)
+        return
+    ways = torch._foreach_sub(values, averages)
+    torch._foreach_mul_(ways, applied * share)
+    torch._foreach_add_(averages, ways)

@@ -50,7 +50,7 @@ class NoiseWatch:
         self.presentations, self._memorised = presentations, memorised
         self._sums = torch.zeros(len(self._names), dtype=torch.int64, device=device)
 
-    def see(self, step: int, batch: Batch, seen: Tensors | None) -> None:
+    def see(self, step: int, batch: Batch, seen: Tensors | None, applied: torch.Tensor | None = None) -> None:
         """Look at what the forward passes of a step gave.
 
         Args:
@@ -58,22 +58,27 @@ class NoiseWatch:
             batch: The rank's part of it.
             seen: Of classes ``scores`` [n, K], of captions ``image_features`` and ``text_features`` [n, D],
                 detached; None where the passes do not tell.
+            applied: Whether the step counts, a bool scalar on the device; None where it does.
         """
         if not seen or batch.truth is None:
             return
         first = step * self._global_batch
         if self._of_classes and "scores" in seen:
             scores = seen["scores"]
-            self._sums += class_sums(scores, batch.targets, batch.truth)
+            self._add(class_sums(scores, batch.targets, batch.truth), applied)
             if self.presentations is not None:
-                self.presentations.see(first, batch.indices, batch.targets, scores)
+                self.presentations.see(first, batch.indices, batch.targets, scores, applied=applied)
         elif not self._of_classes and "text_features" in seen:
             images, texts = seen["image_features"], seen["text_features"]
-            self._sums += pair_sums(images, texts, batch.truth)
+            self._add(pair_sums(images, texts, batch.truth), applied)
             if self.presentations is not None:
                 images, texts = (torch.nn.functional.normalize(part, dim=1) for part in (images, texts))
                 own = torch.arange(len(images), device=images.device)
-                self.presentations.see(first, batch.indices, own, images @ texts.T, batch.indices)
+                cosines = images @ texts.T
+                self.presentations.see(first, batch.indices, own, cosines, batch.indices, applied=applied)
+
+    def _add(self, sums: torch.Tensor, applied: torch.Tensor | None) -> None:
+        self._sums += sums if applied is None else sums * applied
 
     def end_of_epoch(self, epoch: int, engine: Engine, objective: Objective) -> list[dict[str, Any]]:
         """Return what to tell of the ``epoch``-th epoch, counted from 1, and begin the next. Collective."""

@@ -50,14 +50,33 @@ def _decays(name: str, parameter: nn.Parameter, spared: Collection[str]) -> bool
     return not any(fnmatch(name, pattern) for pattern in spared)
 
 
-def build_optimizer(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Return the optimizer of a recipe over parameter groups."""
+def build_optimizer(
+    recipe: Recipe, groups: list[dict[str, Any]], *, on_device: bool = False
+) -> torch.optim.Optimizer:
+    """Return the optimizer of a recipe over parameter groups.
+
+    Args:
+        recipe: The recipe.
+        groups: The groups.
+        on_device: Whether it is to read ``found_inf``, see :mod:`pretrain.device_optimizers`.
+    """
     config: Optimizer = recipe.optimizer
+    adam: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
+    sgd: dict[str, Any] = {"lr": config.lr, "momentum": config.momentum, "nesterov": config.momentum > 0}
+    # Lamb would clip by itself; clipping is the engine's, once, over all ranks' parameters.
+    lamb = adam | {"max_grad_norm": None}
+    if on_device:
+        from pretrain.device_optimizers import DeviceLamb, DeviceSGD
+
+        if config.name == "sgd":
+            return DeviceSGD(groups, **sgd)
+        if config.name == "adamw":
+            return torch.optim.AdamW(groups, **adam, fused=True)
+        return DeviceLamb(groups, **lamb)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.SGD(groups, **sgd)
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+        return torch.optim.AdamW(groups, **adam)
     from timm.optim import Lamb
 
-    # Lamb would clip by itself; clipping is the engine's, once, over all ranks' parameters.
-    return Lamb(groups, lr=config.lr, betas=config.betas, eps=config.eps, max_grad_norm=None)
+    return Lamb(groups, **lamb)

@@ -25,6 +25,8 @@ from nml.errors import UserError
 Arrays = dict[str, npt.NDArray[Any]]
 FILE = "memorisation.safetensors"
 _SEEN = ("position", "sample", "predicted", "right")
+# In the place of a position: the step was not finite.
+_LEFT_OUT = -1
 
 
 class Presentations:
@@ -56,6 +58,8 @@ class Presentations:
         given: torch.Tensor,
         scores: torch.Tensor,
         columns: torch.Tensor | None = None,
+        *,
+        applied: torch.Tensor | None = None,
     ) -> None:
         """Take note of a rank's part of a global batch.
 
@@ -65,22 +69,30 @@ class Presentations:
             given: Column of the scores that each was given, int64 [n], on their device.
             scores: Of classes, or of the captions of the rank's part, float32 [n, K].
             columns: What a column is remembered as, int64 [K]; None for its number.
+            applied: Whether the step counts, a bool scalar on the device; None where it does.
         """
         if scores.shape[1] == 1:
             # Against nothing.
             scores = torch.nn.functional.pad(scores, (0, 1))
         best, place = scores.topk(2, dim=1)
         right = place[:, 0] == given
-        predicted = place[:, 0] if columns is None else columns.to(scores.device)[place[:, 0]]
+        predicted = (
+            place[:, 0] if columns is None else columns.to(scores.device, non_blocking=True)[place[:, 0]]
+        )
         own = scores.gather(1, given[:, None])[:, 0]
         self._margins.append(own - torch.where(right, best[:, 1], best[:, 0]))
         position = first + self._rank + self._world * torch.arange(len(samples), device=scores.device)
-        self._rows.append(torch.stack([position, samples.to(scores.device), predicted, right.long()]))
+        if applied is not None:
+            position = torch.where(applied, position, _LEFT_OUT)
+        samples = samples.to(scores.device, non_blocking=True)
+        self._rows.append(torch.stack([position, samples, predicted, right.long()]))
 
     def gather(self) -> None:
         """Let rank 0 have what all ranks saw. Collective."""
         rows = torch.cat([part.cpu() for part in self._rows] or [torch.zeros(4, 0).long()], dim=1)
         margins = torch.cat([part.cpu() for part in self._margins] or [torch.zeros(0)])
+        counted = rows[0] != _LEFT_OUT
+        rows, margins = rows[:, counted], margins[counted]
         self._rows, self._margins = [rows], [margins]
         if self._world == 1:
             return

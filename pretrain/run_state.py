@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,7 +55,7 @@ class RunState:
 
     Attributes:
         step: Steps done.
-        skipped: Steps in a row whose loss was not finite.
+        skipped: Steps in a row that were not finite, as far as the host has heard.
         validation: The last result, None before the first.
         average: The moving average of the weights, if the recipe has one.
         statistics: The network's buffers, so that a step can be left out.
@@ -124,11 +124,25 @@ class RunState:
         self.watch.resume(marker.noise or {}, checkpoint.folder)
 
     def stepped(self) -> None:
-        """Take new weights into account; steps that are left out come to nothing."""
-        self.skipped = 0
+        """Take new weights into account."""
         self.statistics.accept()
         if self.average is not None:
             self.average.update(self._engine.network, self.step)
+
+    def stepped_if(self, applied: torch.Tensor, after_step: Callable[[], None]) -> None:
+        """Take new weights into account where there are some; the step leaves nothing behind else.
+
+        Args:
+            applied: Whether the weights were updated, a bool scalar on the device.
+            after_step: The objective's.
+        """
+        self.statistics.accept_if(applied)
+        kept = [value.clone() for value in self._beside.values()]
+        after_step()
+        for value, before in zip(self._beside.values(), kept, strict=True):
+            value.copy_(torch.where(applied, value, before))
+        if self.average is not None:
+            self.average.update(self._engine.network, self.step, applied)
 
     def save(self) -> None:
         """Save this step, unless it is saved already. Collective.

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
 from nml.errors import UserError
 from nml.recipe import Recipe
 from pretrain import batchnorm
+from pretrain.agreement import Agreement, Outcome, Taken
 from pretrain.ending import STOPPED_STATUS, StopRequest
-from pretrain.engines import Engine, Update
+from pretrain.engines import Engine
 from pretrain.liveness import COMPUTING, READING, SAVING, VALIDATING, WAITING, WRITING, Liveness
 from pretrain.loading import Batch, StepSampler
 from pretrain.objective import Objective
@@ -34,24 +33,6 @@ from shards.yuv import PACKED_DIMENSIONS, unpacked
 
 # Sample keys that an error names before it points to the file that has them all.
 _NAMED = 16
-
-
-class _Word(NamedTuple):
-    """What the ranks tell each other after a backward pass.
-
-    Attributes:
-        loss: Mean over the ranks.
-        overflowed: Whether running statistics of one are not finite.
-        stopped: Whether one was asked to stop.
-        failed: Whether the save of one failed.
-        ranks: A :class:`pretrain.stragglers.OwnTime` of each a row.
-    """
-
-    loss: float
-    overflowed: bool
-    stopped: bool
-    failed: bool
-    ranks: np.ndarray
 
 
 class Trainer:
@@ -91,6 +72,10 @@ class Trainer:
         self.stop = StopRequest()
         self.liveness = Liveness(world)
         self.stopwatch = Stopwatch(self.liveness.pulse, engine.device)
+        self.agreement = Agreement(world, engine.device, engine.lag)
+        # Steps of which the host has not heard, at most as many as the lag says; whether to stop.
+        self._unheard: deque[Taken] = deque()
+        self.stopping = False
         # Every batch is normalised into the same memory, as a step is over before the next begins: on a
         # CPU the first touch of fresh memory takes longer than the arithmetic.
         self._floats: torch.Tensor | None = None
@@ -134,11 +119,13 @@ class Trainer:
             waiting = time.perf_counter()
             with self.stopwatch.reading(), self.liveness.phase(READING):
                 batch = self._move(next(batches))
-            stopped = self.train_step(batch, time.perf_counter() - waiting)
+            self.train_step(batch, time.perf_counter() - waiting)
+            if self._ends_epoch() or self._is_to_save():
+                self._hear_all()
             if self.tracer is not None:
-                self.tracer.step(self.state.step, last=stopped or self.state.step == self.total)
+                self.tracer.step(self.state.step, last=self.stopping or self.state.step == self.total)
             self._end_of_epoch()
-            if stopped:
+            if self.stopping:
                 return self._stop()
         self._save(wait=True)
         decided_by_main(self.world, self.state.watch.write)
@@ -152,94 +139,135 @@ class Trainer:
         )
         return 0
 
-    def train_step(self, batch: Batch, waited: float) -> bool:
-        """Do one step; return whether any rank was asked to stop."""
+    def train_step(self, batch: Batch, waited: float) -> None:
+        """Take one step, and hear what became of the one before which is the engine's ``lag`` back."""
         start = time.perf_counter()
-        state = self.state
+        state, late = self.state, self.engine.lag > 0
         lr = learning_rate(
             self.recipe, state.step, steps_per_epoch=self.steps_per_epoch, total_steps=self.total
         )
         with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
             loss = self.objective.backward(self.engine, batch, state.step)
         with self.liveness.phase(WAITING):
-            word = self._agree(loss)
-        self.liveness.stepped()
+            word = self.agreement.tell(
+                loss,
+                state.statistics.look(),
+                stopped=self.stop.signal is not None,
+                failed=state.saver.failed,
+                own=self.stopwatch.tell(),
+            )
+            outcome = None if late else self.agreement.read(word)
         with self.stopwatch.computing(), self.liveness.phase(COMPUTING):
-            norm, applied = self._update(batch, word, lr)
-            if applied:
-                state.watch.see(state.step, batch, self.objective.seen)
+            if outcome is None:
+                self._update_if(batch, word, lr)
+            else:
+                outcome = self._update(batch, outcome, lr)
+        taken = Taken(state.step, lr, waited, batch.indices, outcome)
+        self._unheard.append(taken)
         state.step += 1
-        with self.liveness.phase(WRITING):
-            seconds = time.perf_counter() - start
-            report = StepReport(word.loss, lr, norm, seconds, waited, word.ranks, applied)
-            self.recorder.step(state.step, report)
-        if word.failed:
-            state.saver.wait()
-        return word.stopped
+        heard = self._hear() if len(self._unheard) > self.engine.lag else None
+        taken.seconds = time.perf_counter() - start
+        if heard is not None:
+            self._record(heard)
 
-    def _agree(self, loss: torch.Tensor) -> _Word:
-        """Learn how the step went on all ranks. Collective."""
-        stopped, failed = self.stop.signal is not None, self.state.saver.failed
-        own = torch.tensor([0.0, 0.0, float(stopped), float(failed), *self.stopwatch.tell()])
-        # The first four are sums; of the times each rank has a place of its own.
-        each = len(own) - 4
-        word = torch.zeros(4 + each * self.world.size)
-        word[:4], word[4 + each * self.world.rank :][:each] = own[:4], own[4:]
-        # On the device of the loss: the one wait for it is that for the answer.
-        word = word.to(self.engine.device)
-        word[0] = loss.detach()
-        word[1] = self.state.statistics.look().logical_not()
-        dist.all_reduce(word)
-        told = word.cpu().numpy()
-        total, overflowed, stops, failures = told[:4].tolist()
-        ranks = told[4:].reshape(-1, each)
-        return _Word(total / self.world.size, bool(overflowed), bool(stops), bool(failures), ranks)
-
-    def _update(self, batch: Batch, word: _Word, lr: float) -> Update:
+    def _update(self, batch: Batch, outcome: Outcome, lr: float) -> Outcome:
         """Update the weights, unless something is not finite; then the step leaves nothing behind."""
-        if word.overflowed or not math.isfinite(word.loss):
+        state = self.state
+        if not outcome.trains:
             self.engine.discard()
-            self.state.statistics.take_back()
-            finite = math.isfinite(word.loss)
-            self._count(batch, "running statistics overflow" if finite else f"the loss is {word.loss}")
-            return Update(0.0, applied=False)
+            state.statistics.take_back()
+            return outcome
         update = self.engine.step(lr)
         if update.applied:
-            self.objective.after_step(self.engine, self.state.step)
-            self.state.stepped()
-            return update
-        self.state.statistics.take_back()
-        if not math.isfinite(update.norm):
-            self._count(batch, f"the norm of the gradient is {update.norm}")
-        return update
+            self.objective.after_step(self.engine, state.step)
+            state.stepped()
+            state.watch.see(state.step, batch, self.objective.seen)
+        else:
+            state.statistics.take_back()
+        return outcome._replace(norm=update.norm, applied=update.applied)
 
-    def _count(self, batch: Batch, why: str) -> None:
+    def _update_if(self, batch: Batch, word: torch.Tensor, lr: float) -> None:
+        """Do the same without knowing whether something is not finite: the device does."""
+        state = self.state
+        norm, applied = self.engine.step_if(lr, self.agreement.trains(word))
+        state.stepped_if(applied, lambda: self.objective.after_step(self.engine, state.step))
+        state.watch.see(state.step, batch, self.objective.seen, applied)
+        self.agreement.send(word, norm, applied)
+
+    def _hear(self) -> Taken:
+        """Return the earliest step of which the host has not heard, with what became of it."""
+        taken = self._unheard.popleft()
+        if taken.outcome is None:
+            with self.liveness.phase(WAITING):
+                taken.outcome = self.agreement.hear()
+        self.liveness.stepped()
+        return taken
+
+    def _hear_all(self) -> None:
+        """Hear of all steps, before the device is asked for something else. Collective."""
+        while self._unheard:
+            start = time.perf_counter()
+            taken = self._hear()
+            taken.seconds += time.perf_counter() - start
+            self._record(taken)
+
+    def _record(self, taken: Taken) -> None:
+        """Take a step of which the host has heard into the books. Collective."""
+        outcome = taken.outcome
+        assert outcome is not None
+        if outcome.applied:
+            self.state.skipped = 0
+        elif outcome.fault:
+            self._count(taken, outcome.fault)
+        with self.liveness.phase(WRITING):
+            report = StepReport(
+                loss=outcome.loss,
+                lr=taken.lr,
+                grad_norm=outcome.norm if self.recipe.optimizer.clip else 0.0,
+                seconds=taken.seconds,
+                waited=taken.waited,
+                ranks=outcome.ranks,
+                applied=outcome.applied,
+            )
+            self.recorder.step(taken.number + 1, report)
+        if outcome.failed:
+            self.state.saver.wait()
+        self.stopping |= outcome.stopped
+
+    def _count(self, taken: Taken, why: str) -> None:
         """Count a step that is left out, and stop where too many were left out in a row. Collective."""
         self.state.skipped += 1
         if self.state.skipped <= self.recipe.skip_nonfinite:
             return
         found: list[list[str]] = [[] for _ in range(self.world.size)]
-        dist.all_gather_object(found, [self.shard_set.index.place(int(index)).key for index in batch.indices])
+        dist.all_gather_object(found, [self.shard_set.index.place(int(index)).key for index in taken.indices])
         keys = sorted(chain(*found))
-        note = self.recorder.note("not-finite.json", {"step": self.state.step, "why": why, "samples": keys})
+        note = self.recorder.note("not-finite.json", {"step": taken.number, "why": why, "samples": keys})
         more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
         raise UserError(
-            f"step {self.state.step}: {why}, {self.state.skipped} steps in a row are not finite; "
+            f"step {taken.number}: {why}, {self.state.skipped} steps in a row are not finite; "
             f"samples: {', '.join(keys[:_NAMED])}{more}, all in {note}",
             mend="lower --recipe.optimizer.lr, clip with --recipe.optimizer.clip, or look at those samples",
         )
 
+    def _ends_epoch(self) -> bool:
+        return self.state.step % self.steps_per_epoch == 0
+
+    def _is_to_save(self) -> bool:
+        every = self.recipe.checkpoints.every_steps
+        return bool(every) and self.state.step % every == 0
+
     def _end_of_epoch(self) -> None:
         """Validate and save where it is time to."""
         config, step = self.recipe.checkpoints, self.state.step
-        epoch, within = divmod(step, self.steps_per_epoch)
-        if within == 0:
+        epoch = step // self.steps_per_epoch
+        if self._ends_epoch():
             self._tell_noise(epoch)
             if epoch % self.recipe.validate_every == 0 or step == self.total:
                 self._validate()
             if config.every_epochs and epoch % config.every_epochs == 0:
                 self._save()
-        if config.every_steps and step % config.every_steps == 0:
+        if self._is_to_save():
             self._save()
 
     def _tell_noise(self, epoch: int) -> None:
@@ -270,6 +298,7 @@ class Trainer:
                 self.state.saver.wait()
 
     def _stop(self) -> int:
+        self._hear_all()
         self._save(wait=True)
         self.recorder.close()
         if self.world.is_main:

@@ -45,11 +45,14 @@ class Engine(Protocol):
         name: As ``--engine`` takes it.
         network: The network as it was built; its parameters may be shards.
         device: Where it runs.
+        lag: Steps that the host may go on without knowing what became of one (:mod:`pretrain.agreement`); 0
+            where each is decided on the host, by :meth:`step` or :meth:`discard`.
     """
 
     name: EngineName
     network: nn.Module
     device: torch.device
+    lag: int
 
     def forward(self, *inputs: torch.Tensor | None) -> Any:
         """Return the network's output, under the recipe's autocast."""
@@ -65,6 +68,19 @@ class Engine(Protocol):
 
     def step(self, lr: float) -> Update:
         """Clip, update the weights where the gradient is finite, clear the gradients. Collective."""
+        ...
+
+    def step_if(self, lr: float, trains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do what :meth:`step` does where there is a ``lag``, and wait for nothing. Collective.
+
+        Args:
+            lr: Learning rate.
+            trains: Whether to update the weights at all, a bool scalar on the device.
+
+        Returns:
+            Norm of the gradient before clipping, and whether the weights were updated, scalars on the device.
+            Weights and the optimizer's state are as before where not.
+        """
         ...
 
     def discard(self) -> None:

@@ -24,10 +24,11 @@ from nml.errors import UserError
 from nml.files import fsync_file
 from nml.recipe import Recipe
 from nml.run_options import EngineName
+from pretrain.agreement import LAG
 from pretrain.engines import Tensors, Update
 from pretrain.engines.activations import computing_again
 from pretrain.engines.deepspeed_config import deepspeed_config
-from pretrain.engines.native import device_of_rank, kept_on_main, tensors_of
+from pretrain.engines.native import call_off, clipped, device_of_rank, kept_on_main, tensors_of
 from pretrain.optimizers import build_optimizer, recipe_groups
 from pretrain.world import from_main
 
@@ -51,7 +52,9 @@ class DeepSpeedEngine:
         self.network = network
         self._recipe = recipe
         self._accumulation = accumulation
-        optimizer = build_optimizer(recipe, recipe_groups(network, recipe))
+        # ZeRO asks the device itself, in each step, whether the gradient is finite.
+        self.lag = 0 if recipe.engine.zero_stage else LAG[self.device.type]
+        optimizer = build_optimizer(recipe, recipe_groups(network, recipe), on_device=self.lag > 0)
         self._deepspeed = deepspeed
         config = deepspeed_config(recipe, accumulation=accumulation, world_size=dist.get_world_size())
         if recipe.engine.zero_stage == 0:
@@ -114,6 +117,15 @@ class DeepSpeedEngine:
             return Update(norm, applied=False)
         self._engine.step()
         return Update(norm, applied=True)
+
+    def step_if(self, lr: float, trains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`pretrain.engines.Engine`."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        norm = clipped(self.network, self._recipe.optimizer.clip)
+        applied = call_off(self._optimizer, trains & norm.isfinite())
+        self._engine.step()
+        return norm, applied
 
     def discard(self) -> None:
         """See :class:`pretrain.engines.Engine`. ZeRO lets go of gradients in a step of its own alone."""

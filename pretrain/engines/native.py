@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
 from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
+from pretrain.agreement import LAG
 from pretrain.engines import Tensors, Update, local
 from pretrain.engines.activations import computing_again
 from pretrain.engines.plan_reader import PlainPlanner, PlanReader, read_plan
@@ -49,7 +50,9 @@ class NativeEngine:
         self.wrapped = wrapped
         self.device = device
         self._recipe = recipe
-        self.optimizer = build_optimizer(recipe, recipe_groups(network, recipe))
+        # The scaler of fp16 asks the device whether its scale was too large.
+        self.lag = 0 if recipe.engine.dtype == "fp16" else LAG[device.type]
+        self.optimizer = build_optimizer(recipe, recipe_groups(network, recipe), on_device=self.lag > 0)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.engine.dtype == "fp16")
         # Background saves must not mix with the collectives of the training.
         self._save_group: Any = dist.new_group(backend="gloo")
@@ -97,8 +100,17 @@ class NativeEngine:
         return Update(norm if math.isfinite(norm) else 0.0, applied=after >= before)
 
     def _clip(self, limit: float) -> float:
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return float(clipped(self.network, limit))
+
+    def step_if(self, lr: float, trains: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See :class:`pretrain.engines.Engine`."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        norm = clipped(self.network, self._recipe.optimizer.clip)
+        applied = call_off(self.optimizer, trains & norm.isfinite())
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm, applied
 
     def discard(self) -> None:
         """See :class:`pretrain.engines.Engine`."""
@@ -190,6 +202,27 @@ class NativeEngine:
             "shared": shared,
             "own": {f"{rank}/{name}": tensor for name, tensor in own.items()},
         }
+
+
+def clipped(network: nn.Module, limit: float) -> torch.Tensor:
+    """Clip the gradient of a network where there is a limit above 0; return its norm before, a scalar."""
+    weights = list(network.parameters())
+    if limit:
+        norm = nn.utils.clip_grad_norm_(weights, limit)
+    else:
+        norm = nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def call_off(optimizer: Any, applied: torch.Tensor) -> torch.Tensor:
+    """Let the next step of an optimizer come to nothing where it is not to be applied.
+
+    Args:
+        optimizer: The optimizer, built ``on_device``.
+        applied: Whether to apply it, a bool scalar on the device; returned as it is.
+    """
+    optimizer.grad_scale, optimizer.found_inf = None, applied.logical_not().float()
+    return applied
 
 
 def tensors_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -163,12 +163,12 @@ def _train(rank: int, size: int, port: int, commands: tuple[list[str], ...], kil
     world.leave()
 
 
-def _dying(step: Callable[..., bool]) -> Callable[..., bool]:
-    def dying(trainer: Any, *arguments: Any) -> bool:
+def _dying(step: Callable[..., None]) -> Callable[..., None]:
+    def dying(trainer: Any, *arguments: Any) -> None:
         if trainer.state.step == DIES_BEFORE:
             # What was saved before is whole; the step since then is not.
             trainer.state.saver.wait()
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(trainer, *arguments)
+        step(trainer, *arguments)
 
     return dying

@@ -30,11 +30,11 @@ def _leave_away() -> None:
 
     train_step = Trainer.train_step
 
-    def stepped(self: Trainer, batch: Any, waited: float) -> bool:
-        if self.state.step not in STRUCK:
-            return train_step(self, batch, waited)
-        self.state.step += 1
-        return False
+    def stepped(self: Trainer, batch: Any, waited: float) -> None:
+        if self.state.step in STRUCK:
+            self.state.step += 1
+        else:
+            train_step(self, batch, waited)
 
     Trainer.train_step = stepped  # type: ignore[method-assign]
 

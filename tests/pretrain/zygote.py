@@ -6,11 +6,11 @@ Each message on SOCKET, a file descriptor, is a JSON object and the descriptor o
 process that leads the ranks, in a session of its own; the pipe gets all that they print. Each rank runs
 ``python -m pretrain.run`` with each list of arguments in turn. A list that begins with ``rewind`` copies a
 run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. ``set MODULE NAME NUMBER`` sets a
-constant, and ``slow RANK DOING SECONDS`` makes a rank slow in the runs that follow: in ``reading`` it sleeps
-over each batch, in ``computing`` it computes in vain in each step. ``strike WAY`` is that of struck.py, for
-the last rank. ``whole FAULT ...`` is all that the ranks do, from joining to their very end, with a fault of
-faults.py and the output of each rank in rank-N.log. The last line, ``status N``, has the first exit status
-that is not 0, whichever rank and command it came from.
+constant, ``lag STEPS`` has the host hear of steps late, and ``slow RANK DOING SECONDS`` makes a rank slow in
+the runs that follow: in ``reading`` it sleeps over each batch, in ``computing`` it computes in vain in each
+step. ``strike WAY`` is that of struck.py, for the last rank. ``whole FAULT ...`` is all that the ranks do,
+from joining to their very end, with a fault of faults.py and the output of each rank in rank-N.log. The last
+line, ``status N``, has the first exit status that is not 0, whichever rank and command it came from.
 
 ``--double`` computes everything in float64, by calling float64 what libraries know as float32. Engines
 add in different orders; in double precision what that changes is below 1e-12, and a difference that is
@@ -38,7 +38,7 @@ import faults
 import struck
 
 from nml.errors import UserError
-from pretrain import ending, run, world
+from pretrain import agreement, ending, run, world
 
 
 def warm(*, double: bool) -> None:
@@ -136,6 +136,9 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
             continue
         if command[0] == "set":
             setattr(importlib.import_module(command[1]), command[2], float(command[3]))
+            continue
+        if command[0] == "lag":
+            agreement.LAG["cpu"] = int(command[1])
             continue
         if command[0] == "strike":
             struck.strike(command[1], here=rank == size - 1)
