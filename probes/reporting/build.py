@@ -26,6 +26,7 @@ from probes.reporting.sections import (
     spectra,
     spectrum_accuracy,
     summary,
+    white_box,
 )
 from probes.reporting.sections import claims as claims_section
 from probes.reporting.selection import select
@@ -72,6 +73,8 @@ def build(
     margins = margins or Margins()
     judged = claims.claims(study, margins)
     found = [claims_section.section(study, judged, margins), *(section(study) for section in SECTIONS)]
+    if (beside := white_box.section(study)) is not None:
+        found.append(beside)
     return Report(
         title="Noisy model learning: report",
         lead=_lead(study),

@@ -73,7 +73,11 @@ def select(rows: Sequence[Row], convention: str | None = None, metric: str | Non
         for row in rows
         if row.method is not None and scale_of(row) == scale and row.svd_convention == chosen.convention
     ]
-    return dataclasses.replace(chosen, tuned=_select(tuned, chosen.convention, scale) if tuned else None)
+    if not tuned:
+        return chosen
+    beside = _select(tuned, chosen.convention, scale)
+    notes = tuple(f"Of fine-tuned encoders: {note}" for note in beside.notes)
+    return dataclasses.replace(chosen, notes=chosen.notes + notes, tuned=beside)
 
 
 def _select(rows: Sequence[Row], convention: str | None, metric: str | None) -> Selection:
