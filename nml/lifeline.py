@@ -36,6 +36,8 @@ _SILENT_END = (
 )
 # The variable that names the pipe through which a rank tells its agent how far it is.
 BEATS = "NML_BEATS"
+# The variable that names one start of the ranks of a run: others that come to the same port are strangers.
+MEETING_NAME = "NML_MEETING"
 _WATCH, _END, _RELEASE = "watch", "end", "release"
 
 

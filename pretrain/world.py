@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from nml.errors import UserError
-from nml.lifeline import tell_agent
+from nml.lifeline import MEETING_NAME, tell_agent
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=10)
@@ -86,11 +86,26 @@ def join(world: World) -> None:
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     dist.init_process_group(
         _backend(),
-        store=local_store(world),
+        store=_meeting_place(world),
         timeout=world.timeout,
         rank=world.rank,
         world_size=world.size,
     )
+
+
+def _meeting_place(world: World) -> Any:
+    """Return the store in which the ranks of one start meet, and no others.
+
+    Two jobs may take the same port at the same moment. Rank 0 of one then fails, but its other ranks reach
+    the store of the other job, whose rank 0 would take them for its own.
+    """
+    import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    store = local_store(world)
+    if store is None:
+        store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=world.timeout))
+    return dist.PrefixStore(f"ranks {os.environ.get(MEETING_NAME, '')}", store)
 
 
 def local_store(world: World) -> Any:

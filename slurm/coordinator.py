@@ -13,6 +13,7 @@ import contextlib
 import os
 import re
 import resource
+import secrets
 import signal
 import subprocess
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 from slurm import wire
 from slurm.controller import BUSY
-from slurm.members import Member, Submission, own_attempt
+from slurm.members import Member, Submission
 from slurm.nodes import Nodes
 from slurm.ranks import STOP_SIGNALS
 from slurm.rendezvous import choose_port
@@ -198,13 +199,16 @@ class Coordinator:
         self._round += 1
         self._seen, self._failed_at = Seen(self._seen.world, stops=self._seen.stops), 0.0
         tasks = self._submission.tasks
-        port = os.environ.get("MASTER_PORT") or choose_port(f"{own_attempt()} {self._round}")
+        # Not of the number of the job, which two clusters of one machine may both have.
+        name = secrets.token_hex(8)
+        port = os.environ.get("MASTER_PORT") or choose_port(name)
         first = self._slots[0]
         told: dict[str, Any] = {
             "round": self._round,
             "world": self._seen.world,
             "local_world": tasks,
             "port": int(port),
+            "meeting": name,
         }
         # An agent on this node may have come over the loopback interface.
         address = self._address if first == self._names[0] else self._nodes[first].address

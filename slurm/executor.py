@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError
+from nml.lifeline import MEETING_NAME
 from slurm import container
 from slurm.attempt import BEGAN
 from slurm.cluster import Resources
@@ -36,6 +37,7 @@ _RANK_VARIABLES = {
     "LOCAL_WORLD_SIZE",
     "MASTER_ADDR",
     "MASTER_PORT",
+    MEETING_NAME,
 }
 _FULL = re.compile(r"MaxSubmit\w*|job submit limit")
 

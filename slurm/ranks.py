@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nml.lifeline import BEATS, descendants, end_with, is_stopped, work_seconds
+from nml.lifeline import BEATS, MEETING_NAME, descendants, end_with, is_stopped, work_seconds
 from nml.untrusted import Untrusted, check_object, parse_json, printable
 from slurm import wire
 from slurm.container import command_inside, wraps
@@ -209,6 +209,7 @@ def rank_environment(member: Member, rank: int, told: dict[str, Any]) -> dict[st
             "LOCAL_WORLD_SIZE": str(told["local_world"]),
             "MASTER_ADDR": str(told["address"]),
             "MASTER_PORT": str(told["port"]),
+            MEETING_NAME: str(told["meeting"]),
         }
         interface = interface_towards(own["MASTER_ADDR"])
         if interface and "GLOO_SOCKET_IFNAME" not in os.environ:

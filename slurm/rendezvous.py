@@ -60,7 +60,7 @@ def choose_port(seed: str) -> int:
     """Return a port below the ephemeral range that nothing on this machine uses.
 
     Args:
-        seed: Job and attempt, so that jobs that start together on a node look in different places.
+        seed: Another for each start, so that jobs that start together on a machine look in different places.
 
     Raises:
         RuntimeError: If no port was found.

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import IO
 
 from nml.cli import USER_ERROR_STATUS
-from nml.lifeline import die_with_this_process, is_stopped, warden
+from nml.lifeline import MEETING_NAME, die_with_this_process, is_stopped, warden
 from slurm.rendezvous import choose_port
 from slurm.rooms import code_command, code_environment
 from slurm.verdict import ECHO
@@ -82,13 +82,15 @@ def run_ranks(
     """
     logs.mkdir(parents=True, exist_ok=True)
     ranks: list[Rank] = []
-    port = choose_port(secrets.token_hex(4))
+    name = secrets.token_hex(8)
+    port = choose_port(name)
     # What a killed launcher leaves behind has the time to save that a stopped rank has.
     with _stop_requests() as stop, warden(STOP_SECONDS) as guard:
         try:
             for rank in range(nodes * tasks):
                 environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port)
                 environment["CUDA_VISIBLE_DEVICES"] = gpus[rank] if gpus else ""
+                environment[MEETING_NAME] = name
                 environment |= dict(extra or {})
                 own = argv(rank) if callable(argv) else argv
                 ranks.append(_start(own, rank, environment, logs))

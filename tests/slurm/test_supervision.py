@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import socket
@@ -153,7 +154,8 @@ def test_starts_without_a_new_checkpoint_are_bounded(job: SupervisedJob) -> None
 def test_a_port_that_another_program_took_costs_no_attempt(job: SupervisedJob) -> None:
     ended = job.run(
         python(
-            "import socket\nport = int(os.environ['MASTER_PORT'])\nnote(port=port)\n"
+            "import socket\nport = int(os.environ['MASTER_PORT'])\n"
+            "note(at=[port, os.environ['NML_MEETING']])\n"
             "if not rank:\n"
             "    taken = socket.create_server(('127.0.0.1', port)) if once('taken') else None\n"
             "    socket.create_server(('127.0.0.1', port))\n" + DONE
@@ -162,8 +164,12 @@ def test_a_port_that_another_program_took_costs_no_attempt(job: SupervisedJob) -
     )
     assert ended["outcome"] == "done", ended
     assert not job.restarts()
-    first, second = (job.folder / "work" / "noted-0").read_text().splitlines()
-    assert first != second
+    noted = [(job.folder / "work" / f"noted-{rank}").read_text().splitlines() for rank in range(2)]
+    # The ranks of a start meet at one port under one name, and those of the next at others.
+    assert noted[0][-1] == noted[1][-1]
+    first, second = (ast.literal_eval(line)["at"] for line in noted[0])
+    assert first[0] != second[0]
+    assert first[1] != second[1]
 
 
 @pytest.mark.parametrize("program", ["srun", "scontrol"])

@@ -1,0 +1,64 @@
+"""Ranks of two jobs that took the same port at the same moment, of which one has to try again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from datetime import timedelta
+from typing import Any
+
+import psutil
+
+from pretrain.world import World, join, leave
+from slurm.rendezvous import choose_port
+from tests.commands import WARM
+
+WAIT_SECONDS = 60
+
+
+def be_rank(rank: int, job: str, port: int, told: Any) -> None:
+    """Join as a rank of a job, and tell who has come."""
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NML_MEETING=job, GLOO_SOCKET_IFNAME="lo"
+    )
+    join(World(rank, 2, rank, timedelta(seconds=30)))
+    names = [""] * 2
+    dist.all_gather_object(names, job)
+    told.send(names)
+    leave()
+
+
+def waits_for_the_others(pid: int | None) -> bool:
+    """Whether a rank has reached the store, and listens for those that it believes to be its others."""
+    with contextlib.suppress(psutil.Error):
+        return any(each.status == psutil.CONN_LISTEN for each in psutil.Process(pid).net_connections("tcp"))
+    return False
+
+
+def test_a_rank_of_another_job_is_not_taken_for_one_of_the_run() -> None:
+    port = choose_port(str(os.getpid()))
+    hears, told = WARM.Pipe(duplex=False)
+    stranger = WARM.Process(target=be_rank, args=(1, "theirs", port, told))
+    ours = [WARM.Process(target=be_rank, args=(rank, "ours", port, told)) for rank in range(2)]
+    started = [stranger, ours[0]]
+    try:
+        for process in started:
+            process.start()
+
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not waits_for_the_others(stranger.pid):
+            assert time.monotonic() < deadline, "the rank of another job does not come"
+            time.sleep(0.05)
+        started.append(ours[1])
+        ours[1].start()
+        assert hears.poll(WAIT_SECONDS), "the ranks do not meet"
+        assert hears.recv() == ["ours", "ours"]
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
