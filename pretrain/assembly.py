@@ -22,6 +22,7 @@ from nml.run_options import EngineName
 from pretrain import batchnorm
 from pretrain.encoder_files import describe_run
 from pretrain.engines import Engine, build_engine, check_engine
+from pretrain.feed_limit import feed_limits
 from pretrain.fixed_sample import FixedSample
 from pretrain.loading import Batch, StepSampler, micro_batch_count, training_loader
 from pretrain.memorised import write_memorisation
@@ -146,7 +147,12 @@ def assemble(
             global_batch=recipe.global_batch,
             device=engine.device,
             started=started,
-            observers=build_observers(options, sampler.steps_per_epoch) if world.is_main else [],
+            observers=[
+                *build_observers(options, sampler.steps_per_epoch),
+                *feed_limits(recipe, shard_set, sampler, engine.device, world.size),
+            ]
+            if world.is_main
+            else [],
             on_error=state.saver.note,
         ),
         tracer=Tracer(options.run_dir, options.profile) if world.is_main and options.profile else None,
