@@ -92,7 +92,7 @@ class Stopwatch:
 
     def __init__(self, pulse: Pulse, device: torch.device) -> None:
         self._pulse = pulse
-        self._on_host = device.type == "cpu"
+        self._device, self._on_host = device, device.type == "cpu"
         self._reading = self._computing = self._told = 0.0
 
     @contextmanager
@@ -101,7 +101,8 @@ class Stopwatch:
         start, frozen = time.perf_counter(), self._frozen()
         yield
         stood = self._frozen() - frozen
-        self._reading += max(0.0, time.perf_counter() - start - stood)
+        if self._waits():
+            self._reading += max(0.0, time.perf_counter() - start - stood)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
@@ -117,6 +118,14 @@ class Stopwatch:
         own = OwnTime(self._reading, frozen - self._told, self._computing)
         self._reading, self._told, self._computing = 0.0, frozen, 0.0
         return own
+
+    def _waits(self) -> bool:
+        """Return whether a device has nothing left to do: else it does not know that the host had to wait."""
+        if self._on_host:
+            return True
+        import torch
+
+        return torch.cuda.current_stream(self._device).query()
 
     def _frozen(self) -> float:
         self._pulse.check()

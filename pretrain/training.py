@@ -25,11 +25,10 @@ from pretrain.recording import Recorder, StepReport
 from pretrain.run_state import RunState
 from pretrain.schedule import learning_rate
 from pretrain.stragglers import Stopwatch
-from pretrain.transforms import normalised
+from pretrain.upload import Uploader, uploaded
 from pretrain.validation import ValidationData, validate
 from pretrain.world import World, decided_by_main
 from shards.shardset import ShardSet
-from shards.yuv import PACKED_DIMENSIONS, unpacked
 
 # Sample keys that an error names before it points to the file that has them all.
 _NAMED = 16
@@ -76,9 +75,7 @@ class Trainer:
         # Steps of which the host has not heard, at most as many as the lag says; whether to stop.
         self._unheard: deque[Taken] = deque()
         self.stopping = False
-        # Every batch is normalised into the same memory, as a step is over before the next begins: on a
-        # CPU the first touch of fresh memory takes longer than the arithmetic.
-        self._floats: torch.Tensor | None = None
+        self.upload = Uploader(recipe, engine.device)
         self.steps_per_epoch = sampler.steps_per_epoch
         self.total = recipe.epochs * self.steps_per_epoch
         batchnorm.set_training(engine.network, recipe.model.batch_norm)
@@ -108,17 +105,18 @@ class Trainer:
         """
         batch = self.objective.empty_batch(self.recipe.global_batch // self.world.size)
         with batchnorm.unchanged_statistics(self.engine.network):
-            self.objective.backward(self.engine, self._move(batch), 0)
+            self.objective.backward(self.engine, self.upload(batch), 0)
         self.engine.discard()
 
     def train(self, batches: Iterator[Batch]) -> int:
         """Train to the end, or to a stop signal; return the exit status. Collective."""
         # What stood still before is startup.
         self.stopwatch.tell()
+        batches = uploaded(batches, self.upload, self.engine.device)
         while self.state.step < self.total:
             waiting = time.perf_counter()
             with self.stopwatch.reading(), self.liveness.phase(READING):
-                batch = self._move(next(batches))
+                batch = next(batches)
             self.train_step(batch, time.perf_counter() - waiting)
             if self._ends_epoch() or self._is_to_save():
                 self._hear_all()
@@ -308,18 +306,3 @@ class Trainer:
                 file=sys.stderr,
             )
         return STOPPED_STATUS
-
-    def _move(self, batch: Batch) -> Batch:
-        layout_of_images = (
-            torch.channels_last if self.recipe.engine.channels_last else torch.contiguous_format
-        )
-        images = batch.images.to(self.engine.device, non_blocking=True)
-        if images.ndim == PACKED_DIMENSIONS:
-            images = unpacked(images)
-        images = images.contiguous(memory_format=layout_of_images)
-        if self._floats is None and images.dtype == torch.uint8:
-            self._floats = torch.empty_like(images, dtype=torch.float32)
-        images = normalised(images, self.recipe.data.mean, self.recipe.data.std, out=self._floats)
-        targets = batch.targets.to(self.engine.device, non_blocking=True)
-        truth = None if batch.truth is None else batch.truth.to(self.engine.device, non_blocking=True)
-        return Batch(images, targets, batch.indices, truth)

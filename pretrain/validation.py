@@ -119,22 +119,27 @@ def validate(
     Every rank takes its share. The network carries ``average`` for the occasion, if there is one. Large sets
     are read by ``workers`` processes.
     """
-    counts = torch.zeros(3, dtype=torch.float64)
+    # Whole numbers; they stay where they are computed until all are there.
+    counts = torch.zeros(3, dtype=torch.float64, device=engine.device)
     with evaluated(engine, average):
         answer = objective.scorer(engine)
         shares: Iterator[tuple[torch.Tensor, torch.Tensor]] = (
-            (answer(images.to(engine.device, non_blocking=True)).cpu(), labels)
+            (
+                answer(images.to(engine.device, non_blocking=True)),
+                labels.to(engine.device, non_blocking=True),
+            )
             for images, labels in share(data, world, workers)
         )
         by_neighbours = objective.judged_by == "neighbours"
         if by_neighbours:
-            features, labels = (torch.cat(parts) for parts in zip(*shares, strict=True))
+            features, labels = (torch.cat(parts).cpu() for parts in zip(*shares, strict=True))
             shares = _scores_by_neighbours(features, labels, len(data.classes))
         for scores, labels in shares:
-            real = labels >= 0
+            # What only fills up has the class -1, which is none of the best.
             best = scores.topk(min(5, scores.shape[1]), dim=1).indices
-            hits = (best == labels[:, None])[real]
-            counts += torch.tensor([hits[:, 0].sum(), hits.sum(), real.sum()], dtype=torch.float64)
+            hits = best == labels[:, None]
+            counts += torch.stack([hits[:, 0].sum(), hits.sum(), (labels >= 0).sum()]).to(counts.device)
+    counts = counts.cpu()
     dist.all_reduce(counts)
     top1, top5, number = counts.tolist()
     found = {"data": data.name, "num_samples": int(number), "top1": top1 / number, "top5": top5 / number}

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -38,6 +38,7 @@ from pretrain.recording import Recorder
 from pretrain.run import train
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
+from pretrain.upload import uploaded
 from pretrain.world import World
 from tests.pretrain.small_engines import OPTIMIZERS, batch, make
 
@@ -290,3 +291,60 @@ def test_a_run_heard_late_stops_resumes_and_tells_as_one_heard_at_once(
     for name, value in weights(work / "late" / "stopped").items():
         np.testing.assert_array_equal(value, found[name])
         np.testing.assert_allclose(value, exported[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_is_copied_beside_the_step_before_into_memory_that_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With stand-ins for streams: which work on the device waits for which, whatever its speed."""
+    device = torch.device("cuda")
+    done: dict[str, list[Any]] = {"main": [], "side": []}
+    current = ["main"]
+
+    class Stream:
+        def __init__(self, name: Any) -> None:
+            self.name = "side" if name is device else name
+
+        def record_event(self) -> list[Any]:
+            return list(done[self.name])
+
+        def wait_event(self, event: list[Any]) -> None:
+            done[self.name] += [work for work in event if work not in done[self.name]]
+
+        def wait_stream(self, other: Stream) -> None:
+            self.wait_event(other.record_event())
+
+    @contextlib.contextmanager
+    def stream(on: Stream) -> Iterator[None]:
+        current[0] = on.name
+        yield
+        current[0] = "main"
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: Stream(current[0]))
+
+    class Copied:
+        alive: ClassVar[set[int]] = set()
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+            self.alive.add(number)
+
+        def __del__(self) -> None:
+            self.alive.remove(self.number)
+
+    def upload(number: Any) -> Any:
+        # Beside the step before, whose batch has its memory still; after the one whose memory is taken.
+        assert current[0] == "side"
+        assert ("step", number - 1) not in done["side"]
+        assert number < 2 or ("step", number - 2) in done["side"]
+        assert not number or number - 1 in Copied.alive
+        done["side"].append(("copy", number))
+        return Copied(number)
+
+    for number, copied in enumerate(uploaded(iter(range(5)), upload, device)):  # type: ignore[arg-type]
+        assert ("copy", number) in done["main"]
+        done["main"].append(("step", number))
+        del copied
+    assert number == 4
