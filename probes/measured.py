@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from nml.registry import Plugin
 from nml.untrusted import parse_json
 from plugins.gradient_head import GradientHead
 from plugins.head import Head
@@ -145,8 +146,14 @@ class Measured:
         of_classes = dict(zip(self.task.classes, scores.average_precision, strict=False))
         return json.dumps({**scores.measures, **({"average_precision": of_classes} if of_classes else {})})
 
-    def save(self, folder: Path, choice: HeadChoice, fit: Fitted) -> None:
+    def save(self, folder: Path, plugin: Plugin, fit: Fitted, **more: Any) -> None:
         """Keep a fitted head for later use, see :mod:`plugins.saved`.
+
+        Args:
+            folder: Where.
+            plugin: Who registered the head.
+            fit: The fitted head.
+            more: What else to tell about it, JSON-like.
 
         Raises:
             HeadFault: If its state is none.
@@ -161,6 +168,7 @@ class Measured:
             "downstream_model": fit.point.model if fit.point.noise else None,
             "n_train": fit.n_train,
             "selection": parse_json(fit.selection),
+            **more,
         }
         state = asked("state_dict", fit.head.state_dict)
         if not all(isinstance(value, torch.Tensor) for value in dict(state).values()):
@@ -169,7 +177,7 @@ class Measured:
         save_head(
             folder,
             fit.head,
-            choice.plugin,
+            plugin,
             dim=dim,
             classes=self.task.classes,
             about=about,

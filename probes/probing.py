@@ -203,7 +203,7 @@ class Probe:
                     # First: a result that is there is not computed again, and its head would be missing
                     # for good.
                     if folder := self.head_folder(choice, fit.point):
-                        measured.save(folder, choice, fit)
+                        measured.save(folder, choice.plugin, fit)
                 except HeadFault as fault:
                     self.failed[choice.plugin.name, fit.point] = str(fault)
                 else:

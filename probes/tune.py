@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nml import cli
 from nml.cli import run
@@ -53,8 +54,15 @@ class TuneOptions(Options):
         },
     )
 
+    save: str | None = field(
+        default=None,
+        metadata={"help": "folder to save the tuned networks in, which are encoders then: tuned:FOLDER/NAME"},
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.save and Path(self.save).exists() and not Path(self.save).is_dir():
+            raise UserError(f"--save {self.save}: is a file", possible="a folder, new or not")
         for share in self.wise_ft:
             if not 0 <= share <= 1:
                 raise UserError(f"--wise-ft {share:g}", possible="0 to 1")
@@ -89,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     encoders, tasks, device = open_inputs(options, methods, argv)
     measurements: list[Probe] = []
     for task in tasks:
-        measurements += tunings_of(encoders, task, plan_of(options, methods, device, None))
+        measurements += tunings_of(encoders, task, plan_of(options, methods, device, options.save))
     return measure(options, encoders, measurements, saved="tuned")
 
 

@@ -6,9 +6,9 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 from nml.cli import log
+from plugins.registry import HEADS
 from probes.answers import HeadFault
 from probes.encoders.encoder import Encoder
 from probes.fitting import Failed
@@ -21,8 +21,8 @@ from probes.splits import carve
 from probes.tasks.task import Task
 from probes.training_data import Point, TrainingData
 from probes.tuning.choosing import same_training
-from probes.tuning.methods import Tuning
 from probes.tuning.network import Network, check_encoder
+from probes.tuning.saved import save_tuned
 from probes.tuning.training import Trainer, Tuned
 
 
@@ -84,19 +84,25 @@ class TunedProbe(Probe):
         )
 
     def _rows(self, choice: HeadChoice, found: Tuned, network: Network, measured: Measured) -> list[Row]:
-        method = cast(Tuning, choice.build(0))
+        method = found.method
+        identity = functools.partial(self.identity, choice, found.fit.point)
         with network.tuned(method, found.state):
-            return list(
+            rows = list(
                 measured.rows(
                     choice,
                     found.fit,
-                    functools.partial(self.identity, choice, found.fit.point),
+                    identity,
                     tuned=network.encode,
                     method=method.method,
                     trained_parameters=found.trained_parameters,
                     peak_memory=found.peak_memory,
                 )
             )
+        # First: a result that is there is not computed again, and its network would be missing for good.
+        if folder := self.head_folder(choice, found.fit.point):
+            save_tuned(folder, method, found.state, self.encoder.info)
+            measured.save(folder, HEADS.find("lp"), found.fit, encoder=f"tuned:{folder}")
+        return rows
 
 
 def _share(choice: HeadChoice) -> float:

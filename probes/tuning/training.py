@@ -5,6 +5,7 @@ Nothing in this file sees a test sample or a test label.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
@@ -16,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nml.cli import is_interactive
+from plugins.head import hyper_parameters
 from plugins.lp import LinearProbe
 from plugins.sample_order import SampleOrder
 from plugins.trainable import Batch, HeadModule, feature_scales
@@ -29,7 +31,7 @@ from probes.study import as_json
 from probes.tasks.task import Task
 from probes.training_data import Point, TrainingData, noisy_labels, noisy_validation
 from probes.tuning.memory import forget_peak, peak
-from probes.tuning.methods import Tuning
+from probes.tuning.methods import Full, Tuning
 from probes.tuning.network import Network
 
 
@@ -38,12 +40,14 @@ class Tuned(NamedTuple):
 
     Attributes:
         fit: What was asked for and chosen; its head is a linear probe of the tuned network's features.
+        method: The method with the settings that were chosen.
         state: What was trained of the network, by name.
         trained_parameters: Numbers that were trained, those of the head included.
         peak_memory: Most bytes at once while the chosen candidate was trained.
     """
 
     fit: Fitted
+    method: Tuning
     state: dict[str, Tensor]
     trained_parameters: int
     peak_memory: int | None
@@ -123,13 +127,14 @@ class Trainer:
                     Fitted(
                         point=point,
                         head=self._head(head),
-                        hyper_parameters=as_json({**choice.candidates[best.number], **_share(method, share)}),
+                        hyper_parameters=as_json(hyper_parameters(_with_share(method, share))),
                         selection=as_json({**selection, **({"outcome": outcome} if outcome else {})}),
                         n_train=len(self.data.rows(point.fraction, point.seed)),
                         n_validation=len(held),
                         seconds=best.seconds + (probe.seconds if probe is not None else 0.0),
                         **calibrate(logits, held),
                     ),
+                    _with_share(method, share),
                     state,
                     sum(value.numel() for value in best.state.values())
                     + sum(part.numel() for part in self._module(head).parameters()),
@@ -298,5 +303,5 @@ def _chosen(probe: Fitted) -> dict[str, Any]:
     return {"hyper_parameters": probe.hyper_parameters}
 
 
-def _share(method: Tuning, share: float) -> dict[str, float]:
-    return {"wise_ft": share} if hasattr(method, "wise_ft") else {}
+def _with_share(method: Tuning, share: float) -> Tuning:
+    return dataclasses.replace(method, wise_ft=share) if isinstance(method, Full) else method

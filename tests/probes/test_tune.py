@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,21 +20,27 @@ import torch
 from PIL import Image
 
 from nml.errors import UserError
+from plugins.losses import consistency, covariance, dominant_share, products
+from plugins.saved import load_head
+from plugins.trainable import Batch
 from probes.encoders import open_encoder
 from probes.encoders.torch_images import TorchImageEncoder
 from probes.features import FeatureStore, feature_pass
 from probes.fitting import Failed
 from probes.results import Row, read_rows
 from probes.results.rowfiles import row_files
+from probes.scoring import spectrum
 from probes.splits import carve
 from probes.tasks import Task, open_task
 from probes.training_data import Point, TrainingData
 from probes.tune import main
 from probes.tuning.choosing import METHODS, choose_methods
 from probes.tuning.low_rank import LoRA
+from probes.tuning.methods import Full
 from probes.tuning.network import Network, check_encoder
 from probes.tuning.training import Trainer, Tuned
 from tests.commands import Command, run_command
+from tests.probes.conftest import write_export
 
 RESNET = "timm:test_resnet,weights=random"
 VIT = "timm:test_vit,weights=random"
@@ -76,16 +83,18 @@ def task_of(data: Path) -> str:
     return f"parquet:{data}/train.parquet,{data}/test.parquet,{data}/dark.parquet"
 
 
-def trainer_of(text: str, task: Task, store: FeatureStore) -> Trainer:
+def trainer_of(text: str, task: Task, store: FeatureStore, *, views: int = 0) -> Trainer:
     encoder = check_encoder(open_encoder(text))
     for name, part in encoder.module.named_parameters():
         if name.endswith("weight") and not part.any():
             # A ResNet begins with branches that are nothing, and no gradient gets into them.
             part.data.fill_(1.0)
-    features = feature_pass(store, encoder, task.train, dataset="train")
+    passes = [
+        feature_pass(store, encoder, task.train, dataset="train", view=view) for view in range(views + 1)
+    ]
     data = TrainingData(
         keys=task.train.keys,
-        features=features.array,
+        features=np.concatenate([one.array for one in passes]),
         labels=task.train.labels,
         validation_keys=None,
         validation_features=None,
@@ -93,7 +102,7 @@ def trainer_of(text: str, task: Task, store: FeatureStore) -> Trainer:
         carving=carve(task.train.keys, task.train.labels, published=False),
         num_classes=2,
     )
-    return Trainer(Network(encoder), task, data, views=0, device="cpu")
+    return Trainer(Network(encoder), task, data, views=views, device="cpu")
 
 
 def tune(trainer: Trainer, method: str, *shares: float, hyper: Sequence[str] = ()) -> list[Tuned]:
@@ -270,3 +279,72 @@ def test_what_cannot_be_is_told_in_one_line(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("method", ["lp-ft", "lora"])
+def test_a_saved_network_is_an_encoder_that_gives_what_was_measured(
+    method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = [] if method == "lora" else ["lp-ft.probe_epochs=1"]
+    asked = ["--method", method, "--save", "saved", *words(data), *quick]
+    assert main(asked) == 0
+    row = next(row for row in read_rows(tmp_path / "results") if row.domain == "ood")
+    (folder,) = Path("saved").iterdir()
+    encoder = open_encoder(f"tuned:{folder}")
+    dark = open_task(task_of(data), data).evaluations[1].samples
+    features = encoder.encode([encoder.prepare(dark.read(number)) for number in range(len(dark.keys))])
+    logits = load_head(folder).head.predict_logits(torch.from_numpy(features))
+    assert float((logits.argmax(dim=1).numpy() == dark.labels).mean()) == row.accuracy
+    assert spectrum(features, "raw").sve == pytest.approx(row.head_sve, rel=1e-5)
+    assert encoder.info.hash not in (row.encoder_hash, open_encoder(RESNET).info.hash)
+    # One that is missing is saved by the same command; what is there is left alone.
+    (folder / "head.json").unlink()
+    assert main(asked) == 0
+    assert (folder / "head.json").exists()
+    write_export(tmp_path / "runs" / "other")
+    with pytest.raises(UserError, match="is not the encoder that it was tuned from"):
+        open_encoder(f"tuned:{folder},base=checkpoint:runs/other")
+    weights = folder / "tuned.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="not the weights that were saved"):
+        open_encoder(f"tuned:{folder}")
+
+
+class Watched(Full):
+    """Full, which keeps what its terms are given."""
+
+    seen: ClassVar[list[Batch]] = []
+
+    def terms(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.seen.append(batch)
+        return super().terms(batch)
+
+
+def test_the_terms_of_nmtune_hold_tuned_features_to_those_of_the_encoder(
+    task: Task, store: FeatureStore
+) -> None:
+    trainer = trainer_of(RESNET, task, store, views=1)
+    (choice,) = choose_methods("full", "nmtune", ["epochs=1", "batch_size=12", "lr=0.01"], [], tries=1)
+    assert choice.plugin.name == "tune-full-nmtune"
+    watched = dataclasses.replace(choice, make=Watched)
+    Watched.seen.clear()
+    assert not isinstance(trainer.fit(watched, POINT, [1.0])[0], Failed)
+    first, *_, last = Watched.seen
+    # Before the first step Z is F, of augmented views as well, and later it is not.
+    torch.testing.assert_close(first.transformed, first.features, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(last.transformed, last.features, rtol=1e-2)
+    views = {int(row) // len(task.train.keys) for batch in Watched.seen for row in batch.samples}
+    assert views == {0, 1}
+    draw = torch.Generator().manual_seed(0)
+    batch = Batch(
+        features=torch.rand(8, 5, generator=draw),
+        transformed=torch.rand(8, 5, generator=draw),
+        logits=torch.rand(8, 2, generator=draw),
+        labels=torch.tensor([0, 1] * 4),
+    )
+    terms = Full(regulariser="nmtune", weight=0.3).terms(batch)
+    of = products(batch.transformed, batch.features, spectrum=True)
+    assert terms.keys() == {"cross_entropy", "mse", "cov", "svd"}
+    for name, value in (("mse", consistency(of)), ("cov", covariance(of)), ("svd", dominant_share(of))):
+        assert torch.equal(terms[name], 0.3 * value)
