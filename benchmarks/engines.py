@@ -6,8 +6,7 @@
 
 Every engine trains by ``pretrain.run`` on ``--ranks`` processes of this machine (one a GPU where there
 are some) and is judged by the lines of its metrics.jsonl: medians over the steps after the first five.
-MFU counts three forward passes a step, without the wait for data, against the dense peak of the GPU,
-where it is known.
+MFU is that of the step without the wait for data (:mod:`pretrain.utilisation`).
 """
 
 from __future__ import annotations
@@ -27,14 +26,15 @@ import torch
 import yaml
 
 from nml import cli, digits
+from nml.recipe import Data, Loss, Model, Recipe
+from pretrain.engines.native import device_of_rank
+from pretrain.utilisation import flops_of_sample, peak_of
 from shards.shardset import ShardSet
 
 ENGINES = ("ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3")
 WARM = 5
 # Steps that are looked at, at least.
 MEASURED = 20
-# Dense peaks in TFLOP/s, from the data sheets: (name in the device's name, bf16 or fp16, fp32).
-PEAKS = (("H200", 989, 67), ("H100", 989, 67), ("A100", 312, 19.5), ("L40S", 362, 91.6), ("L4", 121, 30.3))
 
 
 class Row(NamedTuple):
@@ -78,19 +78,25 @@ def main() -> None:
         "validate_every": 999,
         "checkpoints": {"every_epochs": 0},
     }
-    flops = flops_of_a_sample(options.objective, options.model, options.size)
-    peak = peak_flops(options.dtype)
+    trained = Recipe(
+        objective=options.objective,
+        model=Model(name=options.model),
+        data=Data(size=options.size, test_size=options.size),
+        loss=Loss(name=recipe["loss"]["name"]),
+    )
+    flops = flops_of_sample(trained, 0 if options.objective == "clip" else len(digits.CLASSES))
+    peak = peak_of(device_of_rank(), options.dtype)
     print(
         f"{options.model} at {options.size} px, batch {options.batch}, {options.ranks} ranks, {options.dtype}"
     )
-    print(f"on {device_name()}; {3 * flops / 1e9:.2f} GFLOP a sample")
+    print(f"on {device_name()}; {flops / 1e9:.2f} GFLOP a sample")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.yaml"
         path.write_text(yaml.safe_dump(recipe))
         for engine in options.engines:
             row = measure(engine, path, Path(folder) / engine, options.ranks, options.shards)
-            achieved = 3 * flops * options.batch / row.step_ms / 1e9
-            mfu = f"MFU {achieved / peak / options.ranks:.1%}" if peak else "peak unknown, no MFU"
+            achieved = flops * options.batch / row.step_ms / 1e9
+            mfu = f"MFU {1e12 * achieved / peak / options.ranks:.1%}" if peak else "peak unknown, no MFU"
             print(
                 f"{row.engine:12} {row.step_ms:8.1f} ms a step {row.wait_ms:6.1f} ms wait "
                 f"{row.samples_per_s:8.1f} samples/s {row.memory_mb:6d} MB {achieved:7.3f} TFLOP/s, {mfu}",
@@ -132,31 +138,6 @@ def epochs(shards: str | None, batch: int) -> int:
     """Return how many epochs have steps enough to look at."""
     samples = ShardSet.open(shards).num_samples if shards else len(digits.load("train").labels)
     return math.ceil((WARM + MEASURED) / max(1, samples // batch))
-
-
-def flops_of_a_sample(objective: str, model: str, size: int) -> float:
-    """Return the floating point operations of one forward pass."""
-    import open_clip
-    import timm
-    from torch.utils.flop_counter import FlopCounterMode
-
-    image = torch.zeros(1, 3, size, size)
-    if objective == "clip":
-        network = open_clip.create_model(model, pretrained=None, force_image_size=size).eval()
-        inputs = (image, open_clip.get_tokenizer(model)(["a text"]))
-    else:
-        network, inputs = timm.create_model(model).eval(), (image,)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(*inputs)
-    return float(counter.get_total_flops())
-
-
-def peak_flops(dtype: str) -> float | None:
-    """Return a GPU's dense peak in TFLOP/s; None where it is not known."""
-    for name, low, full in PEAKS:
-        if name in device_name():
-            return full if dtype == "fp32" else low
-    return None
 
 
 def device_name() -> str:

@@ -37,6 +37,7 @@ from pretrain.run_state import RunState
 from pretrain.schedule import warmup_steps
 from pretrain.training import Trainer
 from pretrain.transforms import testing_transform, training_transform
+from pretrain.utilisation import ALONE, work_of
 from pretrain.validation import ValidationData, validation_data
 from pretrain.warm_start import begin_from
 from pretrain.world import World, decided_by_main, wait_no_longer
@@ -147,6 +148,9 @@ def assemble(
             global_batch=recipe.global_batch,
             device=engine.device,
             started=started,
+            work=work_of(recipe, len(shard_set.classes or ()), devices=world.size, device=engine.device)
+            if world.is_main
+            else ALONE,
             observers=[
                 *build_observers(options, sampler.steps_per_epoch),
                 *feed_limits(recipe, shard_set, sampler, engine.device, world.size),

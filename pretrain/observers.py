@@ -52,12 +52,12 @@ class Terminal:
             self._bar.initial = self._bar.n = line["step"] - 1
             self._begun = True
         shown = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
-        self._bar.set_postfix_str(f"loss {shown}, {line['samples_per_s']:.0f} samples/s", refresh=False)
+        self._bar.set_postfix_str(f"loss {shown}, {_rate(line)}", refresh=False)
         self._bar.update(line["step"] - self._bar.n)
         if not self._live and line["step"] % self._steps_per_epoch == 0:
             self._say(
                 f"epoch {epoch}/{self._epochs}: loss {shown}, lr {line['lr']:.3g}, "
-                f"{line['samples_per_s']:.0f} samples/s, goodput {line['goodput']:.2f}"
+                f"{_rate(line)}, goodput {line['goodput']:.2f}"
             )
 
     def _say(self, text: str) -> None:
@@ -69,6 +69,12 @@ class Terminal:
     def close(self) -> None:
         """Take the live line away."""
         self._bar.close()
+
+
+def _rate(line: dict[str, Any]) -> str:
+    """Return samples/s, and MFU where there is one, which tells what of the device is left."""
+    mfu = f", MFU {100 * line['mfu']:.0f} %" if "mfu" in line else ""
+    return f"{line['samples_per_s']:.0f} samples/s{mfu}"
 
 
 class TensorBoard:

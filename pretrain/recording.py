@@ -18,6 +18,7 @@ from nml.curves import metrics_lines
 from nml.errors import UserError
 from nml.files import write_bytes, write_json
 from pretrain.goodput import Ledger
+from pretrain.utilisation import ALONE, Work
 
 
 class Observer(Protocol):
@@ -63,6 +64,7 @@ class Recorder:
         steps_per_epoch: Steps of an epoch.
         global_batch: Samples of a step.
         device: Whose memory is told.
+        work: What a sample is to the devices.
         started: When the process began, by time.perf_counter().
         observers: Called with every line.
         on_error: Told of a disk that takes no more lines; None lets the error through.
@@ -78,6 +80,7 @@ class Recorder:
         device: torch.device,
         started: float,
         observers: list[Observer],
+        work: Work = ALONE,
         on_error: Callable[[OSError], None] | None = None,
     ) -> None:
         self.ledger = Ledger(started)
@@ -86,6 +89,7 @@ class Recorder:
         self._steps_per_epoch = steps_per_epoch
         self._global_batch = global_batch
         self._device = device
+        self._work = work
         self._observers = observers
         self._on_error = on_error
         self._metrics: Metrics | None = None
@@ -98,13 +102,15 @@ class Recorder:
     def step(self, number: int, report: StepReport) -> None:
         """Tell of a step, the ``number``-th of the run."""
         division = self.ledger.step(report.seconds + report.waited, report.ranks, applied=report.applied)
+        rate = self._global_batch / (report.seconds + report.waited)
         values: dict[str, Any] = {
             "epoch": number / self._steps_per_epoch,
             "loss": report.loss if math.isfinite(report.loss) else None,
             "lr": report.lr,
             "grad_norm": report.grad_norm if math.isfinite(report.grad_norm) and report.grad_norm else None,
             "samples_seen": number * self._global_batch,
-            "samples_per_s": round(self._global_batch / (report.seconds + report.waited), 2),
+            "samples_per_s": round(rate, 2),
+            **self._work.rates(rate),
             "step_s": round(report.seconds, 5),
             "data_wait_s": round(division.data_wait, 5),
             "waited_s": round(division.waiting, 5),

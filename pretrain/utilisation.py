@@ -13,7 +13,7 @@ import dataclasses
 import random
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +46,45 @@ _PEAKS: tuple[tuple[str, float | None, float | None, float | None, float | None]
 )
 # Samples that operations are counted of: two, since mixing pairs them.
 _COUNTED = 2
+
+
+class Work(NamedTuple):
+    """What a sample is to a run.
+
+    Attributes:
+        devices: GPUs, or processes where there are none.
+        images: Of a sample: its views.
+        flops: Floating point operations of a sample, all its views together; None where no peak is known.
+        peak: FLOP/s that a device could do; None where it is not known.
+    """
+
+    devices: int = 1
+    images: int = 1
+    flops: float | None = None
+    peak: float | None = None
+
+    def rates(self, samples_per_s: float) -> dict[str, float]:
+        """Return what a line of metrics.jsonl says of a throughput over all devices; MFU is 0 to 1."""
+        found = {"images_per_s_device": round(samples_per_s * self.images / self.devices, 2)}
+        if self.flops and self.peak:
+            found["mfu"] = round(samples_per_s * self.flops / self.devices / self.peak, 4)
+        return found
+
+
+ALONE = Work()
+
+
+def work_of(recipe: Recipe, num_classes: int, *, devices: int, device: torch.device) -> Work:
+    """Return what a sample of a recipe is to a run; operations are counted where that is of use.
+
+    Args:
+        recipe: The recipe.
+        num_classes: K of the set; 0 for captions.
+        devices: Processes of the run.
+        device: That of this one.
+    """
+    peak, views = peak_of(device, recipe.engine.dtype), int(declared(recipe.objective).views)
+    return Work(devices, views, flops_of_sample(recipe, num_classes) if peak else None, peak)
 
 
 def peak_flops(name: str, dtype: str, *, tf32: bool) -> float | None:

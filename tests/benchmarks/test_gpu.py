@@ -74,6 +74,9 @@ def test_every_part_reports_on_a_cpu(
     assert told["run"]["steps_done_again"]["number"] > 0
     assert told["run"]["steps_done_again"]["largest_difference_of_loss"] == 0
     assert told["run"]["resumed"]["steps"] == TINY.epochs * TINY.images // TINY.batch
+    pace = told["run"]["killed"]["pace"]
+    assert pace["images_per_s_device"] > 0
+    assert "mfu" not in pace
     assert told["heads"]["copies"] == 45
     assert set(told["tests"]["tests"].values()) == {"skipped"}
     assert told["waits"]["classify: trace"]["most"]
