@@ -217,8 +217,9 @@ def add_options(parser: Parser, options: type, *, leave_out: Collection[str] = (
             continue
         # Of "or nothing", and of text or a path, a command line knows the first.
         kind = typing.get_args(kind)[0] if isinstance(kind, types.UnionType) else kind
-        if typing.get_origin(kind) is list:
-            (kind,), more = typing.get_args(kind), {"nargs": "+"}
+        if typing.get_origin(kind) in (list, tuple):
+            kind, more = typing.get_args(kind)[0], {"nargs": "+"}
+            default = [*default] if isinstance(default, tuple) else default
         parser.add_argument(
             flag_of(option.name), type=kind, default=default, help=option.metadata["help"], **more
         )
@@ -226,7 +227,13 @@ def add_options(parser: Parser, options: type, *, leave_out: Collection[str] = (
 
 def given_options(namespace: Any, options: type, *, leave_out: Collection[str] = ()) -> dict[str, Any]:
     """Return what a parser of :func:`add_options` found, as arguments of the dataclass."""
-    return {option.name: namespace[option.name] for option in fields(options) if option.name not in leave_out}
+    hints = typing.get_type_hints(options)
+    return {
+        option.name: tuple(found) if typing.get_origin(hints[option.name]) is tuple else found
+        for option in fields(options)
+        if option.name not in leave_out
+        for found in [namespace[option.name]]
+    }
 
 
 def refuse_unused(parser: Parser, arguments: Any, used_by: Mapping[str, Collection[str]]) -> None:

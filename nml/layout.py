@@ -11,6 +11,7 @@
       logs/
       curves.svg, curves.png      its curves; drawn once it is done
       memorisation.parquet        with --memorisation: what was remembered of each sample
+      probing/                    with --probe: a mark for each checkpoint that is still to be measured
       DONE.json                   written when the last step is done
 """
 
@@ -31,6 +32,7 @@ LOGS = "logs"
 # With the suffixes .svg and .png.
 CURVES = "curves"
 MEMORISATION = "memorisation.parquet"
+PROBING = "probing"
 DONE = "DONE.json"
 MARKER = "COMPLETE.json"
 STATE = "state"

@@ -119,6 +119,26 @@ class RunOptions:
             "help": "remember every sample: RUN/memorisation.parquet, see python -m pretrain.memorisation"
         },
     )
+    probe: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "measure the encoder while it trains: TASK or TASK,HEAD as probes.run has them, which "
+            "writes the same rows"
+        },
+    )
+    probe_every: int = field(
+        default=1,
+        metadata={"help": "epochs between two such measurements; the last epoch is always measured"},
+    )
+    probe_results: str | None = field(
+        default=None, metadata={"help": "folder of its result rows; default: results", "path": True}
+    )
+    probe_tasks_root: str | None = field(
+        default=None, metadata={"help": "folder of its prepared tasks; default: data/tasks", "path": True}
+    )
+    probe_device: str = field(
+        default="auto", metadata={"help": "where it computes: auto is the device that trains, else cpu, cuda"}
+    )
     profile: int = field(default=0, metadata={"help": "trace this many steps into RUN/logs/profile"})
 
     def __post_init__(self) -> None:
@@ -139,8 +159,22 @@ class RunOptions:
             raise UserError("--require-signature: the bundled digits have none", mend="name a set: --shards")
         if self.profile < 0:
             raise UserError(f"--profile {self.profile}: is negative", possible="0 (no trace) and more")
+        self._check_probe()
         if self.run_dir is not None:
             _check_run_dir(Path(self.run_dir))
+
+    def _check_probe(self) -> None:
+        if self.probe_every < 1:
+            raise UserError(
+                f"--probe-every {self.probe_every}: not a number of epochs", possible="1 and more"
+            )
+        for option in fields(RunOptions):
+            value = getattr(self, option.name)
+            if option.name.startswith("probe_") and value != option.default and not self.probe:
+                raise UserError(
+                    f"{flag_of(option.name)} {value}: nothing is measured while it trains",
+                    mend="name a task: --probe TASK",
+                )
 
     @property
     def level(self) -> str:
@@ -190,7 +224,8 @@ class RunOptions:
             if value == option.default and option.name not in always:
                 continue
             flag = flag_of(option.name)
-            said += [flag] if isinstance(value, bool) else [flag, str(value)]
+            values = value if isinstance(value, tuple) else () if isinstance(value, bool) else (value,)
+            said += [flag, *map(str, values)]
         return said
 
 

@@ -31,6 +31,7 @@ from pretrain.objective import Objective, Setting
 from pretrain.observers import build_observers
 from pretrain.options import Options
 from pretrain.presentations import Presentations
+from pretrain.probing import Probing
 from pretrain.profiling import Tracer
 from pretrain.recording import Recorder
 from pretrain.run_state import RunState
@@ -52,6 +53,7 @@ def assemble(
     shard_set: ShardSet,
     started: float,
     start: InitialWeights | None = None,
+    probing: Probing | None = None,
 ) -> tuple[Trainer, DataLoader[Batch]]:
     """Return the trainer of a run and its loader. Collective.
 
@@ -61,6 +63,7 @@ def assemble(
         shard_set: The data.
         started: When the process began, by time.perf_counter().
         start: The weights that the network begins from; None for fresh ones.
+        probing: Measures the encoder while it trains; None where nobody asked for it.
 
     Raises:
         UserError: If the parts do not fit each other; nothing has been written then.
@@ -131,6 +134,7 @@ def assemble(
         watch=watch,
         beside=objective.tensors(),
         encoder=objective.encoder,
+        probing=probing,
     )
     trainer = Trainer(
         recipe,

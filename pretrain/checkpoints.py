@@ -13,12 +13,12 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,9 @@ from pretrain.encoder_files import publish, write_export
 from pretrain.engines import Engine, Tensors
 from pretrain.presentations import Arrays, write_saved
 from pretrain.world import from_main
+
+if TYPE_CHECKING:
+    from pretrain.probing import Probing
 
 # Less than any state.
 _NO_ROOM_BYTES = 1 << 20
@@ -184,13 +187,14 @@ def clear_unfinished(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def retire(run: Path, *, keep_last: int, keep_every: int) -> None:
+def retire(run: Path, *, keep_last: int, keep_every: int, waiting: Collection[int] = ()) -> None:
     """Remove complete checkpoints beyond the newest ``keep_last``, and unfinished ones older than those.
 
-    Steps that are multiples of ``keep_every`` stay.
+    Steps that are multiples of ``keep_every`` stay, and so do those in ``waiting``.
     """
     finished = [folder for folder in step_folders(run) if is_complete(folder)]
     kept = set(finished[:keep_last]) | set(_every(finished, keep_every))
+    kept |= {checkpoint_folder(run, step) for step in waiting}
     if not finished:
         return
     for folder in step_folders(run):
@@ -210,11 +214,13 @@ class Saver:
     Args:
         run: The run folder.
         config: When and what to keep.
+        probing: Has checkpoints measured; None where nobody asked for it.
     """
 
-    def __init__(self, run: Path, config: Checkpoints) -> None:
+    def __init__(self, run: Path, config: Checkpoints, probing: Probing | None = None) -> None:
         self._run = run
         self._config = config
+        self._probing = probing
         self._thread: threading.Thread | None = None
         self._step = 0
         self._error: BaseException | None = None
@@ -234,6 +240,7 @@ class Saver:
         own: Tensors,
         export: tuple[Tensors, dict[str, Any]],
         watched: Arrays | None = None,
+        probed: bool = False,
     ) -> None:
         """Save the state of ``step``; returns once it is copied or written. Collective.
 
@@ -244,6 +251,7 @@ class Saver:
             shared, own: See :class:`pretrain.engines.Engine`.
             export: Whole weights and buffers on rank 0, and meta.json.
             watched: What rank 0 remembers of the samples.
+            probed: Whether it is to be measured.
 
         Raises:
             UserError: If this save, or the one before, failed.
@@ -262,7 +270,9 @@ class Saver:
         # What was written right here counts only when all ranks have written theirs.
         self._fail_together()
         self._thread = threading.Thread(
-            target=self._finish, args=(folder, future, record, export, watched or {}), name=f"save {step}"
+            target=self._finish,
+            args=(folder, future, record, export, watched or {}, probed),
+            name=f"save {step}",
         )
         self._thread.start()
         if future is None:
@@ -310,6 +320,7 @@ class Saver:
         record: dict[str, Any],
         export: tuple[Tensors, dict[str, Any]],
         watched: Arrays,
+        probed: bool,
     ) -> None:
         try:
             if future is not None:
@@ -318,9 +329,19 @@ class Saver:
             if dist.get_rank() == 0 and not self.failed:
                 write_export(folder / layout.EXPORT, *export)
                 write_saved(folder, watched)
+                probing = self._probing
+                if probing is not None and probed:
+                    probing.mark(self._step)
                 complete(folder, record)
                 publish(folder / layout.EXPORT, self._run / layout.EXPORT)
-                retire(self._run, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
+                retire(
+                    self._run,
+                    keep_last=self._config.keep_last,
+                    keep_every=self._config.keep_every,
+                    waiting=probing.marked() if probing is not None else (),
+                )
+                if probing is not None and probed:
+                    probing.ask(self._step)
         # Raised where the training loop asks, on all ranks alike.
         except BaseException as error:
             self.note(error)

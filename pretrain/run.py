@@ -15,6 +15,7 @@ from nml.run_options import check_extras, check_resume, duration
 from pretrain import ending
 from pretrain.curves import draw_at_end
 from pretrain.options import Options, parse_options
+from pretrain.probing import Probing
 from pretrain.same_run import (
     check_can_be_written,
     check_same_data,
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     check_extras(options)
     check_same_run(options.run_dir, text)
     check_resume(options.run_dir, options.resume)
+    probing = Probing(options, world) if options.probe else None
     done = read_done(options.run_dir)
     if done is not None:
         _check_done_on_same_data(options)
@@ -47,14 +49,18 @@ def main(argv: list[str] | None = None) -> int:
             print(f"already done: {done['step']} steps, {done['epochs']} epochs; nothing to do")
             if options.memorisation and not (options.run_dir / layout.MEMORISATION).exists():
                 print("--memorisation: it trained without, so nothing was remembered; name another --run-dir")
+            if probing is not None:
+                probing.catch_up()
             _say_where(options)
         return 0
     with ending.watched(world) as warden, contextlib.ExitStack() as closing, ending.failing(world, warden):
         join(world)
         closing.push(partial(_leave, world))
-        status = train(options, text, world, started, closing)
+        status = train(options, text, world, started, closing, probing)
     if world.is_main and status == 0:
         # Nobody waits for it: the ranks have parted.
+        if probing is not None:
+            probing.finish()
         draw_at_end(options.run_dir)
         _say_where(options)
     return status
@@ -64,6 +70,11 @@ def _leave(world: World, kind: type[BaseException] | None, *_: object) -> None:
     # Of a group that has failed, some are gone, and to wait for them is to wait for ever.
     if kind is None or world.size == 1:
         leave()
+
+
+def _end_unless_done(probing: Probing, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is not None:
+        probing.close()
 
 
 def _check_done_on_same_data(options: Options) -> None:
@@ -83,7 +94,14 @@ def _say_where(options: Options) -> None:
     print(f"run: {options.run_dir}", flush=True)
 
 
-def train(options: Options, text: str, world: World, started: float, closing: contextlib.ExitStack) -> int:
+def train(
+    options: Options,
+    text: str,
+    world: World,
+    started: float,
+    closing: contextlib.ExitStack,
+    probing: Probing | None = None,
+) -> int:
     """Open the data, build everything, and only then touch the run folder.
 
     Args:
@@ -92,6 +110,7 @@ def train(options: Options, text: str, world: World, started: float, closing: co
         world: This process, in its group.
         started: When it began, by time.perf_counter().
         closing: Gets what is to be closed at the end, whatever it is.
+        probing: Measures the encoder while it trains; None where nobody asked for it.
     """
     from pretrain.assembly import assemble
 
@@ -103,7 +122,13 @@ def train(options: Options, text: str, world: World, started: float, closing: co
     shard_set = _open_set(options)
     check_same_data(options.run_dir, shard_set, options.level)
     start = decided_by_main(world, lambda: check_same_start(options.run_dir, options.init_from))
-    trainer, batches = assemble(options, world, shard_set, started, start)
+    if probing is not None:
+        closing.push(partial(_end_unless_done, probing))
+        # It looks at what it is asked for while the network is built.
+        decided_by_main(world, probing.start)
+    trainer, batches = assemble(options, world, shard_set, started, start, probing)
+    if probing is not None:
+        decided_by_main(world, probing.wait_ready)
     data = describe_data(shard_set, options.level) | ({"init": start.as_json()} if start else {})
     decided_by_main(world, lambda: _open_run(options, text, data, closing))
     closing.callback(trainer.state.saver.linger, SAVE_SECONDS)
@@ -114,7 +139,11 @@ def train(options: Options, text: str, world: World, started: float, closing: co
             f"{trainer.steps_per_epoch} steps",
             flush=True,
         )
-    return trainer.run(batches)
+    status = trainer.run(batches)
+    if status and probing is not None:
+        # What it has not done is left to who continues the run.
+        probing.close()
+    return status
 
 
 def _open_run(options: Options, text: str, data: dict[str, Any], stack: contextlib.ExitStack) -> None:

@@ -22,6 +22,7 @@ from pretrain.engines import Engine, Tensors, local
 from pretrain.engines.native import kept_on_main, whole
 from pretrain.loading import StepSampler
 from pretrain.noise_watch import NoiseWatch
+from pretrain.probing import Probing
 from pretrain.world import World, decided_by_main
 
 
@@ -52,6 +53,7 @@ class RunState:
         watch: What it has seen is saved too.
         beside: What the objective keeps beside the network, equal on all ranks; filled in place.
         encoder: What the names of the tensors begin with that are exported.
+        probing: Has checkpoints measured; None where nobody asked for it.
 
     Attributes:
         step: Steps done.
@@ -75,17 +77,18 @@ class RunState:
         watch: NoiseWatch,
         beside: Tensors | None = None,
         encoder: str = "",
+        probing: Probing | None = None,
     ) -> None:
         self.step = 0
         self.skipped = 0
         self.validation: dict[str, Any] | None = None
         self.average = Average(engine.network, recipe.ema) if recipe.ema else None
         self.statistics = batchnorm.StepStatistics(engine.network)
-        self.saver = Saver(folder, recipe.checkpoints)
+        self.saver = Saver(folder, recipe.checkpoints, probing)
         self._recipe, self._folder, self._world = recipe, folder, world
         self.watch = watch
         self._engine, self._sampler, self._meta = engine, sampler, meta
-        self._beside, self._encoder = beside or {}, encoder
+        self._beside, self._encoder, self._probing = beside or {}, encoder, probing
         self._saved = -1
 
     def resume(self) -> None:
@@ -94,6 +97,8 @@ class RunState:
         if found is not None:
             self._load(found)
             self.statistics.keep()
+        if self._probing is not None:
+            self._probing.resume(self.step)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         try:
@@ -144,6 +149,12 @@ class RunState:
         if self.average is not None:
             self.average.update(self._engine.network, self.step, applied)
 
+    @property
+    def probed(self) -> bool:
+        """Whether the encoder of this step is to be measured."""
+        epoch, within = divmod(self.step, self._sampler.steps_per_epoch)
+        return self._probing is not None and within == 0 and self._probing.due(epoch)
+
     def save(self) -> None:
         """Save this step, unless it is saved already. Collective.
 
@@ -174,6 +185,7 @@ class RunState:
             own=own,
             export=(exported, self._meta | self._moment()),
             watched=self.watch.saved(),
+            probed=self.probed,
         )
 
     def _tensors(self) -> tuple[Tensors, Tensors]:

@@ -263,7 +263,7 @@ class Trainer:
             self._tell_noise(epoch)
             if epoch % self.recipe.validate_every == 0 or step == self.total:
                 self._validate()
-            if config.every_epochs and epoch % config.every_epochs == 0:
+            if self.state.probed or (config.every_epochs and epoch % config.every_epochs == 0):
                 self._save()
         if self._is_to_save():
             self._save()

@@ -29,7 +29,6 @@ from probes.options import Options
 from probes.probing import Plan, Probe
 from probes.results import read_rows
 from probes.results.row import spectra_note
-from probes.results.rowfiles import row_files
 from probes.spec import split_spec
 from probes.summary import summary_table
 from probes.tasks import Task, open_task
@@ -157,7 +156,7 @@ def measure(
         print_costs(encoders)
     ids = frozenset().union(*(probe.ids for probe in measurements))
     # Where every fit failed there may be none.
-    rows = [row for row in read_rows(results) if row.row_id in ids] if row_files(results) else []
+    rows = read_rows(results, ids)
     if options.receipt:
         ids_of = {
             head: sorted(row.row_id for row in rows if row.head == head)

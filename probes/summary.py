@@ -44,6 +44,20 @@ def summary_table(rows: Sequence[Row]) -> str:
     return "\n".join(in_columns(lines, text_columns=4))
 
 
+def in_words(rows: Sequence[Row]) -> list[str]:
+    """Return a line an (encoder, task, head): ID and OOD score, and the encoder's SVE on the test data."""
+    groups: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.encoder, row.task, row.head].append(row)
+    return [f"{task} {head}: {_words(group)}" for (_, task, head), group in groups.items()]
+
+
+def _words(rows: Sequence[Row]) -> str:
+    inside, outside, sve, *_ = _cells(rows)
+    name = rows[0].metric_name if rows[0].accuracy is None else "accuracy"
+    return f"{name} {inside} % in-domain, {outside} % out-of-domain, SVE {sve}"
+
+
 def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
     inside = [row for row in rows if row.domain == "id"]
     outside = [row for row in rows if row.domain == "ood"]

@@ -79,6 +79,7 @@ def answer_of(argv: Sequence[str], seconds: float) -> str:
 
 _HEADS = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
 _TASKS = Registry("nml.tasks", kind="task", where="--tasks", listing="python -m probes.tasks list")
+_PROBED = Registry("nml.tasks", kind="task", where="--probe", listing="python -m probes.tasks list")
 
 
 def check_heads(names: Sequence[str]) -> None:
@@ -99,6 +100,16 @@ def check_tasks(texts: Sequence[str]) -> None:
     """
     for text in texts:
         find_task(_TASKS, text.partition(":")[0])
+
+
+def check_probed(texts: Sequence[str]) -> None:
+    """Check that the kinds of the tasks that ``--probe`` names are registered: ``digits`` of ``digits,lp``.
+
+    Raises:
+        UserError: If one is not; near matches are named.
+    """
+    for text in texts:
+        find_task(_PROBED, text.partition(":")[0].partition(",")[0])
 
 
 def check_probe_words(words: Sequence[str]) -> None:

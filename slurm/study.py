@@ -109,9 +109,12 @@ class SweepRequest:
 
     def runs(self) -> list[PretrainRequest]:
         """Return the pre-training runs, levels within seeds within recipes."""
+        common = self.options
+        if common.probe and common.probe_results is None:
+            common = dataclasses.replace(common, probe_results=self.results)
         return [
             PretrainRequest(
-                options=dataclasses.replace(self.options, noise=noise, seed=seed),
+                options=dataclasses.replace(common, noise=noise, seed=seed),
                 recipe=recipe,
                 overrides=self.overrides,
                 workers=self.workers.get(recipe),
@@ -245,6 +248,9 @@ def _arm(common: SweepRequest, name: str, content: Any, shared: Mapping[str, Any
                 possible="true, false",
             )
     options = {key: fields[key] for key in _OF_RUNS if key in fields}
+    if isinstance(options.get("probe"), str):
+        # As in the file of a command, one of several need not be a list.
+        options["probe"] = [options["probe"]]
     try:
         given = typed(RunOptions, {**dataclasses.asdict(common.options), **options})
     except Untrusted as error:

@@ -37,7 +37,7 @@ from slurm.pretraining import (
 from slurm.receipts import write_receipts
 from slurm.registry import BUSY, nothing_left_if_refused
 from slurm.request import PretrainRequest
-from slurm.rooms import check_command, check_heads, check_tasks
+from slurm.rooms import check_command, check_heads, check_probed, check_tasks
 from slurm.same_run import check_same_run, check_same_words
 from slurm.standin import run_command, run_ranks
 from slurm.study import (
@@ -172,6 +172,7 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
     for arm in study.arms:
         check_heads(arm.plugins)
         check_tasks(arm.tasks)
+        check_probed(arm.options.probe)
         for one in arm.runs():
             one.check(written)
             trained_on = study.set_of(one.shard_set)

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -50,8 +50,8 @@ def write_rows(folder: Path | str, rows: Iterable[Row]) -> Path | None:
     return path
 
 
-def read_rows(folder: Path | str) -> list[Row]:
-    """Return every row of a results folder, oldest first.
+def read_rows(folder: Path | str, ids: Collection[str] | None = None) -> list[Row]:
+    """Return every row of a results folder, oldest first, or those of ``ids`` alone.
 
     Where a result was computed twice (two processes at once, or again for the spectrum of its head, which was
     left out at first), the older one counts of those that have that spectrum, or of all if none has.
@@ -60,8 +60,11 @@ def read_rows(folder: Path | str) -> list[Row]:
         UserError: If the folder holds no results, or a file is damaged or of another version.
     """
     spectra: dict[bytes, tuple[float, ...]] = {}
-    rows = [row for file in row_files(folder) for row in _read_file(file, spectra)]
-    if not rows:
+    files = row_files(folder)
+    if ids is not None:
+        files = [file for file in files if not _ids_of(file, False).isdisjoint(ids)]
+    rows = [row for file in files for row in _read_file(file, spectra) if ids is None or row.row_id in ids]
+    if not rows and ids is None:
         raise UserError(
             f"no results in {folder}",
             mend="run first: python -m probes.run --plugin lp,mlp,nmtune, or name another folder",

@@ -39,6 +39,7 @@ import struck
 
 from nml.errors import UserError
 from pretrain import agreement, ending, run, world
+from pretrain.probing import Probing
 
 
 def warm(*, double: bool) -> None:
@@ -150,8 +151,11 @@ def rank_main(rank: int, size: int, port: int, commands: list[list[str]]) -> int
         try:
             options, text = run.parse_options(command)
             run.check_same_run(options.run_dir, text)
+            probing = Probing(options, me) if options.probe else None
             with contextlib.ExitStack() as closing:
-                status = run.train(options, text, me, time.perf_counter(), closing)
+                status = run.train(options, text, me, time.perf_counter(), closing, probing)
+            if probing is not None and status == 0:
+                probing.finish()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
             status = 2

@@ -57,8 +57,8 @@ def other_value(name: str, folder: Path) -> str | bool:
         return True
     if typing.get_origin(kind) is typing.Literal:
         return str(typing.get_args(kind)[-1])
-    if name in ("noise", "timeout"):
-        return {"noise": "0.20", "timeout": "7m"}[name]
+    if name in ("noise", "timeout", "probe"):
+        return {"noise": "0.20", "timeout": "7m", "probe": "digits,lp"}[name]
     if not FIELDS[name].metadata.get("path"):
         return "7"
     (folder / name).mkdir()
@@ -97,6 +97,8 @@ def test_every_option_arrives_at_the_trainer_with_its_paths_absolute(planned, tm
         found = options.recipe.epochs if name == "epochs" else getattr(options, name)
         if name == "noise":
             assert found == "0.2"
+        elif name == "probe":
+            assert found == (value,)
         elif name == "resume":
             # The launcher has looked; a job that is requeued finds what it has begun itself.
             assert (value, found) == ("never", "auto")
@@ -110,6 +112,17 @@ def test_an_option_that_is_left_out_is_left_to_the_trainer(planned) -> None:
     ((*words,),) = planned("pretrain")
     flags = {word for word in words if word.startswith("--")}
     assert flags == {"--recipe", "--shards", "--noise", "--engine", "--seed", "--run-dir"}
+
+
+def test_the_probes_of_a_sweep_go_where_its_results_go(planned, tmp_path) -> None:
+    runs = planned("sweep", "--noise", "0.2", "--results", "found", "--probe", "digits", "digits,lp")
+    assert [parse_options(run)[0].probe for run in runs] == [("digits", "digits,lp")]
+    assert [parse_options(run)[0].probe_results for run in runs] == [str(tmp_path / "found")]
+    for command in ("pretrain", "sweep"):
+        with pytest.raises(UserError, match="--probe: unknown name 'digit'"):
+            planned(command, "--probe", "digit,lp")
+    with pytest.raises(UserError, match="--probe-every 2: nothing is measured"):
+        planned("pretrain", "--probe-every", "2")
 
 
 def test_a_set_at_a_url_stays_there(planned, tmp_path) -> None:

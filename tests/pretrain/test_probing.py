@@ -1,0 +1,202 @@
+"""``--probe``: the encoder is measured beside the run, which trains as it would without."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nml import layout
+from nml.errors import UserError
+from pretrain import probing
+from pretrain.probing import Probing
+from pretrain.world import World
+from probes.along import Along, AlongOptions, split_probe
+from probes.results import read_rows
+from tests.commands import run_command
+
+# It answers as probes.along does, without its imports; a step of 3 kills it.
+STAND_IN = """
+import json, os, sys
+print(json.dumps({"ready": ["task with knn, 9 samples"]}), flush=True)
+for line in sys.stdin:
+    if int(line) == 3:
+        os.kill(os.getpid(), 9)
+    told = {"failed": ["lp on task: diverged"]} if int(line) == 2 else {"told": ["task knn: 50 %"]}
+    print(json.dumps({"step": int(line), "cpu_s": 1.5} | told), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def task(work: Path) -> str:
+    """16 images of two classes to train on and 8 to test on, without shifted ones."""
+    generator = np.random.default_rng(2)
+    for split, count in (("train", 16), ("test", 8)):
+        for number in range(count):
+            folder = work / "probed" / split / f"class{number % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 128, (32, 32, 3), np.uint8) + 64 * (number % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return f"imagefolder:{work}/probed/train,{work}/probed/test,shifts=none,name=probed"
+
+
+@pytest.fixture(scope="module")
+def recipe(make_recipe: Callable[..., Path]) -> Path:
+    return make_recipe("probed", epochs=3, checkpoints={"every_epochs": 2, "keep_last": 1})
+
+
+def test_a_run_that_is_probed_trains_as_without_and_has_the_rows_of_its_checkpoints(
+    work: Path,
+    few_images: Path,
+    task: str,
+    recipe: Path,
+    run_ranks: Callable[..., str],
+    losses: Callable[[Path], list[float]],
+) -> None:
+    common = ["--recipe", str(recipe), "--shards", str(few_images), "--recipe.global_batch", "8"]
+    common += ["--recipe.ema", "0.9", "--recipe.checkpoints.keep_every", "1"]
+    plain, probed = work / "plain", work / "probed-run"
+    run_ranks(1, [*common, "--run-dir", str(plain)], cwd=work)
+    out = run_ranks(1, [*common, "--run-dir", str(probed), "--probe", task, f"{task},logreg"], cwd=work)
+    assert losses(probed) == losses(plain)
+    # Every epoch, between the checkpoints of the recipe too.
+    assert list(layout.kept_steps(probed)) == [2, 4, 6]
+    assert all(f"step {step}: probed knn: accuracy " in out for step in (2, 4, 6)), out
+    rows = read_rows(work / "results")
+    assert Counter((row.step, row.head) for row in rows) == dict.fromkeys(
+        ((step, head) for step in (2, 4, 6) for head in ("knn", "logreg")), 1
+    )
+    assert not (probed / layout.PROBING).exists()
+    # Afterwards there is nothing left to measure, for the averaged weights that were exported are the same.
+    words = ["--checkpoint", str(probed), "--steps", "all", "--plugin", "knn,logreg"]
+    again = run_command("probes.run", *words, "--task", f"{task},limit=500", cwd=work)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert sorted(row.row_id for row in read_rows(work / "results")) == sorted(row.row_id for row in rows)
+
+
+def test_killed_between_a_checkpoint_and_its_probe_every_row_is_there_once(
+    work: Path, few_images: Path, task: str, recipe: Path, start_ranks: Callable[..., Any]
+) -> None:
+    run = work / "probed-fsdp"
+    words = ["--recipe", str(recipe), "--shards", str(few_images), "--recipe.global_batch", "8"]
+    words += ["--run-dir", str(run), "--engine", "fsdp", "--probe", task, "--probe-results", "once"]
+    ranks = start_ranks(2, words, cwd=work)
+    deadline = time.monotonic() + 200
+    while not (2 in layout.kept_steps(run) and (run / layout.PROBING / layout.step_name(2)).exists()):
+        assert ranks.running()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    ranks.kill()
+    status, out = start_ranks(2, words, cwd=work).end()
+    assert status == 0, out
+    assert sorted(row.step or 0 for row in read_rows(work / "once")) == [2, 4, 6]
+    # What waited for its probe is retired as the recipe says.
+    assert list(layout.kept_steps(run)) == [6]
+
+
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str = STAND_IN) -> Probing:
+    monkeypatch.setattr(probing, "_START", program)
+    recipe: Any = SimpleNamespace(
+        objective="classify", epochs=9, checkpoints=SimpleNamespace(keep_last=1, keep_every=0)
+    )
+    options: Any = SimpleNamespace(
+        recipe=recipe,
+        run_dir=folder,
+        probe=("task",),
+        probe_every=4,
+        probe_results=None,
+        probe_tasks_root=None,
+        probe_device="cpu",
+    )
+    return Probing(options, World())
+
+
+def test_a_probe_that_fails_is_told_and_the_next_one_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = stand_in(tmp_path, monkeypatch)
+    probes.start()
+    probes.wait_ready()
+    for step in (1, 2, 3):
+        probes.mark(step)
+        probes.ask(step)
+    # Its mark goes with the word that it is dead.
+    while 3 in probes.marked():
+        time.sleep(0.001)
+    probes.mark(4)
+    probes.ask(4)
+    probes.finish()
+    out, err = capsys.readouterr()
+    assert [line for line in out.splitlines() if "step" in line] == [
+        "step 1: task knn: 50 %",
+        "step 4: task knn: 50 %",
+    ]
+    assert err.splitlines()[0] == "warning: probe of step 2: lp on task: diverged"
+    assert err.splitlines()[1].startswith("warning: probe of step 3: the process that measures ended")
+    assert "probes: 4.5 s of processor time" in out
+    assert probes.marked() == set()
+
+
+def test_what_is_marked_is_measured_where_the_run_goes_on_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = stand_in(tmp_path, monkeypatch)
+    for step in (1, 4, 5, 8):
+        probes.mark(step)
+        folder = tmp_path / layout.CHECKPOINTS / layout.step_name(step)
+        folder.mkdir(parents=True)
+        # The save of the fifth was cut short; the eighth is damaged, so that the run goes on from the fourth.
+        if step != 5:
+            (folder / layout.MARKER).write_text("{}")
+    probes.start()
+    probes.resume(4)
+    assert probes.marked() <= {1, 4}
+    probes.finish()
+    out = capsys.readouterr().out
+    assert [line.partition(":")[0] for line in out.splitlines() if "knn" in line] == ["step 1", "step 4"]
+    assert [epoch for epoch in range(1, 10) if probes.due(epoch)] == [4, 8, 9]
+
+
+def test_what_cannot_be_measured_is_refused_before_the_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = 'print(\'{"refused": "--probe task: unknown name"}\', flush=True)'
+    for program, told in ((words, "--probe task: unknown name"), ("raise SystemExit(3)", "ended without an")):
+        probes = stand_in(tmp_path, monkeypatch, program)
+        probes.start()
+        with pytest.raises(UserError, match=told):
+            probes.wait_ready()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("digit", "--probe digit: --task: unknown name 'digit'; .*did you mean digits"),
+        ("digits,lpp", "--probe digits,lpp: --plugin: unknown name 'lpp'; .*did you mean lp"),
+        ("digits:limit=9", "--probe digits:limit=9: --task digits:limit=9: option"),
+        ("csv:texts.csv,texts.csv", "holds texts; possible: tasks of images"),
+        ("digits,lp++", "lp.. asks for text embeddings of the classes"),
+    ],
+)
+def test_a_task_that_a_run_cannot_be_measured_on_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.csv").write_text("text,label\n" + "".join(f"word {n},{n % 2}\n" for n in range(20)))
+    with pytest.raises(UserError, match=message):
+        Along(AlongOptions(probe=[text], results=str(tmp_path / "results")))
+    assert not (tmp_path / "results").exists()
+
+
+def test_heads_are_what_ends_the_words_of_a_probe() -> None:
+    assert split_probe("digits") == ("digits", "knn")
+    assert split_probe("digits,lp,mlp") == ("digits", "lp,mlp")
+    assert split_probe("csv:train.csv,lp,limit=9,logreg") == ("csv:train.csv,lp,limit=9", "logreg")
