@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import os
 import shutil
 import signal
@@ -179,11 +178,7 @@ class SlurmCluster:
         wait_for(lambda: (home / "socket").exists(), "munged", self.folder)
 
     def _start_accounting(self) -> None:
-        # Several that are made at the same moment may get in each other's way: one after the other.
-        with (Path(tempfile.gettempdir()) / "slurm-cluster-database.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            port = self._start_database()
-        dbd_port = free_port()
+        port, dbd_port = self._start_database(), free_port()
         write_slurmdbd_conf(self.folder, port=dbd_port, storage_port=port)
         write_slurm_conf(self.folder, self.nodes, accounting_port=dbd_port, settings=self.settings)
         self._start("slurmdbd", ["slurmdbd", "-D"])
@@ -195,26 +190,18 @@ class SlurmCluster:
         self.call("sacctmgr", "--immediate", "add", "user", "root", "account=main", check=False)
 
     def _start_database(self) -> int:
-        data, port = self.folder / "database", free_port()
-        install = [
-            "mariadb-install-db",
-            "--no-defaults",
-            "--user=root",
-            f"--datadir={data}",
-            "--skip-test-db",
-        ]
-        for tries in reversed(range(3)):
-            made = subprocess.run(install, capture_output=True, text=True, check=False)
-            if made.returncode == 0:
-                break
-            if not tries:
-                raise RuntimeError(f"{' '.join(install)}: {made.stdout}{made.stderr}")
-            print(f"again, as a database was not made: {made.stdout}{made.stderr}")
-            shutil.rmtree(data, ignore_errors=True)
+        data, temporary, port = self.folder / "database", self.folder / "temporary", free_port()
+        temporary.mkdir()
+        # A server that starts removes what temporary tables it finds, also those of another one that runs.
+        places = ["--no-defaults", "--user=root", f"--datadir={data}", f"--tmpdir={temporary}"]
+        install = ["mariadb-install-db", *places, "--skip-test-db"]
+        made = subprocess.run(install, capture_output=True, text=True, check=False)
+        if made.returncode:
+            raise RuntimeError(f"{' '.join(install)}: {made.stdout}{made.stderr}")
         # Grant tables off: no password to keep, and only this machine can reach the port.
-        options = ["--no-defaults", "--user=root", "--skip-grant-tables", "--bind-address=127.0.0.1"]
+        options = [*places, "--skip-grant-tables", "--bind-address=127.0.0.1"]
         options += ["--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=0"]
-        options += [f"--datadir={data}", f"--socket={data}/socket", f"--port={port}"]
+        options += [f"--socket={data}/socket", f"--port={port}"]
         self._start("mariadbd", ["mariadbd", *options])
         wait_for(lambda: listens(port), "mariadbd", self.folder)
         return port
