@@ -136,6 +136,11 @@ def _end_with(work: Callable[[], object], log: Path) -> NoReturn:
     sys.stderr = os.fdopen(2, "w", closefd=False)
     status = 1
     try:
+        import torch
+
+        # torch makes its pool of threads anew after a fork. Where two threads come to do so at once, one of
+        # them finds none: that of a backward pass then ends the process (SIGABRT).
+        torch.set_num_threads(1)
         work()
         status = 0
     except BaseException:
