@@ -74,6 +74,7 @@ class Measured:
         identity: Callable[[Evaluation], dict[str, Any]],
         *,
         tuned: Callable[[SampleSet], npt.NDArray[np.float32]] | None = None,
+        libraries: Sequence[str] = (),
         **more: Any,
     ) -> Iterator[Row]:
         """Yield the row of each test set.
@@ -84,6 +85,7 @@ class Measured:
             identity: What identifies the row of a test set.
             tuned: What gives the features that the head was fitted on, where those are not the encoder's but
                 of a network that was fine-tuned from it.
+            libraries: Packages whose versions are to be told besides.
             more: Further fields of every row.
 
         Raises:
@@ -138,7 +140,7 @@ class Measured:
                 predict_seconds=predict_seconds,
                 feature_seconds=features.seconds,
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
-                versions=json.dumps(_versions(self.encoder, choice), sort_keys=True),
+                versions=json.dumps(_versions(self.encoder, choice, libraries), sort_keys=True),
                 **{"trained_parameters": _parameters(fit.head), **more},
             )
 
@@ -217,11 +219,12 @@ def _parameters(head: Head) -> int | None:
     return sum(part.numel() for part in head.inference_module().parameters())
 
 
-def _versions(encoder: Encoder, choice: HeadChoice) -> dict[str, str]:
+def _versions(encoder: Encoder, choice: HeadChoice, libraries: Sequence[str]) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "torch": metadata.version("torch"),
         choice.plugin.distribution: choice.plugin.version,
+        **{name: metadata.version(name) for name in libraries},
         **encoder.info.versions,
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
-from nml.errors import UserError, unknown_name
+from nml.errors import UserError, import_extra, unknown_name
 from nml.registry import Plugin
 from plugins.head import Head
 from plugins.lp import LinearProbe
@@ -17,7 +16,7 @@ from plugins.nmtune import NMTune
 from probes.hashing import hash_value
 from probes.head_code import DIGITS, head_code
 from probes.heads import HeadChoice, settings_to_try
-from probes.tuning.low_rank import LoRA
+from probes.tuning.low_rank import NEEDS, LoRA
 from probes.tuning.methods import LPFT, REGULARISERS, BitFit, Full, Regulariser, Tuning
 
 METHODS: dict[str, type[Tuning]] = {make.method: make for make in (Full, LoRA, BitFit, LPFT)}
@@ -55,6 +54,10 @@ def choose_methods(
         if name in _FLAGS:
             raise UserError(f"--hyper {text}: has an option of its own", mend=f"say it with {_FLAGS[name]}")
     classes: dict[str, type[Tuning]] = {name: METHODS[name] for name in asked}
+    for make in classes.values():
+        # Before any of the slow work.
+        for library in make.libraries:
+            import_extra(library, *NEEDS)
     found = []
     for regulariser in cast(list[Regulariser], added):
         bound = {
@@ -88,11 +91,11 @@ def choose_methods(
 
 def same_training(choices: Sequence[HeadChoice]) -> list[list[HeadChoice]]:
     """Return the choices in groups of one training each, whose networks differ in interpolation alone."""
-
-    def training(choice: HeadChoice) -> str:
-        return repr([choice.plugin.name, [{**one, "wise_ft": None} for one in choice.candidates]])
-
-    return [list(group) for _, group in itertools.groupby(sorted(choices, key=training), key=training)]
+    groups: dict[str, list[HeadChoice]] = {}
+    for choice in choices:
+        settings = [{**one, "wise_ft": None} for one in choice.candidates]
+        groups.setdefault(repr([choice.plugin.name, settings]), []).append(choice)
+    return list(groups.values())
 
 
 @functools.cache

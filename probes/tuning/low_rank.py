@@ -9,10 +9,12 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from nml.errors import UserError
+from nml.errors import UserError, import_extra
 from plugins.head import at_least
 from probes.tuning.methods import Tuning
 
+NEEDS = ("tune", "--method lora")
+"""The extra, and what needs it."""
 _ADAPTER = "default"
 
 
@@ -30,6 +32,7 @@ class LoRA(Tuning):
     alpha: float = 8.0
 
     method: ClassVar[str] = "lora"
+    libraries: ClassVar[tuple[str, ...]] = ("peft",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,8 +62,7 @@ class LoRA(Tuning):
         module.requires_grad_(False)
 
     def _inject(self, module: nn.Module, used: Collection[str], only: Collection[str] | None = None) -> None:
-        from peft import LoraConfig, inject_adapter_in_model
-
+        peft = import_extra("peft", *NEEDS)
         found = sorted(only) if only is not None else targets(module, used)
         if not found:
             raise UserError(
@@ -69,8 +71,8 @@ class LoRA(Tuning):
             )
         # An expression: of names in a list those would count, too, that end in one of them.
         exactly = "|".join(map(re.escape, found))
-        config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=exactly)  # type: ignore[arg-type]
-        inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
+        config = peft.LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=exactly)
+        peft.inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
 
 
 def targets(module: nn.Module, used: Collection[str]) -> list[str]:

@@ -93,6 +93,7 @@ class TunedProbe(Probe):
                     found.fit,
                     identity,
                     tuned=network.encode,
+                    libraries=method.libraries,
                     method=method.method,
                     trained_parameters=found.trained_parameters,
                     peak_memory=found.peak_memory,

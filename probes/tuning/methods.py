@@ -40,6 +40,9 @@ class Tuning:
         regulariser: ``nmtune`` adds the terms of Eq. 3 to 5 of arXiv 2309.17002, with the features of the
             encoder as it was for F and those of the tuned one for Z, as in arXiv 2403.06869.
         weight: Their weight, lambda of Eq. 6; None is 0.01, or 0 without a regulariser.
+        method: The name of the method.
+        targets: Which labels it takes.
+        libraries: What of the extra ``tune`` it needs.
     """
 
     epochs: int = 10
@@ -51,6 +54,7 @@ class Tuning:
 
     method: ClassVar[str] = "full"
     targets: ClassVar[frozenset[Target]] = TARGETS
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nml.cli import is_interactive
+from nml.untrusted import parse_json
 from plugins.head import hyper_parameters
 from plugins.lp import LinearProbe
 from plugins.sample_order import SampleOrder
@@ -119,7 +120,10 @@ class Trainer:
                 continue
             outcome: dict[str, Any] = {}
             if probe is not None:
-                outcome["probe"] = {"seconds": probe.seconds, **_chosen(probe)}
+                outcome["probe"] = {
+                    "hyper_parameters": parse_json(probe.hyper_parameters),
+                    "seconds": probe.seconds,
+                }
             if share < 1:
                 outcome["validation"] = score(logits, held, self.task.metric).metric
             found.append(
@@ -297,10 +301,6 @@ class Trainer:
         head = LinearProbe()
         head.adopt(self._module(state))
         return head
-
-
-def _chosen(probe: Fitted) -> dict[str, Any]:
-    return {"hyper_parameters": probe.hyper_parameters}
 
 
 def _with_share(method: Tuning, share: float) -> Tuning:

@@ -207,6 +207,21 @@ def test_interpolated_weights_end_at_the_probe_and_at_the_tuned_network(
     )
 
 
+def test_numbers_are_trained_in_their_deviation_and_predicted_in_their_unit(
+    task: Task, store: FeatureStore
+) -> None:
+    trainer = trainer_of(RESNET, task, store)
+    numbers = 300.0 + 50.0 * np.arange(len(task.train.keys), dtype=np.float64)
+    trainer.data = dataclasses.replace(trainer.data, labels=numbers, num_classes=1)
+    trainer.task = dataclasses.replace(task, target="regression", metric="spearman")
+    # So slow that nothing moves: what is left is the linear probe.
+    probe, tuned = tune(trainer, "lp-ft", 0.0, 1.0, hyper=["lr=1e-12", "weight_decay=0"])
+    frozen = torch.from_numpy(trainer.data.features)
+    expected = probe.fit.head.predict_logits(frozen)
+    assert expected.min() > 100
+    torch.testing.assert_close(tuned.fit.head.predict_logits(frozen), expected)
+
+
 def test_choosing_and_training_see_no_test_sample(task: Task, store: FeatureStore) -> None:
     hyper = ["lr=0.0001,0.01"]
     with_tests = tune(trainer_of(RESNET, task, store), "full", hyper=hyper)[0]
@@ -233,7 +248,7 @@ def told(rows: list[Row]) -> list[dict[str, object]]:
 
 
 def test_rows_of_a_killed_command_are_those_of_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
-    asked = words(data, "--method", "full", "--seeds", "2", "--fractions", "0.5", "1")
+    asked = words(data, "--method", "full", "--seeds", "2", "--fractions", "0.5")
     killed = Command("probes.tune", *asked, cwd=tmp_path)
     deadline = time.monotonic() + 300
     while not row_files(tmp_path / "results"):
@@ -246,7 +261,7 @@ def test_rows_of_a_killed_command_are_those_of_an_undisturbed_one(data: Path, tm
     there = {row.row_id for row in read_rows(tmp_path / "results")}
     assert run_command("probes.tune", *asked, cwd=tmp_path).returncode == 0
     rows = read_rows(tmp_path / "results")
-    assert len(there) < len(rows) == 2 * 2 * 2
+    assert len(there) < len(rows) == 2 * 2
     assert {(row.method, row.head, row.domain) for row in rows} == {
         ("full", "tune-full", "id"),
         ("full", "tune-full", "ood"),
@@ -281,13 +296,11 @@ def test_what_cannot_be_is_told_in_one_line(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("method", ["lp-ft", "lora"])
 def test_a_saved_network_is_an_encoder_that_gives_what_was_measured(
-    method: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    quick = [] if method == "lora" else ["lp-ft.probe_epochs=1"]
-    asked = ["--method", method, "--save", "saved", *words(data), *quick]
+    asked = ["--method", "lora", "--save", "saved", *words(data)]
     assert main(asked) == 0
     row = next(row for row in read_rows(tmp_path / "results") if row.domain == "ood")
     (folder,) = Path("saved").iterdir()
