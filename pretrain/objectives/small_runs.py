@@ -104,27 +104,32 @@ def in_children(folder: Path, size: int, work: Callable[[int, int], object], *, 
     Raises:
         CheckFailed: If one fails; with the last line that it wrote.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
     children: dict[int, Path] = {}
-    for rank in range(size):
-        log = folder / f"rank-{rank}.log"
-        child = os.fork()
-        if child == 0:
-            _end_with(lambda rank=rank: work(rank, port), log)  # type: ignore[misc]
-        children[child] = log
-    ended = {log: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, log in children.items()}
+    with socket.socket() as kept:
+        # Nobody else gets the port, on which rank 0 may listen all the same.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = int(kept.getsockname()[1])
+        for rank in range(size):
+            log = folder / f"rank-{rank}.log"
+            child = os.fork()
+            if child == 0:
+                _end_with(lambda rank=rank: work(rank, port), log)  # type: ignore[misc]
+            children[child] = log
+        ended = {log: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, log in children.items()}
     # Of those that are to be killed, one may meanwhile wait for another, and end because that one is gone.
     right = (
         -signal.SIGKILL in ended.values() and 0 not in ended.values() if killed else not any(ended.values())
     )
-    failed = [
-        f"ended with {status}: {(log.read_text().strip().splitlines() or ['without a word'])[-1]}"
-        for log, status in ended.items()
-        if status
-    ]
+    failed = [f"ended with {status}: {_last_words(log)}" for log, status in ended.items() if status]
     promise(right, "; ".join(failed) or "ended as if nothing had happened")
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text().strip().splitlines()]
+    # Behind the message of an exception in C++ come its frames.
+    message = [line for line in lines if line.startswith("what():")]
+    return (message or lines or ["without a word"])[-1]
 
 
 def _end_with(work: Callable[[], object], log: Path) -> NoReturn:

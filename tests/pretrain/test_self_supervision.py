@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import pytest
 import torch
 import yaml
 
+from nml.conformance import CheckFailed
 from nml.errors import UserError
 from nml.objectives import _fault
 from nml.recipe import Data, Loss, Model, Recipe
@@ -197,6 +200,15 @@ def test_torch_makes_its_threads_anew_in_a_process_of_the_kit_before_there_are_t
 
     in_children(tmp_path, 2, work)
     assert not made, "in each of them, not here"
+
+
+def test_an_abort_in_the_kit_is_told_by_its_message(tmp_path: Path) -> None:
+    def work(rank: int, port: int) -> None:
+        os.write(2, b"terminate called\n  what():  no pool\nframe #0: abort\nframe #1: start\n")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(CheckFailed, match=r"ended with -9: what\(\):  no pool"):
+        in_children(tmp_path, 1, work)
 
 
 def test_an_encoder_trained_without_labels_is_probed_like_any_other(

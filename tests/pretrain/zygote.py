@@ -72,10 +72,12 @@ def warm_deepspeed() -> None:
     import torch._inductor.compile_fx  # noqa: F401
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def kept_port() -> socket.socket:
+    """Return a socket that keeps a port from others, but not from a rank that is to listen on it."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept
 
 
 def rewind(source: Path, copy: Path, step: int) -> None:
@@ -176,7 +178,8 @@ def whole_run(rank: int, fault: str, words: list[str]) -> NoReturn:
 
 def lead(size: int, commands: list[list[str]]) -> int:
     """Fork the ranks and wait for them."""
-    port = free_port()
+    kept = kept_port()
+    port = int(kept.getsockname()[1])
     children = {}
     for rank in range(size):
         child = os.fork()
