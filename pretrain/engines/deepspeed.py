@@ -314,6 +314,9 @@ def import_deepspeed() -> Any:
         raise UserError(
             "--engine deepspeed: not installed", mend="pip install 'noisy-model-learning[deepspeed]'"
         ) from error
+    # An engine would import it as it starts, for a second: a process that stands by has it already.
+    from torch._inductor import compile_fx  # noqa: F401
+
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Its shared-memory all-reduce for CPU ranks of one machine is compiled at first use, by every
     # rank at once, for 40 s, and leaves a stale lock when killed. Gloo does the same work.

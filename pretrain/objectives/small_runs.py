@@ -76,6 +76,9 @@ def warm(engine: str) -> None:
     import torch.distributed.checkpoint
     import torch.distributed.fsdp
 
+    import pretrain.assembly
+    import pretrain.engines.ddp  # noqa: F401
+
     torch.set_num_threads(1)
     if engine == "deepspeed":
         from pretrain.engines.deepspeed import import_deepspeed
