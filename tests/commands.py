@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest.mock import patch
 
@@ -26,6 +28,15 @@ WARM.set_forkserver_preload(
         *("shards.write", "shards.relabel", "shards.verify", "pretrain.assembly", "slurm.launch"),
     ]
 )
+
+
+def start_warm(target: Callable[..., object], *arguments: object) -> BaseProcess:
+    """Start a process that calls ``target``, forked from the one that has imported everything."""
+    with patch.dict(os.environ, ONE_THREAD):
+        multiprocessing.forkserver.ensure_running()
+    process = WARM.Process(target=target, args=arguments)
+    process.start()
+    return process
 
 
 class Command:
@@ -42,11 +53,8 @@ class Command:
     def __init__(self, module: str, *words: str, cwd: Path, **environment: str) -> None:
         self.words = [module, *words]
         self._said = tempfile.TemporaryDirectory()
-        with patch.dict(os.environ, ONE_THREAD):
-            multiprocessing.forkserver.ensure_running()
         variables = os.environ | ONE_THREAD | environment
-        self.process = WARM.Process(target=_be, args=(self.words, str(cwd), variables, self._said.name))
-        self.process.start()
+        self.process = start_warm(_be, self.words, str(cwd), variables, self._said.name)
 
     def running(self) -> bool:
         return self.process.is_alive()

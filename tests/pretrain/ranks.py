@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,8 @@ from typing import Any
 import cloudpickle
 import psutil
 
-from tests.commands import WARM
+from tests.commands import WARM, start_warm
 
-ZYGOTE = Path(__file__).with_name("zygote.py")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
@@ -32,8 +29,7 @@ class Zygote:
     def __init__(self, *, double: bool) -> None:
         # Messages keep their bounds.
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        argv = [sys.executable, str(ZYGOTE), str(theirs.fileno()), *(["--double"] if double else [])]
-        self.process = subprocess.Popen(argv, pass_fds=[theirs.fileno()], env=os.environ | ONE_THREAD)
+        self.process = start_warm(_serve, theirs, double)
         theirs.close()
 
     def fork(self, size: int, commands: tuple[list[str], ...], cwd: Path) -> Ranks:
@@ -54,7 +50,14 @@ class Zygote:
         # Closing alone is no end where a process that the tests forked, a loader's worker, still has it.
         self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
-        self.process.wait()
+        self.process.join()
+
+
+def _serve(ours: socket.socket, double: bool) -> None:
+    # Here, as it imports torch, and the tests need not.
+    from tests.pretrain import zygote
+
+    zygote.serve(ours, double)
 
 
 class Ranks:

@@ -1,8 +1,6 @@
 """Start ranks cheaply: import everything once, fork once a rank, run several commands in one process group.
 
-usage: zygote.py SOCKET [--double]
-
-Each message on SOCKET, a file descriptor, is a JSON object and the descriptor of a pipe. The answer is the
+Each message on the socket of :func:`serve` is a JSON object and the descriptor of a pipe. The answer is the
 process that leads the ranks, in a session of its own; the pipe gets all that they print. Each rank runs
 ``python -m pretrain.run`` with each list of arguments in turn. A list that begins with ``rewind`` copies a
 run instead, as if it had been killed at a step: ``rewind RUN COPY STEP``. ``set MODULE NAME NUMBER`` sets a
@@ -12,7 +10,7 @@ step. ``strike WAY`` is that of struck.py, for the last rank. ``whole FAULT ...`
 from joining to their very end, with a fault of faults.py and the output of each rank in rank-N.log. The last
 line, ``status N``, has the first exit status that is not 0, whichever rank and command it came from.
 
-``--double`` computes everything in float64, by calling float64 what libraries know as float32. Engines
+``double`` computes everything in float64, by calling float64 what libraries know as float32. Engines
 add in different orders; in double precision what that changes is below 1e-12, and a difference that is
 none of rounding stands out.
 """
@@ -34,12 +32,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import faults
-import struck
-
 from nml.errors import UserError
 from pretrain import agreement, ending, run, world
 from pretrain.probing import Probing
+from tests.pretrain import faults, struck
 
 
 def warm(*, double: bool) -> None:
@@ -68,8 +64,6 @@ def warm_deepspeed() -> None:
     from pretrain.engines.deepspeed import import_deepspeed
 
     import_deepspeed()
-    # It imports these as it starts.
-    import torch._inductor.compile_fx  # noqa: F401
 
 
 def kept_port() -> socket.socket:
@@ -226,9 +220,9 @@ def answer(request: dict[str, Any], pipe: int, ours: socket.socket) -> int:
     end_with(lambda: lead(request["size"], request["commands"]))
 
 
-def main() -> None:
-    ours = socket.socket(fileno=int(sys.argv[1]))
-    warm(double="--double" in sys.argv[2:])
+def serve(ours: socket.socket, double: bool) -> None:
+    """Fork what leads the ranks of each message, until the other end is closed."""
+    warm(double=double)
     # Nobody waits here for those that lead.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -240,7 +234,3 @@ def main() -> None:
         child = answer(json.loads(message), pipes[0], ours)
         os.close(pipes[0])
         ours.send(str(child).encode())
-
-
-if __name__ == "__main__":
-    main()
