@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.commands import run_command
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 # These two run everything else, this test included.
 MAKE = {"make demo", "make test"}
-# The launch as shown trains a ResNet-50 for minutes; here a model of a few thousand weights stands in.
-SMALL = ["--recipe.model.name", "test_resnet", "--epochs", "1"]
+# The launch as shown trains a ResNet-50 on 8 ranks for minutes; here a model of a few thousand weights on 2
+# stands in.
+SMALL = ["--recipe.model.name", "test_resnet", "--epochs", "1", "--nodes", "2"]
 
 
 def shown_commands() -> list[str]:
@@ -24,22 +27,23 @@ def shown_commands() -> list[str]:
     return [line[2:].split("  #")[0].strip() for line in lines]
 
 
-def as_run(command: str) -> list[str]:
-    """Turn a line of the README into arguments that work from any folder, with this interpreter."""
-    words = shlex.split(command)
-    assert words[0] == "python", f"neither make nor python: {command}"
-    words[0] = sys.executable
-    if words[1] == "slurm/launch.py":
-        words = [words[0], str(ROOT / words[1]), *words[2:], "--cluster", "local", *SMALL]
-    return words
+def run_shown(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of the README in ``folder``; the launcher as it stands there, which starts Python itself."""
+    program, *words = shlex.split(command)
+    assert program == "python", f"neither make nor python: {command}"
+    if words[0] == "-m":
+        return run_command(words[1], *words[2:], cwd=folder)
+    assert words[0] == "slurm/launch.py", command
+    argv = [sys.executable, str(ROOT / words[0]), *words[1:], "--cluster", "local", *SMALL]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 def test_every_command_shown_works_as_written(tmp_path: Path) -> None:
     commands = [command for command in shown_commands() if command not in MAKE]
     assert len(commands) >= 8
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for command in commands:
-        done = subprocess.run(as_run(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = run_shown(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "results" / "report" / "report.html").is_file()
 
