@@ -22,7 +22,7 @@ from slurm.cluster import Resources
 from slurm.plan import Part
 from slurm.request import PretrainRequest
 from slurm.rooms import answer_of
-from slurm.study import PlannedSet, Study
+from slurm.study import PlannedSet, Study, Subject
 from slurm.verdict import DONE
 
 KEYS = {
@@ -30,6 +30,7 @@ KEYS = {
     "probe_seconds": "of a probe: {ARM: seconds}",
     "samples": "of a set that is not there yet: {FOLDER: samples}",
     "set_bytes": "the same: {FOLDER: bytes}",
+    "dims": "of an encoder that is given: {ENCODER: features a sample}",
 }
 _SECONDS = 300
 _FLOAT_BYTES = 4
@@ -146,12 +147,17 @@ def _probes(
         models = len(options["downstream_model"])
         noises = sum(models if ratio else 1 for ratio in options["downstream_noise"])
         fits = len(options["fractions"]) * options["seeds"] * noises
-        for run in arm.runs():
-            size = _set_samples(study, run, cost)
-            steps = _kept(recipes[run.path], size) if options["steps"] == ["all"] and size else 1
-            steps = len(options["steps"]) if options["steps"] not in ([], ["all"]) else steps
+        for subject in arm.subjects():
+            steps, dims = 1, cost.get("dims", {}).get(subject.told)
+            if subject.run:
+                size = _set_samples(study, subject.run, cost)
+                steps = _kept(recipes[subject.run.path], size) if options["steps"] == ["all"] and size else 1
+                steps = len(options["steps"]) if options["steps"] not in ([], ["all"]) else steps
+                dims = _size(subject.run.argv())["dim"] or 0
+            if dims is None:
+                unknown.add(f"features of {subject.told} (cost.dims)")
             for tasks in arm.task_groups:
-                part = next(one for one in probes if one.member.probe and _is_of(one, arm.arm, run, tasks))
+                part = next(one for one in probes if _is_of(one, arm.arm, subject, tasks))
                 heads = part.member.probe.heads if part.member.probe else ()
                 if part.complete:
                     continue
@@ -164,12 +170,12 @@ def _probes(
                 for task in tasks:
                     tests = counts[task]["tests"]
                     rows += len(tests) * steps * len(heads) * fits
-                    if (str(run.path), task) not in seen:
-                        seen.add((str(run.path), task))
+                    if (subject.told, task) not in seen:
+                        seen.add((subject.told, task))
                         images = sum(count or 0 for count in [counts[task]["train"], *tests])
                         if None in (counts[task]["train"], *tests):
                             unknown.add(f"some samples of {task.partition(':')[0]}")
-                        feature_bytes += images * steps * (_size(run.argv())["dim"] or 0) * _FLOAT_BYTES
+                        feature_bytes += images * steps * (dims or 0) * _FLOAT_BYTES
     if untold:
         unknown.add(f"seconds of a probe of {', '.join(untold)} (cost.probe_seconds)")
     yield f"  probes       {todo} of {len(probes)}"
@@ -185,9 +191,9 @@ def _names(arm: str, probes: Iterable[Part]) -> Iterator[str]:
             yield name
 
 
-def _is_of(part: Part, arm: str, run: PretrainRequest, tasks: tuple[str, ...]) -> bool:
+def _is_of(part: Part, arm: str, subject: Subject, tasks: tuple[str, ...]) -> bool:
     probe = part.member.probe
-    mine = probe is not None and probe.run == str(run.path) and probe.task == " ".join(tasks)
+    mine = probe is not None and probe.run == subject.told and probe.task == " ".join(tasks)
     return mine and (not arm or part.member.name.endswith(f" {arm}"))
 
 

@@ -22,7 +22,7 @@ class Probe:
 
     Attributes:
         results: The results folder.
-        run: The pre-training run.
+        run: The folder of the pre-training run, or an encoder that is given.
         task: The task.
         heads: The heads.
         receipts: Folder for the receipts of what it wrote (:mod:`slurm.receipts`).

@@ -16,7 +16,7 @@ from pathlib import Path
 from slurm.members import LAUNCH, Member, Probe
 from slurm.receipts import missing_heads, read_ids, told_ids
 from slurm.request import PretrainRequest
-from slurm.study import PlannedSet, Study, SweepRequest
+from slurm.study import PlannedSet, Study, Subject, SweepRequest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,10 @@ def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> 
     there = read_ids(study.results)
     probes = [
         # One task after the other, each in the order of the runs: arrays then fit each other.
-        _probe_part(arm, run, tasks, runs[run.path], there)
+        _probe_part(arm, subject, tasks, runs[subject.run.path] if subject.run else None, there)
         for arm in study.arms
         for tasks in arm.task_groups
-        for run in arm.runs()
+        for subject in arm.subjects()
     ]
     return [*parts, *runs.values(), *probes, _report_part(study, probes)]
 
@@ -106,22 +106,22 @@ def _writers(planned: PlannedSet) -> list[str]:
 
 
 def _probe_part(
-    arm: SweepRequest, run: PretrainRequest, tasks: tuple[str, ...], parent: Part, there: set[str]
+    arm: SweepRequest, subject: Subject, tasks: tuple[str, ...], parent: Part | None, there: set[str]
 ) -> Part:
     probe = Probe(
         results=str(arm.base / arm.results),
-        run=str(run.path),
+        run=subject.told,
         task=" ".join(tasks),
         heads=arm.plugins,
-        receipts=str(arm.folder / LAUNCH / "receipts" / _receipts_name(arm, run, tasks)),
+        receipts=str(arm.folder / LAUNCH / "receipts" / _receipts_name(arm, subject, tasks)),
     )
-    if parent.complete:
+    if parent is None or parent.complete:
         probe = dataclasses.replace(probe, heads=missing_heads(probe, there))
     argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(probe.heads)]
-    argv += ["--checkpoint", probe.run, "--task", *tasks, *arm.probe_options]
+    argv += [*subject.words, "--task", *tasks, *arm.probe_options]
     # Last, so that a config file among the user's words does not send the rows elsewhere.
     argv += ["--results", probe.results, "--receipt", str(told_ids(probe.receipts))]
-    name = " ".join(filter(None, [run.path.name, "" if arm.tasks_together else probe.task, arm.arm]))
+    name = " ".join(filter(None, [subject.name, "" if arm.tasks_together else probe.task, arm.arm]))
     member = Member(
         name=f"probes {name}",
         argv=tuple(argv),
@@ -129,7 +129,7 @@ def _probe_part(
         cwd=str(arm.base),
         probe=probe,
     )
-    return Part("probes", member, (parent.member.name,), complete=not probe.heads)
+    return Part("probes", member, (parent.member.name,) if parent else (), complete=not probe.heads)
 
 
 def _report_part(study: Study, probes: Sequence[Part]) -> Part:
@@ -146,12 +146,12 @@ def _report_part(study: Study, probes: Sequence[Part]) -> Part:
     return Part("report", member, tuple(part.member.name for part in probes), complete)
 
 
-def _receipts_name(arm: SweepRequest, run: PretrainRequest, tasks: tuple[str, ...]) -> str:
+def _receipts_name(arm: SweepRequest, subject: Subject, tasks: tuple[str, ...]) -> str:
     """Name what a probe's rows follow from, so that other options count as other results."""
     followed = (tasks[0] if len(tasks) == 1 else tasks, arm.probe_options)
     options = hashlib.sha256(repr(followed).encode()).hexdigest()[:8]
     named = (arm.arm or "all") if arm.tasks_together else tasks[0]
-    return f"{run.path.name}-{_slug(named)}-{options}"
+    return f"{_slug(subject.name)}-{_slug(named)}-{options}"
 
 
 def _slug(text: str) -> str:

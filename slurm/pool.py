@@ -105,7 +105,9 @@ def depth_first(parts: Sequence[Part]) -> list[Part]:
     before = [part for part in parts if part.stage == "shards"]
     after = [part for part in parts if part.stage == "report"]
     ordered = [part for run in runs for part in (run, *followers.get(run.member.name, ()))]
-    return [*before, *ordered, *after]
+    # Of encoders that are given.
+    others = [part for part in parts if part.stage == "probes" and not names.intersection(part.parents)]
+    return [*before, *ordered, *others, *after]
 
 
 def slots_of(jobs: int | None, world: int, log_folder: Path, *, wanted: bool) -> list[Slot]:

@@ -80,6 +80,9 @@ def answer_of(argv: Sequence[str], seconds: float) -> str:
 _HEADS = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
 _TASKS = Registry("nml.tasks", kind="task", where="--tasks", listing="python -m probes.tasks list")
 _PROBED = Registry("nml.tasks", kind="task", where="--probe", listing="python -m probes.tasks list")
+_ENCODERS = Registry(
+    "nml.encoders", kind="encoder", where="encoders", listing="python -m probes.encoders list"
+)
 
 
 def check_heads(names: Sequence[str]) -> None:
@@ -110,6 +113,16 @@ def check_probed(texts: Sequence[str]) -> None:
     """
     for text in texts:
         find_task(_PROBED, text.partition(":")[0].partition(",")[0])
+
+
+def check_encoders(texts: Sequence[str]) -> None:
+    """Check that the kinds of encoders are registered: ``timm`` of ``timm:resnet50``.
+
+    Raises:
+        UserError: If one is not; near matches are named.
+    """
+    for text in texts:
+        _ENCODERS.find(text.partition(":")[0])
 
 
 def check_probe_words(words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nml.cli import flag_of
 from nml.errors import UserError, unknown_name
@@ -33,11 +33,32 @@ _OWN_OPTIONS = {
     "--receipt": "leave it out",
 }
 # What an arm may say in place of the study.
-_LISTS = ("noise", "recipes", "plugins", "tasks", "seeds")
+_LISTS = ("noise", "recipes", "plugins", "tasks", "seeds", "encoders")
 _OF_RUNS = tuple(
     field.name for field in dataclasses.fields(RunOptions) if field.name not in {*OF_A_RUN} - {"recipe_name"}
 )
+# What an arm may not say that trains nothing.
+_OF_TRAINING = {"noise", "recipes", "seeds", "recipe", *_OF_RUNS}
 ARM_KEYS = (*_LISTS, "recipe", "probes", "tasks_together", *_OF_RUNS)
+
+
+class Subject(NamedTuple):
+    """What is probed: a run of the study, or an encoder that is given.
+
+    Attributes:
+        name: What parts of the plan call it.
+        told: The run's folder, or the encoder as ``probes.run --encoder`` takes it.
+        run: The run; None of an encoder.
+    """
+
+    name: str
+    told: str
+    run: PretrainRequest | None = None
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """What tells ``probes.run`` of it."""
+        return ("--checkpoint" if self.run else "--encoder"), self.told
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +80,7 @@ class SweepRequest:
         base: The folder that relative paths start from.
         arm: Its name in the study; empty for the only arm of a command line.
         tasks_together: Whether one probe measures a run on all tasks, in place of one a task.
+        encoders: Encoders that are given, and probed in place of runs: such an arm trains nothing.
     """
 
     noise: tuple[str, ...]
@@ -75,10 +97,12 @@ class SweepRequest:
     base: Path = dataclasses.field(default_factory=Path.cwd)
     arm: str = ""
     tasks_together: bool = False
+    encoders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field, values in (("noise", self.noise), ("plugins", self.plugins), ("tasks", self.tasks)):
-            if not values:
+        for field in ("noise", "plugins", "tasks", "encoders"):
+            values = getattr(self, field)
+            if not values and field != "encoders":
                 raise UserError(f"{self._flag(field)}: nothing given", possible="one or more")
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
@@ -109,6 +133,8 @@ class SweepRequest:
 
     def runs(self) -> list[PretrainRequest]:
         """Return the pre-training runs, levels within seeds within recipes."""
+        if self.encoders:
+            return []
         common = self.options
         if common.probe and common.probe_results is None:
             common = dataclasses.replace(common, probe_results=self.results)
@@ -124,6 +150,11 @@ class SweepRequest:
             for seed in self.seeds
             for noise in self.noise
         ]
+
+    def subjects(self) -> list[Subject]:
+        """Return what is probed."""
+        runs = [Subject(run.path.name, str(run.path), run) for run in self.runs()]
+        return [*runs, *(Subject(encoder, encoder) for encoder in self.encoders)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,8 +230,8 @@ class Study:
 
     @property
     def named_data(self) -> bool:
-        """Whether every arm names its set, so that the bundled digits stand in for none."""
-        return all(arm.options.shards is not None for arm in self.arms)
+        """Whether every arm that trains names its set, so that the bundled digits stand in for none."""
+        return all(arm.options.shards is not None for arm in self.arms if not arm.encoders)
 
     def runs(self) -> list[PretrainRequest]:
         """Return the pre-training runs of all arms, each once."""
@@ -238,6 +269,11 @@ def _arm(common: SweepRequest, name: str, content: Any, shared: Mapping[str, Any
         if key not in ARM_KEYS:
             raise unknown_name(where, key, ARM_KEYS)
     said: dict[str, Any] = {key: _texts(f"{where}.{key}", fields[key]) for key in _LISTS if key in fields}
+    if "encoders" in said:
+        if not said["encoders"]:
+            raise UserError(f"{where}.encoders: nothing given", possible="one or more")
+        for key in sorted(_OF_TRAINING & fields.keys()):
+            raise UserError(f"{where}.{key}: no effect beside encoders", mend="leave one of both out")
     if "seeds" in said:
         said["seeds"] = tuple(_whole(f"{where}.seeds", seed) for seed in said["seeds"])
     if "tasks_together" in fields:

@@ -37,7 +37,7 @@ from slurm.pretraining import (
 from slurm.receipts import write_receipts
 from slurm.registry import BUSY, nothing_left_if_refused
 from slurm.request import PretrainRequest
-from slurm.rooms import check_command, check_heads, check_probed, check_tasks
+from slurm.rooms import check_command, check_encoders, check_heads, check_probed, check_tasks
 from slurm.same_run import check_same_run, check_same_words
 from slurm.standin import run_command, run_ranks
 from slurm.study import (
@@ -55,7 +55,7 @@ SWEEP = "sweep.json"
 STUDY_KEYS = {
     "about": "what it is for, in words",
     "sets": "shard sets to write where they are missing: FOLDER: {options of shards.write, draws: [...]}",
-    "arms": "NAME: {what it has in place of the options outside}",
+    "arms": "NAME: {what it has in place of the options outside, or encoders that are given}",
     "recipe": "overrides of the recipes: {optimizer.lr: 0.05}",
     "probes": "options of probes.run: {fractions: [0.1, 1]}",
     "cost": "what a dry run reckons with: rates that were measured elsewhere",
@@ -173,6 +173,7 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
         check_heads(arm.plugins)
         check_tasks(arm.tasks)
         check_probed(arm.options.probe)
+        check_encoders(arm.encoders)
         for one in arm.runs():
             one.check(written)
             trained_on = study.set_of(one.shard_set)
@@ -192,8 +193,10 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
             resolved[one.recipe, arm.arm] = known[alike]
             mend = "sweep in another folder, or move that run out of runs/"
             check_same_run(one, known[alike], mend=mend)
-    for words in dict.fromkeys((*arm.tasks, *arm.probe_options) for arm in study.arms):
-        check_command([sys.executable, "-m", "probes.run", "--task", *words])
+    for told in dict.fromkeys((arm.encoders, arm.tasks, arm.probe_options) for arm in study.arms):
+        encoders, tasks, words = told
+        given = ["--encoder", *encoders] if encoders else []
+        check_command([sys.executable, "-m", "probes.run", *given, "--task", *tasks, *words])
     return resolved
 
 

@@ -30,9 +30,11 @@ arms:
   symmetric: {noise: [0, 0.1]}
   pairs: {noise: [n20-pair-flip], plugins: [lp], recipe: {steps: 3}, probes: {seeds: 2}}
   more-seeds: {noise: [0], seeds: [1], tasks: [digits], tasks_together: false}
+  given: {encoders: ["timm:small", "timm:wide"], plugins: [lp], tasks: [dtd]}
 cost:
   seconds_per_sample: {quickstart: 9}
-  probe_seconds: {symmetric: 600, pairs: 1200, more-seeds: 1800}
+  probe_seconds: {symmetric: 600, pairs: 1200, more-seeds: 1800, given: 1200}
+  dims: {"timm:small": 100, "timm:wide": 150}
   samples: {data/a: 100}
   set_bytes: {data/a: 3000000}
 """
@@ -45,14 +47,15 @@ COST = [
     "               1.0 CPU-hours (9e+03 ms a sample of quickstart, as given)",
     # A checkpoint and an export of each.
     "  checkpoints  48.0 MB, exports included",
-    "  probes       4 of 4",
-    "               1.2 CPU-hours (600 s a probe of symmetric, as given; 1,200 s a probe of pairs, as given; "
-    "1,800 s a probe of more-seeds, as given)",
-    # Two tasks of 200 samples for three runs and one for the fourth, 50 numbers of four bytes each.
-    "  features     0.3 MB",
-    # Two test sets: two runs, two tasks, two heads, three seeds; a run, two tasks, a head, two seeds; and a
-    # run, a task, two heads, three seeds.
-    "  result rows  68",
+    "  probes       6 of 6",
+    "               1.8 CPU-hours (600 s a probe of symmetric, as given; 1,200 s a probe of pairs, as given; "
+    "1,800 s a probe of more-seeds, as given; 1,200 s a probe of given, as given)",
+    # Two tasks of 200 samples for three runs and one for the fourth, 50 numbers of four bytes each; and one
+    # for the encoders, of 100 and 150 numbers.
+    "  features     0.5 MB",
+    # Two test sets: two runs, two tasks, two heads, three seeds; a run, two tasks, a head, two seeds; a run,
+    # a task, two heads, three seeds; and two encoders, a task, a head, three seeds.
+    "  result rows  80",
 ]
 
 
@@ -88,6 +91,8 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
         "probes quickstart-n20-pair-flip-seed0 pairs",
         "pretrain quickstart-n00-seed1",
         "probes quickstart-n00-seed1 digits more-seeds",
+        "probes timm:small given",
+        "probes timm:wide given",
         "report",
     ]
     assert [*json.loads((project.work / "data/a/set.json").read_text())["levels"]] == [
@@ -102,12 +107,14 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
             *(f"{run} digits dtd {head}" for run in RUNS[:2] for head in ("lp", "mlp")),
             "n20-pair-flip-seed0 digits dtd lp",
             *(f"n00-seed1 digits {head}" for head in ("lp", "mlp")),
+            *(f"timm:{encoder} dtd lp" for encoder in ("small", "wide")),
         ]
     )
 
     (project.work / "results/rows/quickstart-n10-seed0-digits dtd-mlp.parquet").unlink()
+    (project.work / "results/rows/timm:wide-dtd-lp.parquet").unlink()
     project.launch(*study)
-    assert computed(project.work) == ["n10-seed0 digits dtd mlp"]
+    assert computed(project.work) == ["n10-seed0 digits dtd mlp", "timm:wide dtd lp"]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,9 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
             'tasks_together: "no"}',
             "arms.more-seeds.tasks_together 'no': not a possible",
         ),
+        ('["timm:small", "timm:wide"]', '["tim:small"]', "encoders: unknown name 'tim'"),
+        ('["timm:small", "timm:wide"]', "[]", "arms.given.encoders: nothing given"),
+        ("plugins: [lp], tasks: [dtd]", "noise: [0]", "arms.given.noise: no effect beside encoders"),
         ("seeds: [1], ", "epochs: many, ", "arms.more-seeds: epochs is 'many'"),
         ("seeds: [1], ", "epochs: 7, ", "two different runs would be called quickstart-n00-seed0"),
         ("draws:\n      - {noise: 0.2, ", "draws:\n      - {", "sets.data/a.draws: one has no noise"),

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 parser = argparse.ArgumentParser(allow_abbrev=False)
 parser.add_argument("--plugin")
 parser.add_argument("--checkpoint", type=Path)
+parser.add_argument("--encoder", type=Path)
 parser.add_argument("--task", nargs="+")
 parser.add_argument("--results", type=Path)
 parser.add_argument("--receipt", type=Path)
@@ -27,7 +28,9 @@ if "--print_config" in rest:
     print(json.dumps({**told, "downstream_noise": [0.0], "downstream_model": ["symmetric"]}))
     sys.exit(0)
 tasks = " ".join(options.task)
-weights = (options.checkpoint / "export" / "model.safetensors").read_text()
+# Whatever is given has weights.
+probed = options.checkpoint or options.encoder
+weights = (probed / "export" / "model.safetensors").read_text() if options.checkpoint else str(probed)
 (options.results / "rows").mkdir(parents=True, exist_ok=True)
 task = tasks.replace("/", "_")
 receipt = {}
@@ -35,16 +38,16 @@ for head in options.plugin.split(","):
     row_id = hashlib.sha256(f"{weights} {tasks} {head}".encode()).hexdigest()[:16]
     receipt[head] = [row_id]
     row = {
-        "run_path": str(options.checkpoint.resolve()),
+        "run_path": str(probed.resolve()),
         "task": f"the task {task}",
         "head": head,
         "row_id": row_id,
     }
-    file = options.results / "rows" / f"{options.checkpoint.name}-{task}-{head}.parquet"
+    file = options.results / "rows" / f"{probed.name}-{task}-{head}.parquet"
     if not file.exists():
         pq.write_table(pa.Table.from_pylist([row]), file)
     with (options.results / "computed.txt").open("a") as log:
-        log.write(f"{options.checkpoint.name} {tasks} {head}\n")
+        log.write(f"{probed.name} {tasks} {head}\n")
 if options.receipt:
     options.receipt.parent.mkdir(parents=True, exist_ok=True)
     options.receipt.write_text(json.dumps(receipt))
