@@ -16,7 +16,7 @@ from slurm.entry import build_parser
 from slurm.invocation import Invocation
 from slurm.plan import make_plan
 from slurm.pretraining import run_member
-from slurm.rooms import check_heads, check_tasks
+from slurm.rooms import check_encoders, check_heads, check_tasks
 from slurm.study import Study, check_level_is_planned
 from slurm.sweep import study_of
 
@@ -43,6 +43,7 @@ def test_every_study_is_resolved_and_planned(
     for arm in study.arms:
         check_heads(arm.plugins)
         check_tasks(arm.tasks)
+        check_encoders(arm.encoders)
         for run in arm.runs():
             trained_on = study.set_of(run.shard_set)
             assert trained_on, f"{run.path.name} trains on a set that the study does not write"
@@ -55,9 +56,10 @@ def test_every_study_is_resolved_and_planned(
         pretrain_options(command.argv()[3:])
     for words in {arm.tasks + arm.probe_options for arm in study.arms}:
         probe_options(["--checkpoint", "run", "--task", *words])
-    # Every run is measured.
+    # Every run is measured, and every encoder that is given.
     measured = Counter(part.member.probe.run for part in parts if part.member.probe)
-    assert measured.keys() == {str(run.path) for run in study.runs()}
+    given = {encoder for arm in study.arms for encoder in arm.encoders}
+    assert measured.keys() == {str(run.path) for run in study.runs()} | given
 
 
 @pytest.mark.parametrize("results", RESULTS, ids=lambda folder: folder.parent.name)
