@@ -30,6 +30,8 @@ _PORT_TAKEN = re.compile("EADDRINUSE|address already in use", re.IGNORECASE)
 # By the warden of a rank that did not end after it had failed (nml.lifeline).
 _KILLED_AFTER_FAILURE = "failed, and had not ended"
 _ECHO_LINES = 3
+# Written by the C++ library where nothing catches an exception, as in a thread of torch's.
+_MESSAGE = "what():"
 _WORDS = 300
 
 
@@ -91,9 +93,15 @@ class Exit(NamedTuple):
         by_another = self.status in (-signal.SIGKILL, -signal.SIGBUS)
         return by_another and _KILLED_AFTER_FAILURE not in self.words
 
+    @property
+    def told(self) -> list[str]:
+        """What it said of its end: all, or the message of an exception in C++ without its frames."""
+        lines = [line.strip() for line in self.words.splitlines() if line.strip()]
+        return [line for line in lines if line.startswith(_MESSAGE)] or lines
+
     def __str__(self) -> str:
         how = f"exit status {self.status if self.status >= 0 else 128 - self.status}"
-        last = self.words.strip().rpartition("\n")[2].strip()[-_WORDS:]
+        last = "".join(self.told[-1:])[-_WORDS:]
         return f"rank {self.rank} on {self.node}: {how}{last and ': '}{last}"
 
 
@@ -194,5 +202,4 @@ def cause(failed: Iterable[Exit]) -> Exit:
 
 
 def _is_echo(one: Exit) -> bool:
-    last = one.words.strip().splitlines()[-_ECHO_LINES:]
-    return any(ECHO.search(line) for line in last)
+    return any(ECHO.search(line) for line in one.told[-_ECHO_LINES:])

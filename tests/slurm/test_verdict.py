@@ -10,12 +10,14 @@ import pytest
 
 from nml.layout import newest_step
 from slurm.members import Member
-from slurm.verdict import Beat, Exit, Seen, frozen, hung, judge
+from slurm.verdict import Beat, Exit, Seen, cause, frozen, hung, judge
 
 WORLD = 3
 TERM, USR2, KILL = int(signal.SIGTERM), int(signal.SIGUSR2), int(signal.SIGKILL)
 BUS, SEGV, ABRT = int(signal.SIGBUS), int(signal.SIGSEGV), int(signal.SIGABRT)
 TAKEN = "DistNetworkError: The server socket has failed to listen ... EADDRINUSE"
+FRAMES = "".join(f"frame #{number}: <unknown function> + 0xd44a3\n" for number in range(9))
+ABORTED = f"terminate called after throwing an instance of 'E'\n  what():  NCCL: timed out\n{FRAMES}"
 WARDEN = "rank 1 of 3 on n1: process 7 failed, and had not ended 10 s later; it is killed"
 
 
@@ -70,6 +72,12 @@ FROZEN = {"frozen": {1: ("n1", "no sign of life for 40 s (saving)")}}
         # any other signal is the program's own fault, and comes again.
         (seen(1, -SEGV, 1, words="NCCL"), False, "failed", "rank 0 on n0: exit status 1: NCCL"),
         (seen(-ABRT, 1, 1), False, "failed", "rank 0 on n0: exit status 134"),
+        (
+            seen(-ABRT, words=ABORTED),
+            False,
+            "failed",
+            "rank 0 on n0: exit status 134: what():  NCCL: timed out",
+        ),
         # So is a failure that its own warden had to end.
         (seen(1, -KILL, 1, words=WARDEN), False, "failed", "rank 0 on n0: exit status 1"),
         # A stop ends what does not end by itself.
@@ -87,6 +95,11 @@ def test_a_job_goes_on_after_stops_and_losses_only(
     verdict = judge(member(tmp_path, complete=complete), found)
     assert verdict.outcome == outcome
     assert verdict.reason.startswith(reason)
+
+
+def test_an_exception_of_torchs_is_told_from_its_cause_in_another_rank() -> None:
+    own = Exit(2, "n2", 1, "ValueError: no such thing")
+    assert cause([Exit(0, "n0", -ABRT, ABORTED), own]) == own
 
 
 @pytest.mark.parametrize(
