@@ -62,16 +62,20 @@ class PlanarPolicy:
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
-        random_choice = hasattr(policy, "ops")
-        for op in policy.ops if random_choice else [op for sub in policy.policy for op in sub]:
+        chosen = hasattr(policy, "ops")
+        for op in policy.ops if chosen else [op for sub in policy.policy for op in sub]:
             op.aug_fn = _OPERATIONS.get(op.name) or _ThroughPillow(op.aug_fn)
-        if random_choice:
-            # NumPy chooses from an array, and would make one of a list for each image.
-            policy.ops = np.array(policy.ops, dtype=object)
+        self._uniform = chosen and policy.choice_weights is None
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return the image as the policy has it, in the same memory or other."""
-        return torch.from_numpy(self._policy(image.contiguous().numpy()))
+        planes = image.contiguous().numpy()
+        if not self._uniform:
+            return torch.from_numpy(self._policy(planes))
+        # What NumPy draws where timm lets it choose, which takes as long as an easy operation.
+        for place in np.random.randint(0, len(self._policy.ops), self._policy.num_layers):
+            planes = self._policy.ops[place](planes)
+        return torch.from_numpy(planes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._policy!r})"

@@ -25,6 +25,7 @@ from nml.run_options import EngineName
 from pretrain.agreement import LAG
 from pretrain.engines import Tensors, Update, local
 from pretrain.engines.activations import computing_again
+from pretrain.engines.packed import packed, share, to_load, unpacked
 from pretrain.engines.plan_reader import PlainPlanner, PlanReader, read_plan
 from pretrain.optimizers import build_optimizer, recipe_groups
 
@@ -137,8 +138,10 @@ class NativeEngine:
 
     def save(self, folder: Path, shared: Tensors, own: Tensors) -> Future[Any] | None:
         """See :class:`pretrain.engines.Engine`."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+        state = self._state(shared, packed(rank, own))
         future = dcp.async_save(
-            self._state(shared, own),
+            share(state, rank, world),
             storage_writer=dcp.FileSystemWriter(folder, single_file_per_rank=True, sync_files=True),
             process_group=self._save_group,
         )
@@ -147,10 +150,11 @@ class NativeEngine:
 
     def load(self, folder: Path, shared: Tensors, own: Tensors, *, world_size: int) -> None:  # noqa: ARG002
         """See :class:`pretrain.engines.Engine`. Shards are cut anew for any world size."""
-        state = self._state(shared, own)
-        decays = _weight_decays(state)
         # On every rank, and before they wait for each other: all end alike if it is none.
-        read_plan(folder)
+        plan = read_plan(folder)
+        rank = dist.get_rank()
+        state = self._state(shared, to_load(rank, own, plan))
+        decays = _weight_decays(state)
         try:
             dcp.load(
                 state,
@@ -175,9 +179,7 @@ class NativeEngine:
             scale, tracker = state["scaler"].tolist()
             found = {"scale": scale, "_growth_tracker": int(tracker)}
             self._scaler.load_state_dict(self._scaler.state_dict() | found)
-        rank = dist.get_rank()
-        for name in own:
-            own[name] = state["own"][f"{rank}/{name}"]
+        own.update(unpacked(rank, own, state["own"]) if own else {})
         shared.update(state["shared"])
 
     def _state(self, shared: Tensors, own: Tensors) -> dict[str, Any]:
@@ -193,14 +195,13 @@ class NativeEngine:
             network, optimizer = get_state_dict(self.network, self.optimizer, options=_FLAT)
         parameters = {name for name, _ in self.network.named_parameters()}
         scaler = self._scaler.state_dict() or {"scale": 1.0, "_growth_tracker": 0}
-        rank = dist.get_rank()
         return {
             # Buffers differ by rank: they are among its own.
             "network": {name: value for name, value in network.items() if name in parameters},
             "optimizer": optimizer,
             "scaler": torch.tensor([scaler["scale"], scaler["_growth_tracker"]], dtype=torch.float64),
             "shared": shared,
-            "own": {f"{rank}/{name}": tensor for name, tensor in own.items()},
+            "own": own,
         }
 
 
