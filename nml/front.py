@@ -82,6 +82,9 @@ COMMANDS = {
     "probes results": Command("probes.results.__main__", (), "show, query, export and trace results"),
     "report": Command("probes.report", (), "the HTML report of a results folder"),
     "power": Command("probes.power", (), "plan a study: how many runs show a difference"),
+    "predict noise": Command(
+        "probes.predict_noise", (), "tell whether early measures tell what noise does in the end"
+    ),
     "completion": Command("nml.completion", (), "print the completion of a shell: bash or zsh"),
 }
 
