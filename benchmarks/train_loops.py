@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.world import World
 
-# Trains on a batch as often as a round has steps.
-Round = Callable[[list[Batch]], None]
+# Takes a step on each of the batches of a round.
+Round = Callable[[Iterable[Batch]], None]
 
 
 def project(
@@ -69,7 +69,7 @@ def project(
         recorder=recorder,
     )
 
-    def run(batches: list[Batch]) -> None:
+    def run(batches: Iterable[Batch]) -> None:
         for batch in batches:
             trainer.train_step(batch, 0.0)
 
@@ -95,7 +95,7 @@ def bare(recipe: Recipe, objective: Objective) -> Round:
         own = torch.arange(len(logits), device=logits.device)
         return (nn.functional.cross_entropy(logits, own) + nn.functional.cross_entropy(logits.T, own)) / 2
 
-    def run(batches: list[Batch]) -> None:
+    def run(batches: Iterable[Batch]) -> None:
         for batch in batches:
             with precision(recipe, batch.images.device):
                 if recipe.objective == "classify":
@@ -137,7 +137,7 @@ def timm_loop(recipe: Recipe, objective: Objective) -> Round:
     criterion = nn.CrossEntropyLoss()
     losses, updates, data, update = AverageMeter(), AverageMeter(), AverageMeter(), 0
 
-    def run(batches: list[Batch]) -> None:
+    def run(batches: Iterable[Batch]) -> None:
         nonlocal update
         end = time.time()
         optimizer.zero_grad()
@@ -206,8 +206,8 @@ def open_clip_loop(recipe: Recipe, objective: Objective) -> Round:
         for group in optimizer.param_groups:
             group["lr"] = recipe.optimizer.lr * 0.5 * (1 + math.cos(math.pi * step / 1e9))
 
-    def run(batches: list[Batch]) -> None:
-        data = {"train": _EpochOfBatches(batches)}
+    def run(batches: Iterable[Batch]) -> None:
+        data = {"train": _EpochOfBatches(list(batches))}
         train_one_epoch(network, data, open_clip.ClipLoss(), 0, optimizer, None, cosine, None, args)
 
     return run

@@ -83,7 +83,10 @@ class Clocks:
 
 def ask(names: tuple[str, ...]) -> dict[str, str]:
     """Return what nvidia-smi says of the first GPU; nothing if there is no such program, or it fails."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits", "--id=0"]
+    # All that is measured is on the first GPU that torch sees.
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0] or "0"
+    query = f"--query-gpu={','.join(names)}"
+    command = ["nvidia-smi", query, "--format=csv,noheader,nounits", f"--id={first}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.sizes import Sizes
+from nml.errors import UserError
 
 # Forked from one process that has imported the libraries and never touched the GPU: CUDA does not live
 # through a fork, and each part would spend ten seconds on its imports.
@@ -27,6 +28,27 @@ PRELOADED = ["timm", "torch", "open_clip", "pretrain.assembly", "plugins.nmtune"
 FIRST_LOOK, LOOK_EVERY = 0.5, 3.0
 
 Tell = Callable[[str, Any], None]
+
+
+def start() -> float:
+    """Start the process that parts are forked from; return the seconds until it has imported the libraries.
+
+    Raises:
+        UserError: If a library has touched the GPU as it was imported: no fork could use it then.
+    """
+    began = time.perf_counter()
+    process = CONTEXT.Process(target=_is_fresh)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise UserError(f"one of {', '.join(PRELOADED)} does not import, or touches the GPU as it does")
+    return time.perf_counter() - began
+
+
+def _is_fresh() -> None:
+    import torch
+
+    raise SystemExit(int(torch.cuda._is_in_bad_fork()))
 
 
 class Part(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +43,7 @@ class Sizes:
     warm: int = 15
     steps: int = 20
     traced: int = 10
-    rounds: int = 6
+    rounds: int = 5
     products: int = 8192
     images: int = 4096
     image_side: int = 448
@@ -52,6 +53,11 @@ class Sizes:
     samples: int = 4000
     tests: tuple[str, ...] = ()
     patience: float = 1.0
+
+    def fewer(self) -> Sizes:
+        """Return the same with half the turns, for loops that are only to be compared roughly."""
+        halves = {name: max(1, getattr(self, name) // 2) for name in ("warm", "steps", "rounds")}
+        return dataclasses.replace(self, **halves)
 
     def recipe(self, *, compile: bool = False, channels_last: bool = True) -> Recipe:
         """Return the recipe of classes."""

@@ -47,15 +47,16 @@ def objective_and_batches(recipe: Recipe, sizes: Sizes, number: int) -> tuple[Ob
     objective = build_objective(recipe, Setting(num_classes=classes))
     device, size = device_of_rank(), recipe.global_batch
     layout = torch.channels_last if recipe.engine.channels_last else torch.contiguous_format
-    generator = torch.Generator().manual_seed(0)
+    generator, side = torch.Generator().manual_seed(0), recipe.data.size
+    drawn = torch.Generator(device).manual_seed(0)
     batches = []
     for _ in range(number):
-        images = torch.randn(size, 3, recipe.data.size, recipe.data.size, generator=generator)
-        targets, truth = torch.randint(0, classes or 10**6, (size,), generator=generator), None
+        images = torch.randn(size, 3, side, side, device=device, generator=drawn)
+        targets = torch.randint(0, classes or 10**6, (size,), generator=generator)
         if objective.text_transform is not None:
             targets = torch.stack([objective.text_transform(str(word)) for word in targets.tolist()])
-        placed = images.to(device).contiguous(memory_format=layout)
-        batches.append(Batch(placed, targets.to(device), torch.arange(size), truth))
+        placed = images.contiguous(memory_format=layout)
+        batches.append(Batch(placed, targets.to(device), torch.arange(size)))
     return objective, batches
 
 
@@ -76,6 +77,9 @@ def take_turns(
             return seconds_of(loops[name], [batches[step % len(batches)] for step in range(number)])
         except Exception as error:
             del loops[name]
+            # The others may need its memory, where it had too little.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             told[name]["error"] = f"{type(error).__name__}: {error}"[:500]
             return None
 

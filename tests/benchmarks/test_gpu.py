@@ -61,13 +61,14 @@ def test_every_part_reports_on_a_cpu(
     told = {name: part["told"] for name, part in parts.items()}
     for part, loops in {
         "first": ["bare"],
-        "race": ["bare", "ours", "timm"],
+        "race": ["bare", "ours", "timm", "ours, uploading"],
         "clip": ["bare", "ours", "open_clip"],
         "engines": ["ddp", "fsdp", "deepspeed"],
         "again": ["bare"],
     }.items():
         for loop in loops:
-            assert len(told[part][loop]["step_ms"]) == TINY.rounds, (part, loop)
+            sizes = TINY.fewer() if part in ("clip", "engines") else TINY
+            assert len(told[part][loop]["step_ms"]) == sizes.rounds, (part, loop)
         # A CPU has no peak, and nothing is made up for it.
         assert told[part]["peak_flops"] is None
         assert told[part]["flops_of_sample"] > 1e6
