@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 from nml.errors import UserError, import_extra, unknown_name
-from nml.registry import Plugin
 from plugins.head import Head
 from plugins.lp import LinearProbe
 from plugins.nmtune import NMTune
+from plugins.registry import HEADS
 from probes.hashing import hash_value
 from probes.head_code import DIGITS, head_code
 from probes.heads import HeadChoice, settings_to_try
@@ -22,7 +21,6 @@ from probes.tuning.methods import LPFT, REGULARISERS, BitFit, Full, Regulariser,
 METHODS: dict[str, type[Tuning]] = {make.method: make for make in (Full, LoRA, BitFit, LPFT)}
 """The methods by name."""
 _FLAGS = {"regulariser": "--regulariser", "wise_ft": "--wise-ft"}
-DISTRIBUTION = "noisy-model-learning"
 # What of this folder a result follows from; the rest carries it out.
 _FILES = ("methods.py", "low_rank.py", "network.py", "training.py")
 
@@ -68,14 +66,11 @@ def choose_methods(
             classes.items(), settings_to_try(bound, hyper, "image", tries=tries), strict=True
         ):
             ending = "" if regulariser == "none" else f"-{regulariser}"
-            plugin = Plugin(
-                f"tune-{name}{ending}",
-                f"{make.__module__}:{make.__qualname__}",
-                DISTRIBUTION,
-                metadata.version(DISTRIBUTION),
-                "",
+            # Of this project, as its linear probe is.
+            plugin = HEADS.find("lp")._replace(
+                name=f"tune-{name}{ending}", value=f"{make.__module__}:{make.__qualname__}"
             )
-            for share in shares or [1.0]:
+            for share in dict.fromkeys(shares or [1.0]):
                 if share != 1 and not issubclass(make, Full):
                     raise UserError(
                         f"--wise-ft {share:g}: {name} does not tune the weights themselves",

@@ -109,43 +109,46 @@ class Trainer:
         }
         found: list[Tuned | Failed] = []
         for share in shares:
-            method = methods[best.number]
-            state, head = best.state, best.head
-            if share < 1 and probe is not None:
-                state, head = self._interpolated(best, probe, share)
+            method = _with_share(methods[best.number], share)
             try:
-                logits = self._validate(method, state, head)
+                found.append(self._tuned(method, best, probe, held, point, selection, share))
             except HeadFault as fault:
                 found.append(Failed(point, str(fault)))
-                continue
-            outcome: dict[str, Any] = {}
-            if probe is not None:
-                outcome["probe"] = {
-                    "hyper_parameters": parse_json(probe.hyper_parameters),
-                    "seconds": probe.seconds,
-                }
-            if share < 1:
-                outcome["validation"] = score(logits, held, self.task.metric).metric
-            found.append(
-                Tuned(
-                    Fitted(
-                        point=point,
-                        head=self._head(head),
-                        hyper_parameters=as_json(hyper_parameters(_with_share(method, share))),
-                        selection=as_json({**selection, **({"outcome": outcome} if outcome else {})}),
-                        n_train=len(self.data.rows(point.fraction, point.seed)),
-                        n_validation=len(held),
-                        seconds=best.seconds + (probe.seconds if probe is not None else 0.0),
-                        **calibrate(logits, held),
-                    ),
-                    _with_share(method, share),
-                    state,
-                    sum(value.numel() for value in best.state.values())
-                    + sum(part.numel() for part in self._module(head).parameters()),
-                    best.peak_memory,
-                )
-            )
         return found
+
+    def _tuned(
+        self,
+        method: Tuning,
+        best: _Candidate,
+        probe: Fitted | None,
+        held: Labels,
+        point: Point,
+        selection: Mapping[str, Any],
+        share: float,
+    ) -> Tuned:
+        """Return the network of one share of the tuned weights."""
+        state, head = best.state, best.head
+        outcome: dict[str, Any] = {}
+        if probe is not None:
+            chosen = parse_json(probe.hyper_parameters)
+            outcome["probe"] = {"hyper_parameters": chosen, "seconds": probe.seconds}
+        if share < 1 and probe is not None:
+            state, head = self._interpolated(best, probe, share)
+        logits = self._validate(method, state, head)
+        if share < 1:
+            outcome["validation"] = score(logits, held, self.task.metric).metric
+        fit = Fitted(
+            point=point,
+            head=self._head(head),
+            hyper_parameters=as_json(hyper_parameters(method)),
+            selection=as_json({**selection, **({"outcome": outcome} if outcome else {})}),
+            n_train=len(self.data.rows(point.fraction, point.seed)),
+            n_validation=len(held),
+            seconds=best.seconds + (probe.seconds if probe is not None else 0.0),
+            **calibrate(logits, held),
+        )
+        count = sum(part.numel() for part in [*state.values(), *self._module(head).parameters()])
+        return Tuned(fit, method, state, count, best.peak_memory)
 
     def _choose(
         self,
