@@ -28,6 +28,8 @@ Dtype = Literal["fp32", "bf16", "fp16"]
 """Types that a step computes in."""
 Compression = Literal["none", "fp16", "bf16"]
 """Types that gradients are exchanged in."""
+CompileMode = Literal["default", "max-autotune-no-cudagraphs"]
+"""Modes of torch.compile. Those with CUDA graphs overwrite what a forward pass gave at the next one."""
 MAY_DIFFER = {"may_differ": True}
 """In a field's metadata: the value fits a run to a machine, decides what is kept of it, or says where it came
 from, and may be another one when the run continues."""
@@ -247,6 +249,10 @@ class Engine:
         zero_stage: Of deepspeed, 0 to 3.
         deepspeed_config: A DeepSpeed JSON file, merged over the generated one.
         compress_gradients: What gradients travel as under ddp; rounding differs from fp32.
+        compile_mode: Of torch.compile; ``max-autotune-no-cudagraphs`` looks for the fastest kernels.
+        shard_group: Of fsdp: ranks that share one copy of the weights, those of a node for example; 0 is all.
+        gather_dtype: Of fsdp: what weights travel as, beside the autocast of ``dtype`` bf16; batch
+            normalisation and scalars travel as fp32.
     """
 
     dtype: Dtype = "fp32"
@@ -257,13 +263,16 @@ class Engine:
     zero_stage: int = 1
     deepspeed_config: str | None = None
     compress_gradients: Compression = "none"
+    compile_mode: CompileMode = field(default="default", metadata=MAY_DIFFER)
+    shard_group: int = field(default=0, metadata=MAY_DIFFER)
+    gather_dtype: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         if not 0 <= self.zero_stage <= 3:
             raise UserError(
                 f"recipe.engine.zero_stage {self.zero_stage}: no such stage", possible="0, 1, 2, 3"
             )
-        not_negative("recipe.engine", self, "micro_batch")
+        not_negative("recipe.engine", self, "micro_batch", "shard_group")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,8 @@ def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
         )
     for name in ("betas", "eps") if rule.name == "sgd" else ("momentum",):
         yield f"optimizer.{name}", f"with recipe.optimizer.name {rule.name}"
+    if not recipe.engine.compile:
+        yield "engine.compile_mode", "without recipe.engine.compile"
     if schedule.name == "constant":
         yield "schedule.min_lr", "with recipe.schedule.name constant"
     if not (schedule.warmup_epochs or schedule.warmup_steps):

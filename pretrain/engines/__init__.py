@@ -5,6 +5,7 @@ ddp is the numerical reference; fsdp and deepspeed are held to its losses and we
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -13,9 +14,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from nml.errors import UserError
 from nml.recipe import Recipe
+from nml.recipe_effects import default_of
 from nml.run_options import EngineName
 from pretrain.engines.activations import checkpoint_activations
 from pretrain.engines.deepspeed_config import read_own
@@ -161,6 +164,15 @@ def check_engine(name: str, recipe: Recipe) -> None:
             f"recipe.engine.compress_gradients with --engine {name}: only ddp compresses",
             mend="set it to none",
         )
+    for field in ("shard_group", "gather_dtype"):
+        value = getattr(config, field)
+        if name != "fsdp" and value != default_of(recipe, f"engine.{field}"):
+            raise UserError(
+                f"recipe.engine.{field} {value} with --engine {name}: only fsdp shards by it",
+                mend="leave it out, or --engine fsdp",
+            )
+    if config.gather_dtype == "bf16":
+        _check_gathered_in_bf16(config.dtype)
     if config.deepspeed_config:
         if name != "deepspeed":
             raise UserError(f"recipe.engine.deepspeed_config with --engine {name}", mend="--engine deepspeed")
@@ -177,6 +189,21 @@ def check_engine(name: str, recipe: Recipe) -> None:
                     f"{name} with recipe.engine.checkpoint_activations: not proven to take the same steps",
                     mend="turn one of them off",
                 )
+
+
+def _check_gathered_in_bf16(dtype: str) -> None:
+    if dtype != "bf16":
+        raise UserError(
+            f"recipe.engine.gather_dtype bf16 with recipe.engine.dtype {dtype}: layers compute in bf16 then",
+            mend="--recipe.engine.dtype bf16, or --recipe.engine.gather_dtype fp32",
+        )
+    # Batch normalisation could not keep its weights.
+    if "param_dtype_override_fn" not in inspect.signature(MixedPrecisionPolicy).parameters:
+        raise UserError(
+            f"recipe.engine.gather_dtype bf16: not with torch {torch.__version__}",
+            possible="torch 2.15 and later",
+            mend="--recipe.engine.gather_dtype fp32",
+        )
 
 
 def _allow_a_graph_a_block() -> None:

@@ -37,7 +37,7 @@ class DdpEngine(NativeEngine):
         network.to(device)
         if recipe.engine.channels_last:
             network.to(memory_format=torch.channels_last)
-        called: Any = torch.compile(network, dynamic=False) if recipe.engine.compile else network
+        called: Any = compiled(network, recipe) if recipe.engine.compile else network
         self._ddp = _distributed(called, recipe, device) if _has_to_average(recipe) else None
         super().__init__(network, self._ddp or called, recipe, device)
 
@@ -49,6 +49,11 @@ class DdpEngine(NativeEngine):
         else:
             with self._ddp.no_sync():
                 yield
+
+
+def compiled(network: nn.Module, recipe: Recipe) -> Any:
+    """Return a network that is compiled as it is called."""
+    return torch.compile(network, dynamic=False, mode=recipe.engine.compile_mode)
 
 
 def _has_to_average(recipe: Recipe) -> bool:

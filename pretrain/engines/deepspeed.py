@@ -82,7 +82,7 @@ class DeepSpeedEngine:
         # Exports hold whole weights already; its script would be one more file to fail on.
         self._engine._copy_recovery_script = lambda _: None
         if recipe.engine.compile:
-            self._engine.compile(compile_kwargs={"dynamic": False})
+            self._engine.compile(compile_kwargs={"dynamic": False, "mode": recipe.engine.compile_mode})
 
     def forward(self, *inputs: torch.Tensor | None) -> Any:
         """See :class:`pretrain.engines.Engine`."""

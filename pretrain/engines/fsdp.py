@@ -13,12 +13,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from nml.errors import UserError
 from nml.recipe import Recipe
 from nml.run_options import EngineName
 from pretrain.engines.native import NativeEngine, device_of_rank
@@ -28,11 +32,13 @@ LARGEST, SMALLEST = 1 / 8, 1 / 250
 
 
 class FsdpEngine(NativeEngine):
-    """FSDP2 with fp32 parameters; lower precision is autocast's.
+    """FSDP2 with fp32 parameters; lower precision is autocast's, and that of what travels where asked for.
 
-    A parameter policy of bf16 would cast the weights of batch normalisation but not its running
-    statistics. Weights stay contiguous, as fully_shard demands; under ``channels_last`` only the
-    images change their layout.
+    Weights stay contiguous, as fully_shard demands; under ``channels_last`` only the images change their
+    layout.
+
+    Raises:
+        UserError: If the processes cannot be divided into groups.
     """
 
     name: EngineName = "fsdp"
@@ -40,14 +46,14 @@ class FsdpEngine(NativeEngine):
     def __init__(self, network: nn.Module, recipe: Recipe) -> None:
         device = device_of_rank()
         network.to(device)
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+        mesh, policy = _mesh(device, recipe.engine.shard_group), _policy(network, recipe)
         for unit in units(network):
-            fully_shard(unit, mesh=mesh)
-        fully_shard(network, mesh=mesh)
+            fully_shard(unit, mesh=mesh, mp_policy=policy)
+        fully_shard(network, mesh=mesh, mp_policy=policy)
         if recipe.engine.compile:
             # Its blocks share code and differ in shape: as one dynamic graph they do not compile, and all
             # batches of a run have one shape anyway.
-            network.compile(dynamic=False)
+            network.compile(dynamic=False, mode=recipe.engine.compile_mode)
         super().__init__(network, network, recipe, device)
 
     @contextmanager
@@ -61,6 +67,39 @@ class FsdpEngine(NativeEngine):
         for module in self.network.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+
+def _mesh(device: torch.device, group: int) -> DeviceMesh:
+    """Return all ranks in a row, or in rows of ``group`` that each share one copy of the weights."""
+    size = dist.get_world_size()
+    if group in (0, size):
+        return init_device_mesh(device.type, (size,))
+    if size % group:
+        raise UserError(
+            f"recipe.engine.shard_group {group}: {size} processes cannot be divided into groups of it",
+            possible="a divisor of the number of processes",
+        )
+    return init_device_mesh(device.type, (size // group, group), mesh_dim_names=("copies", "shards"))
+
+
+def _policy(network: nn.Module, recipe: Recipe) -> MixedPrecisionPolicy:
+    if recipe.engine.gather_dtype == "fp32":
+        return MixedPrecisionPolicy()
+    # Running statistics of batch normalisation are fp32, and a temperature has few digits to lose.
+    kept = {
+        id(parameter)
+        for module in network.modules()
+        for parameter in module.parameters(recurse=False)
+        if isinstance(module, _BatchNorm) or parameter.numel() == 1
+    }
+
+    def dtype_of(parameter: nn.Parameter) -> torch.dtype | None:
+        return torch.float32 if id(parameter) in kept else None
+
+    more: dict[str, Any] = {"param_dtype_override_fn": dtype_of}
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False, **more
+    )
 
 
 def units(network: nn.Module) -> list[nn.Module]:

@@ -125,11 +125,12 @@ def in_single(
     runs = [command(recipe, few_images, folder / engine, engine) for engine in ENGINES]
     more = ["--recipe.engine.deepspeed_config", str(path)]
     runs.append(command(recipe, few_images, folder / "own-file", "deepspeed-2", *more))
+    runs.append(command(recipe, few_images, folder / "groups", "fsdp", "--recipe.engine.shard_group", "2"))
     run_ranks(4, *runs, cwd=work)
     return folder
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", [*ENGINES[1:], "groups"])
 def test_engines_match_ddp_in_fp32(
     in_single: Path, engine: str, losses: Callable[..., Any], weights: Callable[..., Any]
 ) -> None:

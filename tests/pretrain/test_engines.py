@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import shutil
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from nml.errors import UserError
+from nml.recipe import Engine as EngineConfig
+from nml.recipe import Recipe
 from pretrain import batchnorm
 from pretrain.batchnorm import running_statistics, set_statistics
 from pretrain.ema import Average
-from pretrain.engines import Engine, local
+from pretrain.engines import Engine, check_engine, local
 from pretrain.loading import training_loader
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.validation import evaluated
@@ -245,6 +250,27 @@ def test_bf16_rounds_a_transformer_as_under_ddp(engine: str, monkeypatch: pytest
     expected, found = attended("ddp"), attended(engine)
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-7, msg=name)
+
+
+def test_weights_that_travel_in_bf16_leave_batch_normalisation_and_scalars_in_fp32() -> None:
+    config: dict[str, Any] = {"dtype": "bf16", "gather_dtype": "bf16"}
+    if "param_dtype_override_fn" not in inspect.signature(MixedPrecisionPolicy).parameters:
+        with pytest.raises(UserError, match=r"torch 2\.15 and later"):
+            check_engine("fsdp", Recipe(engine=EngineConfig(**config)))
+        return
+    seen: dict[str, torch.dtype] = {}
+    trained = make("fsdp", **config)
+    for name, module in trained.network.named_modules():
+        module.register_forward_pre_hook(
+            lambda module, *_, name=name: seen.update(
+                {f"{name}.{key}": value.dtype for key, value in module.named_parameters(recurse=False)}
+            )
+        )
+    told = train(trained, range(3))
+    fp32 = {name for name, dtype in seen.items() if dtype == torch.float32}
+    assert fp32 == {"block.norm.weight", "block.norm.bias", ".logit_scale"}
+    assert all(tensor.dtype == torch.float32 for tensor in trained.weights().values())
+    assert told == pytest.approx(train(make("fsdp", dtype="bf16"), range(3)), rel=0.02)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -33,7 +33,7 @@ from tests.pretrain.small_engines import Network, batch
 # They say where values come from, fit the run to the machine, or decide what is kept of it.
 NOT_TRAINED = re.compile(
     r"source|expect|validate_every|skip_nonfinite|checkpoints\..*|data\.workers|data\.skip_budget|data\.cache|"
-    r"engine\.compile|engine\.checkpoint_activations|engine\.deepspeed_config"
+    r"engine\.compile|engine\.compile_mode|engine\.checkpoint_activations|engine\.deepspeed_config"
 )
 # Two values of every other field, so that one of them is another one than a recipe's.
 OTHERS: dict[str, tuple[Any, Any]] = {
@@ -90,6 +90,8 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "engine.micro_batch": (4, 8),
     "engine.zero_stage": (2, 3),
     "engine.compress_gradients": ("bf16", "fp16"),
+    "engine.shard_group": (2, 4),
+    "engine.gather_dtype": ("bf16", "fp32"),
 }
 SMALL = Data(size=32, test_size=32, streams=4)
 MIXED = Loss(name="bce", mixup=0.2, cutmix=1.0, bce_threshold=0.2)
@@ -123,6 +125,10 @@ BCE = Loss(name="bce", mixup=0.2)
             {"loss": Loss(bce_threshold=0.2)},
             "recipe.loss.bce_threshold 0.2: no effect with recipe.loss.name cross",
         ),
+        (
+            {"engine": Engine(compile_mode="max-autotune-no-cudagraphs")},
+            "recipe.engine.compile_mode max-autotune-no-cudagraphs: no effect without recipe.engine.compile",
+        ),
         ({"loss": Loss(name="sce", gce_q=0.3)}, "recipe.loss.gce_q 0.3: no effect with recipe.loss.name sce"),
         ({"loss": replace(BCE, switch=0.4)}, "recipe.loss.switch 0.4: no effect unless both"),
         (
@@ -150,6 +156,12 @@ def test_a_value_without_effect_is_refused_with_what_takes_it_away(
     [
         ({"engine": Engine(zero_stage=2)}, {}, "recipe.engine.zero_stage 2: no effect with --engine ddp"),
         ({"engine": Engine(zero_stage=2)}, {"engine": "deepspeed"}, ""),
+        ({"engine": Engine(shard_group=2)}, {"engine": "fsdp", "world_size": 4}, ""),
+        (
+            {"engine": Engine(shard_group=2)},
+            {"engine": "fsdp"},
+            "recipe.engine.shard_group 2: no effect",
+        ),
         (
             {"engine": Engine(micro_batch=64)},
             {"world_size": 4},
