@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -11,14 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import yaml
 
 from nml.layout import newest_step
 from shards.write import main as write_shards
+from slurm.entry import main
 from tests.pretrain.ranks import Ranks, Zygote
 from tests.slurm_cluster.slurm_daemons import SlurmCluster
 
@@ -78,8 +82,10 @@ class Launcher:
         return self._zygote.fork(ranks, (self._words(run, *words),), self.folder)
 
     def status(self, run: Path) -> str:
-        """Return what ``status`` prints of a run."""
-        return self._call("status", str(run))
+        """Return what ``status`` prints of a run; here, as what is to be seen lasts for seconds."""
+        with patch.dict(os.environ, self.cluster.environment), redirect_stdout(io.StringIO()) as said:
+            assert main(["status", str(run)]) == 0
+        return said.getvalue()
 
     def _call(self, *words: str) -> str:
         done = subprocess.run(

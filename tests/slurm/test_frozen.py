@@ -25,6 +25,6 @@ def test_ranks_killed_and_frozen_cost_no_requeue_and_no_bit(
     assert rank is not None, job.log()
     rank.suspend()
     stopped = time.time()
-    waiting(lambda: STALLED.search(launcher.status(job.path)), "its name", WAIT_SECONDS, pause=2)
+    waiting(lambda: STALLED.search(launcher.status(job.path)), "its name", WAIT_SECONDS, pause=0.3)
     print(f"the next step came {job.pause(stopped):.1f} s after the stop")
     ends_as_undisturbed(launcher, job, r"rank 3 was frozen on n3: no sign of life for \d+ s \(.*\)")
