@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from probes.reporting.early import Family
     from probes.reporting.foretelling import Foretold
 
-FORMAT = "nml-foretold/1"
 EPILOG = """
 examples:
   python -m probes.predict_noise results/
@@ -49,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--at {arguments.at:g}", possible="a share above 0 and below 1, for example 0.34")
     # scipy takes a second to import: not before the arguments are known to be right.
     from probes.reporting.early import early_families
+    from probes.reporting.sections.foretold import FORMAT
     from probes.results import read_rows
 
     found = [judged(family) for family in early_families(read_rows(arguments.results), arguments.at)]

@@ -60,6 +60,12 @@ def build_parser() -> Parser:
         "--spectrum-margin", default=0.05, type=float, help="the same for SVE and LSVR, in nats"
     )
     parser.add_argument(
+        "--foretold",
+        default=None,
+        type=str | None,
+        help="file of python -m probes.predict_noise --out FILE, for a section of it",
+    )
+    parser.add_argument(
         "--latex",
         action="store_true",
         help="also tables for LaTeX (booktabs), means with their intervals, and figures as PDF",
@@ -77,10 +83,12 @@ def main(argv: list[str] | None = None) -> None:
     from probes.reporting.build import build
     from probes.reporting.claims import Margins
     from probes.reporting.render import check_output, table_text, write_report
+    from probes.reporting.sections.foretold import read_foretold
     from probes.reporting.sections.summary import SUMMARY
     from probes.results.row import spectra_note
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
+    foretold = read_foretold(Path(arguments.foretold)) if arguments.foretold else None
     rows = read_rows(arguments.results)
     check_output(folder)
     report = build(
@@ -88,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         convention=arguments.svd,
         metric=arguments.metric,
         margins=Margins(points=arguments.margin, nats=arguments.spectrum_margin),
+        foretold=foretold,
     )
     figures = tqdm(report.figures, desc="figures", unit="figure", disable=not is_interactive())
     page = write_report(report, folder, figures, latex=arguments.latex)

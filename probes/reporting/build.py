@@ -29,6 +29,8 @@ from probes.reporting.sections import (
     white_box,
 )
 from probes.reporting.sections import claims as claims_section
+from probes.reporting.sections import foretold as foretold_section
+from probes.reporting.sections.foretold import Document
 from probes.reporting.selection import select
 from probes.reporting.study import Study
 from probes.reporting.wording import count, several, unique
@@ -57,6 +59,7 @@ def build(
     convention: str | None = None,
     metric: str | None = None,
     margins: Margins | None = None,
+    foretold: Document | None = None,
 ) -> Report:
     """Return the report of ``rows``.
 
@@ -65,6 +68,7 @@ def build(
         convention: SVD convention of the spectra; None for the usual one.
         metric: What to report where results have several, for example ``spearman``; None for the usual one.
         margins: Differences too small to matter; None for the documented ones.
+        foretold: What ``probes.predict_noise`` found; None for no section of it.
 
     Raises:
         UserError: If no row has the SVD ``convention`` or the ``metric`` asked for.
@@ -75,6 +79,8 @@ def build(
     found = [claims_section.section(study, judged, margins), *(section(study) for section in SECTIONS)]
     if (beside := white_box.section(study)) is not None:
         found.append(beside)
+    if foretold is not None:
+        found.append(foretold_section.section(foretold))
     return Report(
         title="Noisy model learning: report",
         lead=_lead(study),

@@ -15,6 +15,8 @@ from nml.errors import UserError
 from probes.predict_noise import main
 from probes.reporting.foretelling import BETTER, NO_BETTER, foretell, level_errors, told
 from probes.reporting.inference import LEVEL
+from probes.reporting.records import Table
+from probes.reporting.sections import foretold
 from probes.results import Row, write_rows
 from tests.probes.reporting.made_up import make_row
 
@@ -127,6 +129,16 @@ def test_the_command_tells_what_the_spectra_tell(tmp_path: Path, capsys: pytest.
     assert (verdicts["SVE"], verdicts["LSVR"]) == (BETTER, NO_BETTER)
     # Their metrics are not here, and nothing is made up of them.
     assert verdicts.keys() == {"validation accuracy", "constant", "SVE", "LSVR", "early probe"}
+    section = foretold.section(foretold.read_foretold(tmp_path / "foretold.json"))
+    assert "first 50\N{NO-BREAK SPACE}% of its runs" in section.intro
+    [table] = section.items
+    assert isinstance(table, Table)
+    told_of = {(row[1].text, row[2].text): row[-1].text for row in table.rows}
+    assert told_of["out-of-domain", "SVE"] == BETTER
+    assert told_of["out-of-domain", "LSVR"] == NO_BETTER
+    (tmp_path / "foretold.json").write_text(json.dumps(record | {"at": "half"}))
+    with pytest.raises(UserError, match="at is 'half'; possible: a file of"):
+        foretold.read_foretold(tmp_path / "foretold.json")
 
 
 def test_too_few_levels_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,121 @@
+"""What early measures tell of the end, as ``python -m probes.predict_noise --out FILE`` has written it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nml.errors import UserError
+from nml.untrusted import Untrusted, read_object, typed
+from probes.reporting.records import Cell, Section, Table, cells
+from probes.reporting.wording import NONE, several
+
+FORMAT = "nml-foretold/1"
+_DOMAINS = {"id": "in-domain", "ood": "out-of-domain"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One measure of one target; see :class:`probes.reporting.foretelling.Foretold`."""
+
+    measure: str
+    levels: int
+    error: float
+    gain: float | None
+    gain_low: float | None
+    gain_high: float | None
+    p_holm: float | None
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfFamily:
+    """What was found of one family of runs."""
+
+    encoders: str
+    runs: int
+    levels: tuple[float, ...]
+    without_early_rows: tuple[str, ...]
+    validation_accuracy: str
+    targets: dict[str, tuple[Judged, ...]]
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """The file."""
+
+    format: str
+    at: float
+    families: tuple[OfFamily, ...]
+
+
+def read_foretold(path: Path) -> Document:
+    """Return what ``probes.predict_noise`` has written.
+
+    Raises:
+        UserError: If the file is not there, or is none.
+    """
+    try:
+        document = typed(Document, read_object(path))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--foretold {path}: no such file", mend=f"python -m probes.predict_noise RESULTS --out {path}"
+        ) from error
+    except Untrusted as error:
+        raise UserError(f"--foretold {path}: {error}", possible="a file of probes.predict_noise") from error
+    if document.format != FORMAT:
+        raise UserError(f"--foretold {path}: format {document.format!r}", possible=repr(FORMAT))
+    return document
+
+
+def section(document: Document) -> Section:
+    """Return the section."""
+    told = [family for family in document.families if family.targets]
+    silent = [f"{family.encoders}: {family.reason}." for family in document.families if family.reason]
+    share = f"{100 * document.at:g}\N{NO-BREAK SPACE}%"
+    lead = (
+        "How far the final scores of a noise level that was left out are told by in-domain measures of the "
+        f"first {share} of its runs, by a line through the runs of all other levels."
+    )
+    return Section(
+        name="foretold",
+        title="Told before the end",
+        intro=" ".join([lead, *silent]),
+        items=(_table(told),) if told else (),
+    )
+
+
+def _table(families: list[OfFamily]) -> Table:
+    validation = several(sorted({family.validation_accuracy for family in families}))
+    return Table(
+        name="foretold-table",
+        title="Early measures against validation accuracy",
+        caption=(
+            "Mean absolute error over levels, in points, and by how much it is smaller than that of "
+            f"validation accuracy ({validation}), with Student's t interval over levels; p is Holm's "
+            "over the measures that were tried. The constant is the mean of the other levels."
+        ),
+        header=("Encoders", "Final score", "Told from", "Levels", "Error", "Smaller by", "p", "Verdict"),
+        rows=tuple(
+            cells(family.encoders, _DOMAINS.get(domain, domain), one.measure, *_numbers(one))
+            for family in families
+            for domain, found in family.targets.items()
+            for one in found
+        ),
+        text_columns=3,
+        grouped=True,
+    )
+
+
+def _numbers(one: Judged) -> list[str | Cell]:
+    gain = NONE if one.gain is None else f"{one.gain:+.2f}"
+    if one.gain_low is not None:
+        gain += f" ({one.gain_low:+.2f} to {one.gain_high:+.2f})"
+    return [
+        Cell(str(one.levels), numbers=(("", one.levels),)),
+        Cell(f"{one.error:.2f}", numbers=(("", one.error),)),
+        Cell(gain, numbers=(("", one.gain), ("low", one.gain_low), ("high", one.gain_high))),
+        Cell(NONE if one.p_holm is None else f"{one.p_holm:.3f}", numbers=(("", one.p_holm),)),
+        one.verdict or NONE,
+    ]
