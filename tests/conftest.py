@@ -33,6 +33,7 @@ LONGEST_FIRST = (
     "slurm/test_in_place.py",
     "slurm/test_frozen.py",
     "pretrain/test_failures.py",
+    "pretrain/test_self_supervision.py",
     "pretrain/test_crossings.py",
     "slurm/test_sweep.py",
     "slurm/test_faults.py",

@@ -19,6 +19,12 @@ TIMEOUT = 20.0
 ENGINES = ["ddp", "fsdp", "deepspeed"]
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_workers = pytest.mark.parametrize("workers", [0, 2])
+# Each fault under each engine, and each of both with workers and without, and on either rank.
+PAIRED = [
+    (fault, engine, (row + column) % 2 * 2, int(row == (column + 1) % 3))
+    for row, fault in enumerate(["forward", "loading", "validation"])
+    for column, engine in enumerate(ENGINES)
+]
 # Starts two ranks as the launcher does where there is no Slurm.
 LAUNCHER = """
 import sys
@@ -187,13 +193,11 @@ def launched(
     launcher.wait(TIMEOUT + SECONDS)
 
 
-@each_engine
-@each_workers
-@pytest.mark.parametrize("fault", ["forward", "loading", "validation"])
+@pytest.mark.parametrize(("fault", "engine", "workers", "rank"), PAIRED)
 def test_an_exception_ends_the_run_and_is_the_last_word_of_its_rank(
-    fault: str, engine: str, workers: int, start: Callable[..., Run]
+    fault: str, engine: str, workers: int, rank: int, start: Callable[..., Run]
 ) -> None:
-    run = start(engine, workers, fault)
+    run = start(engine, workers, fault, rank)
     # The workers of validation come on top.
     assert len(run.workers) == workers * (2 if fault == "validation" else 1)
     run.fail()
@@ -205,8 +209,7 @@ def test_an_exception_ends_the_run_and_is_the_last_word_of_its_rank(
     assert "another rank is gone" in run.log(1 - run.rank)
 
 
-@each_engine
-@each_workers
+@pytest.mark.parametrize(("engine", "workers"), [("ddp", 0), ("fsdp", 2), ("deepspeed", 2)])
 def test_an_exception_during_a_save_ends_the_run(
     engine: str, workers: int, start: Callable[..., Run]
 ) -> None:
