@@ -19,6 +19,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from nml import layout
 from nml.errors import UserError
 from nml.files import make_folder, write_bytes
+from nml.lifeline import tell_agent, work_seconds
 from nml.objectives import declared
 from pretrain.options import Options
 from pretrain.world import World
@@ -38,6 +40,7 @@ _START = (
     f"import runpy, sys; sys.path.insert(0, {str(_CODE)!r}); "
     "runpy.run_module('probes.along', run_name='__main__', alter_sys=True)"
 )
+_BEAT_SECONDS = 1.0
 _DIED = "the process that measures ended without an answer: killed, for want of memory perhaps, or crashed"
 
 
@@ -210,7 +213,13 @@ class _Child:
         """Wait until it has answered everything and ended."""
         with self._lock, contextlib.suppress(OSError):
             self._input.close()
-        self._thread.join()
+        worked, moved = 0.0, time.monotonic()
+        while self._thread.is_alive():
+            self._thread.join(_BEAT_SECONDS)
+            # This process stands still meanwhile: what it waits for is a sign of life as long as it works.
+            before, worked, now = worked, work_seconds(self._process.pid), time.monotonic()
+            moved = now if worked > before else moved
+            tell_agent(phase="probing", step=0, pace=_BEAT_SECONDS, since=now - moved)
         self._process.wait()
 
     def kill(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +17,7 @@ from PIL import Image
 
 from nml import layout
 from nml.errors import UserError
+from nml.lifeline import BEATS
 from pretrain import probing
 from pretrain.probing import Probing
 from pretrain.world import World
@@ -132,7 +135,13 @@ def test_a_probe_that_fails_is_told_and_the_next_one_is_measured(
         time.sleep(0.001)
     probes.mark(4)
     probes.ask(4)
+    reader, writer = os.pipe()
+    monkeypatch.setenv(BEATS, str(writer))
     probes.finish()
+    os.close(writer)
+    # An agent of the launcher hears that the rank, which waits, is alive.
+    assert json.loads(os.read(reader, 1 << 16).splitlines()[0])["phase"] == "probing"
+    os.close(reader)
     out, err = capsys.readouterr()
     assert [line for line in out.splitlines() if "step" in line] == [
         "step 1: task knn: 50 %",
