@@ -27,7 +27,7 @@ from nml.errors import UserError, unknown_name
 PARTS = (
     Part("first", 40, "benchmarks.gpu.steady:measure"),
     Part("race", 125, "benchmarks.gpu.race:classes"),
-    Part("waits", 30, "benchmarks.gpu.waits:count"),
+    Part("waits", 40, "benchmarks.gpu.waits:count"),
     Part("run", 105, "benchmarks.gpu.run:train_kill_resume"),
     Part("clip", 45, "benchmarks.gpu.race:captions"),
     Part("engines", 50, "benchmarks.gpu.race:engines"),
@@ -45,6 +45,9 @@ def main() -> None:
     parser = cli.Parser("python -m benchmarks.gpu", "Measure training and heads on the GPU of this machine.")
     parser.add_argument("--tiny", action="store_true", help="on a CPU, as little as runs every line")
     parser.add_argument("--out", type=Path, default=Path("build/gpu"), help="folder of results.json and .md")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/gpu-work"), help="folder for all other files"
+    )
     parser.add_argument("--parts", type=str, nargs="+", default=[part.name for part in PARTS])
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for all parts together")
     options = parser.parse_args()
@@ -56,12 +59,14 @@ def main() -> None:
     machine = describe()
     if not options.tiny and not machine["gpu"]:
         raise UserError("no GPU: nvidia-smi tells of none", mend="--tiny runs the same lines on a CPU")
-    prepare(options.out.absolute(), sizes)
+    work = options.work.absolute()
+    prepare(work, sizes)
+    options.out.mkdir(parents=True, exist_ok=True)
     results = Results(options.out, machine=machine, tiny=options.tiny)
     for line in results.warned(warnings(machine)):
         print(f"warning: {line}", flush=True)
     chosen = [part for part in PARTS if part.name in options.parts]
-    measure(chosen, sizes, results, options.out.absolute(), options.limit)
+    measure(chosen, sizes, results, work, options.limit)
     results.finish()
     print(results.path.with_suffix(".md").read_text())
     print(f"results: {results.path}", flush=True)
@@ -69,12 +74,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def prepare(out: Path, sizes: Sizes) -> None:
+def prepare(work: Path, sizes: Sizes) -> None:
     """Set what all parts inherit, and start the process that they are forked from."""
-    out.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     # What one part compiles, the next one finds.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "compiled"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(out / "compiled" / "triton"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "compiled"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(work / "compiled" / "triton"))
     # Without nvcc DeepSpeed looks for its version and fails; none of its operators is built here.
     os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
     # torch would ask the driver in this way whether there is a GPU, which no fork lives through.
@@ -87,7 +92,7 @@ def prepare(out: Path, sizes: Sizes) -> None:
     print(f"imported in {start():.0f} s", flush=True)
 
 
-def measure(parts: list[Part], sizes: Sizes, results: Results, out: Path, limit: float) -> None:
+def measure(parts: list[Part], sizes: Sizes, results: Results, work: Path, limit: float) -> None:
     """Run the parts, each within its budget and what is left of all."""
     began, clocks = time.monotonic(), Clocks()
     for part in parts:
@@ -105,10 +110,11 @@ def measure(parts: list[Part], sizes: Sizes, results: Results, out: Path, limit:
         def tell(name: str, value: Any, part: Part = part) -> None:
             results.note(part.name, name, value)
 
-        status, error = run_part(part, sizes, out / part.name, seconds=seconds, tell=tell, look=clocks.look)
+        status, error = run_part(part, sizes, work / part.name, seconds=seconds, tell=tell, look=clocks.look)
         results.end(part.name, status, error=error, seconds=time.monotonic() - start, clocks=clocks.since())
         if error:
-            print(f"  {status}: {error}; see {out / part.name / 'log.txt'}", flush=True)
+            print(f"  {status}: {error}; see {work / part.name / 'log.txt'}", flush=True)
+            results.keep_log(part.name, work / part.name / "log.txt")
 
 
 if __name__ == "__main__":

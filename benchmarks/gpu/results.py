@@ -11,6 +11,8 @@ from nml.files import write_bytes, write_json
 
 # Share by which the pace may change between the first part and the last, and the figures still be compared.
 DRIFT = 0.02
+# Characters of a log that are kept.
+_LOG = 4000
 
 
 class Results:
@@ -50,6 +52,11 @@ class Results:
         """Keep how a part ended."""
         ended = {"status": status, "seconds": round(seconds, 1), "clocks": clocks}
         self._part(part).update(ended | ({"error": error} if error else {}))
+        self._write()
+
+    def keep_log(self, part: str, log: Path) -> None:
+        """Keep the end of what a part printed: this file may be all that leaves the machine."""
+        self._part(part)["log"] = log.read_text(errors="replace")[-_LOG:]
         self._write()
 
     def finish(self) -> None:

@@ -53,7 +53,9 @@ def environment() -> object:
 def test_every_part_reports_on_a_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu", "--tiny", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        sys, "argv", ["gpu", "--tiny", "--out", str(tmp_path / "out"), "--work", str(tmp_path)]
+    )
     gpu.main()
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     parts = record["parts"]
@@ -101,6 +103,7 @@ def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(tmp_path: Path
             look=lambda: None,
         )
         results.end(name, status, error=error, seconds=seconds, clocks={})
+        results.keep_log(name, tmp_path / name / "log.txt")
     results.finish()
     parts = json.loads((tmp_path / "results.json").read_text())["parts"]
     assert {name: (part["status"], part["told"]) for name, part in parts.items()} == {
@@ -109,6 +112,7 @@ def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(tmp_path: Path
         "dies": ("failed", {"before": 3}),
     }
     assert parts["fails"]["error"] == "RuntimeError: no such kernel"
+    assert "Traceback" in parts["fails"]["log"]
     assert parts["dies"]["error"] == "ended with status -9"
     assert not results.whole
 
