@@ -92,12 +92,13 @@ class DeviceLamb(Lamb):
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - second)
         # In float64: 1 - beta^step loses half of the digits of float32 in the first steps.
         steps = count.double().clamp(min=1)
-        root = torch.sqrt(1 - second**steps)
-        scale = root / (1 - first**steps)
-        updates = torch._foreach_sqrt(squares)
-        torch._foreach_add_(updates, (group["eps"] * root).to(go.dtype))
-        updates = torch._foreach_div(means, updates)
-        torch._foreach_mul_(updates, scale.to(go.dtype))
+        of_mean, of_root = 1 / (1 - first**steps), (1 - second**steps).rsqrt()
+        roots = torch._foreach_sqrt(squares)
+        # Multiplied and added a number of the host: torch reads a tensor that it is to add.
+        torch._foreach_mul_(roots, of_root.to(go.dtype))
+        torch._foreach_add_(roots, group["eps"])
+        updates = torch._foreach_div(means, roots)
+        torch._foreach_mul_(updates, of_mean.to(go.dtype))
         lr = go * group["lr"]
         if group["weight_decay"]:
             torch._foreach_add_(updates, values, alpha=group["weight_decay"])

@@ -135,7 +135,7 @@ def make_trainer(engine_name: str, recipe: Recipe, folder: Path) -> Trainer:
     )
 
 
-def make_recipe(objective: str, model: dict[str, Any], engine: str) -> Recipe:
+def make_recipe(objective: str, model: dict[str, Any], engine: str, optimizer: str) -> Recipe:
     stage = int(engine.partition("-")[2] or 1)
     return Recipe(
         objective=objective,
@@ -144,16 +144,26 @@ def make_recipe(objective: str, model: dict[str, Any], engine: str) -> Recipe:
         model=Model(**model),
         data=Data(size=32, test_size=32),
         loss=Loss(name="bce", mixup=0.2) if objective == "classify" else Loss(name="infonce"),
-        optimizer=OPTIMIZERS["adamw"],
+        optimizer=OPTIMIZERS[optimizer],
         engine=Engine(zero_stage=stage),
     )
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp", "deepspeed-0"])
-@pytest.mark.parametrize("objective", ["classify", "clip"])
+@pytest.mark.parametrize(
+    ("objective", "engine", "optimizer"),
+    [
+        ("classify", "ddp", "adamw"),
+        ("classify", "fsdp", "lamb"),
+        ("classify", "deepspeed-0", "sgd"),
+        ("clip", "ddp", "lamb"),
+        ("clip", "fsdp", "sgd"),
+        ("clip", "deepspeed-0", "adamw"),
+    ],
+)
 def test_twenty_steps_wait_for_nothing(
     objective: str,
     engine: str,
+    optimizer: str,
     late: None,
     process_group: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,7 +172,7 @@ def test_twenty_steps_wait_for_nothing(
     tiny_clip: dict[str, Any],
 ) -> None:
     model = tiny_resnet if objective == "classify" else tiny_clip
-    trainer = make_trainer(engine, make_recipe(objective, model, engine), tmp_path)
+    trainer = make_trainer(engine, make_recipe(objective, model, engine, optimizer), tmp_path)
     targets = torch.tensor([0, 1, 2, 3]) if objective == "classify" else torch.ones(4, 12, dtype=torch.int64)
     images = Batch(torch.randn(4, 3, 32, 32), targets, torch.arange(4), torch.tensor([0, 1, 1, 1]))
     # What is made once, of the optimizer and the like, is made in the first step.
