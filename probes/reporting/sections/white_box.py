@@ -6,6 +6,7 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
+from nml.untrusted import parse_json
 from probes.reporting.averages import Score, means, noise_key, plain, scores
 from probes.reporting.comparable import case
 from probes.reporting.paired import BASELINE, METHOD, Asked, compare, counted, marks
@@ -111,8 +112,20 @@ def _table(black: Study, white: Study) -> Table:
 
 def _labels(white: Study) -> dict[str, str]:
     """Return the names of the tunings as a reader sees them, by label: main settings first."""
-    found = dict.fromkeys([*white.heads, *sorted(set(white.selection.head.values()))])
-    return {label: label.removeprefix(_PREFIX) for label in found}
+    shares = {
+        white.selection.head[row.row_id]: float(parse_json(row.hyper_parameters or "{}").get("wise_ft", 1.0))
+        for row in white.rows
+    }
+    found = dict.fromkeys([*white.heads, *sorted(shares)])
+    return {label: _named(label, shares.get(label, 1.0)) for label in found}
+
+
+def _named(label: str, share: float) -> str:
+    """Return a label that tells the share of tuned weights where it is not all, whatever was run first."""
+    name, _, rest = label.removeprefix(_PREFIX).partition(" (")
+    parts = [part for part in rest.removesuffix(")").split(", ") if part and not part.startswith("wise_ft")]
+    parts += [f"WiSE-FT {share:g}"] if share != 1 else []
+    return f"{name} ({', '.join(parts)})" if parts else name
 
 
 def _groups(found: Sequence[Score]) -> dict[str, list[Score]]:

@@ -37,11 +37,13 @@ def tuned(digits: MakeRows) -> list[Row]:
             **changes,
         )
 
-    half = json.dumps({"candidates": [{"wise_ft": 0.5}]})
-    return [
-        *rows("tune-lp-ft", method="lp-ft", study=json.dumps({"candidates": [{"wise_ft": 1.0}]})),
-        *rows("tune-lp-ft", method="lp-ft", study=half)[:10],
-    ]
+    def at(share: float) -> list[Row]:
+        settings = {"wise_ft": share}
+        study, chosen = json.dumps({"candidates": [settings]}), json.dumps(settings)
+        return rows("tune-lp-ft", method="lp-ft", study=study, hyper_parameters=chosen)
+
+    # Of fewer rows, and so a variant of the one with most.
+    return [*at(1.0), *at(0.5)[:10]]
 
 
 def test_tuned_encoders_stand_beside_heads_with_paired_intervals_and_costs(
@@ -49,7 +51,7 @@ def test_tuned_encoders_stand_beside_heads_with_paired_intervals_and_costs(
 ) -> None:
     shown = table(build([*frozen, *tuned]), "white-box-table")
     lines = {line[1]: dict(zip(shown.header, line, strict=True)) for line in text(shown)}
-    assert list(lines) == ["lp", "mlp", "lp-ft", "lp-ft (wise_ft = 0.5)"]
+    assert list(lines) == ["lp", "mlp", "lp-ft", "lp-ft (WiSE-FT 0.5)"]
     assert [line["Box"] for line in lines.values()] == ["black", "black", "white", "white"]
 
     def of(head: str, encoder: str, domain: str) -> float:
