@@ -80,8 +80,9 @@ def judged(family: Family) -> dict[str, Any]:
         "targets": {},
     }
     if len(record["levels"]) < FEWEST_LEVELS:
+        count = len(record["levels"])
         record["reason"] = (
-            f"{len(record['levels'])} noise levels were measured early and at the end; "
+            f"{count} noise level{' was' if count == 1 else 's were'} measured early and at the end; "
             f"it takes {FEWEST_LEVELS}, of which one is left out at a time"
         )
         return record
@@ -111,9 +112,11 @@ def _as_json(one: Foretold) -> dict[str, Any]:
 
 def _show(family: dict[str, Any]) -> None:
     levels = ", ".join(f"{level:g}" for level in family["levels"])
-    print(f"{family['encoders']}: {family['runs']} runs at {levels} % noise")
+    print(f"{family['encoders']}: {family['runs']} runs" + (f" at {levels} % noise" if levels else ""))
     if family["without_early_rows"]:
-        print(f"  without early rows: {', '.join(family['without_early_rows'])}")
+        print(
+            f"  not measured as the others, early and at the end: {', '.join(family['without_early_rows'])}"
+        )
     if "reason" in family:
         print(f"  nothing can be said: {family['reason']}")
     for domain, rows in family["targets"].items():

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from probes.results import Row
+from probes.results.row import TUNED
 
 _LEVEL = re.compile(r"(?<![a-z0-9])n\d{2}(p\d+)?(?![a-z0-9])")
 _SEED = re.compile(r"(?<![a-z0-9])seed\d+(?![a-z0-9])")
@@ -23,7 +24,8 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
     family. An encoder whose name makes it the only level of its family was named by hand; all such
     encoders of one objective and feature dimension are taken together. Encoders of unknown noise
     are families of their own, and so are those of each noise model where there are several: 20 % of one
-    are not 20 % of another.
+    are not 20 % of another. Tuned encoders are, too: several may be of one pre-training run, and differ in
+    more than its noise.
     """
     encoders = {row.encoder_hash: row for row in rows}
     stems = {key: _stem(row) for key, row in encoders.items()}
@@ -33,7 +35,7 @@ def families(rows: Iterable[Row]) -> dict[str, str]:
             levels[stems[key]].add(row.noise_ratio)
     found: dict[str, str] = {}
     for key, row in encoders.items():
-        if row.noise_ratio is None or len(levels[stems[key]]) > 1:
+        if _alone(row) or len(levels[stems[key]]) > 1:
             found[key] = stems[key]
         else:
             found[key] = f"{row.objective or row.encoder_kind}, D = {row.dim}{layer_of(row.encoder)}"
@@ -52,9 +54,13 @@ def layer_of(encoder: str) -> str:
     return found.group() if found else ""
 
 
+def _alone(row: Row) -> bool:
+    return row.noise_ratio is None or row.encoder_kind == TUNED
+
+
 def _stem(row: Row) -> str:
     layer = layer_of(row.encoder)
-    if row.noise_ratio is None:
+    if _alone(row):
         return row.encoder
     name = _STEP.sub("", row.encoder).removesuffix(layer)
     if row.noise_level:

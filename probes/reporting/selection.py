@@ -18,7 +18,7 @@ from nml.untrusted import parse_json
 from probes.reporting.families import families
 from probes.reporting.variants import variants
 from probes.results import Row
-from probes.results.row import IDENTITY
+from probes.results.row import IDENTITY, TUNED
 
 _Data = tuple[str, str, str]
 
@@ -80,8 +80,47 @@ def select(rows: Sequence[Row], convention: str | None = None, metric: str | Non
     return dataclasses.replace(chosen, notes=chosen.notes + notes, tuned=beside)
 
 
+def at_every_step(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of frozen encoders that can be compared, of all steps of a run.
+
+    Of one metric and one convention, both the usual ones, of finite scores, and of the newest data and code.
+    """
+    frozen = [row for row in rows if row.method is None]
+    if not frozen:
+        return []
+    alike, _ = _alike(frozen, None, None, [])
+    return _newest_code(_newest_data(alike, _last_created(frozen), []), [])
+
+
 def _select(rows: Sequence[Row], convention: str | None, metric: str | None) -> Selection:
     notes: list[str] = []
+    whole, chosen = _alike(rows, convention, metric, notes)
+    last = _last_created(rows)
+    along = _along(whole, chosen, last)
+    kept = _newest(
+        whole,
+        of=_run,
+        version=lambda row: (row.step or 0,),
+        note=lambda run, count: f"{_count(count, 'row')} of earlier steps of the run {run} left out.",
+        notes=notes,
+    )
+    kept = _newest_code(_newest_data(kept, last, notes), notes)
+    labels, main = variants(kept)
+    return Selection(
+        rows=tuple(kept),
+        notes=tuple(notes),
+        convention=chosen,
+        family=families(kept),
+        head=labels,
+        main_heads=main,
+        along=along,
+    )
+
+
+def _alike(
+    rows: Sequence[Row], convention: str | None, metric: str | None, notes: list[str]
+) -> tuple[list[Row], str]:
+    """Return the rows of one metric and convention whose scores are numbers, and the convention."""
     scale = metric or _usual(map(scale_of, rows), "accuracy")
     on_scale = [row for row in rows if scale_of(row) == scale]
     if not on_scale:
@@ -106,35 +145,16 @@ def _select(rows: Sequence[Row], convention: str | None, metric: str | None) -> 
     whole = [row for row in kept if math.isfinite(row.metric)]
     if len(whole) < len(kept):
         notes.append(f"{_count(len(kept) - len(whole), 'row')} whose metric is not a number left out.")
-    last = _last_created(rows)
-    along = _along(whole, chosen, last)
-    kept = _newest(
-        whole,
-        of=lambda row: row.run_path,
-        version=lambda row: (row.step or 0,),
-        note=lambda run, count: f"{_count(count, 'row')} of earlier steps of the run {run} left out.",
-        notes=notes,
-    )
-    kept = _newest_code(_newest_data(kept, last, notes), notes)
-    labels, main = variants(kept)
-    return Selection(
-        rows=tuple(kept),
-        notes=tuple(notes),
-        convention=chosen,
-        family=families(kept),
-        head=labels,
-        main_heads=main,
-        along=along,
-    )
+    return whole, chosen
 
 
 def _along(rows: Sequence[Row], convention: str, last: Mapping[_Data, str]) -> Selection | None:
     """Return the rows of runs that were measured at several steps; what is left out has its notes."""
     steps: dict[str, set[int | None]] = defaultdict(set)
     for row in rows:
-        if row.run_path is not None:
-            steps[row.run_path].add(row.step)
-    several = [row for row in rows if row.run_path is not None and len(steps[row.run_path]) > 1]
+        if (run := _run(row)) is not None:
+            steps[run].add(row.step)
+    several = [row for row in rows if (run := _run(row)) is not None and len(steps[run]) > 1]
     if not several:
         return None
     kept = _newest_code(_newest_data(several, last, []), [])
@@ -153,6 +173,11 @@ def _newest_data(rows: Sequence[Row], last: Mapping[_Data, str], notes: list[str
         note=lambda task, count: f"{_count(count, 'row')} of an older revision or split of {task} left out.",
         notes=notes,
     )
+
+
+def _run(row: Row) -> str | None:
+    """Return the run that a row measures a checkpoint of; a tuned encoder is none, whatever it came from."""
+    return None if row.encoder_kind == TUNED else row.run_path
 
 
 def scale_of(row: Row) -> str:

@@ -20,6 +20,9 @@ SCHEMA_VERSION = "nml-results/1"
 Domain = Literal["id", "ood"]
 """In-domain or out-of-domain."""
 
+TUNED = "tuned"
+"""Kind of encoders that were fine-tuned (:mod:`probes.tuning.saved`); their run is that of before."""
+
 IDENTITY = (
     "encoder_hash",
     "task",

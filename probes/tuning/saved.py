@@ -27,6 +27,7 @@ from nml.untrusted import Untrusted, check_object, read_object
 from plugins.head import hyper_parameters
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.registry import open_encoder
+from probes.results.row import TUNED
 from probes.spec import Spec, check_options, split_spec
 from probes.tuning.choosing import METHODS
 from probes.tuning.methods import Tuning
@@ -100,7 +101,7 @@ def open_tuned(spec: Spec, settings: Settings) -> Encoder:
     base.info = dataclasses.replace(
         base.info,
         name=spec.text,
-        kind="tuned",
+        kind=TUNED,
         identity={
             "tuned": record["base_hash"],
             "method": record["method"],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from scipy import stats
 
 from nml.errors import UserError
 from probes.predict_noise import main
+from probes.reporting.early import early_families
 from probes.reporting.foretelling import BETTER, NO_BETTER, foretell, level_errors, told
 from probes.reporting.inference import LEVEL
 from probes.reporting.records import Table
@@ -139,6 +142,64 @@ def test_the_command_tells_what_the_spectra_tell(tmp_path: Path, capsys: pytest.
     (tmp_path / "foretold.json").write_text(json.dumps(record | {"at": "half"}))
     with pytest.raises(UserError, match="at is 'half'; possible: a file of"):
         foretold.read_foretold(tmp_path / "foretold.json")
+
+
+def told_of(folder: Path, rows: list[Row]) -> dict[str, Any]:
+    """Return what the command says of the only family in some rows."""
+    write_rows(folder, rows)
+    main([str(folder), "--at", "0.6", "--out", str(folder / "foretold.json")])
+    foretold.read_foretold(folder / "foretold.json")
+    [family] = json.loads((folder / "foretold.json").read_text())["families"]
+    assert isinstance(family, dict)
+    return family
+
+
+def test_runs_are_compared_at_the_same_steps(tmp_path: Path) -> None:
+    rows = ladder((0.0, 0.05, 0.1, 0.2, 0.3, 0.4))
+    # One has not come to its end yet, and one was measured later than the others while it was early.
+    unfinished, ahead = "quickstart-n40-seed0", "quickstart-n00-seed1"
+    rows = [row for row in rows if row.encoder != f"{unfinished}@160"]
+    rows = [row for row in rows if row.step != 80 or row.encoder.startswith(ahead)]
+    runs = early_families(rows, 0.6)[0].runs
+    assert {(run.early, run.last) for run in runs} == {(40, 160)}
+    assert told_of(tmp_path, rows)["without_early_rows"] == [unfinished]
+
+
+def test_scores_that_do_not_belong_together_are_in_no_mean(tmp_path: Path) -> None:
+    rows = ladder((0.0, 0.05, 0.1, 0.2, 0.3, 0.4))
+    expected = early_families(rows, 0.6)[0].runs
+
+    def changed(row: Row, **changes: Any) -> Row:
+        return dataclasses.replace(row, row_id="", **changes)
+
+    beside = [
+        *(changed(row, created="2025", split_hash="6" * 64, metric=0.9) for row in rows),
+        *(changed(row, task="numbers", accuracy=None, metric_name="spearman", metric=0.1) for row in rows),
+        *(changed(row, seed=7, metric=math.nan) for row in rows),
+        *(changed(row, encoder_kind="tuned", encoder_hash="7" * 64, metric=0.9) for row in rows),
+    ]
+    assert early_families(beside + rows, 0.6)[0].runs == expected
+    # Two tasks may have test sets of one name.
+    both = early_families([*rows, *(changed(row, task="others", metric=0.0) for row in rows)], 0.6)[0].runs
+    assert [run.final["ood"] for run in both] == pytest.approx([run.final["ood"] / 2 for run in expected])
+
+
+def test_a_run_whose_validation_accuracy_is_not_told_is_left_out(tmp_path: Path) -> None:
+    rows = ladder((0.0, 0.05, 0.1, 0.2, 0.3, 0.4))
+    names = [f"quickstart-n40-seed{seed}" for seed in range(3)]
+    for name, selection in zip(names, ({}, {"chosen": 0, "validation": [None]}, {"chosen": 3}), strict=True):
+        text = json.dumps(selection)
+        rows = [
+            dataclasses.replace(row, selection=text) if row.encoder.startswith(name) else row for row in rows
+        ]
+    assert told_of(tmp_path, rows)["without_early_rows"] == names
+
+
+def test_metrics_that_say_nothing_sensible_are_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"event": "validation", "step": 4, "top1": null}\n')
+    rows = [dataclasses.replace(row, run_path=str(tmp_path)) for row in ladder((0.0, 0.1))]
+    with pytest.raises(UserError, match=r"metrics.jsonl: does not read: TypeError"):
+        early_families(rows, 0.6)
 
 
 def test_too_few_levels_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

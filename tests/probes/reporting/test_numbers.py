@@ -232,6 +232,24 @@ def test_runs_named_by_hand_are_taken_together(row: MakeRow) -> None:
     assert len(set(select(rows).family.values())) == 1
 
 
+def test_two_tuned_encoders_of_one_run_are_not_two_runs(row: MakeRow) -> None:
+    run = {"run_path": "/runs/mine", "step": 80}
+    frozen = [row(noise=0.0, encoder="clean"), row(noise=0.2, encoder="mine", **run)]
+    tuned = [
+        row(noise=0.2, encoder=f"tuned:{method}", encoder_kind="tuned", encoder_hash=method, **run)
+        for method in ("full", "lora")
+    ]
+    # The run went on since.
+    later = row(noise=0.2, encoder="mine", encoder_hash="later", **run | {"step": 160})
+    found = select([*frozen, later, *tuned])
+    assert set(found.rows) == {frozen[0], later, *tuned}
+    assert [found.family[one.encoder_hash] for one in tuned] == ["tuned:full", "tuned:lora"]
+    assert found.family["later"] == found.family[frozen[0].encoder_hash]
+    # Along the training stand its own checkpoints alone.
+    assert found.along is not None
+    assert set(found.along.rows) == {frozen[1], later}
+
+
 def test_named_levels_of_two_noise_models_are_two_families(row: MakeRow) -> None:
     levels = [("n00", 0.0, "clean"), ("n20", 0.2, "symmetric"), ("worst", 0.4, "symmetric")]
     levels += [("n20-pair-flip", 0.2, "pair-flip"), ("flipped", 0.4, "pair-flip")]
