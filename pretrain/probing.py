@@ -31,6 +31,7 @@ from nml.errors import UserError
 from nml.files import make_folder, write_bytes
 from nml.lifeline import tell_agent, work_seconds
 from nml.objectives import declared
+from pretrain.ending import STOPPED_STATUS, StopRequest
 from pretrain.options import Options
 from pretrain.world import World
 
@@ -58,6 +59,7 @@ class Probing:
         self._marks = options.run_dir / layout.PROBING
         self._lock = threading.Lock()
         self._child: _Child | None = None
+        self._stop: StopRequest | None = None
         self._device = options.probe_device
         self._seconds = 0.0
 
@@ -118,27 +120,46 @@ class Probing:
                 self._child = self._start()
                 self._child.ask(step)
 
-    def finish(self) -> None:
-        """Wait until all is measured, and say what it took."""
-        if self._child is None:
-            return
+    def heed(self, stop: StopRequest) -> None:
+        """Let a stop signal end :meth:`finish` too, also one that comes before."""
+        self._stop = stop
+
+    def finish(self) -> int:
+        """Wait until all is measured, or until asked to stop; say which, and return the exit status."""
         # It imports torch, which a refused option need not wait for.
         from pretrain.checkpoints import retire
 
-        self._child.finish()
+        stop, ended = self._stop, None
+        # One that dies is followed by another.
+        while (child := self._child) is not None and child is not ended:
+            if not child.finish(stop):
+                child.kill()
+                print(
+                    f"stopped ({stop.name if stop else ''}) with {len(self.marked())} checkpoints to measure"
+                    "; the same command continues",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                return STOPPED_STATUS
+            ended = child
+        if ended is None:
+            return 0
         with contextlib.suppress(OSError):
             self._marks.rmdir()
         checkpoints = self._options.recipe.checkpoints
         retire(self._options.run_dir, keep_last=checkpoints.keep_last, keep_every=checkpoints.keep_every)
         print(f"probes: {self._seconds:.1f} s of processor time", flush=True)
+        return 0
 
-    def catch_up(self) -> None:
-        """Measure what a run that is done has left marked, killed in its last seconds."""
-        if self.marked():
-            self.start()
-            self.wait_ready()
-            self.resume(sys.maxsize)
-            self.finish()
+    def catch_up(self) -> int:
+        """Measure what a run that is done has left marked, ended in its last seconds; return the status."""
+        if not self.marked():
+            return 0
+        self.heed(StopRequest())
+        self.start()
+        self.wait_ready()
+        self.resume(sys.maxsize)
+        return self.finish()
 
     def close(self) -> None:
         """End the process that measures, whatever it does; marks stay for when the run is continued."""
@@ -151,7 +172,7 @@ class Probing:
         words += ["--library", str(declared(options.recipe.objective).library), "--probe", *options.probe]
         for flag, value in (("--results", options.probe_results), ("--tasks-root", options.probe_tasks_root)):
             words += [flag, value] if value is not None else []
-        return _Child(words, self._heard)
+        return _Child(words, self._heard, self.ask)
 
     def _heard(self, step: int, answer: dict[str, Any]) -> None:
         """Tell of the answer for a step."""
@@ -172,10 +193,13 @@ class _Child:
     Args:
         words: Its command line.
         heard: Called with a step and the answer for it.
+        again: Called with each step that it had not begun with when it died.
     """
 
-    def __init__(self, words: list[str], heard: Callable[[int, dict[str, Any]], None]) -> None:
-        self._heard = heard
+    def __init__(
+        self, words: list[str], heard: Callable[[int, dict[str, Any]], None], again: Callable[[int], None]
+    ) -> None:
+        self._heard, self._again = heard, again
         self._lock = threading.Lock()
         self._waiting: list[int] = []
         self._ended = self._let_go = False
@@ -209,18 +233,21 @@ class _Child:
                 self._say(f"{step}\n")
             return True
 
-    def finish(self) -> None:
-        """Wait until it has answered everything and ended."""
+    def finish(self, stop: StopRequest | None = None) -> bool:
+        """Wait until it has answered everything and ended; return False where that is to stop before."""
         with self._lock, contextlib.suppress(OSError):
             self._input.close()
         worked, moved = 0.0, time.monotonic()
         while self._thread.is_alive():
+            if stop is not None and stop.signal is not None:
+                return False
             self._thread.join(_BEAT_SECONDS)
             # This process stands still meanwhile: what it waits for is a sign of life as long as it works.
             before, worked, now = worked, work_seconds(self._process.pid), time.monotonic()
             moved = now if worked > before else moved
             tell_agent(phase="probing", step=0, pace=_BEAT_SECONDS, since=now - moved)
         self._process.wait()
+        return True
 
     def kill(self) -> None:
         """End it; what it was asked stays without an answer."""
@@ -239,9 +266,11 @@ class _Child:
 
     def _hear(self) -> None:
         assert self._process.stdout is not None
+        refused: str | None = None
         for line in self._process.stdout:
             answer: dict[str, Any] = json.loads(line)
             if "step" not in answer:
+                refused = answer.get("refused")
                 self._first.put(answer)
                 continue
             self._heard(answer["step"], answer)
@@ -251,5 +280,9 @@ class _Child:
         with self._lock:
             self._ended = True
             left = [] if self._let_go else self._waiting
-        for step in left:
-            self._heard(step, {"failed": [_DIED]})
+        # It measures one after the other: those behind the first had no part in its end.
+        lost = left if refused else left[:1]
+        for step in lost:
+            self._heard(step, {"failed": [refused or _DIED]})
+        for step in left[len(lost) :]:
+            self._again(step)

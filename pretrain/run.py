@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     check_same_run(options.run_dir, text)
     check_resume(options.run_dir, options.resume)
     probing = Probing(options, world) if options.probe else None
-    done = read_done(options.run_dir)
+    done, status = read_done(options.run_dir), 0
     if done is not None:
         _check_done_on_same_data(options)
         if world.is_main:
@@ -50,18 +50,22 @@ def main(argv: list[str] | None = None) -> int:
             if options.memorisation and not (options.run_dir / layout.MEMORISATION).exists():
                 print("--memorisation: it trained without, so nothing was remembered; name another --run-dir")
             if probing is not None:
-                probing.catch_up()
-            _say_where(options)
-        return 0
-    with ending.watched(world) as warden, contextlib.ExitStack() as closing, ending.failing(world, warden):
-        join(world)
-        closing.push(partial(_leave, world))
-        status = train(options, text, world, started, closing, probing)
+                with ending.watched(world):
+                    status = probing.catch_up()
+            if not status:
+                _say_where(options)
+        return status
+    with ending.watched(world) as warden:
+        with contextlib.ExitStack() as closing, ending.failing(world, warden):
+            join(world)
+            closing.push(partial(_leave, world))
+            status = train(options, text, world, started, closing, probing)
+        if world.is_main and status == 0:
+            draw_at_end(options.run_dir)
+            # Nobody waits for it: the ranks have parted.
+            if probing is not None:
+                status = probing.finish()
     if world.is_main and status == 0:
-        # Nobody waits for it: the ranks have parted.
-        if probing is not None:
-            probing.finish()
-        draw_at_end(options.run_dir)
         _say_where(options)
     return status
 
@@ -129,6 +133,7 @@ def train(
     trainer, batches = assemble(options, world, shard_set, started, start, probing)
     if probing is not None:
         decided_by_main(world, probing.wait_ready)
+        probing.heed(trainer.stop)
     data = describe_data(shard_set, options.level) | ({"init": start.as_json()} if start else {})
     decided_by_main(world, lambda: _open_run(options, text, data, closing))
     closing.callback(trainer.state.saver.linger, SAVE_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,19 +20,22 @@ from nml import layout
 from nml.errors import UserError
 from nml.lifeline import BEATS
 from pretrain import probing
+from pretrain.ending import STOPPED_STATUS
 from pretrain.probing import Probing
 from pretrain.world import World
 from probes.along import Along, AlongOptions, split_probe
 from probes.results import read_rows
 from tests.commands import run_command
 
-# It answers as probes.along does, without its imports; a step of 3 kills it.
+# It answers as probes.along does, without its imports; a step of 3 kills it, and of 7 it never answers.
 STAND_IN = """
-import json, os, sys
+import json, os, signal, sys
 print(json.dumps({"ready": ["task with knn, 9 samples"]}), flush=True)
 for line in sys.stdin:
     if int(line) == 3:
         os.kill(os.getpid(), 9)
+    if int(line) == 7:
+        signal.pause()
     told = {"failed": ["lp on task: diverged"]} if int(line) == 2 else {"told": ["task knn: 50 %"]}
     print(json.dumps({"step": int(line), "cpu_s": 1.5} | told), flush=True)
 """
@@ -127,18 +131,13 @@ def test_a_probe_that_fails_is_told_and_the_next_one_is_measured(
     probes = stand_in(tmp_path, monkeypatch)
     probes.start()
     probes.wait_ready()
-    for step in (1, 2, 3):
+    # What waits behind the third is measured by another process.
+    for step in (1, 2, 3, 4):
         probes.mark(step)
         probes.ask(step)
-    # Its mark goes with the word that it is dead.
-    deadline = time.monotonic() + 60
-    while 3 in probes.marked() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    probes.mark(4)
-    probes.ask(4)
     reader, writer = os.pipe()
     monkeypatch.setenv(BEATS, str(writer))
-    probes.finish()
+    assert probes.finish() == 0
     os.close(writer)
     # An agent of the launcher hears that the rank, which waits, is alive.
     assert json.loads(os.read(reader, 1 << 16).splitlines()[0])["phase"] == "probing"
@@ -173,6 +172,22 @@ def test_what_is_marked_is_measured_where_the_run_goes_on_after_it(
     assert [line.partition(":")[0] for line in out.splitlines() if "knn" in line] == ["step 1", "step 4"]
     assert probes.marked() == set()
     assert [epoch for epoch in range(1, 10) if probes.due(epoch)] == [4, 8, 9]
+
+
+def test_a_stop_signal_ends_the_wait_for_probes_and_leaves_their_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = stand_in(tmp_path, monkeypatch)
+    probes.start()
+    for step in (7, 8):
+        probes.mark(step)
+        probes.ask(step)
+    stop: Any = SimpleNamespace(signal=signal.SIGTERM, name="SIGTERM")
+    probes.heed(stop)
+    assert probes.finish() == STOPPED_STATUS
+    assert probes.marked() == {7, 8}
+    told = "stopped (SIGTERM) with 2 checkpoints to measure; the same command continues\n"
+    assert capsys.readouterr().err == told
 
 
 def test_what_cannot_be_measured_is_refused_before_the_run_begins(
