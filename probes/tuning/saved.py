@@ -38,7 +38,7 @@ FORMAT = "nml-tuned/1"
 WEIGHTS = "tuned.safetensors"
 RECORD = "tuned.json"
 # Kinds of encoders that are networks here. A record from elsewhere must not have another one asked.
-_KINDS = ("checkpoint", "timm", "open_clip", "transformers")
+_KINDS = ("checkpoint", "timm", "open_clip", "transformers", TUNED)
 
 
 def save_tuned(folder: Path, method: Tuning, state: Mapping[str, Any], info: EncoderInfo) -> None:
@@ -66,23 +66,37 @@ def save_tuned(folder: Path, method: Tuning, state: Mapping[str, Any], info: Enc
 
 
 def open_tuned(spec: Spec, settings: Settings) -> Encoder:
-    """Return the encoder of ``tuned:FOLDER``; ``base=SPEC`` says where the one that it came from is now.
+    """Return the encoder of ``tuned:FOLDER``.
+
+    ``base=SPEC`` says where the one that it came from is now; options after it are of that one.
 
     Raises:
         UserError: If the folder holds none, its files are damaged, or the other encoder is not to be had.
     """
+    return _open(spec, settings, ())
+
+
+def _open(spec: Spec, settings: Settings, above: tuple[Path, ...]) -> Encoder:
+    """Return a tuned encoder; ``above`` are the folders of those that were tuned from it."""
     from safetensors.torch import load
 
-    check_options(spec, ("base",), where="--encoder")
+    if "base" not in spec.options:
+        check_options(spec, ("base",), where="--encoder")
     if len(spec.arguments) != 1:
         raise UserError(f"--encoder {spec.text}: names no single folder", possible="tuned:FOLDER")
     folder = Path(spec.arguments[0])
+    if folder.resolve() in above:
+        raise UserError(f"--encoder {spec.text}: was tuned from itself", mend="save it again")
     record, weights = _read(folder)
-    base_text = spec.options.get("base", record["base"])
-    kind = split_spec(base_text).kind
-    if kind not in _KINDS:
-        raise unknown_name(f"--encoder {spec.text}: base: kind", kind, _KINDS)
-    base = check_encoder(open_encoder(base_text, dataclasses.replace(settings, keys=frozenset())))
+    base_text = _base(spec) or record["base"]
+    base_spec = split_spec(base_text)
+    if base_spec.kind not in _KINDS:
+        raise unknown_name(f"--encoder {spec.text}: base: kind", base_spec.kind, _KINDS)
+    settings = dataclasses.replace(settings, keys=frozenset())
+    if base_spec.kind == TUNED:
+        base = check_encoder(_open(base_spec, settings, (*above, folder.resolve())))
+    else:
+        base = check_encoder(open_encoder(base_text, settings))
     if base.info.hash != record["base_hash"]:
         raise UserError(
             f"--encoder {spec.text}: {base_text} is not the encoder that it was tuned from",
@@ -110,6 +124,12 @@ def open_tuned(spec: Spec, settings: Settings) -> Encoder:
         },
     )
     return base
+
+
+def _base(spec: Spec) -> str:
+    """Return the encoder of ``base=`` with its options; empty where none is named."""
+    named = [value if name == "base" else f"{name}={value}" for name, value in spec.options.items()]
+    return ",".join(named)
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:

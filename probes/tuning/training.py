@@ -129,6 +129,9 @@ class Trainer:
         """Return the network of one share of the tuned weights."""
         state, head = best.state, best.head
         outcome: dict[str, Any] = {}
+        if not method.begins_with_probe:
+            # Fitted for other shares of the same training.
+            probe = None
         if probe is not None:
             chosen = parse_json(probe.hyper_parameters)
             outcome["probe"] = {"hyper_parameters": chosen, "seconds": probe.seconds}
@@ -253,7 +256,9 @@ class Trainer:
             )
             loss = torch.stack(list(method.terms(batch).values())).sum()
             if not torch.isfinite(loss):
-                raise HeadFault(f"diverged: the loss of step {step + 1} of {steps} is {float(loss):g}")
+                raise HeadFault(
+                    f"diverged: the loss of step {step + 1} of {steps} is {float(loss.detach()):g}"
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 import os
 import re
@@ -38,6 +39,7 @@ from probes.tuning.choosing import METHODS, choose_methods
 from probes.tuning.low_rank import LoRA
 from probes.tuning.methods import Full
 from probes.tuning.network import Network, check_encoder
+from probes.tuning.saved import save_tuned
 from probes.tuning.training import Trainer, Tuned
 from tests.commands import Command, run_command
 from tests.probes.conftest import write_export
@@ -201,6 +203,9 @@ def test_interpolated_weights_end_at_the_probe_and_at_the_tuned_network(
     assert torch.equal(none.fit.head.predict_logits(frozen), probe.head.predict_logits(frozen))
     (plain,) = tune(trainer, "lp-ft")
     assert all(torch.equal(value, plain.state[name]) for name, value in whole.state.items())
+    # What is recorded of a share does not depend on what else was asked for.
+    (alone,), (_, beside) = tune(trainer, "full"), tune(trainer, "full", 0.5, 1.0)
+    assert beside.fit.selection == alone.fit.selection
     assert all(
         torch.allclose(value, (none.state[name] + whole.state[name]) / 2, atol=1e-6)
         for name, value in half.state.items()
@@ -304,7 +309,7 @@ def test_a_saved_network_is_an_encoder_that_gives_what_was_measured(
     assert main(asked) == 0
     row = next(row for row in read_rows(tmp_path / "results") if row.domain == "ood")
     (folder,) = Path("saved").iterdir()
-    encoder = open_encoder(f"tuned:{folder}")
+    encoder = check_encoder(open_encoder(f"tuned:{folder}"))
     dark = open_task(task_of(data), data).evaluations[1].samples
     features = encoder.encode([encoder.prepare(dark.read(number)) for number in range(len(dark.keys))])
     logits = load_head(folder).head.predict_logits(torch.from_numpy(features))
@@ -318,6 +323,17 @@ def test_a_saved_network_is_an_encoder_that_gives_what_was_measured(
     write_export(tmp_path / "runs" / "other")
     with pytest.raises(UserError, match="is not the encoder that it was tuned from"):
         open_encoder(f"tuned:{folder},base=checkpoint:runs/other")
+    # Tuned once more it is an encoder again, whose chain is never a circle.
+    tuner = Network(check_encoder(encoder))
+    name = next(name for name, _ in encoder.module.named_parameters() if name.endswith("bias"))
+    save_tuned(Path("twice"), METHODS["bitfit"](), {name: tuner.weight(name) + 1}, encoder.info)
+    twice = check_encoder(open_encoder("tuned:twice"))
+    assert torch.equal(dict(twice.module.named_parameters())[name], tuner.weight(name) + 1)
+    assert open_encoder(f"tuned:{folder},base={RESNET}").info.hash == encoder.info.hash
+    record = json.loads((folder / "tuned.json").read_text())
+    (folder / "tuned.json").write_text(json.dumps(record | {"base": "tuned:twice"}))
+    with pytest.raises(UserError, match="tuned from itself"):
+        open_encoder("tuned:twice")
     weights = folder / "tuned.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match="not the weights that were saved"):
