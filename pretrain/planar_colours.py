@@ -99,7 +99,7 @@ def _smooth(planes: Planes) -> Planes:
     """Return the image with each inner pixel a mean of nine, its own weight five times that of others."""
     smooth = planes.copy()
     height, width = planes.shape[1:]
-    rows = scratch("rows", (height, width - 2), np.uint16)
+    rows = scratch("rows", (height, max(0, width - 2)), np.uint16)
     for plane, inner in zip(planes, smooth[:, 1:-1, 1:-1], strict=True):
         np.add(plane[:, :-2], plane[:, 1:-1], out=rows, dtype=np.uint16)
         rows += plane[:, 2:]

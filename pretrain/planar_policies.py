@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,9 @@ class PlanarPolicy:
 
     def __init__(self, policy: Any) -> None:
         self._policy = policy
-        chosen = hasattr(policy, "ops")
-        for op in policy.ops if chosen else [op for sub in policy.policy for op in sub]:
+        for op in _operations(policy):
             op.aug_fn = _OPERATIONS.get(op.name) or _ThroughPillow(op.aug_fn)
-        self._uniform = chosen and policy.choice_weights is None
+        self._uniform = hasattr(policy, "ops") and policy.choice_weights is None
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return the image as the policy has it, in the same memory or other."""
@@ -89,6 +89,28 @@ def on_planes(policy: Any) -> PlanarPolicy | None:
     return PlanarPolicy(policy) if fits else None
 
 
+def on_pillows(policy: Any) -> Any:
+    """Return a policy of timm's for Pillow's images, which makes black what is to keep no bits.
+
+    Args:
+        policy: RandAugment, AutoAugment or AugMix.
+    """
+    for op in _operations(policy):
+        if op.name.startswith("Posterize"):
+            op.aug_fn = partial(_posterized, op.aug_fn)
+    return policy
+
+
+def _operations(policy: Any) -> list[Any]:
+    return list(policy.ops) if hasattr(policy, "ops") else [op for sub in policy.policy for op in sub]
+
+
+def _posterized(
+    operation: Callable[..., Image.Image], image: Image.Image, bits: int, **_: Any
+) -> Image.Image:
+    return operation(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
 class _ThroughPillow:
     def __init__(self, operation: Callable[..., Image.Image]) -> None:
         self._operation = operation
@@ -96,4 +118,5 @@ class _ThroughPillow:
     def __call__(self, planes: Planes, *args: float, **options: Any) -> Planes:
         interleaved = Image.fromarray(np.stack(list(planes), axis=-1))
         done = np.asarray(self._operation(interleaved, *args, **options))
-        return np.ascontiguousarray(done.transpose(2, 0, 1))
+        # Of one pixel it is in order as it is, and Pillow's memory is not to be written to.
+        return done.transpose(2, 0, 1).copy()

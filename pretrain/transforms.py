@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from nml.recipe import Data
-from pretrain.planar_policies import on_planes
+from pretrain.planar_policies import on_pillows, on_planes
 from shards.augment import RandomResizedCrop
 from shards.yuv import Planes
 
@@ -79,7 +79,7 @@ def _plain_crop(data: Data) -> Callable[[Any], Any]:
         steps.append(T.RandomHorizontalFlip(data.flip))
     if data.auto_augment:
         grey = tuple(round(255 * mean) for mean in data.mean)
-        steps.append(rand_augment_transform(data.auto_augment, {"img_mean": grey}))
+        steps.append(on_pillows(rand_augment_transform(data.auto_augment, {"img_mean": grey})))
     steps += _colours(data)
     if data.erasing:
         steps += [T.ToTensor(), T.Normalize(data.mean, data.std)]
@@ -142,6 +142,8 @@ class _RandomResizedCrop:
             re_prob=data.erasing,
             re_mode="pixel",
         )
+        if data.auto_augment:
+            on_pillows(policy.transforms[0])
         self._further = T.Compose(_further(policy, final)) if further else None
 
     def __call__(self, image: Any) -> torch.Tensor:

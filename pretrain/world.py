@@ -15,6 +15,7 @@ from nml.lifeline import MEETING_NAME, tell_agent
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=10)
+_PORTS = 1 << 16
 # What a rank does while it waits for the others to come, as its agent is told.
 MEETING = "meeting the others"
 
@@ -65,6 +66,10 @@ def world_from_environment(timeout: timedelta = TIMEOUT) -> World:
         raise UserError(f"environment: RANK, WORLD_SIZE and LOCAL_RANK must be numbers ({error})") from error
     if not 0 <= rank < size:
         raise UserError(f"environment: RANK {rank} of WORLD_SIZE {size}", possible=f"0 to {size - 1}")
+    port = os.environ["MASTER_PORT"]
+    # A process alone meets nobody there.
+    if size > 1 and not (port.isascii() and port.isdigit() and 0 < int(port) < _PORTS):
+        raise UserError(f"environment: MASTER_PORT {port!r}: no port", possible=f"1 to {_PORTS - 1}")
     return World(rank, size, local, timeout)
 
 

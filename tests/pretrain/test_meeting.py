@@ -9,8 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import psutil
+import pytest
 
-from pretrain.world import World, join, leave
+from nml.errors import UserError
+from pretrain.world import World, join, leave, world_from_environment
 from slurm.rendezvous import choose_port
 from tests.commands import WARM
 
@@ -38,6 +40,17 @@ def waits_for_the_others(pid: int | None) -> bool:
     with contextlib.suppress(psutil.Error):
         return any(each.status == psutil.CONN_LISTEN for each in psutil.Process(pid).net_connections("tcp"))
     return False
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "", "master"])
+def test_a_port_that_is_none_is_refused_before_anybody_waits_there(
+    port: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    around = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in around.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"MASTER_PORT '{port}': no port; possible: 1 to 65535"):
+        world_from_environment()
 
 
 def test_a_rank_of_another_job_is_not_taken_for_one_of_the_run() -> None:

@@ -16,7 +16,9 @@ from timm.data import auto_augment
 from timm.data.auto_augment import AugmentOp, auto_augment_transform, rand_augment_transform
 
 from nml.randomness import equal_states, random_states, randomness_kept, seed_randomness
-from pretrain.planar_policies import on_planes
+from nml.recipe import Data
+from pretrain.planar_policies import on_pillows, on_planes
+from pretrain.transforms import training_transform
 
 BILINEAR, BICUBIC = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
 MEAN = (124, 116, 104)
@@ -53,8 +55,8 @@ def same(policy: Any, planar: Any, planes: Planes, seed: int) -> bool:
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    height=st.integers(3, 40),
-    width=st.integers(3, 40),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
     magnitude=st.floats(0, 9.9) | st.integers(0, 9),
     filters=st.sampled_from([BILINEAR, BICUBIC, (BILINEAR, BICUBIC)]),
 )
@@ -95,7 +97,20 @@ def test_a_shift_that_rounding_tears_apart_is_pillows() -> None:
 
 
 def test_images_that_are_to_keep_no_bit_become_black() -> None:
-    black = on_planes(auto_augment.RandAugment([AugmentOp("PosterizeIncreasing", 1.0, 10)], 1))
+    def policy() -> Any:
+        return auto_augment.RandAugment([AugmentOp("PosterizeIncreasing", 1.0, 10)], 1)
+
+    black = on_planes(policy())
     assert black is not None
     random.seed(0)
     assert not black(torch.full((3, 4, 4), 255, dtype=torch.uint8)).any()
+    assert not np.asarray(on_pillows(policy())(Image.new("RGB", (4, 4), (255, 255, 255)))).any()
+
+
+@pytest.mark.parametrize(("crop", "name"), [("pad", "rand-m10-inc1"), ("rrc", "augmix-m10-mstd0.5")])
+def test_a_recipe_may_ask_for_all_of_a_magnitude(crop: Any, name: str) -> None:
+    transform = training_transform(Data(size=8, test_size=8, crop=crop, auto_augment=name))
+    image = Image.fromarray(picture(0, 8, 8).transpose(1, 2, 0).copy())
+    with randomness_kept():
+        seed_randomness(0)
+        assert all(transform(image).shape == (3, 8, 8) for _ in range(150))
