@@ -163,9 +163,16 @@ class NativeEngine:
                 process_group=self._save_group,
             )
         except CheckpointException as error:
-            for failure in error.failures.values():
-                if isinstance(failure[0], UserError):
-                    raise failure[0] from error
+            failures = [failure[0] for failure in error.failures.values()]
+            for failure in failures:
+                if isinstance(failure, UserError):
+                    raise failure from error
+            # What torch says of a tensor that is missing, or is another.
+            if all(isinstance(failure, RuntimeError | ValueError | KeyError) for failure in failures):
+                raise UserError(
+                    f"{folder}: does not hold what this run would load: {failures[0]}",
+                    mend="put another checkpoint back, or continue with the version that began the run",
+                ) from error
             raise
         _check_weight_decays(folder, _weight_decays(state), decays)
         set_state_dict(

@@ -60,11 +60,22 @@ def to_load(rank: int, own: Tensors, plan: Metadata) -> Tensors:
         rank: The rank.
         own: Its tensors by name.
         plan: The checkpoint's. Earlier versions kept each tensor by itself.
+
+    Raises:
+        UserError: If the plan has more of it than those tensors could be.
     """
     if not own:
         return {}
     whole: Any = plan.state_dict_metadata.get(f"own.{rank}")
     if isinstance(whole, TensorStorageMetadata):
+        # Before memory is taken for it. Other versions of safetensors may write other headers.
+        found, most = whole.size.numel(), 2 * packed(rank, own)[str(rank)].nbytes
+        if found > most:
+            raise UserError(
+                f"checkpoint: the buffers of rank {rank} take {found:,} bytes, "
+                f"those of this network up to {most:,}",
+                mend="put another one back, or name another --run-dir",
+            )
         return {str(rank): torch.empty(whole.size, dtype=torch.uint8)}
     return {f"{rank}/{name}": tensor for name, tensor in own.items()}
 

@@ -22,8 +22,8 @@ OWN: Tensors = {
 }
 
 
-def saved(folder: Path) -> Path:
-    future = make("ddp", optimizer="adamw").save(folder, {}, dict(OWN))
+def saved(folder: Path, own: Tensors = OWN) -> Path:
+    future = make("ddp", optimizer="adamw").save(folder, {}, dict(own))
     assert future is not None
     future.result()
     return folder
@@ -61,3 +61,14 @@ def test_buffers_of_another_network_are_refused(tmp_path: Path) -> None:
     for other in (blank() | {"more": torch.zeros(1)}, blank() | {"bn.running_mean": torch.zeros(5)}):
         with pytest.raises(UserError, match="buffers that it has of each rank are of another network"):
             loaded(folder, other)
+
+
+def test_buffers_that_are_not_there_or_far_too_large_are_refused(tmp_path: Path) -> None:
+    missing, large = (
+        saved(tmp_path / "missing", {}),
+        saved(tmp_path / "large", {"bn.mask": torch.zeros(9999)}),
+    )
+    with pytest.raises(UserError, match="does not hold what this run would load: Missing key"):
+        loaded(missing, blank())
+    with pytest.raises(UserError, match=r"rank 0 take 40,[0-9]+ bytes, those of this network up to"):
+        loaded(large, blank())
