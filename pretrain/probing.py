@@ -13,7 +13,6 @@ checkpoint that the run went on from, or could have.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import subprocess
@@ -31,6 +30,7 @@ from nml.errors import UserError
 from nml.files import make_folder, write_bytes
 from nml.lifeline import tell_agent, work_seconds
 from nml.objectives import declared
+from nml.untrusted import Untrusted, check_object, parse_json
 from pretrain.ending import STOPPED_STATUS, StopRequest
 from pretrain.options import Options
 from pretrain.world import World
@@ -268,7 +268,11 @@ class _Child:
         assert self._process.stdout is not None
         refused: str | None = None
         for line in self._process.stdout:
-            answer: dict[str, Any] = json.loads(line)
+            try:
+                answer = check_object(parse_json(line))
+            except Untrusted:
+                # A Python may print as it starts, and so may a library of a head.
+                continue
             if "step" not in answer:
                 refused = answer.get("refused")
                 self._first.put(answer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -164,7 +165,12 @@ def leave() -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        dist.destroy_process_group()
+        deepspeed: Any = sys.modules.get("deepspeed.comm")
+        if deepspeed is not None and deepspeed.is_initialized():
+            # It forgets the groups that it has made, too: a process may join again.
+            deepspeed.destroy_process_group()
+        else:
+            dist.destroy_process_group()
 
 
 def from_main(value: Any) -> Any:
