@@ -333,7 +333,16 @@ def typed(kind: type[T], values: Any) -> T:
     try:
         return make(**{name: _as(hints[name], value, name) for name, value in values.items()})
     except TypeError as error:
-        raise Untrusted(str(error)) from error
+        lacking = ", ".join(name for name in _required(make) if name not in values)
+        raise Untrusted(f"{kind.__name__} lacks {lacking}" if lacking else str(error)) from error
+
+
+def _required(kind: Any) -> list[str]:
+    return [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
 
 
 @functools.cache

@@ -26,7 +26,7 @@ examples:
   python -m probes.tune --method lora --hyper rank=4 lr=0.001,0.0001 --tries 1 --checkpoint runs/a
       validation data chooses the learning rate
 
-encoders: images, as networks of their own: runs, timm:, open_clip:, transformers:
+encoders: images, as networks of their own: runs, timm:, open_clip:, transformers:, tuned:
 """
 # What heads have, and fine-tuning not.
 _NOT_HERE = ("plugin", "save_heads")

@@ -62,6 +62,8 @@ def read_foretold(path: Path) -> Document:
         raise UserError(
             f"--foretold {path}: no such file", mend=f"python -m probes.predict_noise RESULTS --out {path}"
         ) from error
+    except OSError as error:
+        raise UserError(f"--foretold {path}: cannot be read: {error.strerror or error}") from error
     except Untrusted as error:
         raise UserError(f"--foretold {path}: {error}", possible="a file of probes.predict_noise") from error
     if document.format != FORMAT:

@@ -142,6 +142,11 @@ def test_the_command_tells_what_the_spectra_tell(tmp_path: Path, capsys: pytest.
     (tmp_path / "foretold.json").write_text(json.dumps(record | {"at": "half"}))
     with pytest.raises(UserError, match="at is 'half'; possible: a file of"):
         foretold.read_foretold(tmp_path / "foretold.json")
+    (tmp_path / "foretold.json").write_text(json.dumps({"format": foretold.FORMAT, "at": 0.5}))
+    with pytest.raises(UserError, match="json: Document lacks families; possible: a file"):
+        foretold.read_foretold(tmp_path / "foretold.json")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        foretold.read_foretold(tmp_path)
 
 
 def told_of(folder: Path, rows: list[Row]) -> dict[str, Any]:
