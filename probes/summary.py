@@ -55,7 +55,10 @@ def in_words(rows: Sequence[Row]) -> list[str]:
 def _words(rows: Sequence[Row]) -> str:
     inside, outside, sve, *_ = _cells(rows)
     name = rows[0].metric_name if rows[0].accuracy is None else "accuracy"
-    return f"{name} {inside} % in-domain, {outside} % out-of-domain, SVE {sve}"
+    # A task need not have both.
+    places = {"in-domain": inside, "out-of-domain": outside}
+    scores = ", ".join(f"{score} % {place}" for place, score in places.items() if score != "-")
+    return f"{name} {scores or '-'}, SVE {sve}"
 
 
 def _cells(rows: Sequence[Row]) -> tuple[str, ...]:

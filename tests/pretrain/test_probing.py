@@ -76,6 +76,8 @@ def test_a_run_that_is_probed_trains_as_without_and_has_the_rows_of_its_checkpoi
     # Every epoch, between the checkpoints of the recipe too.
     assert list(layout.kept_steps(probed)) == [2, 4, 6]
     assert all(f"step {step}: probed knn: accuracy " in out for step in (2, 4, 6)), out
+    # The task has no shifted data, and nothing is told of them.
+    assert "% in-domain, SVE " in out
     rows = read_rows(work / "results")
     assert Counter((row.step, row.head) for row in rows) == dict.fromkeys(
         ((step, head) for step in (2, 4, 6) for head in ("knn", "logreg")), 1
