@@ -98,6 +98,8 @@ def failing(world: World, own: Warden) -> Iterator[None]:
         own.expect_end(CLOSING_SECONDS)
         raise
     except BaseException as error:
+        # torch raises wherever this process is when it hears of a dead worker: that would be the last word.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         own.expect_end(CLOSING_SECONDS)
         if is_full(error) or isinstance(error, BrokenPipeError):
             # A full disk, or whoever read what this run says is gone: neither is a fault of the program.
