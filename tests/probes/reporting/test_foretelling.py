@@ -61,7 +61,7 @@ def test_a_measure_that_tells_more_is_found() -> None:
     y, validation, good, *bad = simulated(LEVELS, 4.0, 0.2, 3.0, 3.0)
     found = called_better([good, *bad], validation, y, LEVELS)
     assert found.mean() > 0.6
-    for study in range(40):
+    for study in range(8):
         measures = {"good": good[study], "bad": bad[0][study], "worse": bad[1][study]}
         rows = foretell(measures, validation[study], y[study], LEVELS)
         assert any(row.verdict == BETTER for row in rows) == found[study]
