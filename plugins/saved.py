@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nml.errors import UserError
-from nml.files import check_regular, json_bytes, write_bytes
+from nml.files import json_bytes, write_bytes
 from nml.labels import TARGETS, Target
 from nml.registry import Plugin
-from nml.untrusted import Untrusted, check_object, read_object
+from nml.saved_weights import read_saved
+from nml.untrusted import check_object
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
 
@@ -136,6 +137,14 @@ def _of_one_head(folder: Path) -> Path:
     return found[0] if found else folder
 
 
+def _check_record(record: dict[str, Any]) -> None:
+    check_object(
+        record, head=str, distribution=str, version=str, hyper_parameters=dict, dim=int, classes=list
+    )
+    check_object(record, about=dict, weights_sha256=str, temperature=float | int | None)
+    check_object({"target": "", "thresholds": [], **record}, target=str, thresholds=list)
+
+
 def load_head(folder: str | Path) -> SavedHead:
     """Read a head that :func:`save_head` wrote.
 
@@ -149,27 +158,15 @@ def load_head(folder: str | Path) -> SavedHead:
     from safetensors.torch import load
 
     folder = _of_one_head(Path(folder))
-    try:
-        record = read_object(folder / RECORD)
-        check_regular(folder / WEIGHTS)
-        weights = (folder / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: no saved head ({RECORD} or {WEIGHTS} cannot be read)",
-            mend="save one: python -m probes.run --save-heads FOLDER",
-        ) from error
-    if record.get("format") != FORMAT:
-        raise UserError(f"{folder / RECORD}: format {record.get('format')!r}", possible=FORMAT)
-    try:
-        check_object(
-            record, head=str, distribution=str, version=str, hyper_parameters=dict, dim=int, classes=list
-        )
-        check_object(record, about=dict, weights_sha256=str, temperature=float | int | None)
-        check_object({"target": "", "thresholds": [], **record}, target=str, thresholds=list)
-    except Untrusted as error:
-        raise UserError(f"{folder / RECORD}: {error}", mend="save the head again") from error
-    if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
-        raise UserError(f"{folder / WEIGHTS}: not the weights that were saved", mend="save the head again")
+    record, weights = read_saved(
+        folder / RECORD,
+        folder / WEIGHTS,
+        FORMAT,
+        _check_record,
+        missing="no saved head",
+        mend="save one: python -m probes.run --save-heads FOLDER",
+        again="save the head again",
+    )
     where = f"{folder / RECORD}: head"
     plugin = HEADS.find(record["head"], where=where)
     if plugin.distribution != record["distribution"]:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError, unknown_name
-from nml.files import check_regular, json_bytes, write_bytes
+from nml.files import json_bytes, write_bytes
 from nml.layout import CHECKPOINTS, step_name
-from nml.untrusted import Untrusted, check_object, read_object
+from nml.saved_weights import read_saved
+from nml.untrusted import check_object
 from plugins.head import hyper_parameters
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.registry import open_encoder
@@ -133,24 +134,17 @@ def _base(spec: Spec) -> str:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], bytes]:
-    try:
-        record = read_object(folder / RECORD)
-        check_regular(folder / WEIGHTS)
-        weights = (folder / WEIGHTS).read_bytes()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: no tuned encoder ({RECORD} or {WEIGHTS} cannot be read)",
-            mend="save one: python -m probes.tune --save FOLDER",
-        ) from error
-    if record.get("format") != FORMAT:
-        raise UserError(f"{folder / RECORD}: format {record.get('format')!r}", possible=FORMAT)
-    try:
-        check_object(record, method=str, hyper_parameters=dict, base=str, base_hash=str, weights_sha256=str)
-    except Untrusted as error:
-        raise UserError(f"{folder / RECORD}: {error}", mend="save it again") from error
-    if hashlib.sha256(weights).hexdigest() != record["weights_sha256"]:
-        raise UserError(f"{folder / WEIGHTS}: not the weights that were saved", mend="save it again")
-    return record, weights
+    return read_saved(
+        folder / RECORD,
+        folder / WEIGHTS,
+        FORMAT,
+        lambda record: check_object(
+            record, method=str, hyper_parameters=dict, base=str, base_hash=str, weights_sha256=str
+        ),
+        missing="no tuned encoder",
+        mend="save one: python -m probes.tune --save FOLDER",
+        again="save it again",
+    )
 
 
 def _named(info: EncoderInfo) -> str:
