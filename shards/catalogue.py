@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -30,17 +28,25 @@ from nml.remote_files import is_url
 from nml.sources import AtHand, ByteRange, Cell, Defect, Example, Source, content_of
 from shards.arrow_columns import BATCH, KeyColumn, hash_column
 from shards.captions import flat, starts_of, with_texts
+from shards.class_numbers import has_gaps, numbered
 from shards.defects import Checks, image_defects, settle
-from shards.hashing import Hashes, hash_keys, key_of, with_hash
+from shards.hashing import Hashes, hash_keys, key_of
 from shards.ladder import clean_column
 from shards.manifest import supervision_fields
 from shards.noise import Integers, Kind, Population
-from shards.shared_names import SHARING, gathered, tell_of_shared_images, with_row_keys
+from shards.shared_names import (
+    SHARING,
+    duplicates,
+    gathered,
+    named_twice,
+    tell_of_shared_images,
+    unique_keys,
+    with_row_keys,
+)
 
 CATALOGUE = "catalogue.arrow"
 SPOOL = "spool.bin"
 HASHES = "hashes.npy"
-_TAR = ".tar"
 
 
 class Catalogue(NamedTuple):
@@ -290,49 +296,6 @@ def _checked(example: Example, source: Source) -> int | str | tuple[str, ...]:
     return value
 
 
-def _numbered(
-    labels: Integers, names: dict[str, int], known: tuple[str, ...] | None
-) -> tuple[Integers, list[str]]:
-    """Return classes numbered in sorted order of their names, and the names.
-
-    Where some classes are names, numbers among them are names too: class 0 is not the first name. Where none
-    is, they keep the order of their numbers.
-
-    Args:
-        labels: A number, or below 0 the place of a name, int64 [N].
-        names: The names, with their places.
-        known: What the numbers are called; None if they are called by themselves.
-    """
-    numbers = np.unique(labels[labels >= 0]).tolist()
-    called = {number: known[number] if known is not None else str(number) for number in numbers}
-    classes = sorted({*names, *called.values()}) if names else list(called.values())
-    place = {name: number for number, name in enumerate(classes)}
-    values = {value: place[name] for name, value in names.items()}
-    values |= {number: place[name] for number, name in called.items()}
-    found = np.array(sorted(values), np.int64)
-    ranks = np.array([values[value] for value in found.tolist()], np.int64)
-    return ranks[np.searchsorted(found, labels)], classes
-
-
-def _has_gaps(labels: Integers) -> bool:
-    """Whether numbers between 0 and the largest are no sample's class, of which noise would make labels."""
-    numbers = np.unique(labels)
-    return len(numbers) > 0 and tell_of_gaps(numbers)
-
-
-def tell_of_gaps(numbers: Integers) -> bool:
-    """Return whether class numbers, ascending, are not 0 to K - 1; tell then that they are made so."""
-    classes, largest = len(numbers), int(numbers[-1])
-    if classes == largest + 1:
-        return False
-    print(
-        f"class numbers from {numbers[0]:,} to {largest:,} are {classes:,} classes: they are numbered 0 to "
-        f"{classes - 1:,} here, and named by the numbers they had",
-        file=sys.stderr,
-    )
-    return True
-
-
 def _resolve(
     folder: Path, names: dict[str, int], known: tuple[str, ...] | None, defects: list[Defect]
 ) -> int:
@@ -343,21 +306,21 @@ def _resolve(
     """
     read = table = map_catalogue(folder)
     hashes = np.concatenate([hash_keys(batch["key"].to_pylist()) for batch in iter_catalogue(folder)])
-    if not len(_duplicates(hashes)):
+    if not len(duplicates(hashes)):
         tell_of_shared_images(iter_catalogue(folder))
     else:
         table = with_row_keys(gathered(table))
         hashes = hash_column(table["key"])
-    keys, hashes, twice = _unique_keys(table, hashes)
+    keys, hashes, twice = unique_keys(table, hashes)
     if len(twice):
-        defects += [_named_twice(table, row) for row in twice.tolist()]
+        defects += [named_twice(table, row) for row in twice.tolist()]
         kept = np.ones(table.num_rows, bool)
         kept[twice] = False
         table = table.filter(pa.array(kept))
-        keys, hashes, _ = _unique_keys(table, hash_column(table["key"]))
+        keys, hashes, _ = unique_keys(table, hash_column(table["key"]))
     metadata: dict[bytes, bytes] = {}
-    if names or (known is None and "label" in table.column_names and _has_gaps(_labels(table))):
-        labels, classes = _numbered(_labels(table), names, known)
+    if names or (known is None and "label" in table.column_names and has_gaps(_labels(table))):
+        labels, classes = numbered(_labels(table), names, known)
         table = table.set_column(5, "label", pa.chunked_array([pa.array(labels, pa.int32())]))
         metadata[b"classes"] = "\0".join(classes).encode()
     if keys is not None:
@@ -371,47 +334,6 @@ def _resolve(
         resolved.replace(folder / CATALOGUE)
     np.save(folder / HASHES, hashes)
     return len(twice)
-
-
-def _unique_keys(table: pa.Table, hashes: Hashes) -> tuple[list[str] | None, Hashes, Integers]:
-    """Return the keys where some had to be made unique, their hashes, and the rows with an earlier's name."""
-    duplicates = _duplicates(hashes)
-    if not len(duplicates):
-        return None, hashes, duplicates
-    keys = table["key"].to_pylist()
-    found = {row: table["name"][row].as_py() for row in duplicates.tolist()}
-    twice = Counter(found.values())
-    for row, name in found.items():
-        path = table["path"][row].as_py()
-        # Tars that all count from 0 have equal names; shards.index makes the same keys of them.
-        in_tar = twice[name] > 1 and path.endswith(_TAR)
-        keys[row] = (
-            key_of(f"{Path(path).name.removesuffix(_TAR)}_{name}") if in_tar else with_hash(keys[row], name)
-        )
-    hashes = hash_keys(keys)
-    still = _duplicates(hashes)
-    _, first = np.unique(hashes[still], return_index=True)
-    return keys, hashes, np.delete(still, first)
-
-
-def _named_twice(table: pa.Table, row: int) -> Defect:
-    name, path = table["name"][row].as_py(), table["path"][row].as_py()
-    mend = (
-        "give each tar a name of its own, and each sample one within its tar"
-        if path.endswith(_TAR)
-        else "give each sample a name of its own, for example with --key-column"
-    )
-    return Defect(
-        name, "duplicate key", UserError(f"--source: two samples are both named {name!r}", mend=mend)
-    )
-
-
-def _duplicates(hashes: Hashes) -> Integers:
-    """Return the rows whose hash occurs more than once."""
-    order = np.argsort(hashes, kind="stable")
-    same = hashes[order[1:]] == hashes[order[:-1]]
-    rows: Integers = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
-    return rows
 
 
 def read_catalogue(folder: Path, source_classes: tuple[str, ...] | None) -> Catalogue:

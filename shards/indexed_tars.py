@@ -32,7 +32,7 @@ from nml.images import image_extension
 from nml.remote_files import files_at
 from nml.untrusted import check_object, parse_json, typed
 from shards.arrow_columns import hash_column
-from shards.catalogue import tell_of_gaps
+from shards.class_numbers import tell_of_gaps
 from shards.foreign_tars import not_in_place
 from shards.hashing import key_of
 from shards.ladder import clean_column

@@ -1,11 +1,11 @@
-"""A ladder of noise levels over one set: what was asked, what was realised, and which samples changed."""
+"""A ladder of noise levels over one set: what may be asked, what was realised, and which samples changed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -230,4 +230,40 @@ def check_ratios(ratios: Sequence[Fraction], names: Sequence[str] = ()) -> None:
         raise UserError(
             f"--name {clean[0]}: a level that is not clean would be called so",
             mend=f"choose another name; the clean labels are {CLEAN_LEVEL} in every set",
+        )
+
+
+class Noisable(Protocol):
+    """Samples that noise may be asked for: a source, or a finished set."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether they are a validation or test split."""
+        ...
+
+    @property
+    def parent(self) -> dict[str, str] | None:
+        """Fingerprint and level of the set they came from, if they came from one."""
+        ...
+
+
+def refuse_noise(samples: Noisable, shown: str, *, chain: bool, force: bool) -> None:
+    """Raise a UserError if noise would touch a held-out split, or samples that are noisy already.
+
+    Args:
+        samples: What noise is asked for.
+        shown: What a message calls them.
+        chain: Whether noise on top of noise was asked for.
+        force: Whether noise on a held-out split was asked for.
+    """
+    if samples.held_out and not force:
+        raise UserError(
+            f"{shown}: is a validation or test split, which noise must not touch",
+            mend="use --noise 0, the training split, or --force if the name misleads",
+        )
+    if samples.parent and samples.parent["level"] != CLEAN_LEVEL and not chain:
+        raise UserError(
+            f"{shown}: its labels are already noisy ({samples.parent['level']})",
+            mend="add a level to the set they came from with python -m shards.relabel, or noise on top with "
+            "--chain, which set.json records",
         )

@@ -17,18 +17,14 @@ import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from nml.errors import UserError
 from nml.files import json_bytes, sha256_file, sync_tree, write_json
 from nml.levels import CLEAN_LEVEL
 from nml.untrusted import parse_json
-from shards.captions import flat, starts_of
 from shards.catalogue import SPOOL, Catalogue, read_catalogue, write_catalogue
 from shards.defects import Checks
 from shards.encoding import (
@@ -48,20 +44,28 @@ from shards.encoding import (
 from shards.features import Encoder, describe_input, open_encoder
 from shards.finishing import refuse_unreadable
 from shards.gathering import tell_of_reading_again
-from shards.ladder import Level, PlannedLevel, apply_flips, load_model, plan_ladder, with_own_rate
-from shards.layout import cut, member_bytes, shard_name, write_order
+from shards.ladder import (
+    Level,
+    PlannedLevel,
+    apply_flips,
+    load_model,
+    plan_ladder,
+    refuse_noise,
+    with_own_rate,
+)
+from shards.layout import cut, shard_name, write_order
 from shards.locking import PACKING_LOCK
 from shards.manifest import index_schema
 from shards.noise import Integers, Kind, NoiseModel
 from shards.plan_rows import BOUNDS, ROWS, small, write_rows
 from shards.request import WriteRequest, difference, refuse_changed_model_file
 from shards.resize import encoder_version
+from shards.sample_sizes import sample_sizes
 from shards.set_info import Shard
 from shards.sources import Defect, Source
 
 PLAN_FILE = "plan.json"
 _DIGEST = "plan_sha256"
-_ESCAPED = r'["\\\x00-\x1f]'
 
 
 class Plan(NamedTuple):
@@ -309,7 +313,7 @@ def _make(files: WorkFiles, request: WriteRequest, source: Source, reading: _Rea
         ratios = with_own_rate(ratios, model, name, population)
     planned = plan_ladder(model, name, population, ratios, request.seed, model_input, request.names)
     order = write_order(catalogue.hashes, request.seed)
-    bounds = cut(_sample_sizes(catalogue, planned)[order], request.limits)
+    bounds = cut(sample_sizes(catalogue, planned)[order], request.limits)
     _refuse_too_many_shards(request, catalogue, len(planned), len(bounds) - 1)
     tell_of_reading_again(catalogue.batches(), bounds)
     supervision = _supervision(catalogue, planned, len(population))
@@ -350,42 +354,6 @@ def _refuse_too_many_shards(request: WriteRequest, catalogue: Catalogue, levels:
     )
 
 
-class Noisable(Protocol):
-    """Samples that noise may be asked for: a source, or a finished set."""
-
-    @property
-    def held_out(self) -> bool:
-        """Whether they are a validation or test split."""
-        ...
-
-    @property
-    def parent(self) -> dict[str, str] | None:
-        """Fingerprint and level of the set they came from, if they came from one."""
-        ...
-
-
-def refuse_noise(samples: Noisable, shown: str, *, chain: bool, force: bool) -> None:
-    """Raise a UserError if noise would touch a held-out split, or samples that are noisy already.
-
-    Args:
-        samples: What noise is asked for.
-        shown: What a message calls them.
-        chain: Whether noise on top of noise was asked for.
-        force: Whether noise on a held-out split was asked for.
-    """
-    if samples.held_out and not force:
-        raise UserError(
-            f"{shown}: is a validation or test split, which noise must not touch",
-            mend="use --noise 0, the training split, or --force if the name misleads",
-        )
-    if samples.parent and samples.parent["level"] != CLEAN_LEVEL and not chain:
-        raise UserError(
-            f"{shown}: its labels are already noisy ({samples.parent['level']})",
-            mend="add a level to the set they came from with python -m shards.relabel, or noise on top with "
-            "--chain, which set.json records",
-        )
-
-
 def _supervision(catalogue: Catalogue, planned: Sequence[PlannedLevel], captions: int) -> dict[str, Integers]:
     """Return the column of each level: the class of every sample, or for every caption the one it becomes."""
     # A set has fewer captions than 32 bits count, and many a plan as many as memory holds.
@@ -400,65 +368,3 @@ def _remove_content(work: Path) -> None:
             shutil.rmtree(stale)
         elif stale.name != PACKING_LOCK:
             stale.unlink()
-
-
-def _sample_sizes(catalogue: Catalogue, planned: Sequence[PlannedLevel]) -> Integers:
-    """Return at least the bytes that each sample takes in a tar, int64 [N]."""
-    parts = [_lengths(batch, catalogue.kind) for batch in catalogue.batches()]
-    images, keys, counts, text, escaped = (np.concatenate(part) for part in zip(*parts, strict=True))
-    del parts
-    # The record's keys and punctuation, and a class a level.
-    record = keys + np.int64(64 * (len(planned) + 2))
-    if catalogue.kind == "class":
-        return member_bytes(images, np.full(len(images), 8), record)
-    if catalogue.kind == "captions":
-        # The brackets.
-        record += 2 * (len(planned) + 1)
-    first = np.cumsum(counts, dtype=np.int64) - counts
-    longest = text[first]
-    record += np.add.reduceat(escaped, first, dtype=np.int64)
-    for _, (rows, sources) in planned:
-        given = text.copy()
-        given[rows] = text[sources]
-        np.maximum(longest, given[first], out=longest)
-        given[:] = escaped
-        given[rows] = escaped[sources]
-        record += np.add.reduceat(given, first, dtype=np.int64)
-        del given
-    del text, escaped, counts, first
-    return member_bytes(images, longest, record)
-
-
-class _Lengths(NamedTuple):
-    """Lengths of some samples; those of texts are of 32 bits, as a plan holds many million.
-
-    Attributes:
-        images: Bytes of each image, int64 [n].
-        keys: Bytes of each key, int32 [n].
-        counts: How many captions each has, int32 [n]; empty for classes, and so are the others.
-        text: Bytes of each caption, int32 [captions].
-        escaped: The same as JSON writes it.
-    """
-
-    images: Integers
-    keys: npt.NDArray[np.int32]
-    counts: npt.NDArray[np.int32]
-    text: npt.NDArray[np.int32]
-    escaped: npt.NDArray[np.int32]
-
-
-def _lengths(batch: pa.RecordBatch, kind: Kind) -> _Lengths:
-    # A view would keep all of the batch in memory.
-    images, keys = batch["size"].to_numpy().copy(), pc.binary_length(batch["key"]).to_numpy()
-    if kind == "class":
-        nothing = np.empty(0, np.int32)
-        return _Lengths(images, keys, nothing, nothing, nothing)
-    captions = pa.chunked_array([batch["caption"]])
-    text = pc.binary_length(flat(captions)).to_numpy()
-    # JSON writes a quotation mark in two bytes and a control character in up to six.
-    escaped = text + 5 * pc.count_substring_regex(flat(captions), _ESCAPED).to_numpy()
-    if kind == "captions":
-        # Quotation marks and a comma.
-        escaped = escaped + 3
-    counts = np.diff(starts_of(captions)).astype(np.int32)
-    return _Lengths(images, keys, counts, text, escaped.astype(np.int32))

@@ -38,6 +38,7 @@ from shards.ladder import (
     clean_column,
     load_model,
     plan_ladder,
+    refuse_noise,
     with_own_rate,
 )
 from shards.locking import existing_locked
@@ -55,7 +56,6 @@ from shards.manifest import (
 )
 from shards.noise import NOISE_MODELS, Population
 from shards.pending import finish_pending, next_file, replacing
-from shards.planning import refuse_noise
 from shards.reader import ShardReader
 from shards.set_info import INDEX_FILE, STATS_FILE, SetInfo
 from shards.shardset import ShardSet

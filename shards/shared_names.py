@@ -1,25 +1,31 @@
-"""Rows of a table that have one name: captions of one image, or images whose files are called alike.
+"""Samples that share a name: captions of one image, or images whose files or places in tars are called alike.
 
 A table that names its samples by its images' paths names them once in many: Caltech-101 has an
 ``image_0001.jpg`` in each class. A key that others have is then made from the row. Rows of captions that
-share their image, too, are one sample with several captions.
+share their image, too, are one sample with several captions. Keys that are alike after that are told apart
+by their names' hashes.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from nml.errors import UserError
+from nml.sources import Defect
 from shards.arrow_columns import BATCH, hash_column, take_rows
 from shards.captions import as_lists
+from shards.hashing import Hashes, hash_keys, key_of, with_hash
 from shards.noise import Integers
 
 # What a catalogue says of its samples that nobody needs once the keys are made.
 SHARING = [("row", pa.int64()), ("number", pa.int64()), ("image", pa.uint64()), ("named", pa.bool_())]
+_TAR = ".tar"
 _ROW_KEY = "row-{:09d}"
 
 
@@ -98,3 +104,45 @@ def _alike(table: pa.Table, *also: str) -> dict[tuple[object, ...], list[int]]:
     for row, *values in zip(rows.tolist(), *columns, strict=True):
         found[tuple(values)].append(row)
     return found
+
+
+def unique_keys(table: pa.Table, hashes: Hashes) -> tuple[list[str] | None, Hashes, Integers]:
+    """Return the keys where some had to be made unique, their hashes, and the rows with an earlier's name."""
+    rows = duplicates(hashes)
+    if not len(rows):
+        return None, hashes, rows
+    keys = table["key"].to_pylist()
+    found = {row: table["name"][row].as_py() for row in rows.tolist()}
+    twice = Counter(found.values())
+    for row, name in found.items():
+        path = table["path"][row].as_py()
+        # Tars that all count from 0 have equal names; shards.index makes the same keys of them.
+        in_tar = twice[name] > 1 and path.endswith(_TAR)
+        keys[row] = (
+            key_of(f"{Path(path).name.removesuffix(_TAR)}_{name}") if in_tar else with_hash(keys[row], name)
+        )
+    hashes = hash_keys(keys)
+    still = duplicates(hashes)
+    _, first = np.unique(hashes[still], return_index=True)
+    return keys, hashes, np.delete(still, first)
+
+
+def named_twice(table: pa.Table, row: int) -> Defect:
+    """Return the defect of a row of a catalogue that has an earlier row's name."""
+    name, path = table["name"][row].as_py(), table["path"][row].as_py()
+    mend = (
+        "give each tar a name of its own, and each sample one within its tar"
+        if path.endswith(_TAR)
+        else "give each sample a name of its own, for example with --key-column"
+    )
+    return Defect(
+        name, "duplicate key", UserError(f"--source: two samples are both named {name!r}", mend=mend)
+    )
+
+
+def duplicates(hashes: Hashes) -> Integers:
+    """Return the rows whose hash occurs more than once."""
+    order = np.argsort(hashes, kind="stable")
+    same = hashes[order[1:]] == hashes[order[:-1]]
+    rows: Integers = np.unique(np.concatenate([order[1:][same], order[:-1][same]]))
+    return rows

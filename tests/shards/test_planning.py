@@ -14,10 +14,11 @@ from nml.errors import UserError
 from shards import index, relabel
 from shards.catalogue import Catalogue
 from shards.destination import LocalDestination
-from shards.ladder import Level, PlannedLevel
+from shards.ladder import Level, PlannedLevel, refuse_noise
 from shards.noise import Flips
 from shards.plan_rows import PlanRows
-from shards.planning import _sample_sizes, plan_once, refuse_noise
+from shards.planning import plan_once
+from shards.sample_sizes import sample_sizes
 from shards.sources import Source, open_source
 from shards.writing import WriteRequest
 from tests.shards.small_sources import IMAGES, LABELS, NAMES, make_tar, run
@@ -174,14 +175,14 @@ def test_a_sample_counts_with_the_longest_caption_of_its_levels_and_all_of_them_
         record = len(table["key"][row].as_py()) + 64 * 4 + escaped[row]
         record += sum(escaped[source[row]] for source in given)
         expected.append(blocks(table["size"][row].as_py()) + blocks(longest) + blocks(record))
-    assert _sample_sizes(catalogue, planned).tolist() == expected
+    assert sample_sizes(catalogue, planned).tolist() == expected
 
 
 def test_a_class_takes_eight_bytes_at_most_and_a_place_a_level_in_the_record() -> None:
     table = pa.table({"key": ["k" * 300, "k"], "size": [len(IMAGES[0]), 0]})
     catalogue = Catalogue(table, np.arange(2, dtype=np.uint64), "class", tuple(NAMES), np.array([0, 1]))
     planned = [PlannedLevel(level("n50"), Flips(np.array([0]), np.array([1])))]
-    assert _sample_sizes(catalogue, planned).tolist() == [
+    assert sample_sizes(catalogue, planned).tolist() == [
         blocks(len(IMAGES[0])) + blocks(8) + blocks(300 + 64 * 3),
         blocks(0) + blocks(8) + blocks(1 + 64 * 3),
     ]
