@@ -151,12 +151,14 @@ class StepStatistics:
         floats = list(moving_buffers(network).values())
         counts = [buffer for buffer in network.buffers() if not buffer.is_floating_point()]
         self._kinds = [kind for kind in (floats, counts) if kind]
+        # A number of the host would be copied to the device in every step, and waited for.
+        self._finite = torch.ones((), dtype=torch.bool, device=next(network.parameters()).device)
         self.keep()
 
     def look(self) -> torch.Tensor:
         """Take note of the values of now; return whether they are finite, a bool scalar."""
         self._seen = [torch.cat([buffer.detach().reshape(-1) for buffer in kind]) for kind in self._kinds]
-        return self._seen[0].isfinite().all() if self._seen else torch.tensor(True)
+        return self._seen[0].isfinite().all() if self._seen else self._finite
 
     def accept(self) -> None:
         """Go back to what was last looked at, from now on."""

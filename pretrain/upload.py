@@ -49,6 +49,12 @@ class Uploader:
         return tensor.to(self._device, non_blocking=True)
 
 
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the host on a device, without waiting for what the device has been given before."""
+    # Of memory that is not pinned the host waits for the copy, and that for the steps before it.
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def uploaded(
     batches: Iterator[Batch], upload: Callable[[Batch], Batch], device: torch.device
 ) -> Iterator[Batch]:

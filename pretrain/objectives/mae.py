@@ -18,6 +18,7 @@ from pretrain.engines import Engine
 from pretrain.loading import Batch
 from pretrain.models import build_network
 from pretrain.objective import Objective, Setting
+from pretrain.upload import sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +206,7 @@ class MAE(Objective):
         """See :class:`pretrain.objective.Objective`."""
 
         def loss(part: Batch) -> torch.Tensor:
-            places = self._places(part.indices, step).to(part.images.device)
+            places = sent(self._places(part.indices, step), part.images.device)
             drawn = engine.forward(part.images, places).float()
             errors = (drawn - self._target(part.images)).square().mean(2)
             hidden = torch.ones_like(errors).scatter(1, places, 0.0)
