@@ -3,25 +3,30 @@
     make gpu                                  # or: python -m benchmarks.gpu [--out build/gpu] [--parts race]
     python -m benchmarks.gpu --tiny           # the same lines on a CPU; the figures mean nothing
 
-Each part is a process of its own with a budget. What it has measured is written to results.json as soon as it
-is known; a part that fails or runs out of time is told, and the others go on. The status is 1 then.
+Each part is a process of its own with a budget. What it has measured is written to results.json and .md as
+soon as it is known; a part that fails or runs out of time is told, and the others go on, with status 1 at the
+end. A stop signal ends the part that is at work and the command; what was measured stays.
 """
 
 from __future__ import annotations
 
 import datetime
+import json
+import multiprocessing
 import os
+import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks.gpu.machine import Clocks, describe, warnings
-from benchmarks.gpu.results import Results
-from benchmarks.gpu.running import CONTEXT, PRELOADED, Part, run_part, start
+from benchmarks.gpu.machine import Clocks, describe, has_gpu, warnings
+from benchmarks.gpu.results import Results, page
+from benchmarks.gpu.running import LOG, Part, run_part, start
 from benchmarks.gpu.sizes import FULL, TINY, Sizes
 from nml import cli
 from nml.errors import UserError, unknown_name
+from nml.lifeline import Warden, warden
 
 # By worth: what comes last is what is missing where the time is short.
 PARTS = (
@@ -55,27 +60,42 @@ def main() -> None:
     for name in options.parts:
         if name not in names:
             raise unknown_name("--parts", name, names)
+    if options.limit <= 0:
+        raise UserError(f"--limit {options.limit}: no time", possible="seconds, more than 0")
     sizes = TINY if options.tiny else FULL
     machine = describe()
-    if not options.tiny and not machine["gpu"]:
+    if not options.tiny and not has_gpu(machine):
         raise UserError("no GPU: nvidia-smi tells of none", mend="--tiny runs the same lines on a CPU")
     work = options.work.absolute()
     prepare(work, sizes)
     options.out.mkdir(parents=True, exist_ok=True)
-    results = Results(options.out, machine=machine, tiny=options.tiny)
-    for line in results.warned(warnings(machine)):
-        print(f"warning: {line}", flush=True)
     chosen = [part for part in PARTS if part.name in options.parts]
-    measure(chosen, sizes, results, work, options.limit)
-    results.finish()
-    print(results.path.with_suffix(".md").read_text())
-    print(f"results: {results.path}", flush=True)
+    results = Results(options.out, machine=machine, tiny=options.tiny, parts=[part.name for part in chosen])
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        # If this process is killed, a part must not keep the GPU.
+        with warden(0.0) as keeper:
+            measure(chosen, sizes, results, work, options.limit, keeper)
+    finally:
+        results.finish()
+        if results.unwritten:
+            print(json.dumps(results.record))
+        print(page(results.record))
+        print(f"results: {results.unwritten or results.path}", flush=True)
+    if multiprocessing.active_children():
+        # Python would wait for a part that not even SIGKILL has ended, for as long as its driver hangs.
+        os._exit(1)
     if not results.whole:
         sys.exit(1)
 
 
+def _interrupt(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
 def prepare(work: Path, sizes: Sizes) -> None:
-    """Set what all parts inherit, and start the process that they are forked from."""
+    """Set what all parts inherit."""
     work.mkdir(parents=True, exist_ok=True)
     # What one part compiles, the next one finds.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(work / "compiled"))
@@ -88,12 +108,17 @@ def prepare(work: Path, sizes: Sizes) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if sizes.device == "cpu":
         os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    CONTEXT.set_forkserver_preload(PRELOADED)
-    print(f"imported in {start():.0f} s", flush=True)
 
 
-def measure(parts: list[Part], sizes: Sizes, results: Results, work: Path, limit: float) -> None:
+def measure(
+    parts: list[Part], sizes: Sizes, results: Results, work: Path, limit: float, keeper: Warden
+) -> None:
     """Run the parts, each within its budget and what is left of all."""
+    started = start()
+    print(f"imported in {started.seconds:.0f} s", flush=True)
+    warned = warnings(results.record["machine"], tiny=results.record["tiny"]) + started.warnings
+    for line in results.warned(warned):
+        print(f"warning: {line}", flush=True)
     began, clocks = time.monotonic(), Clocks()
     for part in parts:
         kept = LAST.seconds if LAST in parts and part != LAST else 0
@@ -105,16 +130,28 @@ def measure(parts: list[Part], sizes: Sizes, results: Results, work: Path, limit
         print(f"{datetime.datetime.now():%H:%M:%S} {part.name} (at most {seconds:.0f} s)", flush=True)
         clocks.look()
         clocks.since()
-        start = time.monotonic()
-
-        def tell(name: str, value: Any, part: Part = part) -> None:
-            results.note(part.name, name, value)
-
-        status, error = run_part(part, sizes, work / part.name, seconds=seconds, tell=tell, look=clocks.look)
-        results.end(part.name, status, error=error, seconds=time.monotonic() - start, clocks=clocks.since())
-        if error:
-            print(f"  {status}: {error}; see {work / part.name / 'log.txt'}", flush=True)
-            results.keep_log(part.name, work / part.name / "log.txt")
+        results.begin(part.name)
+        start_of_part, status, error = time.monotonic(), "stopped", "by a signal"
+        try:
+            status, error = run_part(
+                part,
+                sizes,
+                work / part.name,
+                seconds=seconds,
+                tell=partial(results.note, part.name),
+                look=clocks.look,
+                watch=keeper.watch,
+                context=started.context,
+            )
+        # Nothing that happens to one part may take the others with it.
+        except Exception as unexpected:
+            status, error = "failed", f"{type(unexpected).__name__}: {unexpected}"
+        finally:
+            spent = time.monotonic() - start_of_part
+            results.end(part.name, status, error=error, seconds=spent, clocks=clocks.since())
+            if error:
+                print(f"  {status}: {error}; see {work / part.name / LOG}", flush=True)
+                results.keep_log(part.name, work / part.name / LOG)
 
 
 if __name__ == "__main__":

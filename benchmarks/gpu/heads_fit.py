@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.running import Tell
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.turns import memory_mb, reset_memory, seconds_of
@@ -23,20 +24,24 @@ def measure(sizes: Sizes, folder: Path, tell: Tell) -> None:  # noqa: ARG001 - a
     """Tell the seconds of each, and of the fits one by one as they would take."""
     device = device_of_rank().type
     train, test = (clusters(sizes.samples, sizes.width, seed) for seed in (0, 1))
-    # What is compiled and loaded for the first fit is no part of any.
-    NMTune(epochs=1).fit(*train, num_classes=CLASSES, device=device)
-    head = NMTune(epochs=_EPOCHS)
-    tell("one_s", seconds_of(lambda: head.fit(*train, num_classes=CLASSES, device=device)))
-    tell("accuracy", accuracy(head.predict_logits(test.features), test.labels))
-    grid = list(itertools.product(FRACTIONS, SEEDS, _RATES))
-    rows = [torch.arange(round(part * sizes.samples)) for part, _, _ in grid]
-    copies = [
-        Copy(NMTune(epochs=_EPOCHS, lr=rate), seed=seed, rows=some)
-        for some, (_, seed, rate) in zip(rows, grid, strict=True)
-    ]
-    reset_memory()
-    tell("copies", len(copies))
-    tell("copies_s", seconds_of(lambda: fit_many(copies, *train, num_classes=CLASSES, device=device)))
-    tell("memory_mb", memory_mb())
-    worst = min(accuracy(copy.head.predict_logits(test.features), test.labels) for copy in copies)
-    tell("worst_accuracy", worst)
+    apart = Apart()
+    with apart("one"):
+        # What is compiled and loaded for the first fit is no part of any.
+        NMTune(epochs=1).fit(*train, num_classes=CLASSES, device=device)
+        head = NMTune(epochs=_EPOCHS)
+        tell("one_s", seconds_of(lambda: head.fit(*train, num_classes=CLASSES, device=device)))
+        tell("accuracy", accuracy(head.predict_logits(test.features), test.labels))
+    with apart("copies"):
+        grid = list(itertools.product(FRACTIONS, SEEDS, _RATES))
+        rows = [torch.arange(round(part * sizes.samples)) for part, _, _ in grid]
+        copies = [
+            Copy(NMTune(epochs=_EPOCHS, lr=rate), seed=seed, rows=some)
+            for some, (_, seed, rate) in zip(rows, grid, strict=True)
+        ]
+        reset_memory()
+        tell("copies", len(copies))
+        tell("copies_s", seconds_of(lambda: fit_many(copies, *train, num_classes=CLASSES, device=device)))
+        tell("memory_mb", memory_mb())
+        worst = min(accuracy(copy.head.predict_logits(test.features), test.labels) for copy in copies)
+        tell("worst_accuracy", worst)
+    apart.tell()

@@ -7,15 +7,23 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 SHARED = "/dev/shm"
+# By which a driver is to be found: on Linux, and on Linux under Windows.
+_DEVICES = ("nvidia[0-9]*", "dxg")
+# What a driver takes for itself is less.
+_TAKEN_MB = 2048
 PACKAGES = ("torch", "torchvision", "triton", "timm", "transformers", "open_clip_torch", "deepspeed", "numpy")
 # Asked of nvidia-smi. The reasons have another name in older drivers, and one unknown name fails them all.
 _CLOCKS = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu")
-_ONCE = ("name", "driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit", "mig.mode.current")
+_ONCE = (
+    *("name", "driver_version", "clocks.max.sm", "clocks.max.mem", "power.limit"),
+    *("mig.mode.current", "memory.used"),
+)
 _REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
 
 
@@ -33,16 +41,29 @@ def describe() -> dict[str, Any]:
         "shared_memory_mb": shutil.disk_usage(SHARED).free >> 20 if Path(SHARED).is_dir() else None,
         # Triton builds its launchers with a C compiler; nvcc is for DeepSpeed's operators, not used.
         "programs": {name: shutil.which(name) for name in ("gcc", "cc", "nvcc", "nvidia-smi")},
+        "headers": Path(sysconfig.get_path("include"), "Python.h").is_file(),
         "packages": {name: _version(name) for name in PACKAGES},
         "gpu": ask(_ONCE) | reasons,
     }
 
 
-def warnings(machine: dict[str, Any]) -> list[str]:
+def has_gpu(machine: dict[str, Any]) -> bool:
+    """Whether there seems to be a GPU: by nvidia-smi, which may be missing, or by the driver's files."""
+    return bool(machine["gpu"]) or any(True for name in _DEVICES for _ in Path("/dev").glob(name))
+
+
+def warnings(machine: dict[str, Any], *, tiny: bool = False) -> list[str]:
     """Return what will make parts fail, or mean less."""
     found, programs = [], machine["programs"]
-    if not (programs["gcc"] or programs["cc"]):
-        found.append("no C compiler: torch.compile needs one, set CC or expect parts that compile to fail")
+    if not (programs["gcc"] or programs["cc"] or os.environ.get("CC")):
+        found.append("no C compiler: torch.compile needs one, set CC or expect that nothing is compiled")
+    if not machine["headers"]:
+        found.append("no Python.h (python3-dev): what Triton compiles may need it")
+    if not machine["gpu"] and not tiny:
+        found.append("nvidia-smi tells of no GPU: clocks and power are not known")
+    used = machine["gpu"].get("memory.used", "")
+    if used.isdigit() and int(used) > _TAKEN_MB and not tiny:
+        found.append(f"{used} MB of the GPU's memory are taken: somebody else may be at work on it")
     if machine["shared_memory_mb"] is not None and machine["shared_memory_mb"] < 2048:
         found.append(
             f"{SHARED} has {machine['shared_memory_mb']} MB free: loader workers hand batches over there"
@@ -88,7 +109,7 @@ def ask(names: tuple[str, ...]) -> dict[str, str]:
     query = f"--query-gpu={','.join(names)}"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits", f"--id={first}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return {}
     values = [value.strip() for value in done.stdout.splitlines()[0].split(",")] if done.stdout else []

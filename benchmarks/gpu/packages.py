@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,21 +98,42 @@ def _needs(name: str, python: str, *extras: str) -> list[Requirement]:
 def unpack() -> None:
     """Fill build/gpu-packages with what this Python lacks of build/gpu-wheels.
 
-    Raises:
-        SystemExit: If pip fails.
+    A wheel is an archive of what belongs on the path, so no pip is asked, which this Python may be without.
+    What cannot be unpacked is told, and is the matter of the parts that need it.
     """
     shutil.rmtree(PACKAGES, ignore_errors=True)
-    if _found("noisy-model-learning"):
-        print("the project is installed: nothing to unpack")
-        return
     PACKAGES.mkdir(parents=True)
-    lacking = [path for path in sorted(WHEELS.glob("*.whl")) if not _found(path.name.split("-")[0])]
-    if lacking:
-        words = ["--no-index", "--no-deps", "--no-compile", "--target", str(PACKAGES)]
-        _pip("install", *words, *map(str, lacking))
+    wheels = sorted(WHEELS.glob("*.whl"))
+    if not wheels:
+        _warn(f"no wheels in {WHEELS}: where this Python lacks packages, `make gpu-wheels` collects them")
+    lacking = [wheel for wheel in wheels if not _found(wheel.name.split("-")[0])]
+    strange = [wheel.name for wheel in lacking if not _fits(wheel)]
+    if strange:
+        _warn(f"not for Python {platform.python_version()}: {', '.join(strange)}; see make gpu-wheels OF=")
+    for wheel in lacking:
+        try:
+            if _fits(wheel):
+                zipfile.ZipFile(wheel).extractall(PACKAGES)
+        except (OSError, zipfile.BadZipFile) as error:
+            _warn(f"{wheel.name}: {error}")
+    for library in PACKAGES.glob("*.data/*lib"):
+        shutil.copytree(library, PACKAGES, dirs_exist_ok=True)
+    # Objectives and heads are found by it.
     setup = [sys.executable, "-c", "import setuptools; setuptools.setup()", "--quiet"]
-    subprocess.run([*setup, "egg_info", "--egg-base", str(PACKAGES)], cwd=ROOT, check=True)
-    print(f"{PACKAGES}: {len(lacking)} packages")
+    if subprocess.run([*setup, "egg_info", "--egg-base", str(PACKAGES)], cwd=ROOT, check=False).returncode:
+        _warn("the project is not described: is setuptools there? Without it no objective is found")
+    print(f"{PACKAGES}: {len(lacking) - len(strange)} packages")
+
+
+def _fits(wheel: Path) -> bool:
+    """Return whether a wheel is for this Python; its platform was chosen as it was collected."""
+    python, abi, _ = wheel.stem.split("-")[-3:]
+    here = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    return "py3" in python.split(".") or abi == "abi3" or here in python.split(".")
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def _found(name: str) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.running import Tell
 from benchmarks.gpu.sizes import Sizes
-from benchmarks.gpu.turns import alone, objective_and_batches, take_turns, tell_rates
+from benchmarks.gpu.turns import alone, compiles, objective_and_batches, take_turns, tell_rates
 from benchmarks.train_loops import Round, bare, open_clip_loop, project, timm_loop
 from nml.recipe import Recipe
 from pretrain.engines.native import device_of_rank
@@ -24,9 +24,9 @@ BATCHES = 4
 
 
 def classes(sizes: Sizes, folder: Path, tell: Tell) -> None:
-    """Race the loops of a classifier, compiled, each with the same network, batches and update."""
-    recipe = sizes.recipe(compile=True)
+    """Race the loops of a classifier, compiled where that can be: same network, batches and update."""
     with alone() as world:
+        recipe = sizes.recipe(compile=compiles(sizes, tell))
         tell_rates(recipe, sizes.classes, tell)
         objective, batches = objective_and_batches(recipe, sizes, BATCHES)
         uploading = folder / "uploading"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +20,30 @@ _LOG = 4000
 class Results:
     """What is known so far, written anew with each value.
 
+    Where the disk is full it goes on in memory, and is printed at the end.
+
     Args:
         folder: Where results.json and results.md go.
         machine: What :func:`benchmarks.gpu.machine.describe` told.
         tiny: Whether the figures mean nothing.
+        parts: Names of the parts that are to come.
+
+    Attributes:
+        unwritten: Why the files are not what is known; empty where they are.
     """
 
-    def __init__(self, folder: Path, *, machine: dict[str, Any], tiny: bool) -> None:
+    def __init__(
+        self, folder: Path, *, machine: dict[str, Any], tiny: bool, parts: Iterable[str] = ()
+    ) -> None:
         self.path = folder / "results.json"
         self.record: dict[str, Any] = {
             "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
             "tiny": tiny,
             "machine": machine,
             "warnings": [],
-            "parts": {},
+            "parts": {name: {"status": "left out", "told": {}} for name in parts},
         }
+        self.unwritten = ""
         self._write()
 
     def warned(self, lines: list[str]) -> list[str]:
@@ -40,6 +51,11 @@ class Results:
         self.record["warnings"] += lines
         self._write()
         return lines
+
+    def begin(self, part: str) -> None:
+        """Keep that a part is at work."""
+        self._part(part)["status"] = "running"
+        self._write()
 
     def note(self, part: str, name: str, value: Any) -> None:
         """Keep a value that a part tells."""
@@ -56,18 +72,19 @@ class Results:
 
     def keep_log(self, part: str, log: Path) -> None:
         """Keep the end of what a part printed: this file may be all that leaves the machine."""
-        self._part(part)["log"] = log.read_text(errors="replace")[-_LOG:]
-        self._write()
+        # A part that could not be started has none.
+        with contextlib.suppress(OSError):
+            self._part(part)["log"] = log.read_text(errors="replace")[-_LOG:]
+            self._write()
 
     def finish(self) -> None:
-        """Compare the first part with the last, and write the tables."""
+        """Compare the first part with the last."""
         drift = drift_of(self.record["parts"])
         if drift is not None:
             self.record["drift"] = round(drift, 4)
             if abs(drift) > DRIFT and not self.record["tiny"]:
                 self.warned([f"the pace changed by {drift:+.1%} from first to last: measure again"])
         self._write()
-        write_bytes(self.path.with_suffix(".md"), page(self.record).encode())
 
     @property
     def whole(self) -> bool:
@@ -79,7 +96,14 @@ class Results:
         return found
 
     def _write(self) -> None:
-        write_json(self.path, self.record)
+        try:
+            write_json(self.path, self.record)
+            write_bytes(self.path.with_suffix(".md"), page(self.record).encode())
+            self.unwritten = ""
+        except OSError as error:
+            if not self.unwritten:
+                print(f"warning: {self.path}: {error.strerror}; kept in memory", flush=True)
+            self.unwritten = str(error)
 
 
 def drift_of(parts: dict[str, Any]) -> float | None:
@@ -96,7 +120,8 @@ def drift_of(parts: dict[str, Any]) -> float | None:
 def page(record: dict[str, Any]) -> str:
     """Return the tables of a measurement as Markdown."""
     machine, parts = record["machine"], record["parts"]
-    gpu = machine["gpu"].get("name") or "no GPU"
+    device = parts.get("first", {}).get("told", {}).get("device", {})
+    gpu = machine["gpu"].get("name") or device.get("name") or "no GPU"
     lines = [f"# Measured on {gpu}", ""]
     if record["tiny"]:
         lines += ["Tiny, to try every line: the figures mean nothing.", ""]

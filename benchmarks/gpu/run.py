@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.running import Tell
 from benchmarks.gpu.sizes import Sizes
 from nml import layout
@@ -47,9 +48,15 @@ def train_kill_resume(sizes: Sizes, folder: Path, tell: Tell) -> None:
     words = ["--source", f"imagefolder:{source}", "--noise", "0", "--out", str(shards)]
     write_shards([*words, "--workers", str(sizes.workers)])
     tell("write_s", round(time.perf_counter() - start, 2))
-    tell("loader_images_per_s", round(loader_rate(sizes, shards), 1))
+    apart = Apart()
+    with apart("loader"):
+        tell("loader_images_per_s", round(loader_rate(sizes, shards), 1))
     recipe = folder / "recipe.yaml"
-    values = dataclasses.asdict(sizes.recipe(compile=True)) | {
+    # In a process of its own: the GPU is not to be met in this one.
+    trying = FORK.Process(target=_try_to_compile, args=(sizes, tell))
+    trying.start()
+    trying.join()
+    values = dataclasses.asdict(sizes.recipe(compile=trying.exitcode == 0)) | {
         "checkpoints": {"every_epochs": 0, "every_steps": SAVE_EVERY}
     }
     recipe.write_text(yaml.safe_dump(json.loads(json.dumps(values))))
@@ -84,6 +91,7 @@ def train_kill_resume(sizes: Sizes, folder: Path, tell: Tell) -> None:
     # On a GPU the order of sums changes from run to run; another batch would change far more.
     if max(again) > 0.05:
         raise RuntimeError(f"losses of steps done again differ by {max(again):.1%}")
+    apart.tell()
 
 
 def draw_images(folder: Path, numbers: range, *, side: int, classes: int) -> int:
@@ -148,6 +156,12 @@ def pace(steps: list[dict[str, Any]], warm: int) -> dict[str, float]:
         for name in names
         if looked and looked[0].get(name) is not None
     }
+
+
+def _try_to_compile(sizes: Sizes, tell: Tell) -> None:
+    from benchmarks.gpu.turns import compiles
+
+    sys.exit(0 if compiles(sizes, tell) else 1)
 
 
 def _train(command: list[str]) -> None:

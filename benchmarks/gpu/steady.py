@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.running import Tell
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.turns import alone, objective_and_batches, seconds_of, take_turns, tell_rates
@@ -18,17 +19,21 @@ _PRODUCTS = 10
 
 def measure(sizes: Sizes, folder: Path, tell: Tell) -> None:  # noqa: ARG001 - as all parts
     """Tell the rate of products of bf16 matrices, and of the bare loop, which is not compiled."""
-    device = device_of_rank()
+    device, apart = device_of_rank(), Apart()
     if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        tell("device", {"name": properties.name, "memory_mb": properties.total_memory >> 20})
-        tell("cuda", {"built for": torch.version.cuda, "nccl": ".".join(map(str, torch.cuda.nccl.version()))})
-    tell("matmul_tflops", round(products(sizes.products, device) / 1e12, 3))
+        with apart("device"):
+            properties = torch.cuda.get_device_properties(device)
+            tell("device", {"name": properties.name, "memory_mb": properties.total_memory >> 20})
+            nccl = ".".join(map(str, torch.cuda.nccl.version()))
+            tell("cuda", {"built for": torch.version.cuda, "nccl": nccl})
+    with apart("products"):
+        tell("matmul_tflops", round(products(sizes.products, device) / 1e12, 3))
     recipe = sizes.recipe()
-    with alone():
+    with apart("loop"), alone():
         tell_rates(recipe, sizes.classes, tell)
         objective, batches = objective_and_batches(recipe, sizes, 2)
         take_turns({"bare": partial(bare, recipe, objective)}, batches, sizes, tell)
+    apart.tell()
 
 
 def products(side: int, device: torch.device) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
+from benchmarks.gpu.apart import in_words, release_memory
 from benchmarks.gpu.running import Tell
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.train_loops import Round
@@ -32,6 +34,23 @@ def alone() -> Iterator[World]:
         yield world
     finally:
         leave()
+
+
+def compiles(sizes: Sizes, tell: Tell) -> bool:
+    """Return whether to compile: not where not even a sum is, for want of a compiler for example; told then.
+
+    What is to be measured compiled is measured uncompiled there, which is better than not at all.
+    """
+    if not sizes.compile:
+        return False
+    try:
+        values = torch.ones(8, device=device_of_rank())
+        torch.compile(lambda them: (them * 2).sin() + 1)(values)
+    except Exception as error:
+        traceback.print_exc()
+        tell("not compiled", in_words(error))
+        return False
+    return True
 
 
 def tell_rates(recipe: Recipe, classes: int, tell: Tell) -> None:
@@ -74,21 +93,23 @@ def take_turns(
 
     def turn(name: str, number: int) -> float | None:
         try:
+            reset_memory()
             return seconds_of(loops[name], [batches[step % len(batches)] for step in range(number)])
         except Exception as error:
+            traceback.print_exc()
+            told[name]["error"] = in_words(error)
             del loops[name]
-            # The others may need its memory, where it had too little.
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            told[name]["error"] = f"{type(error).__name__}: {error}"[:500]
-            return None
+        # The others may need its memory, where it had too little.
+        release_memory()
+        return None
 
     for name, make in contenders.items():
         start = time.perf_counter()
         try:
             loops[name] = make()
         except Exception as error:
-            told[name]["error"] = f"{type(error).__name__}: {error}"[:500]
+            traceback.print_exc()
+            told[name]["error"] = in_words(error)
         if name in loops and turn(name, sizes.warm) is not None:
             told[name]["warm_s"] = round(time.perf_counter() - start, 2)
         tell(name, told[name])
@@ -96,7 +117,6 @@ def take_turns(
         # Who goes first changes, and with it who meets a cooler device.
         names = list(loops)[number % max(1, len(loops)) :] + list(loops)[: number % max(1, len(loops))]
         for name in names:
-            reset_memory()
             spent = turn(name, sizes.steps)
             if spent is not None:
                 told[name]["step_ms"].append(round(1000 * spent / sizes.steps, 3))

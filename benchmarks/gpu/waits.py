@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.gpu.apart import Apart
 from benchmarks.gpu.packages import ROOT
 from benchmarks.gpu.running import Tell
 from benchmarks.gpu.sizes import Sizes
@@ -28,16 +29,21 @@ _OPERATIONS = 12
 
 def count(sizes: Sizes, folder: Path, tell: Tell) -> None:
     """Tell the waits of a step by the line that causes them, and the summary of a trace."""
+    apart = Apart()
     with alone() as world:
         for name, recipe in (("classify", sizes.recipe()), ("clip", sizes.clip_recipe())):
-            objective, batches = objective_and_batches(recipe, sizes, 2)
-            place = folder / name
-            place.mkdir(exist_ok=True)
-            step = project(recipe, world, objective, place)
-            step([batches[number % 2] for number in range(sizes.warm)])
-            looked_at = [batches[number % 2] for number in range(sizes.traced)]
-            tell(f"{name}: waits", waits(step, looked_at))
-            tell(f"{name}: trace", trace(step, looked_at, recipe))
+            with apart(name):
+                objective, batches = objective_and_batches(recipe, sizes, 2)
+                place = folder / name
+                place.mkdir(exist_ok=True)
+                step = project(recipe, world, objective, place)
+                step([batches[number % 2] for number in range(sizes.warm)])
+                looked_at = [batches[number % 2] for number in range(sizes.traced)]
+                with apart(f"{name}: waits"):
+                    tell(f"{name}: waits", waits(step, looked_at))
+                with apart(f"{name}: trace"):
+                    tell(f"{name}: trace", trace(step, looked_at, recipe))
+    apart.tell()
 
 
 def waits(step: Round, batches: list[Batch]) -> dict[str, Any]:

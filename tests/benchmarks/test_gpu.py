@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing.forkserver
 import os
+import runpy
+import signal
 import subprocess
 import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
 from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import packages, running
 from benchmarks.gpu.machine import Clocks, ask, describe, warnings
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.running import Part, run_part
@@ -24,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 SMI = """#!/bin/sh
 case "$1" in
 *clocks.sm*) echo "1980, 3201, 512.25, 51, [N/A]" ;;
-*driver_version*) echo "NVIDIA H200, 580.1, 1980, 3201, 700.00, Disabled" ;;
+*driver_version*) echo "NVIDIA H200, 580.1, 1980, 3201, 700.00, Disabled, 4" ;;
 *clocks_event_reasons*) echo "0x0000000000000004" ;;
 *) echo "unknown field" >&2; exit 6 ;;
 esac
@@ -90,9 +98,12 @@ def test_every_part_reports_on_a_cpu(
     assert "the bare loop at the end against the beginning" in page
 
 
-def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(tmp_path: Path) -> None:
+def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "ENDING", 0.5)
     results = Results(tmp_path, machine=describe(), tiny=True)
-    for name, seconds in (("fails", 60.0), ("hangs", 3.0), ("dies", 60.0)):
+    for name, seconds in (("fails", 60.0), ("hangs", 3.0), ("dies", 60.0), ("lingers", 60.0)):
         part = Part(name, seconds, f"tests.benchmarks.test_gpu:{name}")
         status, error = run_part(
             part,
@@ -100,7 +111,6 @@ def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(tmp_path: Path
             tmp_path / name,
             seconds=seconds,
             tell=lambda key, value, name=name: results.note(name, key, value),  # type: ignore[misc]
-            look=lambda: None,
         )
         results.end(name, status, error=error, seconds=seconds, clocks={})
         results.keep_log(name, tmp_path / name / "log.txt")
@@ -110,6 +120,8 @@ def test_what_a_part_told_stays_when_it_fails_or_runs_out_of_time(tmp_path: Path
         "fails": ("failed", {"before": 1}),
         "hangs": ("out of time", {"before": 2}),
         "dies": ("failed", {"before": 3}),
+        # It told all, and then waited for something of its own.
+        "lingers": ("done", {"before": 4, "cpu_s": parts["lingers"]["told"]["cpu_s"]}),
     }
     assert parts["fails"]["error"] == "RuntimeError: no such kernel"
     assert "Traceback" in parts["fails"]["log"]
@@ -132,6 +144,124 @@ def dies(sizes: object, folder: Path, tell: gpu.Any) -> None:
     os.kill(os.getpid(), 9)
 
 
+def lingers(sizes: object, folder: Path, tell: gpu.Any) -> None:
+    tell("before", 4)
+    threading.Thread(target=threading.Event().wait).start()
+
+
+# What the command does but for its parts, of which the first hangs, and is forked from the command itself.
+STOPPED = """
+import multiprocessing
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu.running import Part, Start
+gpu.PARTS = tuple(Part(name, 60.0, "tests.benchmarks.test_gpu:tells") for name in ("hangs", "after"))
+gpu.start = lambda: Start(multiprocessing.get_context("fork"), 0.0, [])
+gpu.cli.run(gpu.main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_command_that_is_stopped_leaves_what_was_measured_and_no_process(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    words = ["--tiny", "--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    command = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, *words],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def parts() -> gpu.Any:
+        file = tmp_path / "out" / "results.json"
+        return json.loads(file.read_text())["parts"] if file.exists() else {}
+
+    wait_until(lambda: "process" in parts().get("hangs", {}).get("told", {}), command)
+    command.send_signal(number)
+    shown, _ = command.communicate(timeout=60)
+    process = parts()["hangs"]["told"]["process"]
+    wait_until(lambda: not is_there(process))
+    stopped = number == signal.SIGTERM
+    assert command.returncode == (130 if stopped else -number)
+    told = {name: (part["status"], part["told"]) for name, part in parts().items()}
+    assert told == {
+        "hangs": ("stopped" if stopped else "running", {"process": process}),
+        "after": ("left out", {}),
+    }
+    table = (tmp_path / "out" / "results.md").read_text()
+    assert "| after | left out |" in table
+    assert not stopped or table in shown
+
+
+def tells(sizes: object, folder: Path, tell: gpu.Any) -> None:
+    tell("process", os.getpid())
+    multiprocessing.Event().wait()
+
+
+def wait_until(holds: Callable[[], bool], command: subprocess.Popen[str] | None = None) -> None:
+    deadline = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < deadline
+        assert command is None or command.poll() is None, command.communicate()
+        time.sleep(0.05)
+
+
+def is_there(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_full_disk_costs_files_and_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = Results(tmp_path, machine=describe(), tiny=True, parts=["first"])
+
+    def full(path: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.gpu.results.write_json", full)
+        for value in (1, 2):
+            results.note("first", "value", value)
+        assert capsys.readouterr().out.count("No space left on device") == 1
+        assert results.unwritten
+    results.finish()
+    assert not results.unwritten
+    assert json.loads(results.path.read_text())["parts"]["first"]["told"] == {"value": 2}
+
+
+def test_a_library_that_does_not_import_costs_the_parts_that_need_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        if name == "open_clip":
+            raise AttributeError("torchvision has no attribute")
+
+    monkeypatch.setattr("importlib.import_module", broken)
+    found = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "preloaded.py"))
+    assert found["FAILED"] == {"open_clip": "AttributeError: torchvision has no attribute"}
+
+
+def test_wheels_that_fit_are_unpacked_whatever_is_wrong_with_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, target in (("WHEELS", tmp_path / "wheels"), ("PACKAGES", tmp_path / "packages")):
+        monkeypatch.setattr(packages, name, target)
+    (tmp_path / "wheels").mkdir()
+    for tags in ("good-1.0-py3-none-any", "old-1.0-cp27-cp27mu-manylinux1_x86_64"):
+        with zipfile.ZipFile(tmp_path / "wheels" / f"{tags}.whl", "w") as wheel:
+            wheel.writestr(f"{tags.partition('-')[0]}.py", "")
+    (tmp_path / "wheels" / "cut-1.0-py3-none-any.whl").write_bytes(b"PK")
+    packages.unpack()
+    assert [path.name for path in (tmp_path / "packages").glob("*.py")] == ["good.py"]
+    assert next((tmp_path / "packages").glob("*.egg-info/entry_points.txt")).stat().st_size
+    told = capfd.readouterr().err
+    assert "old-1.0-cp27" in told
+    assert "cut-1.0-py3-none-any.whl: File is not a zip file" in told
+
+
 @pytest.mark.usefixtures("smi")
 def test_clocks_are_those_that_the_driver_tells() -> None:
     assert describe()["gpu"] == {
@@ -141,6 +271,7 @@ def test_clocks_are_those_that_the_driver_tells() -> None:
         "clocks.max.mem": "3201",
         "power.limit": "700.00",
         "mig.mode.current": "Disabled",
+        "memory.used": "4",
         "clocks_event_reasons.active": "0x0000000000000004",
     }
     clocks = Clocks()
