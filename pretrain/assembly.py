@@ -23,6 +23,7 @@ from pretrain import batchnorm
 from pretrain.encoder_files import describe_run
 from pretrain.engines import Engine, build_engine, check_engine
 from pretrain.feed_limit import feed_limits
+from pretrain.first_pass import check_first_pass
 from pretrain.fixed_sample import FixedSample
 from pretrain.loading import Batch, StepSampler, micro_batch_count, training_loader
 from pretrain.memorised import write_memorisation
@@ -119,6 +120,8 @@ def assemble(
             print(taken.line(start.file), flush=True)
     network = batchnorm.prepare(network, recipe.model.batch_norm)
     objective.begin(network)
+    samples = recipe.global_batch // world.size // accumulation
+    decided_by_main(world, lambda: check_first_pass(recipe, objective, network, samples=samples))
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)

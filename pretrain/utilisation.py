@@ -133,7 +133,7 @@ def flops_of_sample(recipe: Recipe, num_classes: int) -> float:
     )
     kind: Any = declared(recipe.objective)
     device = device_of_rank()
-    with _generators_kept():
+    with generators_kept():
         objective = kind(plain, Setting(num_classes=num_classes))
         network = objective.network().to(device).train()
         objective.begin(network)
@@ -164,7 +164,7 @@ class _Counted:
 
 
 @contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
     """Put the global generators of the CPU back to where they were."""
     kept, own = np.random.get_state(), copy.deepcopy(random.getstate())
     with torch.random.fork_rng(devices=[]):
