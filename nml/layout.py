@@ -82,6 +82,12 @@ def newest_step(run: Path) -> int:
     return max(kept_steps(run), default=0)
 
 
+def marked_steps(run: Path) -> set[int]:
+    """Return the steps of a run that are to be measured, and are not yet."""
+    marks = (run / PROBING).glob("step-*")
+    return {int(mark.name.removeprefix("step-")) for mark in marks if _STEP.fullmatch(mark.name)}
+
+
 def is_done(run: Path) -> bool:
     """Return whether a run has done its last step."""
     return (run / DONE).exists()

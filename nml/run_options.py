@@ -294,6 +294,16 @@ def check_resume(run: Path, resume: Resume) -> None:
         )
 
 
+def task_and_heads(probe: str, known: Collection[str]) -> tuple[str, list[str]]:
+    """Return the task and the heads of ``TASK,HEAD,...``: what ends it and is a known head is one."""
+    *parts, last = probe.split(",")
+    heads: list[str] = []
+    while parts and last in known:
+        heads.insert(0, last)
+        *parts, last = parts
+    return ",".join([*parts, last]), heads
+
+
 def duration(flag: str, text: str) -> timedelta:
     """Return the duration that an option names.
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -187,14 +187,14 @@ def clear_unfinished(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def retire(run: Path, *, keep_last: int, keep_every: int, waiting: Collection[int] = ()) -> None:
+def retire(run: Path, *, keep_last: int, keep_every: int) -> None:
     """Remove complete checkpoints beyond the newest ``keep_last``, and unfinished ones older than those.
 
-    Steps that are multiples of ``keep_every`` stay, and so do those in ``waiting``.
+    Steps that are multiples of ``keep_every`` stay, and so do those that are marked to be measured.
     """
     finished = [folder for folder in step_folders(run) if is_complete(folder)]
     kept = set(finished[:keep_last]) | set(_every(finished, keep_every))
-    kept |= {checkpoint_folder(run, step) for step in waiting}
+    kept |= {checkpoint_folder(run, step) for step in layout.marked_steps(run)}
     if not finished:
         return
     for folder in step_folders(run):
@@ -334,12 +334,7 @@ class Saver:
                     probing.mark(self._step)
                 complete(folder, record)
                 publish(folder / layout.EXPORT, self._run / layout.EXPORT)
-                retire(
-                    self._run,
-                    keep_last=self._config.keep_last,
-                    keep_every=self._config.keep_every,
-                    waiting=probing.marked() if probing is not None else (),
-                )
+                retire(self._run, keep_last=self._config.keep_last, keep_every=self._config.keep_every)
                 if probing is not None and probed:
                     probing.ask(self._step)
         # Raised where the training loop asks, on all ranks alike.

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import threading
@@ -110,7 +111,7 @@ class Probing:
 
     def marked(self) -> set[int]:
         """Return the steps that are to be measured and are not yet."""
-        return {int(mark.name.removeprefix("step-")) for mark in self._marks.glob("step-*")}
+        return layout.marked_steps(self._options.run_dir)
 
     def ask(self, step: int) -> None:
         """Have a complete checkpoint measured."""
@@ -154,6 +155,10 @@ class Probing:
     def catch_up(self) -> int:
         """Measure what a run that is done has left marked, ended in its last seconds; return the status."""
         if not self.marked():
+            print(
+                "--probe: no checkpoint of it waits to be measured; those it has kept: python -m probes.run "
+                f"--checkpoint {shlex.quote(str(self._options.run_dir))} --steps all --task TASK"
+            )
             return 0
         self.heed(StopRequest())
         self.start()
@@ -185,6 +190,13 @@ class Probing:
 
     def _unmark(self, step: int) -> None:
         (self._marks / layout.step_name(step)).unlink(missing_ok=True)
+
+
+def tell_marked(run: Path) -> None:
+    """Say what a run that is not probed leaves as it is."""
+    if waiting := len(layout.marked_steps(run)):
+        wait, are = ("checkpoint of it waits", "is") if waiting == 1 else ("checkpoints of it wait", "are")
+        print(f"{waiting} {wait} to be measured, and {are} kept for --probe", flush=True)
 
 
 class _Child:

@@ -15,7 +15,7 @@ from nml.run_options import check_extras, check_resume, duration
 from pretrain import ending
 from pretrain.curves import draw_at_end
 from pretrain.options import Options, parse_options
-from pretrain.probing import Probing
+from pretrain.probing import Probing, tell_marked
 from pretrain.same_run import (
     check_can_be_written,
     check_same_data,
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     check_same_run(options.run_dir, text)
     check_resume(options.run_dir, options.resume)
     probing = Probing(options, world) if options.probe else None
+    if probing is None and world.is_main:
+        tell_marked(options.run_dir)
     done, status = read_done(options.run_dir), 0
     if done is not None:
         _check_done_on_same_data(options)

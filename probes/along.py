@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from nml import cli, layout
 from nml.errors import UserError
+from nml.run_options import task_and_heads
 from plugins.registry import HEADS
 from probes.spec import split_spec
 
@@ -222,13 +223,7 @@ def split_probe(text: str) -> tuple[str, str]:
     Raises:
         UserError: If what stands behind the name of a task is neither a head nor anything of a task's.
     """
-    *parts, last = text.split(",")
-    heads: list[str] = []
-    known = HEADS.names()
-    while parts and last in known:
-        heads.insert(0, last)
-        *parts, last = parts
-    task = ",".join([*parts, last])
+    task, heads = task_and_heads(text, HEADS.names())
     kind, colon, _ = task.partition(":")
     if not colon and "," in kind:
         HEADS.find(kind.partition(",")[2])

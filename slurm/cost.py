@@ -21,7 +21,7 @@ from slurm.attempt import CLOSE, OPEN
 from slurm.cluster import Resources
 from slurm.plan import Part
 from slurm.request import PretrainRequest
-from slurm.rooms import answer_of
+from slurm.rooms import answer_of, probed
 from slurm.study import PlannedSet, Study, Subject
 from slurm.verdict import DONE
 
@@ -82,7 +82,7 @@ def describe(
     yield "what is left to do:"
     yield from _sets(study, parts, cost)
     yield from _runs(study, left, commands, resources, cost)
-    yield from _probes(study, parts, commands, cost)
+    yield from _probes(study, parts, left, commands, cost)
 
 
 def _sets(study: Study, parts: Sequence[Part], cost: Mapping[str, Any]) -> Iterator[str]:
@@ -129,7 +129,11 @@ def _runs(
 
 
 def _probes(
-    study: Study, parts: Sequence[Part], commands: Mapping[tuple[str, str], str], cost: Mapping[str, Any]
+    study: Study,
+    parts: Sequence[Part],
+    left: set[str],
+    commands: Mapping[tuple[str, str], str],
+    cost: Mapping[str, Any],
 ) -> Iterator[str]:
     probes = [part for part in parts if part.stage == "probes"]
     counts = _counts(study)
@@ -144,9 +148,7 @@ def _probes(
         options = told[arm.probe_options]
         own = {f"probes {name}" for name in _names(arm.arm, probes)}
         rate = _probe_rate(arm.arm, [part for part in probes if part.member.name in own], cost)
-        models = len(options["downstream_model"])
-        noises = sum(models if ratio else 1 for ratio in options["downstream_noise"])
-        fits = len(options["fractions"]) * options["seeds"] * noises
+        fits = _fits(options)
         for subject in arm.subjects():
             steps, dims = 1, cost.get("dims", {}).get(subject.told)
             if subject.run:
@@ -181,7 +183,29 @@ def _probes(
     yield f"  probes       {todo} of {len(probes)}"
     yield f"               {seconds / 3600:,.1f} CPU-hours" + _why(sources, unknown)
     yield f"  features     {_bytes(feature_bytes)}"
-    yield f"  result rows  {rows:,}"
+    along = _rows_along(study, left, recipes, counts)
+    yield f"  result rows  {rows + along:,}" + (f", {along:,} of them while runs train" if along else "")
+
+
+def _rows_along(
+    study: Study, left: set[str], recipes: Mapping[Path, Mapping[str, Any]], counts: Mapping[str, Any]
+) -> int:
+    """Return the rows that the runs that are left write while they train."""
+    rows = 0
+    for run in study.runs():
+        if f"pretrain {run.path.name}" in left:
+            measured = -(-recipes[run.path]["epochs"] // run.options.probe_every)
+            for task, heads in map(probed, run.options.probe):
+                rows += measured * heads * len(counts[task]["tests"])
+    # The options of probes.run are at their defaults.
+    return rows * _fits(_probe_options(())) if rows else 0
+
+
+def _fits(options: Mapping[str, Any]) -> int:
+    """Return how often a head is fitted on one task and encoder."""
+    models = len(options["downstream_model"])
+    noises = sum(models if ratio else 1 for ratio in options["downstream_noise"])
+    return int(len(options["fractions"]) * options["seeds"] * noises)
 
 
 def _names(arm: str, probes: Iterable[Part]) -> Iterator[str]:
@@ -301,7 +325,8 @@ def _size(argv: Sequence[str]) -> dict[str, Any]:
 
 def _counts(study: Study) -> dict[str, Any]:
     tasks = dict.fromkeys(task for arm in study.arms for task in arm.tasks)
-    return _ask("probes.tasks", "count", *tasks)
+    along = dict.fromkeys(probed(text)[0] for run in study.runs() for text in run.options.probe)
+    return _ask("probes.tasks", "count", *(tasks | along))
 
 
 def _probe_options(words: Sequence[str]) -> dict[str, Any]:

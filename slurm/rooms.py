@@ -12,6 +12,7 @@ from pathlib import Path
 
 from nml.errors import UserError
 from nml.registry import Registry
+from nml.run_options import task_and_heads
 from nml.sources import find_task
 
 CODE = Path(__file__).resolve().parents[1]
@@ -113,6 +114,12 @@ def check_probed(texts: Sequence[str]) -> None:
     """
     for text in texts:
         find_task(_PROBED, text.partition(":")[0].partition(",")[0])
+
+
+def probed(text: str) -> tuple[str, int]:
+    """Return the task of what ``--probe`` names, and how many heads; one where it names none."""
+    task, heads = task_and_heads(text, _HEADS.names())
+    return task, len(heads) or 1
 
 
 def check_encoders(texts: Sequence[str]) -> None:

@@ -20,8 +20,9 @@ from nml import layout
 from nml.errors import UserError
 from nml.lifeline import BEATS
 from pretrain import probing
+from pretrain.checkpoints import retire
 from pretrain.ending import STOPPED_STATUS
-from pretrain.probing import Probing
+from pretrain.probing import Probing, tell_marked
 from pretrain.world import World
 from probes.along import Along, AlongOptions, split_probe
 from probes.results import read_rows
@@ -174,6 +175,28 @@ def test_what_is_marked_is_measured_where_the_run_goes_on_after_it(
     assert [line.partition(":")[0] for line in out.splitlines() if "knn" in line] == ["step 1", "step 4"]
     assert probes.marked() == set()
     assert [epoch for epoch in range(1, 10) if probes.due(epoch)] == [4, 8, 9]
+
+
+def test_a_run_that_goes_on_without_probes_keeps_what_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = stand_in(tmp_path, monkeypatch)
+    for step in (1, 2, 3):
+        folder = tmp_path / layout.CHECKPOINTS / layout.step_name(step)
+        folder.mkdir(parents=True)
+        (folder / layout.MARKER).write_text("{}")
+    probes.mark(1)
+    retire(tmp_path, keep_last=1, keep_every=0)
+    assert list(layout.kept_steps(tmp_path)) == [1, 3]
+    tell_marked(tmp_path)
+    assert capsys.readouterr().out == "1 checkpoint of it waits to be measured, and is kept for --probe\n"
+    assert probes.catch_up() == 0
+    assert "step 1: task knn: 50 %" in capsys.readouterr().out
+    # And a run of which none waits says what measures the others.
+    assert probes.catch_up() == 0
+    assert f"--checkpoint {tmp_path} --steps all" in capsys.readouterr().out
+    tell_marked(tmp_path)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_stop_signal_ends_the_wait_for_probes_and_leaves_their_marks(
