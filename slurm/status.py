@@ -60,6 +60,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
     step, _, total = row.step.partition("/")
     loss = float(row.loss) if row.loss else math.nan
     return {
+        "sweep": row.sweep or None,
         **{name: getattr(row, name) for name in ("stage", "name", "state", "job", "why")},
         "active": states.JobState(row.state).active,
         "attempt": int(row.attempt) if row.attempt else None,

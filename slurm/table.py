@@ -81,6 +81,7 @@ class Launched(NamedTuple):
         result: The file that is there once it has run, where that is one.
         parents: The members of the same sweep that have to be complete before, as ``STAGE NAME``.
         entry: Its newest job, whoever submitted it.
+        sweep: The sweep that it is a part of, as ``status`` takes it, where several are told of.
     """
 
     stage: str
@@ -93,6 +94,7 @@ class Launched(NamedTuple):
     result: Path | None = None
     parents: tuple[str, ...] = ()
     entry: Job | None = None
+    sweep: str = ""
 
     @property
     def job(self) -> str:
@@ -108,6 +110,7 @@ class Launched(NamedTuple):
 class Row(NamedTuple):
     """A row of the table, as text."""
 
+    sweep: str
     stage: str
     name: str
     state: str
@@ -161,7 +164,8 @@ def launched_at(named: str | None) -> tuple[dict[Path, list[Launched]], int]:
     folders = everything(Path.cwd())
     for folder in folders:
         try:
-            found[folder] = launched_under(folder)
+            sweep = str(folder.relative_to(Path.cwd())) if (folder / SWEEP).exists() else ""
+            found[folder] = [member._replace(sweep=sweep) for member in launched_under(folder)]
         except Untrusted as error:
             _leave_out(folder, f"{error.path or folder} does not read: {error}")
         except UserError as error:
@@ -277,6 +281,7 @@ def _row(member: Launched, job: JobState, failed: Sequence[str]) -> Row:
     if progress and (progress.step or progress.total):
         step = f"{progress.step}/{progress.total}" if progress.total else str(progress.step)
     return Row(
+        sweep=member.sweep,
         stage=member.stage,
         name=member.name,
         state=state,

@@ -92,6 +92,30 @@ def test_a_run_whose_records_do_not_read_hides_no_other(tmp_path: Path, monkeypa
         main(["status", "runs/spoilt"])
 
 
+def test_of_all_that_was_launched_each_part_of_a_sweep_is_told_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "alone" / "launch").mkdir(parents=True)
+    (tmp_path / "runs" / "alone" / "launch" / "command.json").write_text("{}")
+    for name, noise in (("first", "0.1"), ("second", "0.2")):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+        said = {"noise": [noise], "options": {}, "name": name, "base": str(tmp_path)}
+        (tmp_path / "sweeps" / name / "sweep.json").write_text(json.dumps(said))
+    assert main(["status", "--json"]) == 0
+    parts = json.loads(capsys.readouterr().out)["parts"]
+    assert {(one["sweep"], one["name"]) for one in parts if one["stage"] == "pretrain"} == {
+        ("sweeps/first", "quickstart-n10-seed0"),
+        ("sweeps/second", "quickstart-n20-seed0"),
+        (None, "alone"),
+    }
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out.startswith("sweep ")
+    # Of one that is named, it is the same for all, and not told.
+    assert main(["status", "sweeps/first"]) == 0
+    assert capsys.readouterr().out.startswith("stage ")
+
+
 def test_a_record_that_a_power_cut_damaged_is_named_instead_of_ending_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
