@@ -2,7 +2,8 @@
 
     shards LEVEL  ->  pretrain RUN  ->  probes RUN TASK  ->  report
 
-A part that is complete drops out, and with it the waiting for it.
+A part that is complete drops out, and with it the waiting for it. So does a run of which nothing is left but
+all its rows, and the set that only such runs were trained on.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nml import layout
 from slurm.members import LAUNCH, Member, Probe
 from slurm.receipts import missing_heads, read_ids, told_ids
 from slurm.request import PretrainRequest
@@ -28,12 +30,14 @@ class Part:
         member: What to run.
         parents: Names of the members that have to be complete before.
         complete: Whether it is there already.
+        by_rows: Whether it is, or heads of it are, because the rows are there of a run whose folder is gone.
     """
 
     stage: str
     member: Member
     parents: tuple[str, ...] = ()
     complete: bool = False
+    by_rows: bool = False
 
 
 def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> list[Part]:
@@ -65,7 +69,32 @@ def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> 
         for tasks in arm.task_groups
         for subject in arm.subjects()
     ]
-    return [*parts, *runs.values(), *probes, _report_part(study, probes)]
+    return [*_from_rows([*parts, *runs.values()], probes), *probes, _report_part(study, probes)]
+
+
+def _from_rows(before: Sequence[Part], probes: Sequence[Part]) -> list[Part]:
+    """Return sets and runs, those complete that nothing needs any more but rows that are there."""
+    found: list[Part] = []
+    for part in reversed(before):
+        followers = [one for one in (*found, *probes) if part.member.name in one.parents]
+        if not part.complete and followers and all(one.complete and one.by_rows for one in followers):
+            found.append(dataclasses.replace(part, complete=True, by_rows=True))
+        else:
+            found.append(part)
+    return found[::-1]
+
+
+def say_lost(parts: Sequence[Part]) -> None:
+    """Print which runs are gone and need not be trained again, and which have to be."""
+    if taken := sum(part.stage == "pretrain" and part.by_rows for part in parts):
+        print(
+            f"{taken} runs are gone, and are taken as done: the rows that were measured of them are complete"
+        )
+    for run in parts:
+        own = [part for part in parts if part.stage == "probes" and run.member.name in part.parents]
+        if not run.complete and any(part.by_rows for part in own):
+            wanted = next(part.member.name for part in own if not part.complete)
+            print(f"{run.member.name} is gone and is trained again: {wanted} needs its weights")
 
 
 def _shard_parts(study: Study) -> list[Part]:
@@ -115,8 +144,9 @@ def _probe_part(
         heads=arm.plugins,
         receipts=str(arm.folder / LAUNCH / "receipts" / _receipts_name(arm, subject, tasks)),
     )
-    if parent is None or parent.complete:
-        probe = dataclasses.replace(probe, heads=missing_heads(probe, there))
+    lost = subject.run is not None and is_lost(subject.run.path)
+    if parent is None or parent.complete or lost:
+        probe = dataclasses.replace(probe, heads=missing_heads(probe, there, lost=lost))
     argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(probe.heads)]
     argv += [*subject.words, "--task", *tasks, *arm.probe_options]
     # Last, so that a config file among the user's words does not send the rows elsewhere.
@@ -129,7 +159,18 @@ def _probe_part(
         cwd=str(arm.base),
         probe=probe,
     )
-    return Part("probes", member, (parent.member.name,) if parent else (), complete=not probe.heads)
+    return Part(
+        "probes",
+        member,
+        (parent.member.name,) if parent else (),
+        complete=not probe.heads,
+        by_rows=lost and len(probe.heads) < len(arm.plugins),
+    )
+
+
+def is_lost(run: Path) -> bool:
+    """Return whether a run has never begun in its folder, or nothing is left of it."""
+    return not (run / layout.CONFIG).exists() and not (run / layout.DONE).exists()
 
 
 def _report_part(study: Study, probes: Sequence[Part]) -> Part:

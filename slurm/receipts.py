@@ -4,6 +4,9 @@ The rows of a results folder are shared by everything that ever wrote there. Whi
 for only its command knows: it writes their ids, head by head, into a file. When it ends, a receipt a head
 notes them; the head is complete as long as all of them exist and the run is the one that was measured. So
 a deleted result is computed again, and nothing else.
+
+A run whose folder is gone was measured by what the receipt notes of it; rows and receipts are what is kept of
+a study. Beside them lies the command of that run, so that another one is not taken for it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nml import layout
-from nml.files import sha256_file, write_json
+from nml.files import sha256_file, write_bytes, write_json
 from nml.untrusted import read_object
 from slurm.members import Probe
 
@@ -42,26 +45,36 @@ def write_receipts(probe: Probe) -> None:
     told = read_object(told_ids(probe.receipts))
     for head in probe.heads:
         write_json(_receipt(probe, head), {"rows": told.get(head, []), "run": _run_version(probe)})
+    config = Path(probe.run) / layout.CONFIG
+    if config.exists():
+        write_bytes(measured_command(probe.receipts), config.read_bytes())
 
 
-def missing_heads(probe: Probe, there: set[str]) -> tuple[str, ...]:
+def measured_command(receipts: str) -> Path:
+    """Return the file that tells what the run was that receipts are of, as its own configuration did."""
+    return Path(f"{receipts}.config.yaml")
+
+
+def missing_heads(probe: Probe, there: set[str], *, lost: bool = False) -> tuple[str, ...]:
     """Return the heads of a probe that have to be measured.
 
     Args:
         probe: What is wanted.
         there: What :func:`read_ids` found in its results folder.
+        lost: Whether nothing is left of the run, so that it cannot be another than was measured.
     """
-    return tuple(head for head in probe.heads if not _is_complete(probe, head, there))
+    return tuple(head for head in probe.heads if not _is_complete(probe, head, there, lost=lost))
 
 
-def _is_complete(probe: Probe, head: str, there: set[str]) -> bool:
+def _is_complete(probe: Probe, head: str, there: set[str], *, lost: bool) -> bool:
     try:
         receipt = read_object(_receipt(probe, head), rows=list, run=str)
     except (OSError, ValueError):
         return False
     own = set(map(str, receipt["rows"]))
     # A receipt for nothing says nothing.
-    return receipt["run"] == _run_version(probe) and bool(own) and own <= there
+    same = bool(receipt["run"]) if lost else receipt["run"] == _run_version(probe)
+    return same and bool(own) and own <= there
 
 
 def _receipt(probe: Probe, head: str) -> Path:

@@ -6,6 +6,7 @@ told by what it left in its folder, and a run that differs there is no part of w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,22 @@ from slurm.rooms import options_of
 _BUNDLED = "the bundled digits"
 
 
-def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None:
+def check_same_run(
+    request: PretrainRequest, command: str, *, mend: str, measured: Sequence[Path] = ()
+) -> None:
     """Refuse a request whose folder holds another run; nothing is wrong with an empty one.
 
     Args:
         request: The run that is asked for.
         command: The resolved command of the run, or of one with the same recipe, as YAML.
         mend: What its user can do about it.
+        measured: Where it may be told what was measured under its name, should its folder be gone.
 
     Raises:
         UserError: Naming the run, the first value that differs, and what it is there.
     """
-    before = read_command(request.path / layout.CONFIG, mend=mend)
-    if before is None:
+    told = [file for file in (request.path / layout.CONFIG, *measured) if file.exists()]
+    if not told or (before := read_command(told[0], mend=mend)) is None:
         return
     now = parse_yaml(command)
     asked = request.options
@@ -49,9 +53,10 @@ def check_same_run(request: PretrainRequest, command: str, *, mend: str) -> None
         now["recipe"]["epochs"] = asked.epochs
     other = first_difference(before, now) or _other_data(request, before)
     if other:
-        raise UserError(
-            f"{other.name} {other.now}: {request.path} holds a run with {other.before}", mend=mend
+        holds = (
+            f"{request.path} holds a run" if told[0].parent == request.path else f"{told[0]} tells of a run"
         )
+        raise UserError(f"{other.name} {other.now}: {holds} with {other.before}", mend=mend)
 
 
 def check_same_words(member: Member, folder: Path) -> None:

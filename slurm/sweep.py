@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nml import cli
+from nml import cli, layout
 from nml.digits import NOTICE
 from nml.errors import UserError
 from nml.files import write_json
@@ -25,7 +25,7 @@ from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
 from slurm.members import LAUNCH
 from slurm.partitions import check_fits
-from slurm.plan import Part, make_plan
+from slurm.plan import Part, make_plan, say_lost
 from slurm.pool import Slot, depth_first, run_parts, slots_of
 from slurm.pretraining import (
     add_resource_options,
@@ -34,7 +34,7 @@ from slurm.pretraining import (
     resources_of,
     run_member,
 )
-from slurm.receipts import write_receipts
+from slurm.receipts import measured_command, write_receipts
 from slurm.registry import BUSY, nothing_left_if_refused
 from slurm.request import PretrainRequest
 from slurm.rooms import check_command, check_encoders, check_heads, check_probed, check_tasks
@@ -126,6 +126,7 @@ def run(call: Invocation) -> int:
     parts = make_plan(study, run_member)
     if not study.named_data:
         print(NOTICE, flush=True)
+    say_lost(parts)
     if options.dry_run:
         status = show_plan(study, parts, resources, found, jobs=len(slots))
         print(*describe(study, parts, resolved, resources["pretrain"], options.cost), sep="\n")
@@ -168,6 +169,12 @@ def study_of(call: Invocation) -> Study:
 def _check(study: Study) -> dict[tuple[str, str], str]:
     """Check heads, tasks, sets and runs; return the resolved command of each recipe of each arm."""
     written = [one.out for one in study.sets]
+    plan = make_plan(study, run_member)
+    # Nothing is asked of what these were trained on.
+    taken = {part.member.done for part in plan if part.stage == "pretrain" and part.by_rows}
+    told: dict[str, list[Path]] = {}
+    for probe in (part.member.probe for part in plan if part.member.probe):
+        told.setdefault(probe.run, []).append(measured_command(probe.receipts))
     # All that is quick first.
     for arm in study.arms:
         check_heads(arm.plugins)
@@ -175,6 +182,8 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
         check_probed(arm.options.probe)
         check_encoders(arm.encoders)
         for one in arm.runs():
+            if str(one.path / layout.DONE) in taken:
+                continue
             one.check(written)
             trained_on = study.set_of(one.shard_set)
             if trained_on:
@@ -192,9 +201,9 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
                 known[alike] = check_command(one.argv())
             resolved[one.recipe, arm.arm] = known[alike]
             mend = "sweep in another folder, or move that run out of runs/"
-            check_same_run(one, known[alike], mend=mend)
-    for told in dict.fromkeys((arm.encoders, arm.tasks, arm.probe_options) for arm in study.arms):
-        encoders, tasks, words = told
+            check_same_run(one, known[alike], mend=mend, measured=told.get(str(one.path), ()))
+    asked = dict.fromkeys((arm.encoders, arm.tasks, arm.probe_options) for arm in study.arms)
+    for encoders, tasks, words in asked:
         given = ["--encoder", *encoders] if encoders else []
         check_command([sys.executable, "-m", "probes.run", *given, "--task", *tasks, *words])
     return resolved

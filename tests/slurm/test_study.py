@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -27,7 +28,7 @@ tasks_together: true
 probes: {seeds: 3, tries: 2}
 recipe: {steps: 5}
 arms:
-  symmetric: {noise: [0, 0.1]}
+  symmetric: {noise: [0, 0.1], probe: [digits, "dtd,lp,mlp"]}
   pairs: {noise: [n20-pair-flip], plugins: [lp], recipe: {steps: 3}, probes: {seeds: 2}}
   more-seeds: {noise: [0], seeds: [1], tasks: [digits], tasks_together: false}
   given: {encoders: ["timm:small", "timm:wide"], plugins: [lp], tasks: [dtd]}
@@ -54,8 +55,9 @@ COST = [
     # for the encoders, of 100 and 150 numbers.
     "  features     0.5 MB",
     # Two test sets: two runs, two tasks, two heads, three seeds; a run, two tasks, a head, two seeds; a run,
-    # a task, two heads, three seeds; and two encoders, a task, a head, three seeds.
-    "  result rows  80",
+    # a task, two heads, three seeds; and two encoders, a task, a head, three seeds. And after the only
+    # epoch of two runs, a task with a head and one with two.
+    "  result rows  92, 12 of them while runs train",
 ]
 
 
@@ -115,6 +117,24 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
     (project.work / "results/rows/timm:wide-dtd-lp.parquet").unlink()
     project.launch(*study)
     assert computed(project.work) == ["n10-seed0 digits dtd mlp", "timm:wide dtd lp"]
+
+    # Rows and receipts are what is kept of a study.
+    for lost in ("runs", "data"):
+        shutil.rmtree(project.work / lost)
+    said = project.launch(*study)
+    assert said.startswith("4 runs are gone, and are taken as done")
+    assert "== " not in said
+    assert not (project.work / "runs").exists()
+    file = project.work / "arms.yaml"
+    file.write_text(STUDY.replace("recipe: {steps: 5}", "recipe: {steps: 6}"))
+    assert "tells of a run with 5" in project.launch(*study, status=2)
+    # A task is added to one of the arms.
+    file.write_text(STUDY.replace("seeds: [1], tasks: [digits]", "seeds: [1], tasks: [digits, dtd]"))
+    said = project.launch(*study)
+    assert "pretrain quickstart-n00-seed1 is gone and is trained again: probes" in said
+    parts = [line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")]
+    assert [part for part in parts if part.startswith("pretrain")] == ["pretrain quickstart-n00-seed1"]
+    assert computed(project.work) == ["n00-seed1 dtd lp", "n00-seed1 dtd mlp"]
 
 
 @pytest.mark.parametrize(
