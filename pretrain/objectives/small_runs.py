@@ -24,6 +24,9 @@ STEPS = 4
 SAMPLES = 16
 # The step before which a run is killed, and how often it saves: a step is lost, and done again.
 DIES_BEFORE, SAVES_EVERY = 3, 2
+# What processes may take to end by themselves once one has failed.
+GRACE_SECONDS = 10.0
+_LOOK_SECONDS = 0.01
 
 
 def small_set(folder: Path, takes: Takes) -> Path:
@@ -119,13 +122,36 @@ def in_children(folder: Path, size: int, work: Callable[[int, int], object], *, 
             if child == 0:
                 _end_with(lambda rank=rank: work(rank, port), log)  # type: ignore[misc]
             children[child] = log
-        ended = {log: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child, log in children.items()}
+        ended = {children[child]: status for child, status in _ends(children, GRACE_SECONDS).items()}
     # Of those that are to be killed, one may meanwhile wait for another, and end because that one is gone.
     right = (
         -signal.SIGKILL in ended.values() and 0 not in ended.values() if killed else not any(ended.values())
     )
-    failed = [f"ended with {status}: {_last_words(log)}" for log, status in ended.items() if status]
+    failed = [
+        f"ended with {status}: {_last_words(log)}" for log, status in ended.items() if status not in (0, None)
+    ]
     promise(right, "; ".join(failed) or "ended as if nothing had happened")
+
+
+def _ends(children: dict[int, Path], grace: float) -> dict[int, int | None]:
+    """Wait for children; return their statuses, the first to end first, None of those that had to be ended.
+
+    Where one fails, those that wait for it may take minutes to find out, and say nothing of the cause.
+    """
+    ended: dict[int, int | None] = {}
+    failed: float | None = None
+    while len(ended) < len(children):
+        for child in children.keys() - ended.keys():
+            late = failed is not None and time.monotonic() - failed > grace
+            if late:
+                os.kill(child, signal.SIGKILL)
+            found, status = os.waitpid(child, 0 if late else os.WNOHANG)
+            if found:
+                ended[child] = None if late else os.waitstatus_to_exitcode(status)
+                if status and failed is None:
+                    failed = time.monotonic()
+        time.sleep(_LOOK_SECONDS)
+    return ended
 
 
 def _last_words(log: Path) -> str:

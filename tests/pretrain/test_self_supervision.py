@@ -24,6 +24,7 @@ from nml.objectives import _fault
 from nml.recipe import Data, Loss, Model, Recipe
 from pretrain.loading import StepSampler, collate, micro_batches
 from pretrain.objective import Setting
+from pretrain.objectives import small_runs
 from pretrain.objectives.contrast import contrastive_loss
 from pretrain.objectives.embedding import Embedding, views_of
 from pretrain.objectives.moco import MoCo
@@ -209,6 +210,20 @@ def test_an_abort_in_the_kit_is_told_by_its_message(tmp_path: Path) -> None:
 
     with pytest.raises(CheckFailed, match=r"ended with -9: what\(\):  no pool"):
         in_children(tmp_path, 1, work)
+
+
+def test_a_process_of_the_kit_that_waits_for_one_that_failed_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(small_runs, "GRACE_SECONDS", 0.2)
+
+    def work(rank: int, port: int) -> None:
+        if rank == 0:
+            raise UserError("no such weights")
+        signal.pause()
+
+    with pytest.raises(CheckFailed, match=r"^ended with 1: .*no such weights$"):
+        in_children(tmp_path, 2, work)
 
 
 def test_an_encoder_trained_without_labels_is_probed_like_any_other(
