@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         return status
     with ending.watched(world) as warden:
         with contextlib.ExitStack() as closing, ending.failing(world, warden):
-            join(world)
+            join(world, str(options.run_dir))
             closing.push(partial(_leave, world))
             status = train(options, text, world, started, closing, probing)
         if world.is_main and status == 0:

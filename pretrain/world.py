@@ -13,10 +13,13 @@ from typing import Any
 
 from nml.errors import UserError
 from nml.lifeline import MEETING_NAME, tell_agent
+from nml.untrusted import printable
 
 _NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(minutes=10)
 _PORTS = 1 << 16
+# Where rank 0 leaves word of who meets at its port.
+_MEETS = "who meets here"
 # What a rank does while it waits for the others to come, as its agent is told.
 MEETING = "meeting the others"
 
@@ -74,8 +77,16 @@ def world_from_environment(timeout: timedelta = TIMEOUT) -> World:
     return World(rank, size, local, timeout)
 
 
-def join(world: World) -> None:
-    """Make the process group, of one process too: engines need not tell the cases apart."""
+def join(world: World, run: str = "") -> None:
+    """Make the process group, of one process too: engines need not tell the cases apart.
+
+    Args:
+        world: This process.
+        run: What its others train as well; tells those that no launcher has given a name from another job's.
+
+    Raises:
+        UserError: If another job meets at its port.
+    """
     import torch
     import torch.distributed as dist
 
@@ -92,26 +103,50 @@ def join(world: World) -> None:
         torch.cuda.set_device(world.local_rank % torch.cuda.device_count())
     dist.init_process_group(
         _backend(),
-        store=_meeting_place(world),
+        store=_meeting_place(world, run),
         timeout=world.timeout,
         rank=world.rank,
         world_size=world.size,
     )
 
 
-def _meeting_place(world: World) -> Any:
+def _meeting_place(world: World, run: str) -> Any:
     """Return the store in which the ranks of one start meet, and no others.
 
     Two jobs may take the same port at the same moment. Rank 0 of one then fails, but its other ranks reach
-    the store of the other job, whose rank 0 would take them for its own.
+    the store of the other job, whose rank 0 would take them for its own. Ranks that a launcher has started
+    have a name of their start, and it ends them with the first that fails. Others have what they train.
     """
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    store = local_store(world)
-    if store is None:
-        store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=world.timeout))
-    return dist.PrefixStore(f"ranks {os.environ.get(MEETING_NAME, '')}", store)
+    name, by_hand = os.environ.get(MEETING_NAME, ""), MEETING_NAME not in os.environ and not _is_torchruns()
+    port = os.environ["MASTER_PORT"]
+    try:
+        store = local_store(world)
+        if store is None:
+            store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=world.timeout))
+    except (OSError, dist.DistNetworkError) as error:
+        # A launcher chooses another one itself.
+        if not (by_hand and world.is_main and "address already in use" in str(error).lower()):
+            raise
+        raise UserError(
+            f"environment: MASTER_PORT {port}: another process listens there", mend="choose another port"
+        ) from error
+    if by_hand:
+        name = f"{world.size} processes of {run}"
+        if world.is_main:
+            store.set(_MEETS, name)
+        elif (there := store.get(_MEETS).decode(errors="replace")) != name:
+            raise UserError(
+                f"environment: MASTER_PORT {port}: {printable(there)} meet there, and this is one of {name}",
+                mend="give each job a port of its own, and all its ranks the same WORLD_SIZE and run folder",
+            )
+    return dist.PrefixStore(f"ranks {name}", store)
+
+
+def _is_torchruns() -> bool:
+    return "TORCHELASTIC_USE_AGENT_STORE" in os.environ
 
 
 def local_store(world: World) -> Any:
@@ -123,7 +158,7 @@ def local_store(world: World) -> Any:
 
     host, port = os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]
     # Under torchrun it is torchrun's.
-    if not _is_loopback(host) or not port.isdigit() or "TORCHELASTIC_USE_AGENT_STORE" in os.environ:
+    if not _is_loopback(host) or not port.isdigit() or _is_torchruns():
         return None
     listener = None
     if world.is_main:

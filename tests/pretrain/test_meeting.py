@@ -75,3 +75,55 @@ def test_a_rank_of_another_job_is_not_taken_for_one_of_the_run() -> None:
         for process in started:
             process.kill()
             process.join()
+
+
+def be_rank_by_hand(rank: int, size: int, run: str, port: int, told: Any) -> None:
+    """Join as a rank that no launcher has started; tell what is said against it, or nothing."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.pop("NML_MEETING", None)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    try:
+        join(World(rank, size, rank, timedelta(seconds=WAIT_SECONDS)), run)
+        told.send((run, rank, ""))
+        leave()
+    except UserError as error:
+        told.send((run, rank, str(error)))
+
+
+def test_ranks_by_hand_refuse_the_port_of_another_job_and_leave_that_alone() -> None:
+    port = choose_port(f"{os.getpid()} by hand")
+    hears, told = WARM.Pipe(duplex=False)
+
+    def rank(number: int, size: int, run: str) -> Any:
+        process = WARM.Process(target=be_rank_by_hand, args=(number, size, run, port, told))
+        process.start()
+        started.append(process)
+        return process
+
+    started: list[Any] = []
+    try:
+        ours = rank(0, 2, "ours")
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not waits_for_the_others(ours.pid):
+            assert time.monotonic() < deadline, "rank 0 does not listen"
+            time.sleep(0.05)
+        for number in range(3):
+            rank(number, 3, "theirs")
+        said = {}
+        for _ in range(3):
+            assert hears.poll(WAIT_SECONDS), "a rank of the other job waits"
+            run, number, error = hears.recv()
+            said[run, number] = error
+        assert f"MASTER_PORT {port}: another process listens there" in said["theirs", 0]
+        for number in (1, 2):
+            told_of = "2 processes of ours meet there, and this is one of 3 processes of theirs"
+            assert told_of in said["theirs", number]
+        rank(1, 2, "ours")
+        assert hears.poll(WAIT_SECONDS), "the ranks of the first job do not meet"
+        assert hears.recv()[::2] == ("ours", "")
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
