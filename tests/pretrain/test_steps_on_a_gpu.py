@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 from nml.recipe import Data, Engine, Loss, Model, Recipe
 from pretrain.agreement import LAG, Agreement, Outcome
 from pretrain.assembly import build_objective
-from pretrain.engines import build_engine
+from pretrain.engines import build_engine, ddp, native
 from pretrain.loading import Batch
 from pretrain.noise_watch import NoiseWatch
 from pretrain.objective import Setting
@@ -62,8 +62,8 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture
 def gpu(process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("native", "ddp"):
-        monkeypatch.setattr(f"pretrain.engines.{module}.device_of_rank", lambda: GPU)
+    for module in (native, ddp):
+        monkeypatch.setattr(module, "device_of_rank", lambda: GPU)
     event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: event)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
