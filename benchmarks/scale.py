@@ -13,7 +13,6 @@ no growth, 1 as many times as there are ranks. What grows by more than 1.1 is na
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import math
@@ -25,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from nml import cli
+from nml.errors import UserError
+from shards.sampler import ElasticBatchSampler
 
 RANKS_A_NODE = 8
 GLOBAL_BATCH = 8192
@@ -43,11 +46,13 @@ def reading(ranks: int, samples: int, per_shard: int, steps: int) -> dict[str, f
     ends = np.append(np.arange(per_shard, samples, per_shard), samples)
     sizes = np.random.default_rng(0).lognormal(math.log(MEAN_BYTES) - SPREAD**2 / 2, SPREAD, samples)
     order = StreamOrder(samples, STREAMS, 0, ends)
-    in_epoch = samples // STREAMS * STREAMS // GLOBAL_BATCH
+    in_epoch = _sampler(ranks, samples).steps_per_epoch
 
     shards: list[set[int]] = []
+    before, read = np.append(0, np.cumsum(sizes)), np.zeros(-(-ranks // RANKS_A_NODE))
     for rank in range(ranks):
-        ranges = (order.stream_range(stream) for stream in range(rank, STREAMS, ranks))
+        ranges = [order.stream_range(stream) for stream in range(rank, STREAMS, ranks)]
+        read[rank // RANKS_A_NODE] += sum(before[high] - before[low] for low, high in ranges)
         found = [np.searchsorted(ends, [low, high - 1], side="right") for low, high in ranges]
         shards.append({shard for first, last in found for shard in range(first, last + 1)})
     nodes = [set().union(*shards[at : at + RANKS_A_NODE]) for at in range(0, ranks, RANKS_A_NODE)]
@@ -71,8 +76,8 @@ def reading(ranks: int, samples: int, per_shard: int, steps: int) -> dict[str, f
         "shards of a rank and epoch": max(map(len, shards)),
         "shards of a node and epoch": max(map(len, nodes)),
         "nodes that read a shard": float(readers.max()),
-        "GB of a node and epoch": float(sizes.sum() / len(nodes) / 1e9),
-        "GB of the file system and epoch": float(sizes.sum() / 1e9),
+        "GB of the node with most and epoch": float(read.max() / 1e9),
+        "GB of the file system and epoch": float(read.sum() / 1e9),
         "bytes of the largest rank of a step over the mean": float((of_step.max(1) / of_step.mean(1)).mean()),
         "order, us an image": 1e6 * float(np.mean(spent)),
     }
@@ -120,12 +125,16 @@ def checkpoint(ranks: int, model: str) -> dict[str, float]:
             plans.append(message)
         leader = DefaultSavePlanner()
         leader.set_up_planner(share({**state, "own": packed(0, own)}, 0, ranks), None, is_coordinator=True)
-        start = time.process_time()
-        found, metadata = leader.create_global_plan([pickle.loads(plan) for plan in plans])
-        found = writer.prepare_global_plan(found)
+        found: list[Any] = []
         whole = io.BytesIO()
-        pickle.dump(metadata, whole)
-        seconds = time.process_time() - start
+
+        def plan_all() -> None:
+            made, metadata = leader.create_global_plan([pickle.loads(plan) for plan in plans])
+            found[:] = writer.prepare_global_plan(made)
+            whole.seek(0)
+            pickle.dump(metadata, whole)
+
+        seconds = _timed(plan_all)
     loads = [sum(item.tensor_data is not None for item in plan.items) for plan in found]
     return {
         "plan of one rank, ms": 1e3 * float(np.median(local)),
@@ -181,15 +190,19 @@ def leading(ranks: int) -> dict[str, float]:
 
 def starting(ranks: int, samples: int) -> dict[str, float]:
     """Return what a rank does before its first batch that depends on the number of ranks."""
-    from shards.sampler import ElasticBatchSampler
 
     def start() -> None:
-        sampler = ElasticBatchSampler(
-            samples, global_batch=GLOBAL_BATCH, rank=ranks - 1, world=ranks, streams=STREAMS
-        )
+        sampler = _sampler(ranks, samples)
         sampler.batch(3, sampler.steps_per_epoch // 2)
 
     return {"first batch of a rank located, ms": 1e3 * _timed(start, 3)}
+
+
+def _sampler(ranks: int, samples: int) -> ElasticBatchSampler:
+    """Return the sampler of the last rank."""
+    return ElasticBatchSampler(
+        samples, global_batch=GLOBAL_BATCH, rank=ranks - 1, world=ranks, streams=STREAMS
+    )
 
 
 def _timed(call: Callable[[], Any], times: int = 5) -> float:
@@ -223,22 +236,40 @@ def simulate(
     return table
 
 
+def check(worlds: Sequence[int], options: Any) -> None:
+    """Refuse what cannot be simulated.
+
+    Raises:
+        UserError: Naming it.
+    """
+    import timm
+
+    for name in ("per_shard", "steps"):
+        if getattr(options, name) < 1:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} {getattr(options, name)}: nothing to simulate", possible="1 and more")
+    for ranks in worlds:
+        # It says what does not divide, or is too few.
+        _sampler(ranks, options.samples)
+    if not timm.is_model(options.model):
+        raise UserError(f"--model {options.model}: timm has none of that name", possible="timm.list_models()")
+    if options.json is not None and not options.json.parent.is_dir():
+        raise UserError(f"--json {options.json}: its folder is not there", mend="make it first")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.Parser("python benchmarks/scale.py", "What a run of many ranks reads, waits for and saves.")
     parser.add_argument("--ranks", type=int, nargs="+", default=[8, 64, 512, 1024], help="divisors of 1,024")
     parser.add_argument("--samples", type=int, default=1_281_167)
     parser.add_argument("--per-shard", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=3, help="of each of three places of an epoch")
-    parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument(
+        "--model", type=str, default="resnet50", help="timm model, whose checkpoint is planned"
+    )
+    parser.add_argument("--json", type=Path, default=None, help="file to write the figures to")
     options = parser.parse_args()
-    if any(ranks < 1 or STREAMS % ranks for ranks in options.ranks):
-        parser.error(
-            f"--ranks {options.ranks}: {STREAMS:,} streams are divided among them: name powers of two"
-        )
-    worlds = sorted(options.ranks)
+    worlds = sorted(set(options.ranks))
+    check(worlds, options)
     table = simulate(
         worlds, samples=options.samples, per_shard=options.per_shard, steps=options.steps, model=options.model
     )
@@ -253,4 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
