@@ -48,11 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--at {arguments.at:g}", possible="a share above 0 and below 1, for example 0.34")
     # scipy takes a second to import: not before the arguments are known to be right.
     from probes.reporting.early import early_families
-    from probes.reporting.sections.foretold import FORMAT
+    from probes.reporting.sections.foretold import FORMAT, told_from
     from probes.results import read_rows
 
-    found = [judged(family) for family in early_families(read_rows(arguments.results), arguments.at)]
-    record = {"format": FORMAT, "at": arguments.at, "families": found}
+    rows = read_rows(arguments.results)
+    found = [judged(family) for family in early_families(rows, arguments.at)]
+    record = {"format": FORMAT, "at": arguments.at, "rows": told_from(rows), "families": found}
     if arguments.out:
         write_json(Path(arguments.out), record)
     if arguments.json:

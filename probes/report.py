@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> None:
     from probes.results.row import spectra_note
 
     folder = Path(arguments.out) if arguments.out else Path(arguments.results) / "report"
-    foretold = read_foretold(Path(arguments.foretold)) if arguments.foretold else None
     rows = read_rows(arguments.results)
+    foretold = read_foretold(Path(arguments.foretold), rows) if arguments.foretold else None
     check_output(folder)
     report = build(
         rows,

@@ -96,8 +96,15 @@ class Trainer:
         methods = [cast(Tuning, choice.build(number)) for number in range(len(choice.candidates))]
         labels = noisy_labels(self.data, point)
         held = noisy_validation(self.data, labels, point)[1]
+        probe, without = None, ""
         try:
             probe = self._probe(methods[0], point, shares)
+        except HeadFault as fault:
+            without = str(fault)
+            # A network that does not begin with it is measured whole all the same.
+            if methods[0].begins_with_probe or max(shares) < 1:
+                return [Failed(point, without)] * len(shares)
+        try:
             best, scores = self._choose(methods, labels, held, point, probe)
         except HeadFault as fault:
             return [Failed(point, str(fault))] * len(shares)
@@ -110,6 +117,9 @@ class Trainer:
         found: list[Tuned | Failed] = []
         for share in shares:
             method = _with_share(methods[best.number], share)
+            if share < 1 and without:
+                found.append(Failed(point, without))
+                continue
             try:
                 found.append(self._tuned(method, best, probe, held, point, selection, share))
             except HeadFault as fault:

@@ -35,6 +35,7 @@ from probes.splits import carve
 from probes.tasks import Task, open_task
 from probes.training_data import Point, TrainingData
 from probes.tune import main
+from probes.tuning import training
 from probes.tuning.choosing import METHODS, choose_methods
 from probes.tuning.low_rank import LoRA
 from probes.tuning.methods import Full
@@ -210,6 +211,18 @@ def test_interpolated_weights_end_at_the_probe_and_at_the_tuned_network(
         torch.allclose(value, (none.state[name] + whole.state[name]) / 2, atol=1e-6)
         for name, value in half.state.items()
     )
+
+
+def test_a_probe_that_fails_fails_the_shares_that_need_it(
+    task: Task, store: FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(RESNET, task, store)
+    monkeypatch.setattr(training, "fit_points", lambda *_: [Failed(POINT, "diverged")])
+    for method, measured in (("full", 1), ("lp-ft", 0)):
+        (choice,) = choose_methods(method, "none", ["epochs=1", "probe_epochs=1"], [], tries=1)
+        found = trainer.fit(choice, POINT, [0.0, 0.5, 1.0])
+        assert [isinstance(one, Tuned) for one in found] == [False, False, bool(measured)]
+        assert found[0] == Failed(POINT, "its linear probe: diverged")
 
 
 def test_numbers_are_trained_in_their_deviation_and_predicted_in_their_unit(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nml.errors import UserError
-from nml.untrusted import Untrusted, read_object, typed
+from nml.untrusted import Untrusted, read_object, shown, typed
 from probes.reporting.records import Cell, Section, Table, cells
 from probes.reporting.wording import NONE, several
+from probes.results.row import Row
 
-FORMAT = "nml-foretold/1"
+FORMAT = "nml-foretold/2"
 _DOMAINS = {"id": "in-domain", "ood": "out-of-domain"}
 
 
@@ -43,31 +46,50 @@ class OfFamily:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """The file."""
+    """The file.
+
+    Attributes:
+        format: :data:`FORMAT`.
+        at: Share of a run up to which a measure is early.
+        rows: The rows that it is of, see :func:`told_from`.
+        families: What was found.
+    """
 
     format: str
     at: float
+    rows: str
     families: tuple[OfFamily, ...]
 
 
-def read_foretold(path: Path) -> Document:
-    """Return what ``probes.predict_noise`` has written.
+def told_from(rows: Iterable[Row]) -> str:
+    """Return what tells the rows of a results folder from others: a hash of their ids."""
+    return hashlib.sha256("\n".join(sorted(row.row_id for row in rows)).encode()).hexdigest()
+
+
+def read_foretold(path: Path, rows: Iterable[Row]) -> Document:
+    """Return what ``probes.predict_noise`` has written of some rows.
 
     Raises:
-        UserError: If the file is not there, or is none.
+        UserError: If the file is not there, is none, or is of other rows.
     """
+    again = f"python -m probes.predict_noise RESULTS --out {path}"
     try:
-        document = typed(Document, read_object(path))
+        record = read_object(path)
+        if record.get("format") != FORMAT:
+            raise UserError(
+                f"--foretold {path}: format {shown(record.get('format'))}", possible=repr(FORMAT), mend=again
+            )
+        document = typed(Document, record)
     except FileNotFoundError as error:
-        raise UserError(
-            f"--foretold {path}: no such file", mend=f"python -m probes.predict_noise RESULTS --out {path}"
-        ) from error
+        raise UserError(f"--foretold {path}: no such file", mend=again) from error
     except OSError as error:
         raise UserError(f"--foretold {path}: cannot be read: {error.strerror or error}") from error
     except Untrusted as error:
         raise UserError(f"--foretold {path}: {error}", possible="a file of probes.predict_noise") from error
-    if document.format != FORMAT:
-        raise UserError(f"--foretold {path}: format {document.format!r}", possible=repr(FORMAT))
+    if document.rows != told_from(rows):
+        raise UserError(
+            f"--foretold {path}: it was foretold from other rows than these results have", mend=again
+        )
     return document
 
 

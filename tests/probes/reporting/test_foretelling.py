@@ -121,7 +121,8 @@ def ladder(levels: tuple[float, ...]) -> list[Row]:
 
 
 def test_the_command_tells_what_the_spectra_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path, ladder((0.0, 0.05, 0.1, 0.2, 0.3, 0.4)))
+    rows = ladder((0.0, 0.05, 0.1, 0.2, 0.3, 0.4))
+    write_rows(tmp_path, rows)
     main([str(tmp_path), "--at", "0.5", "--out", str(tmp_path / "foretold.json")])
     shown = capsys.readouterr().out
     assert "quickstart: 18 runs at 0, 5, 10, 20, 30, 40 % noise" in shown
@@ -132,28 +133,33 @@ def test_the_command_tells_what_the_spectra_tell(tmp_path: Path, capsys: pytest.
     assert (verdicts["SVE"], verdicts["LSVR"]) == (BETTER, NO_BETTER)
     # Their metrics are not here, and nothing is made up of them.
     assert verdicts.keys() == {"validation accuracy", "constant", "SVE", "LSVR", "early probe"}
-    section = foretold.section(foretold.read_foretold(tmp_path / "foretold.json"))
+    section = foretold.section(foretold.read_foretold(tmp_path / "foretold.json", rows))
     assert "first 50\N{NO-BREAK SPACE}% of its runs" in section.intro
     [table] = section.items
     assert isinstance(table, Table)
     told_of = {(row[1].text, row[2].text): row[-1].text for row in table.rows}
     assert told_of["out-of-domain", "SVE"] == BETTER
     assert told_of["out-of-domain", "LSVR"] == NO_BETTER
+    with pytest.raises(UserError, match="json: it was foretold from other rows than these results have; py"):
+        foretold.read_foretold(tmp_path / "foretold.json", rows[1:])
+    (tmp_path / "foretold.json").write_text(json.dumps(record | {"format": "nml-foretold/1"}))
+    with pytest.raises(UserError, match="json: format 'nml-foretold/1'; possible: 'nml-foretold/2'; python"):
+        foretold.read_foretold(tmp_path / "foretold.json", rows)
     (tmp_path / "foretold.json").write_text(json.dumps(record | {"at": "half"}))
     with pytest.raises(UserError, match="at is 'half'; possible: a file of"):
-        foretold.read_foretold(tmp_path / "foretold.json")
+        foretold.read_foretold(tmp_path / "foretold.json", rows)
     (tmp_path / "foretold.json").write_text(json.dumps({"format": foretold.FORMAT, "at": 0.5}))
-    with pytest.raises(UserError, match="json: Document lacks families; possible: a file"):
-        foretold.read_foretold(tmp_path / "foretold.json")
+    with pytest.raises(UserError, match="json: Document lacks rows, families; possible: a file"):
+        foretold.read_foretold(tmp_path / "foretold.json", rows)
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        foretold.read_foretold(tmp_path)
+        foretold.read_foretold(tmp_path, rows)
 
 
 def told_of(folder: Path, rows: list[Row]) -> dict[str, Any]:
     """Return what the command says of the only family in some rows."""
     write_rows(folder, rows)
     main([str(folder), "--at", "0.6", "--out", str(folder / "foretold.json")])
-    foretold.read_foretold(folder / "foretold.json")
+    foretold.read_foretold(folder / "foretold.json", rows)
     [family] = json.loads((folder / "foretold.json").read_text())["families"]
     assert isinstance(family, dict)
     return family
