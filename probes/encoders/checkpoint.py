@@ -32,6 +32,7 @@ from probes.encoders.encoder import Encoder, EncoderInfo, Provenance, Settings
 from probes.encoders.registry import newest_run
 from probes.encoders.text_tower import TwoTowerEncoder
 from probes.encoders.torch_images import TorchImageEncoder, checked, image_transform
+from probes.encoders.weights import weights_to_come
 from probes.spec import Spec, check_options
 
 
@@ -220,9 +221,10 @@ def _load_open_clip(meta: dict[str, Any], export: Path, path: Path) -> tuple[Any
     import open_clip
 
     def make(device: str) -> Any:
-        return open_clip.create_model(
-            meta["architecture"], device=device, pretrained_text=False, **meta["model_kwargs"]
-        )
+        with weights_to_come():
+            return open_clip.create_model(
+                meta["architecture"], device=device, pretrained_text=False, **meta["model_kwargs"]
+            )
 
     model = _build(make, meta, export, path)
     return model, model.encode_image

@@ -12,7 +12,14 @@ from nml.errors import UserError, unknown_name
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.text_tower import TwoTowerEncoder
 from probes.encoders.torch_images import image_transform, resolved
-from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
+from probes.encoders.weights import (
+    Weights,
+    hash_model,
+    load_weights,
+    not_loaded,
+    random_weights,
+    weights_to_come,
+)
 from probes.hub import unreachable
 from probes.spec import Spec, check_options
 
@@ -93,7 +100,8 @@ def _create(name: str, tag: str, weights: Weights, spec: Spec, **options: Any) -
         with random_weights(spec.text):
             return open_clip.create_model(name, pretrained=None, **options)
     if weights.source == "file":
-        model = open_clip.create_model(name, pretrained=None, **options)
+        with weights_to_come():
+            model = open_clip.create_model(name, pretrained=None, **options)
         load_weights(model, weights, spec.text)
         return model
     unreachable()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,17 @@ def random_weights(where: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         yield
+
+
+@contextlib.contextmanager
+def weights_to_come() -> Iterator[None]:
+    """Let a model be built that is given its weights afterwards, without the libraries' warnings of that."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def load_weights(model: Any, weights: Weights, where: str) -> None:

@@ -36,7 +36,11 @@ def expected_of(architecture: str, weights: dict[str, torch.Tensor], prompts: li
 
 @pytest.mark.parametrize("kind", ["open_clip", "checkpoint"])
 def test_names_of_classes_go_through_the_text_tower(
-    kind: str, tiny_clip: str, tmp_path: Path, make_export: Callable[..., Path]
+    kind: str,
+    tiny_clip: str,
+    tmp_path: Path,
+    make_export: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     import open_clip
     from safetensors.torch import save_file
@@ -44,6 +48,7 @@ def test_names_of_classes_go_through_the_text_tower(
     torch.manual_seed(3)
     weights = open_clip.create_model(tiny_clip, pretrained=None).state_dict()
     save_file(weights, tmp_path / "model.safetensors")
+    caplog.clear()
     if kind == "open_clip":
         encoder = open_encoder(f"open_clip:{tiny_clip},weights={tmp_path}/model.safetensors", SETTINGS)
     else:
@@ -55,6 +60,8 @@ def test_names_of_classes_go_through_the_text_tower(
         (export / "meta.json").write_text(json.dumps(meta))
         encoder = open_checkpoint(run, SETTINGS)
     assert isinstance(encoder, TwoTowerEncoder)
+    # Nothing of weights that are random.
+    assert not caplog.records
     found = encoder.class_embeddings(["grey_wolf", "egg"])
     prompts = ["a photo of a grey wolf.", "a photo of a egg."]
     np.testing.assert_allclose(found, expected_of(tiny_clip, weights, prompts), atol=1e-5)
