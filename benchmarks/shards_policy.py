@@ -5,8 +5,10 @@
 Every loader takes a RandomResizedCrop(224, bicubic), a flip and the RandAugment of recipe rsb_a2, and hands over
 bytes that an accelerator normalises in passing. "by Pillow" is the same crop with timm's own operations after it.
 "in threads" has threads of one process take the place of the worker processes; what timm draws is the same from
-run to run in processes alone, since Python's and NumPy's random states are those of a process. Loaders run in turns,
-and medians count; what else runs on the machine slows the loaders of one turn alike.
+run to run in processes alone, since Python's and NumPy's random states are those of a process. "three views" has three
+views of each image behind each other, as the recipe asks for and a single process gets them: each image is decoded
+once for all of them, and an epoch shows a third of the images. "resized" reads a set of ``--resize 256``. Loaders run
+in turns, and medians count; what else runs on the machine slows the loaders of one turn alike.
 """  # noqa: E501 - a title
 
 from __future__ import annotations
@@ -30,12 +32,13 @@ RECIPE = "rsb_a2"
 
 
 def prepare(images: Path, scratch: Path, samples: int) -> None:
-    """Write the images as a folder and as a set."""
+    """Write the images as a folder, as a set, and as a set of smaller images."""
     from shards import write
 
     replicate(images, scratch / "train", samples)
     source = f"imagefolder:{scratch / 'train'}"
-    write.main(["--source", source, "--out", str(scratch / "set"), "--max-shard-count", "100"])
+    for name, options in (("set", []), ("resized", ["--resize", "256"])):
+        write.main(["--source", source, "--out", str(scratch / name), "--max-shard-count", "100", *options])
 
 
 def _data() -> Any:
@@ -47,26 +50,37 @@ def _data() -> Any:
     return Data(**yaml.safe_load(find_recipe(RECIPE).read_text())["data"])
 
 
-def _parts(scratch: Path) -> tuple[Any, Any]:
+def _parts(scratch: Path, name: str = "set", repeats: int = 1) -> tuple[Any, Any]:
     """Return the dataset and the sampler of a run of the recipe."""
+    from nml.recipe import Data, Recipe
+    from pretrain.loading import StepSampler
     from pretrain.transforms import training_transform
+    from pretrain.world import World
     from shards.dataset import ShardDataset
-    from shards.sampler import ElasticBatchSampler
     from shards.shardset import ShardSet
 
-    shard_set = ShardSet.open(scratch / "set")
-    dataset = ShardDataset(shard_set, "n00", training_transform(_data()))
-    return dataset, ElasticBatchSampler(shard_set, global_batch=BATCH)
+    shard_set = ShardSet.open(scratch / name)
+    recipe = Recipe(epochs=1, global_batch=BATCH, data=Data(repeats=repeats))
+    sampler = StepSampler(shard_set, recipe, World(), 0)
+    return ShardDataset(shard_set, "n00", training_transform(_data())), sampler
 
 
-def ours(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001 - one signature for all
+def ours(scratch: Path, samples: int, **parts: Any) -> Iterable[Any]:  # noqa: ARG001 - one signature for all
     from torch.utils.data import DataLoader
 
     from pretrain.loading import collate, worker_processes
 
-    dataset, sampler = _parts(scratch)
+    dataset, sampler = _parts(scratch, **parts)
     workers = worker_processes(shards_read.WORKERS, timedelta(minutes=10))
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, **workers)
+
+
+def three_views(scratch: Path, samples: int) -> Iterable[Any]:
+    return ours(scratch, samples, repeats=3)
+
+
+def resized(scratch: Path, samples: int) -> Iterable[Any]:
+    return ours(scratch, samples, name="resized")
 
 
 def by_pillow(scratch: Path, samples: int) -> Iterable[Any]:
@@ -111,6 +125,8 @@ def timm(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001
 
 LOADERS: Loaders = {
     "ours": ours,
+    "ours, three views": three_views,
+    "ours, resized": resized,
     "ours, by Pillow": by_pillow,
     "ours, in threads": in_threads,
     "timm ImageFolder, prefetcher": timm,

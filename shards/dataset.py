@@ -16,8 +16,9 @@ import torch
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL
 from nml.randomness import randomness_kept, seed_randomness
-from shards.decode import MAX_PIXELS, BadImage, decode_rgb
+from shards.decode import MAX_PIXELS, BadImage, SeveralViews, decode_rgb
 from shards.hashing import hash_keys, mix_one
+from shards.index_table import Place
 from shards.reader import DEFAULT_SKIP_BUDGET, DamagedSample, ShardReader, SkipLedger
 from shards.sampler import SampleRef
 from shards.shardset import ShardSet
@@ -53,6 +54,9 @@ class KnownSample(NamedTuple):
     target: Any
     index: int  # type: ignore[assignment]
     truth: int
+
+
+_Images = dict[int, tuple[Place, SeveralViews]]
 
 
 class WorkerError(UserError):
@@ -126,26 +130,44 @@ class ShardDataset(torch.utils.data.Dataset[Sample | KnownSample]):
         return self.__getitems__([ref])[0]
 
     def __getitems__(self, refs: Sequence[SampleRef | int]) -> list[Sample | KnownSample]:
-        """Return the samples of a batch; global random state is saved and put back once."""
+        """Return the samples of a batch; global random state is saved and put back once.
+
+        An image of which the batch has several views is read, checked and decoded once.
+        """
         try:
             with randomness_kept():
-                return [self._load(_as_ref(ref)) for ref in refs]
+                return self._load_all([_as_ref(ref) for ref in refs])
         except UserError as error:
             if torch.utils.data.get_worker_info() is None:
                 raise
             raise WorkerError(str(error)) from None
 
-    def _load(self, ref: SampleRef) -> Sample | KnownSample:
-        """Load a sample, or the next one in storage order that is whole."""
+    def _load_all(self, refs: list[SampleRef]) -> list[Sample | KnownSample]:
+        turns: dict[int, list[int]] = {}
+        for turn, ref in enumerate(refs):
+            turns.setdefault(ref.index, []).append(turn)
+        loaded: dict[int, Sample | KnownSample] = {}
+        for alike in turns.values():
+            images: _Images | None = {} if len(alike) > 1 else None
+            loaded.update((turn, self._load(refs[turn], images)) for turn in alike)
+        return [loaded[turn] for turn in range(len(refs))]
+
+    def _load(self, ref: SampleRef, images: _Images | None) -> Sample | KnownSample:
+        """Load a sample, or the next one in storage order that is whole.
+
+        Args:
+            ref: The sample.
+            images: What its views have been loaded from, if there are more than this one.
+        """
         for ahead in range(len(self)):
             try:
-                return self._load_exactly(ref._replace(index=(ref.index + ahead) % len(self)))
+                return self._load_exactly(ref._replace(index=(ref.index + ahead) % len(self)), images)
             except DamagedSample as damage:
                 self._ledger.record(damage)
         raise UserError(f"{self.shard_set.path}: no sample can be read", mend="restore the shards")
 
-    def _load_exactly(self, ref: SampleRef) -> Sample | KnownSample:
-        key, image = self._stored(ref) if self._cache is None else self._cached(ref, self._cache)
+    def _load_exactly(self, ref: SampleRef, images: _Images | None) -> Sample | KnownSample:
+        key, image = self._stored(ref, images) if self._cache is None else self._cached(ref, self._cache)
         several = self.shard_set.kind == "captions"
         turn = caption_turn(self._seed, ref.epoch, key, ref.view) if several else 0
         given = self.shard_set.index.supervision(ref.index, self.level.column, turn)
@@ -167,14 +189,22 @@ class ShardDataset(torch.utils.data.Dataset[Sample | KnownSample]):
         image = planes.to_rgb()
         return place.key, image if self._transform is None else self._transform(image)
 
-    def _stored(self, ref: SampleRef) -> tuple[str, Any]:
-        place, data = self._reader.image(ref.index)
+    def _stored(self, ref: SampleRef, images: _Images | None) -> tuple[str, Any]:
+        place, data = self._read(ref.index, images)
         seed_randomness(augmentation_seed(self._seed, ref.epoch, place.key, ref.view))
         try:
             return place.key, self._image(data)
         except BadImage as error:
             shard = self.shard_set.info.shards[place.shard].name
             raise DamagedSample(place.key, shard, str(error)) from error
+
+    def _read(self, sample: int, images: _Images | None) -> tuple[Place, bytes]:
+        if images is None:
+            return self._reader.image(sample)
+        if sample not in images:
+            place, data = self._reader.image(sample)
+            images[sample] = place, SeveralViews(data)
+        return images[sample]
 
     def _image(self, data: bytes) -> Any:
         if self._from_bytes is not None:

@@ -36,6 +36,7 @@ __all__ = [
     "ImageSize",
     "Part",
     "Pixels",
+    "SeveralViews",
     "decode_box",
     "decode_pixels",
     "decode_rgb",
@@ -72,6 +73,23 @@ class Part(NamedTuple):
     pixels: Pixels
     left: int
     top: int
+
+
+class SeveralViews(bytes):
+    """An encoded image of which several boxes will be asked for: it is decoded whole, and once.
+
+    What any box gives is what it gives of the bytes alone, of damaged images too.
+    """
+
+    _whole: Pixels | None = None
+
+    def keep(self, pixels: Pixels) -> None:
+        """Remember the decoded image, uint8 [H, W, 3], which nobody may write to."""
+        self._whole = pixels
+
+    def whole(self) -> Pixels | None:
+        """Return what was kept."""
+        return self._whole
 
 
 def image_size(data: bytes) -> ImageSize:
@@ -132,19 +150,31 @@ def _decode(
     data: bytes, max_pixels: int, at_least: ImageSize | None, box: Box | None, size: ImageSize
 ) -> Part:
     check_pixels(*size, max_pixels)
-    if FAST_JPEG and data.startswith(_JPEG):
-        part = None
-        frame = sequential_frame(data)
-        if frame is None:
-            check_scans(data, size.width * size.height)
-        elif box is not None:
-            part = _jpeg_box(data, frame, box, size)
+    views = data if at_least is None and isinstance(data, SeveralViews) else None
+    if views is not None and (kept := views.whole()) is not None:
+        return Part(kept, 0, 0)
+    fast = FAST_JPEG and data.startswith(_JPEG)
+    part = _jpeg_part(data, at_least, box, size) if fast else None
+    if part is None:
+        part = Part(_pillow(data, size, at_least), 0, 0)
+        # Of a damaged JPEG the rows of one box may decode, and those of another not.
+        views = None if fast else views
+    if views is not None and part.pixels.shape[:2] == (size.height, size.width):
+        views.keep(part.pixels)
+    return part
+
+
+def _jpeg_part(data: bytes, at_least: ImageSize | None, box: Box | None, size: ImageSize) -> Part | None:
+    """Decode a JPEG, or no more of it than a box needs; None for what Pillow must look at."""
+    frame = sequential_frame(data)
+    if frame is None:
+        check_scans(data, size.width * size.height)
+    elif box is not None:
+        part = _jpeg_box(data, frame, box, size)
         if part is not None:
             return part
-        pixels = _turbo(data, at_least)
-        if pixels is not None:
-            return Part(pixels, 0, 0)
-    return Part(_pillow(data, size, at_least), 0, 0)
+    pixels = _turbo(data, at_least)
+    return None if pixels is None else Part(pixels, 0, 0)
 
 
 def _turbo(data: bytes | bytearray, at_least: ImageSize | None) -> Pixels | None:
@@ -163,6 +193,8 @@ def _turbo(data: bytes | bytearray, at_least: ImageSize | None) -> Pixels | None
 
 def _jpeg_box(data: bytes, frame: Frame, box: Box, size: ImageSize) -> Part | None:
     """Decode no more of a JPEG than a box needs and its form allows; None where only the whole will do."""
+    if isinstance(data, SeveralViews) and (pixels := _turbo(data, None)) is not None:
+        return Part(pixels, 0, 0)
     part = cut_out(data, frame, *size, box)
     if part is not None:
         pixels = _turbo(part.data, None)

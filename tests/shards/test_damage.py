@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -16,9 +18,11 @@ from torch.utils.data import DataLoader
 from nml import digits
 from nml.errors import UserError
 from shards import index, verify
+from shards.augment import RandomResizedCrop
 from shards.dataset import ShardDataset
-from shards.reader import DamagedSample, read_ledger
-from shards.sampler import ElasticBatchSampler
+from shards.index_table import Place
+from shards.reader import DamagedSample, ShardReader, read_ledger
+from shards.sampler import ElasticBatchSampler, SampleRef
 from shards.shardset import ShardSet
 from shards.tarwalk import walk
 from tests.shards.hostile_images import jpeg_bomb, png_bomb
@@ -52,6 +56,30 @@ def test_a_flipped_byte_is_an_error_that_names_the_sample(copied: Path) -> None:
         UserError, match=r"digit-\d+ of shard-000000\.tar: the image does not match its SHA-256"
     ):
         _ = dataset[17]
+
+
+@pytest.mark.parametrize(
+    "transform", [RandomResizedCrop(size=8), lambda image: image.rotate(random.random())]
+)
+def test_views_of_a_batch_are_what_each_is_alone_and_read_once(
+    transform: Callable[[Image.Image], object], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip_byte(*place_of(copied, 5))
+    dataset = ShardDataset(ShardSet.open(copied), "n20", transform, skip_budget=1, with_truth=True)
+    # Number 6 stands in for number 5.
+    refs = [SampleRef(sample, 1, view) for view in range(3) for sample in (5, 9, 6)]
+    expected = [dataset[ref] for ref in refs]
+    read, reads = ShardReader.image, []
+
+    def counted(reader: ShardReader, sample: int) -> tuple[Place, bytes]:
+        reads.append(sample)
+        return read(reader, sample)
+
+    monkeypatch.setattr(ShardReader, "image", counted)
+    for sample, alone in zip(dataset.__getitems__(refs), expected, strict=True):
+        assert sample[1:] == alone[1:]
+        assert np.array_equal(sample.image, alone.image)
+    assert sorted(reads) == [5, 5, 5, 6, 6, 9]
 
 
 def test_a_damaged_sample_is_skipped_within_the_budget_and_written_down(copied: Path, tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ from torchvision.transforms import functional
 
 from shards import decode
 from shards.augment import RandomResizedCrop
-from shards.decode import BadImage, Box, ImageSize, decode_box, decode_pixels, decode_rgb, image_size
+from shards.decode import (
+    BadImage,
+    Box,
+    ImageSize,
+    SeveralViews,
+    decode_box,
+    decode_pixels,
+    decode_rgb,
+    image_size,
+)
 from shards.partial_jpeg import run_length
 
 pytest.importorskip("simplejpeg")
@@ -191,6 +200,35 @@ def test_changed_bytes_give_an_image_or_a_bad_image_and_nothing_else(kind: str) 
             assert pixels.dtype == np.uint8
             assert pixels.shape[2] == 3
     assert refused > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("JPEG", {}), ("JPEG", {"progressive": True}), ("JPEG", {"restart_marker_blocks": 4}), ("PNG", {})],
+)
+def test_boxes_of_an_image_decoded_once_are_those_of_the_bytes_alone(kind: str, options: dict) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(photograph(128, 96))).save(file, kind, **options)
+    chance = random.Random(kind)
+    boxes = [Box(30, 50, 60, 46), Box(0, 0, 128, 20), Box(5, 6, 40, 70), Box(0, 0, 128, 96)]
+
+    def seen(data: bytes, box: Box) -> bytes | None:
+        try:
+            pixels, left, top = decode_box(data, box)
+        except BadImage:
+            return None
+        return pixels[box.top - top :, box.left - left :][: box.height, : box.width].tobytes()
+
+    whole = SeveralViews(file.getvalue())
+    first, *others = [decode_box(whole, box).pixels for box in boxes]
+    assert all(pixels is first for pixels in others)
+    for changes in range(40):
+        data = bytearray(file.getvalue())
+        for _ in range(changes // 4):
+            data[chance.randrange(len(data) // 3, len(data))] = chance.randrange(256)
+        views = SeveralViews(data)
+        chance.shuffle(boxes)
+        assert [seen(views, box) for box in boxes] == [seen(bytes(data), box) for box in boxes]
 
 
 def of_torchvision(data: bytes, crop: RandomResizedCrop, box: Box) -> torch.Tensor:
