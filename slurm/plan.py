@@ -87,9 +87,8 @@ def _from_rows(before: Sequence[Part], probes: Sequence[Part]) -> list[Part]:
 def say_lost(parts: Sequence[Part]) -> None:
     """Print which runs are gone and need not be trained again, and which have to be."""
     if taken := sum(part.stage == "pretrain" and part.by_rows for part in parts):
-        print(
-            f"{taken} runs are gone, and are taken as done: the rows that were measured of them are complete"
-        )
+        runs, them = ("run is gone, and is", "it") if taken == 1 else ("runs are gone, and are", "them")
+        print(f"{taken} {runs} taken as done: the rows that were measured of {them} are complete")
     for run in parts:
         own = [part for part in parts if part.stage == "probes" and run.member.name in part.parents]
         if not run.complete and any(part.by_rows for part in own):
