@@ -29,6 +29,8 @@ FIRST_LOOK, LOOK_EVERY = 0.5, 3.0
 LOOKING = 0.1
 # Seconds that a part may take to end by itself once it has told all, and to be gone once it is killed.
 ENDING, KILLED = 5.0, 10.0
+# And that the libraries may take to import.
+STARTING = 120.0
 
 LOG = "log.txt"
 # What a part tells at its end, by names that no value has; and what it has told that was killed.
@@ -56,21 +58,30 @@ def start() -> Start:
     began = time.perf_counter()
     FORKED.set_forkserver_preload([PRELOADED])
     receiver, sender = FORKED.Pipe(duplex=False)
+    # Python itself waits without end for a process to fork from.
+    signal.signal(signal.SIGALRM, _too_late)
+    signal.setitimer(signal.ITIMER_REAL, STARTING)
     try:
         process = FORKED.Process(target=_look_around, args=(sender,))
         process.start()
         sender.close()
         fresh, failed = receiver.recv()
         process.join()
-    # It is gone, or none could be started: a library may end the process that imports it.
+    # It is gone, hangs, or none could be started: a library may end the process that imports it.
     except (OSError, EOFError) as error:
         fresh, failed = False, {"the process to fork from": f"{type(error).__name__}: {error}"}
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     seconds = time.perf_counter() - began
     warnings = [f"{name} does not import: {why}" for name, why in failed.items()]
     if fresh:
         return Start(FORKED, seconds, warnings)
-    warnings.append("no part can be forked once the GPU was touched: each imports the libraries itself")
+    warnings.append("parts cannot be forked from there: each imports the libraries itself")
     return Start(multiprocessing.get_context("spawn"), seconds, warnings)
+
+
+def _too_late(number: int, frame: object) -> None:  # noqa: ARG001 - a signal handler's signature
+    raise TimeoutError(f"not there after {STARTING:.0f} s")
 
 
 def _look_around(sender: Connection) -> None:
@@ -180,7 +191,7 @@ def run_part(
         gone = _end(process)
     more = "" if gone else f", and is not gone {KILLED:.0f} s after it was killed"
     if heard.over and heard.error != _SILENT:
-        return ("failed" if heard.error else "done"), heard.error + more
+        return ("failed" if heard.error else "done"), (heard.error + more).removeprefix(", ")
     if status is None and not heard.over:
         return "out of time", f"stopped after {seconds:.0f} s{more}"
     return "failed", f"ended with status {status}{more}"
