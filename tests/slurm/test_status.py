@@ -202,7 +202,8 @@ class TestOnSlurm:
         run = project.work / "runs" / "quickstart-n20-seed0"
         metrics = run / "metrics.jsonl"
         waiting(lambda: metrics.exists() and len(metrics.read_text().splitlines()) >= 6, "step 6")
-        rows = {row.split()[0]: row for row in project.launch("status").splitlines()[1:]}
+        said_of = project.launch("status", "sweeps/sweep")
+        rows = {row.split()[0]: row for row in said_of.splitlines()[1:]}
         assert re.search(r"RUNNING +\d+ +1 +6/12", rows["pretrain"])
         assert "PENDING" in rows["probes"]
         assert "waits for an earlier part" in rows["probes"]

@@ -62,7 +62,7 @@ def test_a_sweep_with_local_processes_computes_each_part_once(project) -> None:
     project.launch(*words)
     assert computed(project.work) == ["quickstart-n20-seed0 digits mlp"]
 
-    rows = project.launch("status").splitlines()[1:]
+    rows = project.launch("status", "sweeps/sweep").splitlines()[1:]
     assert [row.split()[0] for row in rows] == [*["shards"] * 2, *["pretrain"] * 2, *["probes"] * 2, "report"]
     assert all("COMPLETED" in row for row in rows)
 
@@ -291,7 +291,8 @@ class TestOnSlurm:
         # The report, which waits for the end of its parents, good or bad, has run.
         assert (project.work / "sweeps" / "sweep" / "report").exists()
         forgetful = without_squeue(tmp_path / "bin", cluster.environment["PATH"])
-        for said in (project.launch("status"), project.launch("status", PATH=forgetful)):
+        told = ("status", "sweeps/sweep")
+        for said in (project.launch(*told), project.launch(*told, PATH=forgetful)):
             rows = {" ".join(row.split()[:2]): row for row in said.splitlines()[1:]}
             assert re.search(
                 r"FAILED .* rank 0 on n\d: exit status 1: ValueError: the toy was told to fail$",
