@@ -34,7 +34,7 @@ class Selection:
         family: Encoder hash -> name of the family of encoders that differ in noise (and seed) only.
         head: Row id -> label of the head, with what sets it apart where a head has several settings.
         main_heads: Labels of the heads in their main setting, lp first; the others are ablations.
-        along: The same of runs that were measured at several steps, all of these; None where there is none.
+        along: The same of what was measured at several steps of a run, all of these; None if there is none.
         tuned: The same of encoders that were fine-tuned, which are no heads; None where there is none.
     """
 
@@ -149,12 +149,14 @@ def _alike(
 
 
 def _along(rows: Sequence[Row], convention: str, last: Mapping[_Data, str]) -> Selection | None:
-    """Return the rows of runs that were measured at several steps; what is left out has its notes."""
-    steps: dict[str, set[int | None]] = defaultdict(set)
+    """Return what of each run was measured at several steps; what is left out has its notes.
+
+    Most is often measured at the last step alone: a mean over tasks that other steps lack says nothing.
+    """
+    steps: dict[tuple[object, ...], set[int | None]] = defaultdict(set)
     for row in rows:
-        if (run := _run(row)) is not None:
-            steps[run].add(row.step)
-    several = [row for row in rows if (run := _run(row)) is not None and len(steps[run]) > 1]
+        steps[_measured(row)].add(row.step)
+    several = [row for row in rows if _run(row) is not None and len(steps[_measured(row)]) > 1]
     if not several:
         return None
     kept = _newest_code(_newest_data(several, last, []), [])
@@ -178,6 +180,11 @@ def _newest_data(rows: Sequence[Row], last: Mapping[_Data, str], notes: list[str
 def _run(row: Row) -> str | None:
     """Return the run that a row measures a checkpoint of; a tuned encoder is none, whatever it came from."""
     return None if row.encoder_kind == TUNED else row.run_path
+
+
+def _measured(row: Row) -> tuple[object, ...]:
+    """Return what a row measures of its run, whatever the step."""
+    return _run(row), row.task, row.dataset, row.head, row.fraction
 
 
 def scale_of(row: Row) -> str:

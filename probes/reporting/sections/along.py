@@ -37,7 +37,7 @@ def section(study: Study) -> Section:
     return Section(
         name="along",
         title="Along the pre-training",
-        intro="Of runs that were measured at several of their checkpoints; other sections show the last.",
+        intro="Of what runs were measured on at several of their checkpoints; other sections show the last.",
         items=tuple(items),
     )
 
@@ -117,7 +117,10 @@ def _figure(
     return Figure(
         name=f"along-{number}",
         title=f"{before}accuracy and spectra along the pre-training, by noise level",
-        caption=f"A line a level of pre-training noise. {error_bars(behind)}.",
+        caption=(
+            f"Heads fitted on {along.fitted_on(found[0].family, {score.task for score in found})}. "
+            f"A line a level of pre-training noise. {error_bars(behind)}."
+        ),
         panels=tuple(panels),
     )
 

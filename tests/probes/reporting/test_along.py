@@ -70,6 +70,21 @@ def test_other_sections_are_those_of_the_last_steps_alone() -> None:
     assert "--steps all" in gap.command
 
 
+def test_tasks_and_heads_of_the_last_step_alone_do_not_hide_the_steps_before_it() -> None:
+    more = [
+        at_step(noise, repetition, STEPS[-1], dataset, **changes)
+        for noise in (0.0, 0.2)
+        for repetition in (0, 1)
+        for dataset in ("digits", "digits-inverted")
+        for changes in ({"task": "letters"}, {"head": "mlp"}, {"fraction": 0.1})
+    ]
+    alone, found = along(build(rows_of(STEPS))), along(build([*rows_of(STEPS), *more]))
+    assert found == alone
+    figure = found.items[0]
+    assert isinstance(figure, Figure)
+    assert "100 % of the training data of digits" in figure.caption
+
+
 def test_rows_from_before_epochs_were_recorded_are_drawn_over_their_steps() -> None:
     old = [at_step(0.2, 0, step, "digits", **{}) for step in STEPS]
     import dataclasses
