@@ -76,7 +76,8 @@ def check_first_pass(recipe: Recipe, objective: Objective, network: nn.Module, *
 
     def train(samples: int) -> BaseException | None:
         def attempt(engine: Any) -> Any:
-            batch = objective.empty_batch(samples)
+            # The objective parts it; its first part is what is tried.
+            batch = objective.empty_batch(samples * objective.setting.micro_batches)
             # Numbers of samples are read where the batch comes from.
             placed = batch._replace(
                 images=batch.images.to(engine.device), targets=batch.targets.to(engine.device)

@@ -25,8 +25,8 @@ def _recipe(model: dict[str, Any], size: int, test_size: int, **more: Any) -> Re
     return Recipe(model=Model(**model), data=Data(size=size, test_size=test_size), **more)
 
 
-def _check(recipe: Recipe, samples: int) -> None:
-    objective = build_objective(recipe, Setting(num_classes=4))
+def _check(recipe: Recipe, samples: int, parts: int = 1) -> None:
+    objective = build_objective(recipe, Setting(num_classes=4, micro_batches=parts))
     network = objective.network()
     objective.begin(network)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -65,6 +65,7 @@ def test_batch_normalisation_over_one_value_is_refused_and_over_more_is_not(more
     with pytest.raises(UserError, match="normalise over one value"):
         _check(_recipe(TINY_RESNET, 32, 32, **more), samples=1)
     _check(_recipe(TINY_RESNET, 32, 32, **more), samples=2)
+    _check(_recipe(TINY_RESNET, 32, 32, **more), samples=2, parts=3)
     if not more:
         _check(_recipe(TINY_RESNET, 64, 32), samples=1)
         _check(_recipe({**TINY_RESNET, "batch_norm": "frozen"}, 32, 32), samples=1)
