@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -80,3 +81,19 @@ def test_the_published_report_is_what_the_published_rows_give(
     rows = read_rows(results)
     places = {place for row in rows for place in (row.run_path, row.set_path) if place}
     assert not [place for place in places if Path(place).is_absolute()]
+
+
+@pytest.mark.parametrize("page", ["README.md", "studies/cifar100_ladder/README.md"])
+def test_what_is_said_of_the_ladder_is_what_its_report_says(page: str) -> None:
+    root = STUDIES[0].parents[1]
+    text = (root / page).read_text()
+    report = (root / "studies/cifar100_ladder/results/report/report.md").read_text()
+    claims = report.partition("### Claims\n")[2].partition("\n\n\n")[0].strip().splitlines()
+    assert len(claims) > 10
+    assert "\n".join(claims) in text
+    # Whatever else a table of the page has is a line of the report, too.
+    found = text.partition("## What was found")[2].partition("\n## ")[0]
+    assert {line for line in found.splitlines() if line.startswith("|")} <= {*report.splitlines()}
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]*results/report/figures/[^)]*)\)", text)
+    assert pictures
+    assert all((root / page).parent.joinpath(picture).exists() for picture in pictures)
