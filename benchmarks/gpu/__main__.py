@@ -73,6 +73,7 @@ def main() -> None:
     results = Results(options.out, machine=machine, tiny=options.tiny, parts=[part.name for part in chosen])
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
+    others = multiprocessing.active_children()
     try:
         # If this process is killed, a part must not keep the GPU.
         with warden(0.0) as keeper:
@@ -83,7 +84,7 @@ def main() -> None:
             print(json.dumps(results.record))
         print(page(results.record))
         print(f"results: {results.unwritten or results.path}", flush=True)
-    if multiprocessing.active_children():
+    if set(multiprocessing.active_children()) - set(others):
         # Python would wait for a part that not even SIGKILL has ended, for as long as its driver hangs.
         os._exit(1)
     if not results.whole:

@@ -50,11 +50,14 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def environment() -> object:
-    """The measurement sets variables for what it starts; the process of these tests is none of that."""
+    """The measurement sets variables and handlers for its own process, which that of these tests is not."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with patch.dict(os.environ, ONE_THREAD):
         # The one that tests fork commands from: libraries are imported once.
         multiprocessing.forkserver.ensure_running()
         yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("smi")
@@ -64,7 +67,11 @@ def test_every_part_reports_on_a_cpu(
     monkeypatch.setattr(
         sys, "argv", ["gpu", "--tiny", "--out", str(tmp_path / "out"), "--work", str(tmp_path)]
     )
+    # One of somebody else's does not end this process.
+    other = multiprocessing.get_context("fork").Process(target=multiprocessing.Event().wait, daemon=True)
+    other.start()
     gpu.main()
+    other.kill()
     record = json.loads((tmp_path / "out" / "results.json").read_text())
     parts = record["parts"]
     assert {name: part["status"] for name, part in parts.items()} == {part.name: "done" for part in gpu.PARTS}
