@@ -98,7 +98,7 @@ def test_every_part_reports_on_a_cpu(
     assert told["heads"]["copies"] == 45
     assert set(told["tests"]["tests"].values()) == {"skipped"}
     assert told["waits"]["classify: trace"]["most"]
-    assert parts["race"]["clocks"]["clocks.sm"] == [1980.0, 1980.0, 1980.0]
+    assert parts["run"]["clocks"]["clocks.sm"] == [1980.0, 1980.0, 1980.0]
     page = (tmp_path / "out" / "results.md").read_text()
     assert page in capsys.readouterr().out
     assert "| timm | " in page
