@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 from torch import nn
 
 from nml.recipe import Engine as EngineConfig
 from nml.recipe import Optimizer, Recipe
 from pretrain.engines import Engine, build_engine
+from pretrain.noise_watch import NoiseWatch
+from pretrain.presentations import Presentations
+from pretrain.recording import Recorder
+from pretrain.run_state import RunState
+from pretrain.training import Trainer
+from pretrain.world import World
 
 ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
 OPTIMIZERS = {
@@ -80,3 +91,39 @@ def train(engine: Engine, steps: range, *, micro_batches: int = 1) -> list[float
             total += loss.item()
         told += [total, engine.step(0.01).norm]
     return told
+
+
+def endless_trainer(
+    recipe: Recipe,
+    objective: Any,
+    engine: Engine,
+    folder: Path,
+    presentations: Presentations | None = None,
+) -> Trainer:
+    """Return the trainer of a run of which neither an epoch nor the whole ends within some steps."""
+    sampler: Any = SimpleNamespace(steps_per_epoch=10**6, state=lambda step: {})
+    recorder = Recorder(
+        folder,
+        is_main=True,
+        steps_per_epoch=sampler.steps_per_epoch,
+        global_batch=recipe.global_batch,
+        device=engine.device,
+        started=time.perf_counter(),
+        observers=[],
+    )
+    recorder.open(0)
+    kind: Any = "caption" if recipe.objective == "clip" else "class"
+    watch = NoiseWatch(kind, recipe.global_batch, engine.device, presentations=presentations)
+    nothing: Any = None
+    state = RunState(recipe, folder, World(), engine=engine, sampler=sampler, meta={}, watch=watch)
+    return Trainer(
+        recipe,
+        World(),
+        engine=engine,
+        objective=objective,
+        sampler=sampler,
+        shard_set=nothing,
+        validation=None,
+        state=state,
+        recorder=recorder,
+    )

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,17 +29,14 @@ from pretrain.ending import SIGNALS, STOPPED_STATUS
 from pretrain.engines import build_engine
 from pretrain.engines.native import call_off, tensors_of
 from pretrain.loading import Batch
-from pretrain.noise_watch import NoiseWatch
 from pretrain.objective import Setting
 from pretrain.optimizers import build_optimizer, parameter_groups
 from pretrain.options import parse_options
-from pretrain.recording import Recorder
 from pretrain.run import train
-from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.upload import uploaded
 from pretrain.world import World
-from tests.pretrain.small_engines import OPTIMIZERS, batch, make
+from tests.pretrain.small_engines import OPTIMIZERS, batch, endless_trainer, make
 
 LAG, STEPS = 2, 20
 # Of them the host learns a number, or a size, that the device computes.
@@ -106,33 +102,7 @@ def make_trainer(engine_name: str, recipe: Recipe, folder: Path) -> Trainer:
     name = engine_name.partition("-")[0]
     engine = build_engine(name, objective.network(), recipe, accumulation=1)  # type: ignore[arg-type]
     assert engine.lag == LAG
-    # Neither an epoch nor the run ends within the steps.
-    sampler: Any = SimpleNamespace(steps_per_epoch=10**6, state=lambda step: {})
-    recorder = Recorder(
-        folder,
-        is_main=True,
-        steps_per_epoch=sampler.steps_per_epoch,
-        global_batch=recipe.global_batch,
-        device=engine.device,
-        started=time.perf_counter(),
-        observers=[],
-    )
-    recorder.open(0)
-    kind: Any = "class" if recipe.objective == "classify" else "caption"
-    watch = NoiseWatch(kind, recipe.global_batch, engine.device)
-    nothing: Any = None
-    state = RunState(recipe, folder, World(), engine=engine, sampler=sampler, meta={}, watch=watch)
-    return Trainer(
-        recipe,
-        World(),
-        engine=engine,
-        objective=objective,
-        sampler=sampler,
-        shard_set=nothing,
-        validation=None,
-        state=state,
-        recorder=recorder,
-    )
+    return endless_trainer(recipe, objective, engine, folder)
 
 
 def make_recipe(objective: str, model: dict[str, Any], engine: str, optimizer: str) -> Recipe:

@@ -7,7 +7,6 @@ or of the wrong type is an error. Streams and events are stand-ins.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,14 +24,9 @@ from pretrain.agreement import LAG, Agreement, Outcome
 from pretrain.assembly import build_objective
 from pretrain.engines import build_engine, ddp, native
 from pretrain.loading import Batch
-from pretrain.noise_watch import NoiseWatch
 from pretrain.objective import Setting
 from pretrain.presentations import Presentations
-from pretrain.recording import Recorder
-from pretrain.run_state import RunState
-from pretrain.training import Trainer
-from pretrain.world import World
-from tests.pretrain.small_engines import OPTIMIZERS
+from tests.pretrain.small_engines import OPTIMIZERS, endless_trainer
 
 GPU = torch.device("cuda", 0)
 STEPS = 2
@@ -123,7 +117,8 @@ def test_a_step_on_a_gpu_waits_for_nothing(
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
-        trainer = make_trainer(recipe, trained, network, tmp_path)
+        engine = build_engine("ddp", network, recipe, accumulation=1)
+        trainer = endless_trainer(recipe, trained, engine, tmp_path, Presentations(4))
         for _ in range(LAG["cuda"]):
             trainer.train_step(trainer.upload(batch), 0.0)
         waits.found.clear()
@@ -138,33 +133,3 @@ def test_a_step_on_a_gpu_waits_for_nothing(
         assert waits.found == {"_local_scalar_dense": 2, "_to_copy": 1}
     trainer.recorder.close()
     trainer._unheard.clear()
-
-
-def make_trainer(recipe: Recipe, objective: Any, network: torch.nn.Module, folder: Path) -> Trainer:
-    engine = build_engine("ddp", network, recipe, accumulation=1)
-    sampler: Any = SimpleNamespace(steps_per_epoch=10**6)
-    recorder = Recorder(
-        folder,
-        is_main=True,
-        steps_per_epoch=sampler.steps_per_epoch,
-        global_batch=recipe.global_batch,
-        device=engine.device,
-        started=time.perf_counter(),
-        observers=[],
-    )
-    recorder.open(0)
-    kind: Any = "caption" if recipe.objective == "clip" else "class"
-    watch = NoiseWatch(kind, recipe.global_batch, engine.device, presentations=Presentations(4))
-    nothing: Any = None
-    state = RunState(recipe, folder, World(), engine=engine, sampler=sampler, meta={}, watch=watch)
-    return Trainer(
-        recipe,
-        World(),
-        engine=engine,
-        objective=objective,
-        sampler=sampler,
-        shard_set=nothing,
-        validation=None,
-        state=state,
-        recorder=recorder,
-    )
