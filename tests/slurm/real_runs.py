@@ -120,10 +120,7 @@ class Job:
         self.held: psutil.Process | None = None
 
     def field(self, name: str) -> str:
-        shown = self.cluster.call("scontrol", "show", "job", self.id, "--oneliner")
-        found = re.search(rf"\b{name}=(\S+)", shown)
-        assert found, shown
-        return found[1]
+        return self.cluster.field(self.id, name)
 
     def log(self) -> str:
         log = self.path / "launch" / f"{self.id}_0_log.out"
@@ -161,19 +158,11 @@ class Job:
         self.held = None
 
     def come_back(self) -> None:
-        """Wait for the requeue and end Slurm's two minutes of waiting after it, if they are not over."""
         self.disturbances += 1
+        self.cluster.let_come_back(self.id, self.disturbances, WAIT_SECONDS)
 
-        def requeued() -> bool:
-            return self.field("Restarts") == str(self.disturbances) and self.field("JobState") != "COMPLETING"
-
-        self.waiting(requeued, f"requeue {self.disturbances} of {self.path.name}", WAIT_SECONDS, pause=0.3)
-        # Slurm counts in seconds whether a node's word about this job is from before the requeue. A job that
-        # lost a node may start elsewhere in the moment in which the node is given up: it needs no help.
-        self.update("StartTime=now+2", check=False)
-
-    def update(self, setting: str, *, check: bool = True) -> None:
-        self.cluster.call("scontrol", "update", f"JobId={self.id}", setting, check=check)
+    def update(self, setting: str) -> None:
+        self.cluster.call("scontrol", "update", f"JobId={self.id}", setting)
 
     def finish(self) -> None:
         self.waiting(

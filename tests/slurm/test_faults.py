@@ -106,9 +106,7 @@ def test_pending_and_requeued_jobs_run_the_snapshot(edited_project, cluster, wai
     cluster.call("scontrol", "requeue", job)
     (held / "go").touch()
     cluster.call("scontrol", "update", "PartitionName=main", "State=UP")
-    waiting(lambda: "Restarts=1" in cluster.call("scontrol", "show", "job", job), "the requeue")
-    waiting(lambda: "JobState=PENDING" in cluster.call("scontrol", "show", "job", job), "the requeue")
-    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    cluster.let_come_back(job, 1)
     for run in (held, pending):
         waiting(lambda run=run: (run / "DONE.json").exists(), f"the end of {run.name}")
 
@@ -154,10 +152,8 @@ def test_a_cancelled_step_comes_back_and_what_submitit_left_half_written_stops_n
         (run / "launch" / f"{job}_{name}.pkl.save_tmp").touch()
     # Of a step alone, that is a stop.
     cluster.call("scancel", f"{job}.0")
-    waiting(lambda: "Restarts=1" in cluster.call("scontrol", "show", "job", job), "the requeue")
-    waiting(lambda: "JobState=PENDING" in cluster.call("scontrol", "show", "job", job), "the requeue")
     (run / "go").touch()
-    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now+2")
+    cluster.let_come_back(job, 1)
     waiting((run / "DONE.json").exists, "the end of the run")
 
 

@@ -35,9 +35,7 @@ class Run:
         self.job = re.findall(r"submitted job (\d+)", said)[0]
 
     def field(self, name: str) -> str:
-        shown = self.cluster.call("scontrol", "show", "job", self.job, "--oneliner", check=False)
-        found = re.search(rf"\b{name}=(\S+)", shown)
-        return found[1] if found else ""
+        return self.cluster.field(self.job, name)
 
     def wait_for_hold(self, step: int) -> None:
         metrics = self.path / "metrics.jsonl"
@@ -46,13 +44,7 @@ class Run:
         )
 
     def come_back(self) -> None:
-        """Wait for the requeue and end Slurm's two minutes of waiting after it."""
-        self.waiting(
-            lambda: self.field("Restarts") == "1" and self.field("JobState") == "PENDING",
-            "the requeue",
-            WAIT_SECONDS,
-        )
-        self.cluster.call("scontrol", "update", f"JobId={self.job}", "StartTime=now+2")
+        self.cluster.let_come_back(self.job, 1, WAIT_SECONDS)
 
     def closings(self) -> list[tuple[str, str]]:
         files = sorted(self.path.glob("launch/attempts/*/close.json"))

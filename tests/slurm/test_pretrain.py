@@ -33,9 +33,7 @@ class Run:
         self.cluster, self.wait, self.path, self.job = cluster, wait, run, job
 
     def state(self) -> str:
-        shown = self.cluster.call("scontrol", "show", "job", self.job, "--oneliner", check=False)
-        found = re.search(r"JobState=(\w+)", shown)
-        return found[1] if found else ""
+        return self.cluster.field(self.job, "JobState")
 
     def wait_for_hold(self) -> None:
         metrics = self.path / "metrics.jsonl"
@@ -47,15 +45,7 @@ class Run:
         self.wait(held, "step 6")
 
     def come_back(self) -> None:
-        """Wait for the requeue and end Slurm's two minutes of waiting after it."""
-        self.wait(lambda: self.restarts() and self.state() != "COMPLETING", "a requeued job", 120)
-        # Slurm counts in seconds whether a node's word about this job is from before the requeue.
-        self.cluster.call("scontrol", "update", f"JobId={self.job}", "StartTime=now+2", check=False)
-
-    def restarts(self) -> int:
-        shown = self.cluster.call("scontrol", "show", "job", self.job, "--oneliner", check=False)
-        found = re.search(r"Restarts=(\d+)", shown)
-        return int(found[1]) if found else 0
+        self.cluster.let_come_back(self.job, 1, 120)
 
     def finish(self) -> str:
         (self.path / "go").touch()

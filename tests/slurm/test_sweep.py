@@ -254,19 +254,14 @@ class TestOnSlurm:
 
         runs = [project.work / "runs" / f"quickstart-n00-seed{seed}" for seed in (0, 1)]
 
-        def field(member: int, name: str) -> str:
-            job = f"{arrays[1]}_{member}"
-            return re.search(rf"\b{name}=(\S+)", cluster.call("scontrol", "show", "job", job, "--oneliner"))[
-                1
-            ]
-
+        first = f"{arrays[1]}_0"
         waiting((runs[0] / "metrics.jsonl").exists, "the first step")
-        cluster.call("scancel", "--signal=USR2", f"{arrays[1]}_0")
-        waiting(lambda: field(0, "Restarts") == "1" and field(0, "JobState") == "PENDING", "the requeue")
+        cluster.call("scancel", "--signal=USR2", first)
         waiting((runs[1] / "metrics.jsonl").exists, "the other's first step")
-        cluster.call("scontrol", "update", f"JobId={arrays[1]}_0", "StartTime=now")
+        cluster.let_come_back(first, 1)
         waiting(
-            lambda: field(0, "Reason") == "JobArrayTaskLimit", "the one that came back to wait for its turn"
+            lambda: cluster.field(first, "Reason") == "JobArrayTaskLimit",
+            "the one that came back to wait for its turn",
         )
         for run in runs:
             (run / "go").touch()

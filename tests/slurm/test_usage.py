@@ -166,8 +166,7 @@ def test_a_sweep_with_three_requeues_agrees_with_accounting(project, cluster, wa
         held = [run / "metrics.jsonl", attempts / f"{job}-{count - 1:03d}" / "open.json"]
         waiting(lambda held=held: all(file.exists() for file in held), f"attempt {count}")
         cluster.call("scontrol", "requeue", job)
-        waiting(lambda: "PENDING" in cluster.call("squeue", "--noheader", "--format=%T", "--jobs", job))
-        cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")
+        cluster.let_come_back(job, count)
     (run / "go").touch()
     waiting(lambda: (project.work / "sweeps" / "sweep" / "report" / "report.html").exists(), "the report")
     waiting(lambda: not cluster.call("squeue", "--noheader").strip(), "the end")

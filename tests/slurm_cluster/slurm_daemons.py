@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,28 @@ class SlurmCluster:
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(argv)}: {done.stdout}{done.stderr}")
         return done.stdout
+
+    def field(self, job: str, name: str) -> str:
+        """Return one field of what Slurm shows of a job, or nothing where it has none."""
+        shown = self.call("scontrol", "show", "job", job, "--oneliner", check=False)
+        found = re.search(rf"\b{name}=(\S+)", shown)
+        return found[1] if found else ""
+
+    def let_come_back(self, job: str, restarts: int, seconds: float = START_SECONDS) -> None:
+        """Wait until a job is requeued, and end Slurm's two minutes of waiting after it.
+
+        Not at once: Slurm counts in seconds whether a node's word about the job is from before the requeue. A
+        job that starts in the same second is refused by the node that has just ended it (credential revoked),
+        and fails. One that lost a node may start elsewhere in the moment in which the node is given up: it
+        needs no help.
+        """
+
+        def requeued() -> bool:
+            ended = self.field(job, "JobState") != "COMPLETING"
+            return ended and int(self.field(job, "Restarts") or 0) >= restarts
+
+        wait_for(requeued, f"requeue {restarts} of job {job}", self.folder, seconds, pause=0.3)
+        self.call("scontrol", "update", f"JobId={job}", "StartTime=now+2", check=False)
 
     def start_controller(self) -> None:
         """Start the controller, for the first time or after it was ended, and wait until it answers."""
@@ -249,7 +272,9 @@ def running_cluster(
             cluster.stop()
 
 
-def wait_for(condition: Callable[[], bool], what: str, folder: Path, seconds: float = START_SECONDS) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, folder: Path, seconds: float = START_SECONDS, pause: float = 0.1
+) -> None:
     """Wait for a condition; on a time-out show the last lines of every daemon's log."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -259,4 +284,4 @@ def wait_for(condition: Callable[[], bool], what: str, folder: Path, seconds: fl
                 for log in sorted((folder / "log").glob("*"))
             ]
             raise TimeoutError(f"waited {seconds:g} s for {what}\n" + "\n".join(logs))
-        time.sleep(0.1)
+        time.sleep(pause)
