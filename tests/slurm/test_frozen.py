@@ -19,10 +19,11 @@ def test_ranks_killed_and_frozen_cost_no_requeue_and_no_bit(
     launcher: Launcher, waiting: Callable[..., None]
 ) -> None:
     job = killed_on_four_nodes(launcher, waiting, "fsdp", "impatient.yaml")
-    # While the ranks write what they saved.
-    waiting((job.path / "checkpoints" / "step-00000012").exists, "a save", WAIT_SECONDS, pause=0.002)
+    # It is looked for before: few steps are left after that save.
     rank = job.rank(3)
     assert rank is not None, job.log()
+    # While the ranks write what they saved.
+    waiting((job.path / "checkpoints" / "step-00000012").exists, "a save", WAIT_SECONDS, pause=0.002)
     rank.suspend()
     stopped = time.time()
     waiting(lambda: STALLED.search(launcher.status(job.path)), "its name", WAIT_SECONDS, pause=0.3)
