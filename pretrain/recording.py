@@ -199,7 +199,8 @@ class Metrics:
                 possible="lines that pretrain.run wrote",
                 mend="remove the others, or the file: the run goes on without what it said",
             ) from error
-        if lines:
+        # Also where the first line alone was begun: what is written next would be joined to it.
+        if path.exists():
             write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         self._file = path.open("a", buffering=1)
         self._ledger = ledger

@@ -11,7 +11,6 @@ One process writes them, the coordinator of the job, and only when something hap
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -20,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nml.files import fsync_folder, is_full, json_bytes, write_bytes, write_json
+from nml.files import append_json_line, fsync_folder, is_full, json_bytes, write_bytes, write_json
 from nml.layout import newest_step
 from nml.untrusted import check_object, parse_json, read_file, read_object
 from slurm.members import Member, own_attempt, own_job
@@ -63,10 +62,7 @@ class Attempt:
     def restart(self, reason: str, nodes: Iterable[str]) -> None:
         """Note that its ranks start again."""
         line = {"reason": reason, "nodes": list(nodes), "step": self.step, "time": time.time()}
-        with (self.folder / RESTARTS).open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_json_line(self.folder / RESTARTS, line)
 
     def stall(self, ranks: Mapping[int, tuple[str, float, str]]) -> None:
         """Note which ranks give no sign of life: node, seconds and what they did last; none: all do."""

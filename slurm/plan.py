@@ -8,6 +8,7 @@ all its rows, and the set that only such runs were trained on.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import sys
@@ -75,12 +76,17 @@ def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> 
 def _from_rows(before: Sequence[Part], probes: Sequence[Part]) -> list[Part]:
     """Return sets and runs, those complete that nothing needs any more but rows that are there."""
     found: list[Part] = []
+    followers: dict[str, list[Part]] = collections.defaultdict(list)
+    for part in probes:
+        for parent in part.parents:
+            followers[parent].append(part)
     for part in reversed(before):
-        followers = [one for one in (*found, *probes) if part.member.name in one.parents]
-        if not part.complete and followers and all(one.complete and one.by_rows for one in followers):
-            found.append(dataclasses.replace(part, complete=True, by_rows=True))
-        else:
-            found.append(part)
+        needing = followers[part.member.name]
+        if not part.complete and needing and all(one.complete and one.by_rows for one in needing):
+            part = dataclasses.replace(part, complete=True, by_rows=True)
+        for parent in part.parents:
+            followers[parent].append(part)
+        found.append(part)
     return found[::-1]
 
 

@@ -109,6 +109,20 @@ def test_a_resumed_run_keeps_whom_it_waited_for(tmp_path: Path) -> None:
     assert resumed.useful + sum(resumed.lost.values()) == pytest.approx(resumed.wall, abs=0.1)
 
 
+@pytest.mark.parametrize("whole", [0, 1])
+def test_what_is_written_after_half_a_line_reads(tmp_path: Path, whole: int) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for _ in range(whole + 1):
+        metrics = Metrics(path, whole, aged(1.0))
+        metrics.write("step", 1, {})
+        metrics.close()
+    path.write_text(path.read_text()[:-9])
+    metrics = Metrics(path, 1, aged(1.0))
+    metrics.write("step", 2, {})
+    metrics.close()
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [*[1] * whole, 2]
+
+
 def test_metrics_of_runs_that_named_no_rank_are_resumed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lost = {"startup": 1.0, "data_wait": 2.0, "validation": 0.0, "checkpoint": 0.0, "redone": 0.0}

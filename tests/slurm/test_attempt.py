@@ -77,7 +77,10 @@ def test_attempts_are_ordered_by_number_whatever_the_clocks_of_their_nodes_said(
 
 
 def test_failures_of_nodes_are_counted_over_the_attempts_of_a_job(at: Callable[..., Attempt]) -> None:
-    at(0).restart("a reason", ["n1", "n2"])
+    first = at(0)
+    # Of a line that a crash cut short nothing is left, nor does it spoil the next one.
+    (first.folder / "restarts.jsonl").write_text('{"reason": "a re')
+    first.restart("a reason", ["n1", "n2"])
     at(1).restart("another", ["n1"])
     assert at(2).failures() == {"n1": 2, "n2": 1}
     assert at(0, job="13").failures() == {}
