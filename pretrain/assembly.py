@@ -42,7 +42,7 @@ from pretrain.transforms import testing_transform, training_transform
 from pretrain.utilisation import ALONE, work_of
 from pretrain.validation import ValidationData, validation_data
 from pretrain.warm_start import begin_from
-from pretrain.world import World, decided_by_main, wait_no_longer
+from pretrain.world import World, decided_by_all, decided_by_main, wait_no_longer
 from pretrain.zero_shot import Prompts, read_prompts
 from shards.dataset import ShardDataset
 from shards.shardset import ShardSet
@@ -121,7 +121,8 @@ def assemble(
     network = batchnorm.prepare(network, recipe.model.batch_norm)
     objective.begin(network)
     samples = recipe.global_batch // world.size // accumulation
-    decided_by_main(world, lambda: check_first_pass(recipe, objective, network, samples=samples))
+    # An objective may ask the other ranks before it asks the network, so all of them try.
+    decided_by_all(lambda: check_first_pass(recipe, objective, network, samples=samples))
     level = shard_set.level(options.level)
     engine = build_engine(options.engine, network, recipe, accumulation=accumulation)
     wait_no_longer(world)

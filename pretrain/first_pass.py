@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import nn
@@ -57,7 +57,8 @@ class _OnePass:
 def check_first_pass(recipe: Recipe, objective: Objective, network: nn.Module, *, samples: int) -> None:
     """Refuse a recipe whose network does not take its images, or too few of them at once.
 
-    What the objective itself fails at is no matter of this check, nor is what cannot be tried.
+    What the objective itself fails at is no matter of this check, nor is what cannot be tried. Collective
+    where the objective's backward pass or scorer is before it asks the network.
 
     Args:
         recipe: The recipe.
@@ -74,7 +75,7 @@ def check_first_pass(recipe: Recipe, objective: Objective, network: nn.Module, *
         # Statistics of several processes are of more than one value, and not to be had in one of them.
         mode = "frozen"
 
-    def train(samples: int) -> BaseException | None:
+    def train(samples: int) -> _Answer:
         def attempt(engine: Any) -> Any:
             # The objective parts it; its first part is what is tried.
             batch = objective.empty_batch(samples * objective.setting.micro_batches)
@@ -85,37 +86,46 @@ def check_first_pass(recipe: Recipe, objective: Objective, network: nn.Module, *
             return objective.backward(engine, placed, 0)
 
         set_training(network, mode)
-        # An own network beside the trained one has values, and answers no question without; its size of
-        # images is that of the trained one.
-        return _refusal(network, attempt, values=samples == 1)
+        # An own network beside the trained one has values, and answers no question without.
+        return _answer(network, attempt, values=True)
 
-    def evaluate(size: int) -> BaseException | None:
+    def evaluate(size: int) -> _Answer:
         def attempt(engine: Any) -> Any:
             images = torch.zeros(1, 3, size, size, device=engine.device)
             # Prompts would be embedded first, of which there may be many.
             return engine.forward(images, None) if objective.prompted else objective.scorer(engine)(images)
 
         network.eval()
-        return _refusal(network, attempt, values=False)
+        return _answer(network, attempt, values=False)
 
     try:
         with generators_kept():
-            # A dictionary of sizes: where both are one, it is tried once.
-            for size, field in {recipe.data.test_size: "test_size", recipe.data.size: "size"}.items():
-                if (refusal := evaluate(size)) is not None:
+            trained = train(min(samples, 2))
+            if trained.refusal is not None:
+                if samples == 1 and train(2).refusal is None:
+                    raise _one_refused(recipe) from trained.refusal
+                raise _size_refused(recipe, objective, network, "size", trained.refusal) from trained.refusal
+            sizes = {recipe.data.test_size: "test_size"}
+            if not trained.taken:
+                # A teacher may have failed at it, which is no word of the network.
+                sizes[recipe.data.size] = "size"
+            for size, field in sizes.items():
+                if (refusal := evaluate(size).refusal) is not None:
                     raise _size_refused(recipe, objective, network, field, refusal) from refusal
-            if (refusal := train(min(samples, 2))) is None:
-                return
-            if samples == 1 and train(2) is None:
-                raise _one_refused(recipe) from refusal
-            raise _size_refused(recipe, objective, network, "size", refusal) from refusal
     finally:
         for module, training in modes:
             module.training = training
 
 
-def _refusal(network: nn.Module, attempt: Callable[[Any], Any], *, values: bool) -> BaseException | None:
-    """Return why the network refuses what an attempt gives it; None where it does not, or nobody knows.
+class _Answer(NamedTuple):
+    """What a network said to what it was given; neither where nobody knows."""
+
+    taken: bool = False
+    refusal: BaseException | None = None
+
+
+def _answer(network: nn.Module, attempt: Callable[[Any], Any], *, values: bool) -> _Answer:
+    """Return what the network says to what an attempt gives it.
 
     Args:
         network: The network.
@@ -125,24 +135,26 @@ def _refusal(network: nn.Module, attempt: Callable[[Any], Any], *, values: bool)
     try:
         attempt(_OnePass(network, _META))
     except _Passed:
-        return None
+        return _Answer(taken=True)
     except _Refused:
         pass
     except Exception:
         if not values:
-            return None
+            return _Answer()
     # A network that reads values fails on the meta device alone.
     device = device_of_rank()
-    network.to(device)
     try:
+        network.to(device)
         with torch.no_grad(), unchanged_statistics(network):
             attempt(_OnePass(network, device))
+    except _Passed:
+        return _Answer(taken=True)
     except _Refused as refused:
-        refusal = refused.__cause__
-        return None if isinstance(refusal, torch.OutOfMemoryError | MemoryError) else refusal
+        out_of_memory = isinstance(refused.__cause__, torch.OutOfMemoryError | MemoryError)
+        return _Answer() if out_of_memory else _Answer(refusal=refused.__cause__)
     except Exception:
-        return None
-    return None
+        return _Answer()
+    return _Answer()
 
 
 def _without_values(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -183,8 +195,10 @@ def _size_refused(
 
 def _sides(encoder: nn.Module) -> tuple[int, int] | None:
     """Return the height and width of the images that an encoder says it is made for."""
-    for part, name in (("visual", "image_size"), ("patch_embed", "img_size")):
-        found = getattr(getattr(encoder, part, None), name, None)
+    for name, field in (("visual", "image_size"), ("patch_embed", "img_size")):
+        part = getattr(encoder, name, None)
+        # Of those that take any size of a kind, timm's keep the one that they were built with.
+        found = getattr(part, field, None) if getattr(part, "strict_img_size", True) else None
         if found is not None:
             height, width = (found, found) if isinstance(found, int) else found
             return int(height), int(width)

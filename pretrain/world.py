@@ -223,15 +223,32 @@ def decided_by_main(world: World, decide: Callable[[], Any]) -> Any:
     Raises:
         UserError: On every rank, if rank 0 met one, or a full or failing disk.
     """
-    answer, mistake = None, None
-    if world.is_main:
-        try:
-            answer = decide()
-        except UserError as error:
-            mistake = (error.what, error.possible, error.mend)
-        except OSError as error:
-            mistake = (str(error), "", "")
-    answer, mistake = from_main((answer, mistake))
+    return _as_told(_decided(decide) if world.is_main else _UNDECIDED)
+
+
+def decided_by_all(decide: Callable[[], Any]) -> Any:
+    """Let every rank decide, for which it may ask the others, and return rank 0's answer on each. Collective.
+
+    Raises:
+        UserError: On every rank, if rank 0 met one, or a full or failing disk.
+    """
+    return _as_told(_decided(decide))
+
+
+_UNDECIDED = (None, None)
+
+
+def _decided(decide: Callable[[], Any]) -> tuple[Any, tuple[str, str, str] | None]:
+    try:
+        return decide(), None
+    except UserError as error:
+        return None, (error.what, error.possible, error.mend)
+    except OSError as error:
+        return None, (str(error), "", "")
+
+
+def _as_told(own: tuple[Any, tuple[str, str, str] | None]) -> Any:
+    answer, mistake = from_main(own)
     if mistake is not None:
         what, possible, mend = mistake
         raise UserError(what, possible=possible, mend=mend)
