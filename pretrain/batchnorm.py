@@ -105,16 +105,22 @@ def moving_buffers(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def averaged(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return statistics averaged over the ranks, on the CPU (integers: as they are here). Collective."""
-    found = {name: value.detach().cpu().clone() for name, value in own.items()}
-    floats = sorted(name for name, value in found.items() if value.is_floating_point())
+    return mean_over_ranks({name: value.detach().cpu().clone() for name, value in own.items()})
+
+
+def mean_over_ranks(own: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the same on the device that all of them are on: no host waits for it. Collective.
+
+    Integers, and all statistics of one process, are the tensors that were given.
+    """
+    floats = sorted(name for name, value in own.items() if value.is_floating_point())
     if not floats or dist.get_world_size() == 1:
-        return found
-    flat = torch.cat([found[name].reshape(-1).double() for name in floats])
+        return own
+    flat = torch.cat([own[name].detach().reshape(-1).double() for name in floats])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for name, part in zip(floats, flat.split([found[name].numel() for name in floats]), strict=True):
-        found[name] = part.to(found[name].dtype).reshape(found[name].shape)
-    return found
+    parts = zip(floats, flat.split([own[name].numel() for name in floats]), strict=True)
+    return own | {name: part.to(own[name].dtype).reshape(own[name].shape) for name, part in parts}
 
 
 def set_statistics(network: nn.Module, statistics: dict[str, torch.Tensor]) -> None:

@@ -96,9 +96,10 @@ class MoCo(Embedding):
         dist.all_gather(every, self._answers)
         # In the order of the global batch, whatever the number of ranks that it was dealt to.
         newest = torch.stack(every, dim=1).flatten(0, 1)
-        place = int(self._next)
-        self._queue[place : place + len(newest)] = newest
-        self._next.fill_((place + len(newest)) % len(self._queue))
+        # The place stays on the device: a host that read it would wait for all steps before.
+        places = self._next + torch.arange(len(newest), device=newest.device)
+        self._queue.index_copy_(0, places, newest)
+        self._next.copy_((self._next + len(newest)) % len(self._queue))
 
     def tensors(self) -> Tensors:
         """See :class:`pretrain.objective.Objective`."""

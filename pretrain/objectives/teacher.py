@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from nml.recipe import Recipe
-from pretrain.batchnorm import averaged
+from pretrain.batchnorm import mean_over_ranks, moving_buffers
 from pretrain.engines import Engine, Tensors
 from pretrain.engines.native import device_of_rank, precision
 
@@ -31,6 +31,8 @@ class Teacher:
         self._recipe = recipe
         if recipe.engine.channels_last:
             self.network.to(memory_format=torch.channels_last)
+        # Masks of attention and counts of batches have no average.
+        self._moving = set(moving_buffers(self.network))
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """Return the teacher's output, under the recipe's autocast, without gradients."""
@@ -44,12 +46,10 @@ class Teacher:
         with torch.no_grad():
             for name, weight in engine.whole_weights():
                 own[name].lerp_(weight.to(own[name].dtype), share)
-            statistics = averaged(dict(engine.network.named_buffers()))
+            statistics = mean_over_ranks(dict(engine.network.named_buffers()))
             for name, buffer in self.network.named_buffers():
-                new = statistics[name].to(buffer.device)
-                # Masks of attention and counts of batches have no average.
-                average = buffer.is_floating_point() and bool(buffer.isfinite().all())
-                buffer.lerp_(new, share) if average else buffer.copy_(new)
+                new = statistics[name]
+                buffer.lerp_(new, share) if name in self._moving else buffer.copy_(new)
 
     def tensors(self) -> Tensors:
         """Return all of it, by name; see :meth:`pretrain.objective.Objective.tensors`."""

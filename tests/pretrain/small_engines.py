@@ -115,7 +115,16 @@ def endless_trainer(
     kind: Any = "caption" if recipe.objective == "clip" else "class"
     watch = NoiseWatch(kind, recipe.global_batch, engine.device, presentations=presentations)
     nothing: Any = None
-    state = RunState(recipe, folder, World(), engine=engine, sampler=sampler, meta={}, watch=watch)
+    state = RunState(
+        recipe,
+        folder,
+        World(),
+        engine=engine,
+        sampler=sampler,
+        meta={},
+        watch=watch,
+        beside=objective.tensors(),
+    )
     return Trainer(
         recipe,
         World(),

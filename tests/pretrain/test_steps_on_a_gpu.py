@@ -19,12 +19,14 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nml.objectives import declared
 from nml.recipe import Data, Engine, Loss, Model, Recipe
 from pretrain.agreement import LAG, Agreement, Outcome
 from pretrain.assembly import build_objective
-from pretrain.engines import build_engine, ddp, native
+from pretrain.engines import build_engine, ddp
 from pretrain.loading import Batch
 from pretrain.objective import Setting
+from pretrain.objectives.teacher import Teacher
 from pretrain.presentations import Presentations
 from tests.pretrain.small_engines import OPTIMIZERS, endless_trainer
 
@@ -56,68 +58,98 @@ class Waits(TorchDispatchMode):
 
 @pytest.fixture
 def gpu(process_group: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (native, ddp):
-        monkeypatch.setattr(module, "device_of_rank", lambda: GPU)
+    monkeypatch.setattr(ddp, "device_of_rank", lambda: GPU)
     event = SimpleNamespace(record=lambda: None, synchronize=lambda: None)
     monkeypatch.setattr(torch.cuda, "Event", lambda **_: event)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(torch.distributed, "all_gather", lambda tensors, tensor: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     told = Outcome(1.0, False, False, False, 1.0, True, np.zeros((1, 3)))
     monkeypatch.setattr(Agreement, "read", lambda own, word: told)
 
 
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A recipe, as far as what a step waits for could depend on it."""
+
+    objective: str
+    optimizer: str
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    vit: bool = False
+    dtype: str = "bf16"
+    clip: float = 1.0
+    ema: float = 0.9
+    parts: int = 1
+
+    def recipe(self, tiny_resnet: dict[str, Any], tiny_clip: dict[str, Any]) -> Recipe:
+        small = declared(self.objective).small
+        resnet = tiny_clip if self.objective == "clip" else tiny_resnet
+        model = {"name": "vit_tiny_patch16_224", "kwargs": VIT} if self.vit else resnet
+        size = 8 if self.vit else 32
+        return Recipe(
+            objective=self.objective,
+            global_batch=4,
+            ema=self.ema,
+            model=Model(**model),
+            data=Data(size=size, test_size=size),
+            loss=self.loss,
+            options=small.get("options", {}),
+            optimizer=dataclasses.replace(OPTIMIZERS[self.optimizer], clip=self.clip),
+            engine=Engine(dtype=self.dtype),  # type: ignore[arg-type]
+        )
+
+
+CASES = [
+    Case("classify", "lamb", Loss(name="bce", mixup=0.2, cutmix=1.0)),
+    # A network without running statistics.
+    Case("classify", "adamw", vit=True, dtype="fp32", ema=0.0),
+    Case("classify", "adamw", Loss(name="sce"), clip=0.0, parts=2),
+    Case("clip", "adamw", Loss(name="infonce")),
+    Case("clip", "lamb", Loss(name="siglip"), dtype="fp32", clip=0.0, ema=0.0, parts=2),
+    Case("mae", "lamb", vit=True),
+    Case("simclr", "adamw", parts=2),
+    Case("supcon", "lamb", dtype="fp32", ema=0.0),
+    Case("moco", "adamw"),
+    Case("dino", "lamb", parts=2),
+]
+
+
 @pytest.mark.usefixtures("gpu")
-@pytest.mark.parametrize(
-    ("objective", "loss", "optimizer"),
-    [
-        ("classify", Loss(name="bce", mixup=0.2, cutmix=1.0), "lamb"),
-        # A network without running statistics.
-        ("classify", Loss(), "adamw"),
-        ("clip", Loss(name="infonce"), "adamw"),
-        ("mae", Loss(), "lamb"),
-    ],
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.objective}-{case.dtype}-{case.optimizer}")
 def test_a_step_on_a_gpu_waits_for_nothing(
-    objective: str,
-    loss: Loss,
-    optimizer: str,
+    case: Case,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     tiny_resnet: dict[str, Any],
     tiny_clip: dict[str, Any],
 ) -> None:
-    with_statistics = tiny_clip if objective == "clip" else tiny_resnet
-    model = (
-        with_statistics if loss.name != "cross-entropy" else {"name": "vit_tiny_patch16_224", "kwargs": VIT}
-    )
-    size = 8 if "vit" in model["name"] else 32
-    recipe = Recipe(
-        objective=objective,
-        global_batch=4,
-        ema=0.9,
-        model=Model(**model),
-        data=Data(size=size, test_size=size),
-        loss=loss,
-        optimizer=dataclasses.replace(OPTIMIZERS[optimizer], clip=1.0),
-        engine=Engine(dtype="bf16"),
-    )
-    trained = build_objective(recipe, Setting(num_classes=0 if objective == "clip" else 4))
+    recipe = case.recipe(tiny_resnet, tiny_clip)
+    of_pairs = case.objective == "clip"
+    setting = Setting(num_classes=0 if of_pairs else 4, micro_batches=case.parts)
+    trained = build_objective(recipe, setting)
     network = trained.network()
+    trained.begin(network)
     text = torch.ones(4, 12, dtype=torch.int64)
-    images = torch.zeros(4, 3, size, size, dtype=torch.uint8)
-    batch = Batch(images, text if objective == "clip" else torch.arange(4), torch.arange(4), torch.arange(4))
+    images = torch.zeros(4 * trained.views, 3, recipe.data.size, recipe.data.size, dtype=torch.uint8)
+    batch = Batch(images, text if of_pairs else torch.arange(4), torch.arange(4), torch.arange(4))
 
     def backward(loss: torch.Tensor) -> None:
         assert loss.device == GPU
         for weight in network.parameters():
             weight.grad = torch.empty_like(weight)
 
+    def grad(loss: torch.Tensor, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        assert loss.device == GPU
+        return [torch.empty_like(tensor) for tensor in inputs]
+
     monkeypatch.setattr(torch.Tensor, "backward", backward)
+    monkeypatch.setattr(torch.autograd, "grad", grad)
     with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
-        engine = build_engine("ddp", network, recipe, accumulation=1)
+        keep_on_gpu(trained)
+        engine = build_engine("ddp", network, recipe, accumulation=case.parts)
         trainer = endless_trainer(recipe, trained, engine, tmp_path, Presentations(4))
         for _ in range(LAG["cuda"]):
             trainer.train_step(trainer.upload(batch), 0.0)
@@ -133,3 +165,12 @@ def test_a_step_on_a_gpu_waits_for_nothing(
         assert waits.found == {"_local_scalar_dense": 2, "_to_copy": 1}
     trainer.recorder.close()
     trainer._unheard.clear()
+
+
+def keep_on_gpu(trained: Any) -> None:
+    """Move what an objective keeps beside the network."""
+    for name, value in vars(trained).items():
+        if isinstance(value, torch.Tensor):
+            setattr(trained, name, value.to(GPU))
+        elif isinstance(value, Teacher):
+            value.network.to(GPU)
