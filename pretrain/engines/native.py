@@ -25,6 +25,7 @@ from nml.run_options import EngineName
 from pretrain.agreement import LAG
 from pretrain.engines import Tensors, Update, local
 from pretrain.engines.activations import computing_again
+from pretrain.engines.loss_scale import LossScale
 from pretrain.engines.packed import packed, share, to_load, unpacked
 from pretrain.engines.plan_reader import PlainPlanner, PlanReader, read_plan
 from pretrain.optimizers import build_optimizer, recipe_groups
@@ -51,10 +52,9 @@ class NativeEngine:
         self.wrapped = wrapped
         self.device = device
         self._recipe = recipe
-        # The scaler of fp16 asks the device whether its scale was too large.
-        self.lag = 0 if recipe.engine.dtype == "fp16" else LAG[device.type]
+        self.lag = LAG[device.type]
         self.optimizer = build_optimizer(recipe, recipe_groups(network, recipe), on_device=self.lag > 0)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.engine.dtype == "fp16")
+        self._scaler = LossScale(device.type, enabled=recipe.engine.dtype == "fp16")
         # Background saves must not mix with the collectives of the training.
         self._save_group: Any = dist.new_group(backend="gloo")
 
@@ -77,7 +77,7 @@ class NativeEngine:
             self._scaler.unscale_(self.optimizer)
             norm = self._clip(self._recipe.optimizer.clip)
         if self._scaler.is_enabled():
-            update = self._scaled_step(norm)
+            update = self._scaler.taken(self.optimizer, norm)
         else:
             # Clipping by it would make every weight NaN.
             update = Update(norm, applied=math.isfinite(norm))
@@ -86,20 +86,6 @@ class NativeEngine:
         self.optimizer.zero_grad()
         return update
 
-    def _scaled_step(self, norm: float) -> Update:
-        """Update the weights, unless a gradient overflowed.
-
-        The scaler leaves out by itself a step that overflowed, and scales less from then on. That is how it
-        finds its scale. Below 1 it is not the scale that overflows.
-        """
-        before = self._scaler.get_scale()
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
-        after = self._scaler.get_scale()
-        if after < min(before, 1.0):
-            return Update(math.inf, applied=False)
-        return Update(norm if math.isfinite(norm) else 0.0, applied=after >= before)
-
     def _clip(self, limit: float) -> float:
         return float(clipped(self.network, limit))
 
@@ -107,8 +93,16 @@ class NativeEngine:
         """See :class:`pretrain.engines.Engine`."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        norm = clipped(self.network, self._recipe.optimizer.clip)
-        applied = call_off(self.optimizer, trains & norm.isfinite())
+        limit = self._recipe.optimizer.clip
+        if self._scaler.is_enabled():
+            self._scaler.unscale_(self.optimizer)
+            # It has looked at the gradient: the norm is for clipping alone.
+            norm = clipped(self.network, limit) if limit else torch.zeros((), device=self.device)
+            norm, applied = self._scaler.to_be_taken(norm, trains)
+        else:
+            norm = clipped(self.network, limit)
+            applied = trains & norm.isfinite()
+        call_off(self.optimizer, applied)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm, applied

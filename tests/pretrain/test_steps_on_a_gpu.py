@@ -107,12 +107,12 @@ CASES = [
     # A network without running statistics.
     Case("classify", "adamw", vit=True, dtype="fp32", ema=0.0),
     Case("classify", "adamw", Loss(name="sce"), clip=0.0, parts=2),
-    Case("clip", "adamw", Loss(name="infonce")),
+    Case("clip", "adamw", Loss(name="infonce"), dtype="fp16", clip=0.0),
     Case("clip", "lamb", Loss(name="siglip"), dtype="fp32", clip=0.0, ema=0.0, parts=2),
     Case("mae", "lamb", vit=True),
-    Case("simclr", "adamw", parts=2),
+    Case("simclr", "adamw", dtype="fp16", parts=2),
     Case("supcon", "lamb", dtype="fp32", ema=0.0),
-    Case("moco", "adamw"),
+    Case("moco", "lamb", dtype="fp16"),
     Case("dino", "lamb", parts=2),
 ]
 
