@@ -78,10 +78,20 @@ class Parser(jsonargparse.ArgumentParser):
         description: What the command does, first sentence first; shown by ``--help``.
         epilog: Examples, shown verbatim at the end of ``--help``.
         config: Whether to add ``--config``; a parser that only holds subcommands leaves it to them.
+        check: Is given what ``--print_config`` is to print, and refuses it as the command itself would.
     """
 
-    def __init__(self, prog: str, description: str, *, epilog: str = "", config: bool = True) -> None:
+    def __init__(
+        self,
+        prog: str,
+        description: str,
+        *,
+        epilog: str = "",
+        config: bool = True,
+        check: Callable[[Any], object] | None = None,
+    ) -> None:
         self._path: Any = ""
+        self._check = check
         super().__init__(
             prog=spelled(prog),
             description=description,
@@ -114,6 +124,8 @@ class Parser(jsonargparse.ArgumentParser):
 
     def dump(self, cfg: Any, *more: Any, **options: Any) -> str:
         """Return values as YAML; what came out of a config file may hold a secret, too."""
+        if self._check is not None and hasattr(self, "print_config"):
+            self._check(cfg)
         text: str = super().dump(_without_secrets(cfg), *more, **options)
         return text
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nml import cli
 from nml.errors import UserError, unknown_name
 from nml.levels import parse_ratio
+from plugins.registry import HEADS
 from plugins.spectra import CONVENTIONS, Convention
 
 DEFAULT_TASK = "digits"
@@ -172,7 +174,29 @@ def parse_options(argv: Sequence[str] | None) -> Options:
     Raises:
         UserError: If a value is impossible.
     """
-    return Options(**cli.given_options(build_parser().parse_args(argv), Options))
+    return _checked(build_parser().parse_args(argv))
+
+
+def _checked(namespace: Any) -> Options:
+    options = Options(**cli.given_options(namespace, Options))
+    # Names first: a misspelt one is told before torch is even imported.
+    for name in options.heads:
+        HEADS.find(name)
+    check_tasks(options.tasks)
+    return options
+
+
+def check_tasks(texts: Sequence[str]) -> None:
+    """Check tasks as far as that needs none of their data.
+
+    Raises:
+        UserError: If one is unknown, or has an option that it does not take.
+    """
+    # Numpy and pyarrow come with them, which --help needs not wait for.
+    from probes.tasks.registry import check_spec
+
+    for text in texts:
+        check_spec(text)
 
 
 def build_parser() -> cli.Parser:
@@ -181,6 +205,7 @@ def build_parser() -> cli.Parser:
         "python -m probes.run",
         "Train heads on the features of frozen encoders and measure them, in-domain and out-of-domain.",
         epilog=EXAMPLES,
+        check=_checked,
     )
     cli.add_options(parser, Options)
     return parser

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nml.cli import run
-from nml.sources import find_task
-from plugins.registry import HEADS
 from probes.options import parse_options
-from probes.spec import split_spec
-from probes.tasks.registry import TASKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study that the command line or a config file names; return 1 if a head gave no result."""
     options = parse_options(argv)
-    # Names first: a misspelt one is told before torch is even imported.
-    for name in options.heads:
-        HEADS.find(name)
-    for text in options.tasks:
-        find_task(TASKS, split_spec(text).kind)
     from probes.command import measure, open_inputs, plan_of
     from probes.heads import TRIES, check_classes, choose_heads
     from probes.probing import Probe, probes_of

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nml import cli
 from nml.cli import run
 from nml.errors import UserError
-from nml.sources import find_task
-from probes.options import Options
-from probes.spec import split_spec
-from probes.tasks.registry import TASKS
+from probes.options import Options, check_tasks
 
 EXAMPLES = """\
 examples:
@@ -68,12 +66,19 @@ class TuneOptions(Options):
                 raise UserError(f"--wise-ft {share:g}", possible="0 to 1")
 
 
+def _checked(namespace: Any) -> TuneOptions:
+    options = TuneOptions(**cli.given_options(namespace, TuneOptions, leave_out=_NOT_HERE))
+    check_tasks(options.tasks)
+    return options
+
+
 def build_parser() -> cli.Parser:
     """Return the parser of the command."""
     parser = cli.Parser(
         "python -m probes.tune",
         "Fine-tune encoders on tasks and measure them, in-domain and out-of-domain.",
         epilog=EXAMPLES,
+        check=_checked,
     )
     cli.add_options(parser, TuneOptions, leave_out=_NOT_HERE)
     return parser
@@ -81,10 +86,7 @@ def build_parser() -> cli.Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fine-tune what the command line or a config file names; return 1 if a training gave no result."""
-    given = cli.given_options(build_parser().parse_args(argv), TuneOptions, leave_out=_NOT_HERE)
-    options = TuneOptions(**given)
-    for text in options.tasks:
-        find_task(TASKS, split_spec(text).kind)
+    options = _checked(build_parser().parse_args(argv))
     from probes.command import measure, open_inputs, plan_of
     from probes.heads import TRIES
     from probes.probing import Probe

@@ -29,7 +29,7 @@ from slurm.members import LAUNCH, Member, Submission
 from slurm.partitions import check_fits
 from slurm.registry import BUSY, Registry, nothing_left_if_refused
 from slurm.request import PretrainRequest
-from slurm.rooms import check_command, check_probed, options_of
+from slurm.rooms import check_command, check_probed, check_probes, options_of, probed
 from slurm.same_run import check_same_run, check_same_words, submitted_member
 from slurm.sbatch_words import parse_gpus, parse_options
 from slurm.snapshot import take_snapshot
@@ -146,6 +146,8 @@ def run(call: Invocation) -> int:
     )
     request.check()
     check_probed(request.options.probe)
+    if request.options.probe:
+        check_probes([probed(text)[0] for text in request.options.probe])
     command = check_command(request.argv())
     check_same_run(request, command, mend="name another --run-dir, or remove that one")
     found = find_cluster(options.cluster)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,6 +115,16 @@ def check_probed(texts: Sequence[str]) -> None:
     """
     for text in texts:
         find_task(_PROBED, text.partition(":")[0].partition(",")[0])
+
+
+def check_probes(tasks: Sequence[str], words: Sequence[str] = (), *, encoders: Sequence[str] = ()) -> None:
+    """Check the options of probes, and of their tasks as far as that needs no data.
+
+    Raises:
+        UserError: In the words of ``probes.run``.
+    """
+    given = ["--encoder", *encoders] if encoders else []
+    check_command([sys.executable, "-m", "probes.run", *given, "--task", *tasks, *words])
 
 
 def probed(text: str) -> tuple[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,15 @@ from slurm.pretraining import (
 from slurm.receipts import measured_command, write_receipts
 from slurm.registry import BUSY, nothing_left_if_refused
 from slurm.request import PretrainRequest
-from slurm.rooms import check_command, check_encoders, check_heads, check_probed, check_tasks
+from slurm.rooms import (
+    check_command,
+    check_encoders,
+    check_heads,
+    check_probed,
+    check_probes,
+    check_tasks,
+    probed,
+)
 from slurm.same_run import check_same_run, check_same_words
 from slurm.standin import run_command, run_ranks
 from slurm.study import (
@@ -202,10 +209,12 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
             resolved[one.recipe, arm.arm] = known[alike]
             mend = "sweep in another folder, or move that run out of runs/"
             check_same_run(one, known[alike], mend=mend, measured=told.get(str(one.path), ()))
-    asked = dict.fromkeys((arm.encoders, arm.tasks, arm.probe_options) for arm in study.arms)
-    for encoders, tasks, words in asked:
-        given = ["--encoder", *encoders] if encoders else []
-        check_command([sys.executable, "-m", "probes.run", *given, "--task", *tasks, *words])
+    asked = [(arm.encoders, arm.tasks, arm.probe_options) for arm in study.arms]
+    # And what runs measure while they train.
+    asked += [((), tuple(probed(text)[0] for text in arm.options.probe), ()) for arm in study.arms]
+    for encoders, tasks, words in dict.fromkeys(asked):
+        if tasks:
+            check_probes(tasks, words, encoders=encoders)
     return resolved
 
 

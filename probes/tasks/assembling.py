@@ -83,11 +83,7 @@ def assemble(spec: Spec, read: Callable[[str, SplitName], RawSplit]) -> Task:
     Raises:
         UserError: If paths or options are wrong, or classes differ between the splits.
     """
-    if len(spec.arguments) < 2:
-        raise UserError(
-            f"--task {spec.text}: names {len(spec.arguments)} of the two files or folders it needs",
-            possible=f"{spec.kind}:TRAIN,TEST or {spec.kind}:TRAIN,TEST,OOD",
-        )
+    check_paths(spec)
     target, metric, _ = declared(spec.options, f"--task {spec.text}:")
     train_path, test_path, *others = spec.arguments
     train = read(train_path, "train")
@@ -250,6 +246,36 @@ def codes_of(labels: Sequence[Any], classes: tuple[str, ...], path: str) -> npt.
     return np.array([code[label] for label in labels], dtype=np.int64)
 
 
+def check_paths(spec: Spec) -> None:
+    """Refuse what names fewer than two files or folders.
+
+    Raises:
+        UserError: Saying how many it names.
+    """
+    if len(spec.arguments) < 2:
+        raise UserError(
+            f"--task {spec.text}: names {len(spec.arguments)} of the two files or folders it needs",
+            possible=f"{spec.kind}:TRAIN,TEST or {spec.kind}:TRAIN,TEST,OOD",
+        )
+
+
+def check_values(spec: Spec, *modalities: Modality) -> None:
+    """Refuse values that :func:`assemble` would refuse after it has read the data.
+
+    Args:
+        spec: What the user typed.
+        modalities: What its samples may be.
+
+    Raises:
+        UserError: Naming the first, and what is possible.
+    """
+    declared(spec.options, f"--task {spec.text}:")
+    parse_limit(spec)
+    parse_limit(spec, "ood_limit")
+    _masked(spec)
+    _check_shifts(spec, [shift for modality in modalities for shift in SHIFTS.get(modality, ())])
+
+
 def parse_limit(spec: Spec, option: str = "limit") -> int | None:
     """Return the option that limits samples; None where it is not set."""
     text = spec.options.get(option)
@@ -273,10 +299,15 @@ def _shifts(spec: Spec, modality: Modality, *, default: bool) -> list[str]:
         return []
     if text == "all":
         return list(SHIFTS[modality])
-    for shift in text.split("+"):
-        if shift not in SHIFTS[modality]:
-            raise unknown_name(f"--task {spec.text}: shifts", shift, ["all", "none", *SHIFTS[modality]])
+    _check_shifts(spec, list(SHIFTS[modality]))
     return text.split("+")
+
+
+def _check_shifts(spec: Spec, known: Sequence[str]) -> None:
+    text = spec.options.get("shifts", "none")
+    for shift in text.split("+") if known and text not in ("all", "none") else ():
+        if shift not in known:
+            raise unknown_name(f"--task {spec.text}: shifts", shift, ["all", "none", *known])
 
 
 def _display_name(path: str) -> str:

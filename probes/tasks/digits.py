@@ -91,9 +91,13 @@ class DigitsTask:
         note="OOD variants are shifts of the test images: " + ", ".join(SHIFTS),
     )
 
+    def check(self, spec: Spec) -> None:
+        """Refuse options: it has none."""
+        check_options(spec, (), where="--task")
+
     def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
         """Return the task; it needs neither files nor network."""
-        check_options(spec, (), where="--task")
+        self.check(spec)
         train, validation, test = (digits.load(split) for split in digits.SPLITS)
         shifted = (
             Evaluation(f"digits-{name}", "ood", DigitSamples(test.keys, shift(test.images), test.labels))

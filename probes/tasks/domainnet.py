@@ -18,7 +18,7 @@ from nml.errors import UserError
 from nml.files import sha256_file
 from nml.sources import whole_file
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
+from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble, check_values
 from probes.tasks.task import Task, TaskRecord
 
 DOMAINS = ("real", "sketch", "clipart", "painting")
@@ -39,16 +39,22 @@ class DomainNetTask:
         note="trained on one domain, the other domains are OOD; duplicates.txt names files to leave out",
     )
 
+    def check(self, spec: Spec) -> None:
+        """Refuse options that cannot be meant."""
+        check_options(spec, (*OPTIONS, "train"), where="--task")
+        check_values(spec, "image")
+        train = spec.options.get("train", "real")
+        if train not in ("real", "sketch"):
+            raise UserError(f"--task {spec.text}: train {train}", possible="real, sketch")
+
     def open(self, spec: Spec, root: Path) -> Task:
         """Return the task.
 
         Raises:
             UserError: If a list or a file of one is missing.
         """
-        check_options(spec, (*OPTIONS, "train"), where="--task")
+        self.check(spec)
         train = spec.options.get("train", "real")
-        if train not in ("real", "sketch"):
-            raise UserError(f"--task {spec.text}: train {train}", possible="real, sketch")
         folder = root / "domainnet"
         duplicates = _duplicates(folder)
         paths = [

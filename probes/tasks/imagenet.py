@@ -94,13 +94,18 @@ class ImageNetTask:
         "(every frame of a set right) as its metric and the anchors as its accuracy",
     )
 
+    def check(self, spec: Spec) -> None:
+        """Refuse options that cannot be meant."""
+        check_options(spec, ("variants", "limit", *VARIANTS), where="--task")
+        parse_limit(spec)
+
     def open(self, spec: Spec, root: Path) -> Task:
         """Return ImageNet with every variant that is there.
 
         Raises:
             UserError: If a folder is missing, or a variant does not fit the training classes.
         """
-        check_options(spec, ("variants", "limit", *VARIANTS), where="--task")
+        self.check(spec)
         limit = parse_limit(spec)
         place = Path(spec.arguments[0]) if spec.arguments else root / "imagenet"
         train = read_split("imagefolder", str(place / "train"), ANYWHERE)

@@ -14,7 +14,7 @@ import numpy as np
 from nml.errors import UserError
 from nml.labels import Target, class_value, label_applies, number_value
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import RawSplit, SplitName, assemble
+from probes.tasks.assembling import RawSplit, SplitName, assemble, check_paths, check_values
 from probes.tasks.own_data import read_split
 from probes.tasks.targets import OPTIONS as TARGET_OPTIONS
 from probes.tasks.targets import declared
@@ -38,9 +38,15 @@ class LabelsTask:
         note="csv, tsv, parquet or npy, rows in the order of the features; there are no samples to shift",
     )
 
+    def check(self, spec: Spec) -> None:
+        """Refuse options that cannot be meant."""
+        check_options(spec, OPTIONS, where="--task")
+        check_paths(spec)
+        check_values(spec, "features")
+
     def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
         """Return the task."""
-        check_options(spec, OPTIONS, where="--task")
+        self.check(spec)
         return assemble(spec, lambda path, part: _read(path, spec, part))
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from nml.errors import UserError
 from nml.sources import SOURCES, Place, Source, SourceSpec
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
+from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble, check_paths, check_values
+from probes.tasks.shifts import SHIFTS
 from probes.tasks.targets import OPTIONS as TARGET_OPTIONS
 from probes.tasks.targets import declared, label_of
 from probes.tasks.task import Task, TaskRecord
@@ -46,11 +47,20 @@ class OwnDataTask:
             note=(SOURCES.load(name).__doc__ or "").partition("\n")[0],
         )
 
-    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
-        """Return the task."""
+    def check(self, spec: Spec) -> None:
+        """Refuse options that cannot be meant."""
         header = ("header",) if spec.kind in ("csv", "tsv") else ()
         known = (*OPTIONS, *TARGET_OPTIONS, *COLUMNS, *SPLITS, IMAGE_ROOT, MEMBERS, *header)
         check_options(spec, known, where="--task")
+        if len(spec.arguments) != 1:
+            # One may have its splits inside.
+            check_paths(spec)
+        # What a table holds is not known before it is read.
+        check_values(spec, *SHIFTS)
+
+    def open(self, spec: Spec, root: Path) -> Task:  # noqa: ARG002 - the protocol's signature
+        """Return the task."""
+        self.check(spec)
         if len(spec.arguments) == 1 and not Path(spec.arguments[0]).is_file():
             return self._of_splits(spec)
 

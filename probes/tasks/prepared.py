@@ -26,7 +26,7 @@ from nml.files import TEMPORARY_SUFFIX, atomic_writer, make_folder, sha256_file,
 from nml.locking import byte_lock
 from nml.untrusted import read_object
 from probes.spec import Spec, check_options
-from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble
+from probes.tasks.assembling import OPTIONS, RawSplit, SplitName, assemble, check_values
 from probes.tasks.by_hand import Row, read_tables
 from probes.tasks.examples import BATCH_ROWS, Convert, write_examples
 from probes.tasks.hub_splits import HubSplits
@@ -88,13 +88,18 @@ class PreparedTask:
         """Whether the task can be opened."""
         return (root / self.record.name / MANIFEST).exists()
 
+    def check(self, spec: Spec) -> None:
+        """Refuse options that cannot be meant."""
+        check_options(spec, OPTIONS, where="--task")
+        check_values(spec, self.record.modality)
+
     def open(self, spec: Spec, root: Path) -> Task:
         """Return the prepared task.
 
         Raises:
             UserError: If it is not prepared, or a file is not the one that was prepared.
         """
-        check_options(spec, OPTIONS, where="--task")
+        self.check(spec)
         name, folder = self.record.name, root / self.record.name
         manifest = self._manifest(folder)
         for file, facts in manifest["files"].items():

@@ -13,7 +13,7 @@ from nml.sources import SOURCES, find_task
 from probes.samples import SampleSet
 from probes.spec import split_spec
 from probes.tasks.own_data import OwnDataTask
-from probes.tasks.task import Evaluation, Task, TaskSource
+from probes.tasks.task import ChecksSpec, Evaluation, Task, TaskSource
 
 TASKS = Registry("nml.tasks", kind="task", where="--task", listing="python -m probes.tasks list")
 """The registered tasks."""
@@ -33,6 +33,18 @@ def task_source(name: str) -> TaskSource:
         return OwnDataTask(name)
     source: TaskSource = TASKS.load(name)
     return source
+
+
+def check_spec(text: str) -> None:
+    """Check what a user named, as far as that needs none of its data.
+
+    Raises:
+        UserError: If the task is unknown, or has an option that it does not take.
+    """
+    spec = split_spec(text)
+    source = task_source(spec.kind)
+    if isinstance(source, ChecksSpec):
+        source.check(spec)
 
 
 def open_task(text: str, root: Path = DEFAULT_ROOT) -> Task:

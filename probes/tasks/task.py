@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from nml.labels import Target
 from probes.hashing import hash_keys, hash_value
@@ -158,5 +158,18 @@ class TaskSource(Protocol):
 
         Raises:
             UserError: If the data is missing or damaged; one line with the mend.
+        """
+        ...
+
+
+@runtime_checkable
+class ChecksSpec(Protocol):
+    """A task source that can tell a mistake in what a user typed before its data is there."""
+
+    def check(self, spec: Spec) -> None:
+        """Refuse options that cannot be meant; :meth:`TaskSource.open` refuses them, too.
+
+        Raises:
+            UserError: Naming the option, and what is possible.
         """
         ...

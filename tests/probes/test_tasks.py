@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -183,6 +184,31 @@ def test_data_that_changed_a_moment_ago_is_not_remembered(
     (tmp_path / "data").write_bytes(b"abc")
     remembered.remembered_hash([tmp_path / "data"], "", lambda: "0" * 64)
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--task", "digits:limit=3"], "option: unknown name 'limit'"),
+        (["--task", "cifar10", "cifar100:limit=x"], "limit x; possible: 1 or more"),
+        (
+            ["--task", "glue-sst2:shifts=rotated"],
+            "shifts: unknown name 'rotated'; possible: all, dropped",
+        ),
+        (["--task", "csv:a,b,shifts=rotatd"], "did you mean rotated"),
+        (["--task", "csv:a,b,target=regression,mask=present"], "mask=present"),
+        (["--task", "labels:a.npy"], "names 1 of the two files"),
+        (["--task", "imagenet:nowhere,limit=0"], "limit 0"),
+        (["--task", "domainnet:train=clipart"], "train clipart; possible: real, sketch"),
+        (["--fractions", "2"], "--fractions 2"),
+        (["--plugin", "nmtun"], "did you mean nmtune"),
+    ],
+)
+def test_what_a_job_would_refuse_before_it_reads_data_is_not_printed_as_its_config(
+    words: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        main([*words, "--print_config"])
 
 
 def test_a_class_that_training_lacks_is_named(tmp_path: Path) -> None:
