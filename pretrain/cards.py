@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 import jinja2
+import yaml
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
 from nml import layout
@@ -117,6 +118,10 @@ def write_model_card(
         noise=level,
         shape=run.meta["preprocessing"],
         where=_where(noise[level["set_fingerprint"]], "../"),
+        # A line a value: none begins with what would end its block.
+        recipe=yaml.safe_dump(
+            run.meta["recipe"]["resolved"], sort_keys=False, allow_unicode=True, width=float("inf")
+        ).strip(),
         curves=(folder / f"{layout.CURVES}.png").exists(),
         step_name=layout.step_name,
         probes=probes,
@@ -141,7 +146,7 @@ def write_ladder_card(
         return f"{100 * fmean(found):.1f}" if found else ""
 
     rows = [
-        {"name": run.name, "meta": run.meta, **{domain: mean(run, domain) for domain in ("id", "ood")}}
+        {"run": run, "meta": run.meta, **{domain: mean(run, domain) for domain in ("id", "ood")}}
         for run in sorted(runs, key=place)
     ]
     _write(folder, "ladder.md.j2", rows=rows, sets={one.fingerprint: _where(one) for one in noise.values()})

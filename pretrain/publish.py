@@ -21,7 +21,9 @@ Nothing is uploaded: ``hf upload ME/NAME OUT/NAME`` does that.
 
 from __future__ import annotations
 
+import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,7 +32,7 @@ from nml import cli, layout
 from nml.errors import UserError
 from nml.files import fsync_folder, make_folder, sync_tree, temporary_beside, write_json
 from nml.signatures import sign, signer
-from nml.untrusted import read_json
+from nml.untrusted import read_json, shown
 from pretrain.checkpoints import newest_checkpoint, verify
 from pretrain.encoder_files import link_or_copy
 
@@ -49,6 +51,7 @@ _FORCED = {
     "force_quick_gelu": ("", "quick_gelu"),
     "force_custom_text": ("", "custom_text"),
 }
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 EPILOG = """examples:
   python -m pretrain.publish runs/quickstart-n20-seed0 --out hub
   python -m probes.results export results --where head=lp --out probes.csv
@@ -66,6 +69,7 @@ class Published(NamedTuple):
         steps: Steps of the earlier checkpoints beside it, oldest first.
         step: Step of its own weights.
         set_path: Where the set of its training was.
+        done: Whether it had done its last step.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Published(NamedTuple):
     steps: tuple[int, ...]
     step: int
     set_path: str
+    done: bool
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -126,11 +131,17 @@ def publish_runs(
         key: Private key to sign with.
 
     Raises:
-        UserError: If a run has no complete checkpoint, two runs have one name, or ``out`` exists.
+        UserError: If a run has no complete checkpoint, two runs have one name, ``out`` exists, or the licence
+            is no name of one.
     """
     from pretrain.cards import probes_of, write_ladder_card, write_model_card
     from pretrain.published_noise import write_noise
 
+    if license_name is not None and not _LICENCE.fullmatch(license_name):
+        raise UserError(
+            f"--license {shown(license_name)}: no name that the Hub gives a licence",
+            possible="apache-2.0, mit, cc-by-4.0, other, ...",
+        )
     if out.exists():
         raise UserError(f"--out {out}: exists", mend="name a folder that does not exist")
     names = [run.resolve().name for run in runs]
@@ -145,6 +156,10 @@ def publish_runs(
         noise = write_noise(done, temporary, license_name)
         for one in done:
             folder = temporary / one.name
+            if not one.done:
+                print(f"{one.name} had not ended: published as it is at step {one.step:,}", file=sys.stderr)
+            if results and one.name not in rows:
+                print(f"without accuracies of {one.name}: {results} has none on all data", file=sys.stderr)
             write_model_card(one, folder, licence=license_name, noise=noise, probes=rows.get(one.name, []))
             if key:
                 sign(folder, layout.SIGNED, layout.SIGNATURE, key)
@@ -177,7 +192,7 @@ def _publish(run: Path, folder: Path, steps: bool) -> Published:
 
         write_curves([read_curves(run)], [folder / f"{layout.CURVES}.png"])
     set_path = read_json(newest.export / layout.META)["noise"]["set_path"]
-    return Published(folder.name, meta, run, tuple(earlier), newest.step, set_path)
+    return Published(folder.name, meta, run, tuple(earlier), newest.step, set_path, layout.is_done(run))
 
 
 def _write_weights(export: Path, folder: Path) -> dict[str, Any]:
@@ -230,12 +245,14 @@ def _write_timm_config(meta: dict[str, Any], path: Path) -> None:
 
     shape = meta["preprocessing"]
     model = timm.create_model(meta["architecture"], **meta["model_kwargs"])
-    about = {
-        "label_names": meta["classes"],
+    about: dict[str, Any] = {
         "pretrained_cfg": {
             name: shape[name] for name in ("input_size", "mean", "std", "interpolation", "crop_pct")
         },
     }
+    # What was trained without labels gives features, which no class is a name of.
+    if len(meta["classes"] or ()) == model.num_classes:
+        about["label_names"] = meta["classes"]
     arguments = {name: value for name, value in meta["model_kwargs"].items() if name != "num_classes"}
     save_config_for_hf(model, str(path), model_config=about, model_args=arguments)
     config = read_json(path)

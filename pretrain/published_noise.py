@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,26 +24,27 @@ if TYPE_CHECKING:
     from pretrain.publish import Published
 
 CROISSANT = "croissant.json"
-# The context that the specification asks every file to repeat, as far as this one uses it.
+# The context that the specification asks every file to repeat whole.
 _CONTEXT = {
     "@language": "en",
     "@vocab": "https://schema.org/",
-    "citeAs": "cr:citeAs",
-    "column": "cr:column",
     "conformsTo": "dct:conformsTo",
     "cr": "http://mlcommons.org/croissant/",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
-    "extract": "cr:extract",
-    "field": "cr:field",
-    "fileObject": "cr:fileObject",
-    "includes": "cr:includes",
-    "key": "cr:key",
-    "md5": "cr:md5",
-    "recordSet": "cr:recordSet",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
+    "rai": "http://mlcommons.org/croissant/RAI/",
     "sc": "https://schema.org/",
-    "source": "cr:source",
+    **{
+        name: f"cr:{name}"
+        for name in (
+            *("citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty"),
+            *("fileSet", "format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField"),
+            *("path", "recordSet", "references", "regex", "repeated", "replace", "samplingRate"),
+            *("separator", "source", "subField", "transform"),
+        )
+    },
 }
 _TYPES = {pa.string(): "sc:Text", pa.int32(): "sc:Integer", pa.bool_(): "sc:Boolean"}
 _ABOUT = {
@@ -180,6 +182,8 @@ def _croissant(
                 "@type": "cr:RecordSet",
                 "@id": level,
                 "name": level,
+                # An image has several captions, each a row.
+                **({"key": {"@id": f"{level}/key"}} if shard_set.kind == "class" else {}),
                 "field": [
                     {
                         "@type": "cr:Field",
@@ -202,6 +206,8 @@ def _croissant(
         "description": "Labels with noise that is known sample by sample; no images. Set "
         f"{shard_set.fingerprint}, manifest {shard_set.manifest_sha256}.",
         **({"license": license_name} if license_name else {}),
+        "datePublished": datetime.now(UTC).date().isoformat(),
+        "version": "1.0.0",
         "distribution": files,
         "recordSet": records,
     }

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from nml.errors import UserError
 from pretrain.cards import _code
-from pretrain.publish import main
+from pretrain.publish import _write_timm_config, main
 from shards.shardset import ShardSet
 
 PROBES = """encoder,task,dataset,domain,head,metric_name,metric,fraction,downstream_noise
@@ -118,6 +118,7 @@ def test_the_noise_of_a_set_is_published_sample_by_sample_and_described(hub: Pat
     assert {one["name"] for one in described["recordSet"]} == {"n00", "n25"}
     for record in described["recordSet"]:
         columns = pq.read_schema(folder / f"{record['name']}.parquet").names
+        assert record["key"] == {"@id": f"{record['name']}/key"}
         assert [field["source"]["extract"]["column"] for field in record["field"]] == columns
     assert front_of(folder / "README.md")["configs"] == [
         {"config_name": "n00", "data_files": "n00.parquet"},
@@ -143,8 +144,12 @@ def test_cards_say_what_a_run_is_and_what_it_scored(hub: Path, image_set: Path) 
     # Of several captions an image, more may be altered than there are samples.
     assert f"\n{shard_set.level('0.25').flipped} of their labels or captions (25.00 %)" in text
     assert "](../noise-image-set)" in text
+    meta = json.loads((hub / "noisy" / "meta.json").read_text())
+    recipe = yaml.safe_load(text.partition("```yaml\n")[2].partition("\n```")[0])
+    assert recipe == meta["recipe"]["resolved"]
     ladder = (hub / "README.md").read_text()
-    assert "| [noisy](noisy) | resnet18 | 25.00 % | symmetric | 0 | 60.0 | 25.0 |" in ladder
+    scored = f"symmetric | 0 | {meta['step']} | 60.0 | 25.0 |"
+    assert f"| [noisy](noisy) | resnet18 | 25.00 % | {scored}" in ladder
     assert "| [clean](clean) | resnet18 | 0.00 % |" in ladder
 
 
@@ -162,6 +167,30 @@ def test_a_run_that_is_called_as_its_noise_would_be_keeps_a_folder_of_its_own(
     assert (noise / "n00.parquet").exists()
     assert not list((tmp_path / "hub" / run.name).glob("*.parquet"))
     assert f"](../{noise.name})" in (tmp_path / "hub" / run.name / "README.md").read_text()
+
+
+def test_a_run_that_had_not_ended_or_was_not_measured_is_published_as_such(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "stopped"
+    shutil.copytree(runs["clean"], run)
+    (run / "DONE.json").unlink()
+    (tmp_path / "probes.csv").write_text(PROBES)
+    main([str(run), "--out", str(tmp_path / "hub"), "--results", str(tmp_path / "probes.csv")])
+    said = capsys.readouterr().err
+    assert "stopped had not ended: published as it is at step" in said
+    assert "without accuracies of stopped: " in said
+    assert "steps, and it had not ended." in (tmp_path / "hub" / "stopped" / "README.md").read_text()
+
+
+def test_features_are_published_without_names_of_classes(runs: dict[str, Path], tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    meta = json.loads((runs["clean"] / "export" / "meta.json").read_text())
+    _write_timm_config(meta, file)
+    assert json.loads(file.read_text())["label_names"] == meta["classes"]
+    # As an objective without labels exports its network: classes of the set, and no classifier.
+    _write_timm_config({**meta, "model_kwargs": {**meta["model_kwargs"], "num_classes": 0}}, file)
+    assert "label_names" not in json.loads(file.read_text())
 
 
 @pytest.mark.parametrize(
@@ -192,6 +221,8 @@ def test_what_cannot_be_published_is_one_line_and_leaves_nothing(
     clean, out = str(runs["clean"]), str(tmp_path / "out")
     with pytest.raises(UserError, match="exists"):
         main([clean, "--out", str(hub)])
+    with pytest.raises(UserError, match="no name that the Hub gives a licence"):
+        main([clean, "--out", out, "--license", "Apache 2"])
     with pytest.raises(UserError, match="two runs of this name"):
         main([clean, clean, "--out", out])
     with pytest.raises(UserError, match="no complete checkpoint"):
