@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from nml.text_table import in_columns
+from nml.untrusted import parse_json
 from probes.results.row import Row
 
 HEADER = (
@@ -26,6 +27,8 @@ HEADER = (
 def summary_table(rows: Sequence[Row]) -> str:
     """Return a text table: one line an (encoder, task, head), means over seeds and OOD variants.
 
+    Networks of a tuning that hold different shares of the tuned weights count as heads of their own.
+
     Where a task has no accuracy its own metric stands there, and the column says which. Where a study has
     several fractions or downstream noises, only the largest fraction and the smallest noise are shown; the
     results hold the rest.
@@ -36,7 +39,8 @@ def summary_table(rows: Sequence[Row]) -> str:
     for row in rows:
         if row.fraction == fraction and row.downstream_noise == noise:
             pretraining = "-" if row.noise_ratio is None else f"{row.noise_ratio:.3g}"
-            groups[row.encoder, pretraining, row.task, row.head].append(row)
+            head = row.head if (share := _wise_ft(row)) == 1 else f"{row.head} WiSE-FT {share:g}"
+            groups[row.encoder, pretraining, row.task, head].append(row)
     measured = {row.metric_name if row.accuracy is None else "acc" for row in rows}
     name = measured.pop() if len(measured) == 1 else "score"
     header = (*HEADER[:4], f"ID {name}", f"OOD {name}", *HEADER[6:])
@@ -50,6 +54,10 @@ def in_words(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         groups[row.encoder, row.task, row.head].append(row)
     return [f"{task} {head}: {_words(group)}" for (_, task, head), group in groups.items()]
+
+
+def _wise_ft(row: Row) -> float:
+    return float(parse_json(row.hyper_parameters or "{}").get("wise_ft", 1.0))
 
 
 def _words(rows: Sequence[Row]) -> str:

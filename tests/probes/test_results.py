@@ -16,6 +16,7 @@ from probes.results import Row, read_rows, write_rows
 from probes.results.__main__ import main
 from probes.results.export import as_csv, as_latex, select
 from probes.results.row import IDENTITY, identify
+from probes.summary import summary_table
 
 
 def row(**changes: object) -> Row:
@@ -210,3 +211,9 @@ def test_results_that_are_not_among_those_to_be_packed_are_not_lost(tmp_path: Pa
     with pytest.raises(UserError, match="has 1 rows that are not among those"):
         main(["pack", str(tmp_path / "results"), "--out", str(tmp_path / "packed")])
     assert 8 in {one.seed for one in read_rows(tmp_path / "packed")}
+
+
+def test_networks_of_different_shares_of_the_tuned_weights_have_a_line_each() -> None:
+    shares = [row(head="tune-lp-ft", hyper_parameters=f'{{"wise_ft": {share}}}') for share in (0.5, 1.0)]
+    lines = summary_table([row(head="lp"), *shares]).splitlines()[2:]
+    assert [re.split(r"\s{2,}", line)[3] for line in lines] == ["lp", "tune-lp-ft WiSE-FT 0.5", "tune-lp-ft"]
