@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from nml.untrusted import read_object
 from slurm.attempt import CLOSE, OPEN
+from slurm.local_attempt import is_running
 from slurm.states import is_below
 from slurm.verdict import DONE, FAILED, REQUEUE
 
@@ -79,7 +80,7 @@ def recorded_spans(record: Path, running: Iterable[str], signs: Iterable[Path] =
         last = folder == newest[told["job"]]
         if (end := _end(folder)) is not None:
             outcome, ended = end
-        elif last and told["job"] in running:
+        elif last and (told["job"] in running or is_running(folder)):
             outcome, ended = RUNNING, time.time()
         else:
             # Killed with all that could have told. It was alive when it wrote last, and over before the next.

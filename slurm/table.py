@@ -23,6 +23,7 @@ from slurm.controller import TRIES, NoAnswer
 from slurm.invocation import FILE as COMMAND
 from slurm.invocation import command_line
 from slurm.journal import Job, Journal
+from slurm.local_attempt import LOCAL, is_running, newest_here
 from slurm.members import LAUNCH
 from slurm.plan import make_plan
 from slurm.pretraining import run_member
@@ -306,6 +307,12 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
     if member.complete:
         return "COMPLETED", ""
     if not member.job:
+        here = newest_here(member.record)
+        if here and is_running(here):
+            return "RUNNING", "with local processes"
+        closed = last_close(member)
+        if closed.get("outcome") == "failed":
+            return "FAILED", closed["reason"]
         progress = read_progress(member.run) if member.run else None
         return ("STARTED", "with local processes") if progress and progress.step else ("TO DO", "")
     closed = last_close(member)
@@ -336,8 +343,11 @@ def describe_reason(reason: str) -> str:
 
 
 def last_close(member: Launched) -> dict[str, Any]:
-    """Return how the newest attempt of the member's newest job was closed, empty if it was not."""
-    attempts = sorted(member.record.glob(f"{member.job}-*"), key=attempt_number)
+    """Return how the newest attempt of the member's newest job was closed, empty if it was not.
+
+    Without a job, that is the newest attempt with local processes.
+    """
+    attempts = sorted(member.record.glob(f"{member.job or LOCAL}-*"), key=attempt_number)
     try:
         return read_object(attempts[-1] / CLOSE, outcome=str, reason=str) if attempts else {}
     except FileNotFoundError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -119,9 +121,23 @@ def test_what_ran_on_this_machine_is_counted_too(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     record = tmp_path / "runs" / "one" / "launch" / "attempts"
-    for status in (75, 2, 0):
+    launcher = [sys.executable, str(Path(__file__).parents[2] / "slurm" / "launch.py")]
+    told: dict[str, str] = {}
+
+    def looked_at() -> int:
+        for words in (("usage", "--json"), ("status",)):
+            argv = [*launcher, words[0], "runs/one", *words[1:]]
+            told[words[0]] = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        return 0
+
+    for status in (75, 2):
         # The second one refuses its options.
         assert attempt_here(record, lambda status=status: status, cores=2, gpus=1) == status
+    assert attempt_here(record, looked_at, cores=2, gpus=1) == 0
+    # What runs has not failed.
+    assert set(json.loads(told["usage"])["total"]["gpu_hours"]) == {"all", "useful", "redone"}
+    assert json.loads(told["usage"])["total"]["unclosed_attempts"] == 0
+    assert " RUNNING " in told["status"]
     total = usage(capsys, "runs/one")["total"]
     assert total["attempts"] == 2
     assert total["counted_by"] == ["records"]
