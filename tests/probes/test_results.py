@@ -215,5 +215,5 @@ def test_results_that_are_not_among_those_to_be_packed_are_not_lost(tmp_path: Pa
 
 def test_networks_of_different_shares_of_the_tuned_weights_have_a_line_each() -> None:
     shares = [row(head="tune-lp-ft", hyper_parameters=f'{{"wise_ft": {share}}}') for share in (0.5, 1.0)]
-    lines = summary_table([row(head="lp"), *shares]).splitlines()[2:]
+    lines = summary_table([row(head="lp"), *shares]).splitlines()[1:]
     assert [re.split(r"\s{2,}", line)[3] for line in lines] == ["lp", "tune-lp-ft WiSE-FT 0.5", "tune-lp-ft"]
