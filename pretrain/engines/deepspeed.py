@@ -109,8 +109,9 @@ class DeepSpeedEngine:
             self._engine.step()
             # ZeRO leaves a step out by itself where the norm is not finite, and says so by inf.
             applied = bool(self._engine.was_step_applied())
-            norm = float(self._engine.get_global_grad_norm() or 0.0) if limit or not applied else 0.0
-            return Update(norm, applied)
+            told = self._engine.get_global_grad_norm() if limit or not applied else None
+            # Whether it is 0 would be one more question to the device.
+            return Update(0.0 if told is None else float(told), applied)
         norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), limit)) if limit else 0.0
         if not math.isfinite(norm):
             self._engine.zero_grad()

@@ -27,6 +27,7 @@ from pretrain.agreement import Agreement
 from pretrain.assembly import build_objective
 from pretrain.ending import SIGNALS, STOPPED_STATUS
 from pretrain.engines import build_engine
+from pretrain.engines.deepspeed import import_deepspeed
 from pretrain.engines.native import call_off, tensors_of
 from pretrain.loading import Batch
 from pretrain.objective import Setting
@@ -160,6 +161,46 @@ def test_twenty_steps_wait_for_nothing(
     lines = list(metrics_lines(tmp_path / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [*range(1, STEPS + 2)]
     assert all(line["loss"] is not None and line["grad_norm"] for line in lines)
+
+
+# What docs/pretraining.md says of clipped steps over weights that decay and weights that do not: numbers that
+# the host reads of the device, the norm that we read among them, and numbers that it sends there.
+ASKED_BY_ZERO = {1: (4, 2), 2: (4, 2), 3: (2, 2)}
+
+
+def test_deepspeed_waits_for_the_device_as_often_as_is_written(
+    process_group: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_deepspeed()
+    from deepspeed.accelerator import get_accelerator
+
+    sent: Counter[str] = Counter()
+    tensor = torch.tensor
+
+    def counted(*values: Any, **more: Any) -> torch.Tensor:
+        sent["tensor"] += "device" in more
+        return tensor(*values, **more)
+
+    monkeypatch.setattr(
+        get_accelerator(), "synchronize", lambda *_: sent.update(synchronize=1), raising=False
+    )
+    for stage in range(4):
+        # Without ZeRO it is for the device to decide; torch's plain SGD reads nothing.
+        monkeypatch.setitem(agreement.LAG, "cpu", 0 if stage else LAG)
+        engine = make(f"deepspeed-{stage}")
+        for step in range(4):
+            images, labels = batch(step)
+            sent.clear()
+            with monkeypatch.context() as patched, Waits() as waits:
+                patched.setattr(torch, "tensor", counted)
+                with engine.micro_step(last=True):
+                    engine.backward(nn.functional.cross_entropy(engine.forward(images), labels))
+                trains = torch.ones((), dtype=torch.bool)
+                _ = engine.step(0.01) if stage else engine.step_if(0.01, trains)
+            found = waits.found["_local_scalar_dense"], sent["tensor"]
+            # What is made once is made in the first steps; DeepSpeed's clock begins after them.
+            assert step < 3 or found == ASKED_BY_ZERO.get(stage, (0, 0)), (stage, waits.found, sent)
+            assert not sent["synchronize"], stage
 
 
 def test_updates_on_the_device_are_those_of_the_libraries_and_can_be_called_off() -> None:
