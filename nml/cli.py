@@ -135,6 +135,10 @@ class Parser(jsonargparse.ArgumentParser):
         fail(_one_line(message, self.flags()) + f"; see: {self.prog} --help")
 
     def _check_value_key(self, action: argparse.Action, value: Any, *rest: Any, **more: Any) -> Any:
+        if value is None and action.default not in (None, argparse.SUPPRESS) and not _takes_none(action):
+            # A key without a value is not the option left out.
+            kind = getattr(getattr(action, "_typehint", action.type), "__name__", "value")
+            raise TypeError(f'Parser key "{action.dest}": Expected a {kind}. Got value: None')
         # In a file, the one value of an option that takes several need not be a list.
         several = action.nargs == "+" and value is not None and not isinstance(value, list)
         value = [value] if several else value
@@ -150,6 +154,11 @@ class Parser(jsonargparse.ArgumentParser):
     def flags(self) -> list[str]:
         """Return every flag that may be typed."""
         return [flag for action in self._actions for flag in action.option_strings]
+
+
+def _takes_none(action: argparse.Action) -> bool:
+    hint = getattr(action, "_typehint", None)
+    return hint is Any or type(None) in typing.get_args(hint)
 
 
 def _as_text(value: Any) -> Any:

@@ -27,7 +27,7 @@ from slurm.verdict import DONE
 
 KEYS = {
     "seconds_per_sample": "of a recipe: {RECIPE: seconds a sample and process}",
-    "probe_seconds": "of a probe: {ARM: seconds}",
+    "probe_seconds": "of a probe: {ARM: seconds}, or of a study without arms {NAME: seconds}",
     "samples": "of a set that is not there yet: {FOLDER: samples}",
     "set_bytes": "the same: {FOLDER: bytes}",
     "dims": "of an encoder that is given: {ENCODER: features a sample}",
@@ -103,6 +103,7 @@ def _runs(
 ) -> Iterator[str]:
     total, todo = len(study.runs()), 0
     seconds, samples, disk, unknown = 0.0, 0, 0, set[str]()
+    unsized = False
     sources: dict[str, None] = {}
     for run, recipe in _recipes(study, commands):
         if f"pretrain {run.path.name}" not in left:
@@ -111,6 +112,7 @@ def _runs(
         size = _set_samples(study, run, cost)
         if size is None:
             unknown.add(f"samples of {run.shard_set} (cost.samples)")
+            unsized = True
             continue
         samples += size * recipe["epochs"]
         kept = _kept(recipe, size)
@@ -123,9 +125,11 @@ def _runs(
         sources[f"{rate.seconds * 1e3:.3g} ms a sample of {Path(run.recipe).stem}, {rate.source}"] = None
     world = resources.nodes * resources.tasks
     unit = "GPU-hours" if resources.gpus_per_node else "CPU-hours"
-    yield f"  runs         {todo} of {total}; {samples / 1e6:,.1f} million samples"
-    yield f"               {seconds * world / 3600:,.1f} {unit}" + _why(sources, unknown)
-    yield f"  checkpoints  {_bytes(disk)}, exports included"
+    hours = _known(seconds, f"{seconds * world / 3600:,.1f}", whole=not unknown)
+    seen = _known(samples, f"{samples / 1e6:,.1f} million", whole=not unsized)
+    yield f"  runs         {todo} of {total}; {seen} samples"
+    yield f"               {hours} {unit}" + _why(sources, unknown)
+    yield f"  checkpoints  {_known(disk, _bytes(disk), whole=not unsized)}, exports included"
 
 
 def _probes(
@@ -140,6 +144,7 @@ def _probes(
     recipes = {run.path: recipe for run, recipe in _recipes(study, commands)}
     rows, feature_bytes, seconds, todo = 0, 0, 0.0, 0
     unknown: set[str] = set()
+    unsized = False
     sources: dict[str, None] = {}
     untold: dict[str, None] = {}
     seen: set[tuple[str, str]] = set()
@@ -147,7 +152,7 @@ def _probes(
     for arm in study.arms:
         options = told[arm.probe_options]
         own = {f"probes {name}" for name in _names(arm.arm, probes)}
-        rate = _probe_rate(arm.arm, [part for part in probes if part.member.name in own], cost)
+        rate = _probe_rate(arm.arm or arm.name, [part for part in probes if part.member.name in own], cost)
         fits = _fits(options)
         for subject in arm.subjects():
             steps, dims = 1, cost.get("dims", {}).get(subject.told)
@@ -158,6 +163,7 @@ def _probes(
                 dims = _size(subject.run.argv())["dim"] or 0
             if dims is None:
                 unknown.add(f"features of {subject.told} (cost.dims)")
+                unsized = True
             for tasks in arm.task_groups:
                 part = next(one for one in probes if _is_of(one, arm.arm, subject, tasks))
                 heads = part.member.probe.heads if part.member.probe else ()
@@ -165,10 +171,10 @@ def _probes(
                     continue
                 todo += 1
                 if rate is None:
-                    untold[arm.arm or "the sweep"] = None
+                    untold[arm.arm or arm.name] = None
                 else:
                     seconds += rate.seconds
-                    sources[f"{rate.seconds:,.0f} s a probe of {arm.arm}, {rate.source}"] = None
+                    sources[f"{rate.seconds:,.0f} s a probe of {arm.arm or arm.name}, {rate.source}"] = None
                 for task in tasks:
                     tests = counts[task]["tests"]
                     rows += len(tests) * steps * len(heads) * fits
@@ -177,12 +183,14 @@ def _probes(
                         images = sum(count or 0 for count in [counts[task]["train"], *tests])
                         if None in (counts[task]["train"], *tests):
                             unknown.add(f"some samples of {task.partition(':')[0]}")
+                            unsized = True
                         feature_bytes += images * steps * (dims or 0) * _FLOAT_BYTES
     if untold:
         unknown.add(f"seconds of a probe of {', '.join(untold)} (cost.probe_seconds)")
     yield f"  probes       {todo} of {len(probes)}"
-    yield f"               {seconds / 3600:,.1f} CPU-hours" + _why(sources, unknown)
-    yield f"  features     {_bytes(feature_bytes)}"
+    hours = _known(seconds, f"{seconds / 3600:,.1f}", whole=not untold)
+    yield f"               {hours} CPU-hours" + _why(sources, unknown)
+    yield f"  features     {_known(feature_bytes, _bytes(feature_bytes), whole=not unsized)}"
     along = _rows_along(study, left, recipes, counts)
     yield f"  result rows  {rows + along:,}" + (f", {along:,} of them while runs train" if along else "")
 
@@ -338,6 +346,13 @@ def _probe_options(words: Sequence[str]) -> dict[str, Any]:
 def _ask(module: str, *words: str) -> dict[str, Any]:
     answer: dict[str, Any] = parse_json(answer_of([sys.executable, "-m", module, *words], _SECONDS))
     return answer
+
+
+def _known(amount: float, told: str, *, whole: bool) -> str:
+    """Return what is known of an amount: nothing known is not nothing to do."""
+    if whole:
+        return told
+    return f"at least {told}" if amount else "unknown"
 
 
 def _why(sources: Iterable[str], unknown: Iterable[str]) -> str:

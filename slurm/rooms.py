@@ -80,6 +80,9 @@ def answer_of(argv: Sequence[str], seconds: float) -> str:
 
 
 _HEADS = Registry("nml.heads", kind="head", where="--plugins", listing="python -m plugins list")
+_MODELS = Registry(
+    "nml.noise", kind="noise model", where="draws: model", listing="python -m shards.write --help"
+)
 _TASKS = Registry("nml.tasks", kind="task", where="--tasks", listing="python -m probes.tasks list")
 _PROBED = Registry("nml.tasks", kind="task", where="--probe", listing="python -m probes.tasks list")
 _ENCODERS = Registry(
@@ -105,6 +108,16 @@ def check_tasks(texts: Sequence[str]) -> None:
     """
     for text in texts:
         find_task(_TASKS, text.partition(":")[0])
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Check that models of noise are registered.
+
+    Raises:
+        UserError: If one is not; near matches are named.
+    """
+    for name in names:
+        _MODELS.find(name)
 
 
 def check_probed(texts: Sequence[str]) -> None:

@@ -7,7 +7,9 @@ are the options of the command.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from nml.errors import UserError, unknown_name
 from nml.levels import CLEAN_LEVEL, is_level_name, level_of
 from nml.run_options import RunOptions, absolute
 from nml.set_file import SET_FILE, local_folder, read_set_record
-from nml.untrusted import Untrusted, shown, typed
+from nml.untrusted import Untrusted, printable, shown, typed
 from slurm.request import PretrainRequest
 
 # Options of a run that a sweep gives each of its runs itself.
@@ -39,6 +41,7 @@ _OF_RUNS = tuple(
 )
 # What an arm may not say that trains nothing.
 _OF_TRAINING = {"noise", "recipes", "seeds", "recipe", *_OF_RUNS}
+_ARM = re.compile(r"\w[\w.-]*")
 ARM_KEYS = (*_LISTS, "recipe", "probes", "tasks_together", *_OF_RUNS)
 
 
@@ -100,15 +103,15 @@ class SweepRequest:
     encoders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for field in ("noise", "plugins", "tasks", "encoders"):
+        for field in _LISTS:
             values = getattr(self, field)
             if not values and field != "encoders":
                 raise UserError(f"{self._flag(field)}: nothing given", possible="one or more")
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
                 raise UserError(f"{self._flag(field)} {twice[0]}: given twice")
-        if "/" in self.name or self.name in ("", ".", ".."):
-            raise UserError(f"--name {self.name}: not a folder name")
+        if "/" in self.name or self.name in ("", ".", "..") or not self.name.isprintable():
+            raise UserError(f"--name {printable(self.name)}: not a folder name")
         for word in self.probe_options:
             flag = word.partition("=")[0]
             if flag in _OWN_OPTIONS:
@@ -198,13 +201,17 @@ class Study:
         sets: The sets that it writes where they are missing.
 
     Raises:
-        UserError: If two arms have a run of one name that is not the same run.
+        UserError: If two arms have a run of one name that is not the same run, or are one and the same.
     """
 
     arms: tuple[SweepRequest, ...]
     sets: tuple[PlannedSet, ...] = ()
 
     def __post_init__(self) -> None:
+        for one, other in itertools.combinations(self.arms, 2):
+            # Two parts of the plan would measure the same at once.
+            if dataclasses.replace(one, arm=other.arm) == other:
+                raise UserError(f"arms.{one.arm}, arms.{other.arm}: ask for the same", mend="leave one out")
         known: dict[Path, PretrainRequest] = {}
         for run in (run for arm in self.arms for run in arm.runs()):
             if known.setdefault(run.path, run).argv() != run.argv():
@@ -256,6 +263,9 @@ def arms_of(
     Raises:
         UserError: If an arm says what cannot be said, or a value is impossible.
     """
+    for name in arms:
+        if not _ARM.fullmatch(str(name)):
+            raise UserError(f"arms: {shown(name)} names no arm", possible="letters, digits, '_', '-' and '.'")
     shared = {"recipe": recipe, "probes": probes}
     return tuple(_arm(common, str(name), content, shared) for name, content in arms.items()) or (
         _arm(common, "", {}, shared),
@@ -301,7 +311,7 @@ def _arm(common: SweepRequest, name: str, content: Any, shared: Mapping[str, Any
         arm=name,
         options=given,
         overrides=(*_recipe_words(merged["recipe"]), *common.overrides),
-        probe_options=(*option_words(merged["probes"], f"{where}.probes"), *common.probe_options),
+        probe_options=(*option_words(merged["probes"], f"{where}.probes".strip(".")), *common.probe_options),
         **said,
     )
 
@@ -315,9 +325,10 @@ def _recipe_words(values: Mapping[str, Any]) -> Iterator[str]:
 def option_words(values: Any, where: str) -> Iterator[str]:
     """Return options of a command, given as a mapping, as its words."""
     for name, value in _mapping(where, values).items():
-        yield flag_of(name)
-        if value is not True:
-            yield from (_text(one) for one in (value if isinstance(value, list) else [value]))
+        # A switch that is off, for example of an arm where the study has it on.
+        if value is not False:
+            yield flag_of(name)
+            yield from () if value is True else _texts(f"{where}.{name}", value)
 
 
 def sets_of(sets: Mapping[str, Any], base: Path) -> tuple[PlannedSet, ...]:
@@ -339,17 +350,22 @@ def _planned(out: str, content: Any, base: Path) -> PlannedSet:
         )
     if "out" in fields:
         raise UserError(f"{where}.out: the folder is the key", mend="leave it out")
-    added: dict[str, tuple[str, ...]] = {}
-    for draw in draws:
-        named = _mapping(f"{where}.draws", draw)
-        if "noise" not in named:
-            raise UserError(f"{where}.draws: one has no noise", possible="a ratio, for example 0.2")
-        added[level_of(named.get("name", named["noise"]))] = tuple(option_words(named, f"{where}.draws"))
     ratios = fields.get("noise", 0)
     ratios = ratios if isinstance(ratios, list) else [ratios]
     names = [str(name) for name in fields.get("name", [])]
     noisy = [ratio for ratio in ratios if level_of(ratio) != CLEAN_LEVEL]
     levels = (CLEAN_LEVEL, *(names or map(level_of, noisy)))
+    added: dict[str, tuple[str, ...]] = {}
+    for draw in draws:
+        named = _mapping(f"{where}.draws", draw)
+        if "noise" not in named:
+            raise UserError(f"{where}.draws: one has no noise", possible="a ratio, for example 0.2")
+        if isinstance(named["noise"], list):
+            raise UserError(f"{where}.draws: noise {shown(named['noise'])}: a draw is one level")
+        level = level_of(named.get("name", named["noise"]))
+        if level in added or level in levels:
+            raise UserError(f"{where}.draws: two levels are called {level}", mend="give one another name")
+        added[level] = tuple(option_words(named, f"{where}.draws"))
     return PlannedSet(
         out=absolute(out, base),
         words=tuple(option_words(fields, where)),

@@ -40,9 +40,11 @@ from slurm.rooms import (
     check_command,
     check_encoders,
     check_heads,
+    check_models,
     check_probed,
     check_probes,
     check_tasks,
+    options_of,
     probed,
 )
 from slurm.same_run import check_same_run, check_same_words
@@ -198,6 +200,15 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
     for planned in study.sets:
         if not planned.present():
             check_command(planned.argv())
+    forms: set[tuple[str, ...]] = set()
+    for planned in study.sets:
+        for level in sorted(planned.draws.keys() - planned.present()):
+            told_options = options_of(planned.draws[level])
+            check_models(told_options.get("--model", ()))
+            # A draw that has the options of another is of the same form; its ratio was looked at above.
+            if tuple(sorted(told_options)) not in forms:
+                forms.add(tuple(sorted(told_options)))
+                check_command(planned.draw_argv(level))
     resolved: dict[tuple[str, str], str] = {}
     known: dict[PretrainRequest, str] = {}
     for arm in study.arms:

@@ -34,11 +34,12 @@ arms:
   given: {encoders: ["timm:small", "timm:wide"], plugins: [lp], tasks: [dtd]}
 cost:
   seconds_per_sample: {quickstart: 9}
-  probe_seconds: {symmetric: 600, pairs: 1200, more-seeds: 1800, given: 1200}
+  probe_seconds: {symmetric: 600, pairs: 1200, more-seeds: 1800}
   dims: {"timm:small": 100, "timm:wide": 150}
   samples: {data/a: 100}
   set_bytes: {data/a: 3000000}
 """
+ALIKE = 'noise: [0, 0.1], probe: [digits, "dtd,lp,mlp"]}'
 RUNS = ("n00-seed0", "n10-seed0", "n20-pair-flip-seed0", "n00-seed1")
 COST = [
     "what is left to do:",
@@ -49,8 +50,9 @@ COST = [
     # A checkpoint and an export of each.
     "  checkpoints  48.0 MB, exports included",
     "  probes       6 of 6",
-    "               1.8 CPU-hours (600 s a probe of symmetric, as given; 1,200 s a probe of pairs, as given; "
-    "1,800 s a probe of more-seeds, as given; 1,200 s a probe of given, as given)",
+    "               at least 1.2 CPU-hours (600 s a probe of symmetric, as given; "
+    "1,200 s a probe of pairs, as given; 1,800 s a probe of more-seeds, as given; "
+    "unknown: seconds of a probe of given (cost.probe_seconds))",
     # Two tasks of 200 samples for three runs and one for the fourth, 50 numbers of four bytes each; and one
     # for the encoders, of 100 and 150 numbers.
     "  features     0.5 MB",
@@ -157,6 +159,15 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
         ("seeds: [1], ", "epochs: many, ", "arms.more-seeds: epochs is 'many'"),
         ("seeds: [1], ", "epochs: 7, ", "two different runs would be called quickstart-n00-seed0"),
         ("draws:\n      - {noise: 0.2, ", "draws:\n      - {", "sets.data/a.draws: one has no noise"),
+        ("{noise: 0.2, model", "{noise: [0.2, 0.3], model", "noise [0.2, 0.3]: a draw is one level"),
+        ("name: n20-pair-flip}", "name: n20}", "sets.data/a.draws: two levels are called n20"),
+        ("model: pair-flip", "model: pair-flop", "draws: model: unknown name 'pair-flop'"),
+        ("model: pair-flip", "modl: pair-flip", "--modl"),
+        ("noise: [0], seeds: [1]", "noise: [0], seeds: []", "arms.more-seeds.seeds: nothing given"),
+        ("name: arms", "name:", "--name None: not a possible value; possible: str"),
+        ("probes: {seeds: 2}", "probes: {seeds: }", "arms.pairs.probes.seeds None: not a possible value"),
+        ("  pairs: {", "  a/b: {", "arms: 'a/b' names no arm"),
+        ("noise: [0], seeds: [1], tasks: [digits], tasks_together: false}", ALIKE, "ask for the same"),
     ],
 )
 def test_a_mistake_in_a_study_is_one_line_that_names_its_place(
