@@ -18,6 +18,7 @@ from pretrain.options import Options, parse_options
 from pretrain.probing import Probing, tell_marked
 from pretrain.same_run import (
     check_can_be_written,
+    check_same_command,
     check_same_data,
     check_same_run,
     check_same_start,
@@ -120,6 +121,7 @@ def train(
     """
     from pretrain.assembly import assemble
 
+    check_same_command(world, text)
     decided_by_main(world, lambda: check_can_be_written(options.run_dir))
     if world.is_main and options.shards is None:
         print(digits.NOTICE, flush=True)

@@ -12,6 +12,7 @@ from nml.errors import UserError
 from nml.initial_weights import InitialWeights, describe_weights
 from nml.run_config import first_difference, read_command, read_record
 from nml.untrusted import Untrusted, parse_yaml, typed
+from pretrain.world import World, from_main
 
 if TYPE_CHECKING:
     from shards.shardset import ShardSet
@@ -34,6 +35,27 @@ def check_same_run(run: Path, text: str) -> None:
     other = first_difference(before, parse_yaml(text)) if before is not None else None
     if other:
         raise UserError(f"{other.name} {other.now}: {run} holds a run with {other.before}", mend=_OTHER)
+
+
+def check_same_command(world: World, text: str) -> None:
+    """Refuse ranks that were given different runs: each would train its own way. Collective.
+
+    Args:
+        world: This process, in its group.
+        text: Its resolved command as YAML.
+
+    Raises:
+        UserError: On every rank, naming the first rank and value that differ.
+    """
+    import torch.distributed as dist
+
+    other = first_difference(parse_yaml(from_main(text)), parse_yaml(text))
+    told = other and f"{other.name} {other.now} on rank {world.rank}: rank 0 was started with {other.before}"
+    every: list[str | None] = [None] * world.size
+    dist.all_gather_object(every, told)
+    mistake = next(filter(None, every), None)
+    if mistake is not None:
+        raise UserError(mistake, mend="start all ranks by the same command")
 
 
 def describe_data(shard_set: ShardSet, level: str) -> dict[str, Any]:

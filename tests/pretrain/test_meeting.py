@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from nml.errors import UserError
+from pretrain.same_run import check_same_command
 from pretrain.world import World, join, leave, world_from_environment
 from slurm.rendezvous import choose_port
 from tests.commands import WARM
@@ -51,6 +54,31 @@ def test_a_port_that_is_none_is_refused_before_anybody_waits_there(
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"MASTER_PORT '{port}': no port; possible: 1 to 65535"):
         world_from_environment()
+
+
+def _given_its_own_learning_rate(rank: int, size: int, rates: list[float]) -> str:
+    text = f"noise: '0'\nseed: 0\nengine: ddp\nrecipe: {{optimizer: {{lr: {rates[rank]}}}}}\n"
+    try:
+        check_same_command(World(rank, size), text)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ([0.2, 0.2], ""),
+        ([0.2, 0.3], "recipe.optimizer.lr 0.3 on rank 1: rank 0 was started with 0.2; start all ranks by"),
+    ],
+)
+def test_ranks_that_were_given_different_runs_all_refuse_to_train(
+    on_ranks: Callable[..., list[str]], tmp_path: Path, rates: list[float], said: str
+) -> None:
+    answers = on_ranks(2, _given_its_own_learning_rate, tmp_path / "store", rates)
+    assert answers[0] == answers[1]
+    assert answers[0].startswith(said)
+    assert bool(answers[0]) == bool(said)
 
 
 def test_a_rank_of_another_job_is_not_taken_for_one_of_the_run() -> None:
