@@ -5,33 +5,38 @@ for only its command knows: it writes their ids, head by head, into a file. When
 notes them; the head is complete as long as all of them exist and the run is the one that was measured. So
 a deleted result is computed again, and nothing else.
 
-A run whose folder is gone was measured by what the receipt notes of it; rows and receipts are what is kept of
-a study. Beside them lies the command of that run, so that another one is not taken for it.
+A run whose folder is gone was measured by what the receipt notes of it, with the rows that it wrote while it
+trained; rows and receipts are what is kept of a study. Beside them lies the command of that run, so that
+another one is not taken for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nml import layout
 from nml.files import sha256_file, write_bytes, write_json
-from nml.untrusted import read_object
+from nml.untrusted import parse_yaml, read_object
 from slurm.members import Probe
 
 
 def read_ids(results: Path) -> set[str]:
     """Return the row ids of a results folder; damaged files hold nothing."""
+    return {row["row_id"] for row in _rows(results, "row_id")}
+
+
+def _rows(results: Path, *columns: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
 
     from nml.parquet import read_parquet
 
-    found: set[str] = set()
     for file in sorted((results / "rows").glob("[!.]*.parquet")):
         try:
-            found |= set(read_parquet(file, ["row_id"])["row_id"].to_pylist())
+            yield from read_parquet(file, list(columns)).select(columns).to_pylist()
         except (OSError, ValueError, KeyError, pa.ArrowException):
             continue
-    return found
 
 
 def told_ids(receipts: str) -> Path:
@@ -43,11 +48,24 @@ def told_ids(receipts: str) -> Path:
 def write_receipts(probe: Probe) -> None:
     """Note which rows of the results folder a probe that has just ended stands for."""
     told = read_object(told_ids(probe.receipts))
-    for head in probe.heads:
-        write_json(_receipt(probe, head), {"rows": told.get(head, []), "run": _run_version(probe)})
     config = Path(probe.run) / layout.CONFIG
+    along = _ids_along(probe, config) if config.exists() else []
+    for head in probe.heads:
+        own = {"rows": told.get(head, []), "run": _run_version(probe)}
+        write_json(_receipt(probe, head), own | ({"along": along} if along else {}))
     if config.exists():
         write_bytes(measured_command(probe.receipts), config.read_bytes())
+
+
+def _ids_along(probe: Probe, config: Path) -> list[str]:
+    """Return the rows that a run wrote while it trained, which nobody can measure once it is gone."""
+    asked = parse_yaml(config.read_bytes())
+    if not isinstance(asked, dict) or not asked.get("probe"):
+        return []
+    rows = [row for row in _rows(Path(probe.results), "row_id", "run_path", "step") if row["run_path"]]
+    own = [row for row in rows if Path(row["run_path"]).resolve() == Path(probe.run).resolve()]
+    last = max((row["step"] for row in own), default=0)
+    return sorted(row["row_id"] for row in own if row["step"] < last)
 
 
 def measured_command(receipts: str) -> Path:
@@ -74,7 +92,9 @@ def _is_complete(probe: Probe, head: str, there: set[str], *, lost: bool) -> boo
     own = set(map(str, receipt["rows"]))
     # A receipt for nothing says nothing.
     same = bool(receipt["run"]) if lost else receipt["run"] == _run_version(probe)
-    return same and bool(own) and own <= there
+    along = receipt.get("along") if lost else None
+    wanted = own | set(map(str, along if isinstance(along, list) else ()))
+    return same and bool(own) and wanted <= there
 
 
 def _receipt(probe: Probe, head: str) -> Path:

@@ -269,3 +269,21 @@ def test_a_receipt_that_names_no_rows_completes_nothing(measured: Probe) -> None
     told_ids(measured.receipts).write_text(json.dumps({"lp": ["id-lp"]}))
     write_receipts(measured)
     assert missing_now(measured) == ("mlp",)
+
+
+def test_a_lost_run_is_wanted_again_for_rows_that_it_wrote_while_it_trained(measured: Probe) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (Path(measured.run) / "config.yaml").write_text("probe: [digits]")
+    rows = Path(measured.results) / "rows"
+    for run, step in ((measured.run, 3), (measured.run, 6), ("another", 3)):
+        row = {"run_path": run, "row_id": f"{Path(run).name}-{step}", "step": step}
+        pq.write_table(pa.Table.from_pylist([row]), rows / f"{row['row_id']}.parquet")
+    write_receipts(measured)
+    (rows / "another-3.parquet").unlink()
+    there = read_ids(Path(measured.results))
+    assert missing_heads(measured, there, lost=True) == ()
+    # Its weights are there, but not those of that step: nobody can measure them.
+    assert missing_heads(measured, there - {"run-3"}) == ()
+    assert missing_heads(measured, there - {"run-3"}, lost=True) == ("lp", "mlp")
