@@ -93,15 +93,21 @@ def train(engine: Engine, steps: range, *, micro_batches: int = 1) -> list[float
     return told
 
 
-def endless_trainer(
+def trainer_without_data(
     recipe: Recipe,
     objective: Any,
     engine: Engine,
     folder: Path,
+    *,
+    steps_per_epoch: int = 10**6,
+    shard_set: Any = None,
     presentations: Presentations | None = None,
 ) -> Trainer:
-    """Return the trainer of a run of which neither an epoch nor the whole ends within some steps."""
-    sampler: Any = SimpleNamespace(steps_per_epoch=10**6, state=lambda step: {})
+    """Return the trainer of a run whose batches a test makes.
+
+    As it is, neither an epoch nor the whole ends within some steps.
+    """
+    sampler: Any = SimpleNamespace(steps_per_epoch=steps_per_epoch, state=lambda step: {"step": step})
     recorder = Recorder(
         folder,
         is_main=True,
@@ -114,7 +120,6 @@ def endless_trainer(
     recorder.open(0)
     kind: Any = "caption" if recipe.objective == "clip" else "class"
     watch = NoiseWatch(kind, recipe.global_batch, engine.device, presentations=presentations)
-    nothing: Any = None
     state = RunState(
         recipe,
         folder,
@@ -131,7 +136,7 @@ def endless_trainer(
         engine=engine,
         objective=objective,
         sampler=sampler,
-        shard_set=nothing,
+        shard_set=shard_set,
         validation=None,
         state=state,
         recorder=recorder,

@@ -37,7 +37,7 @@ from pretrain.run import train
 from pretrain.training import Trainer
 from pretrain.upload import uploaded
 from pretrain.world import World
-from tests.pretrain.small_engines import OPTIMIZERS, batch, endless_trainer, make
+from tests.pretrain.small_engines import OPTIMIZERS, batch, make, trainer_without_data
 
 LAG, STEPS = 2, 20
 # Of them the host learns a number, or a size, that the device computes.
@@ -103,7 +103,7 @@ def make_trainer(engine_name: str, recipe: Recipe, folder: Path) -> Trainer:
     name = engine_name.partition("-")[0]
     engine = build_engine(name, objective.network(), recipe, accumulation=1)  # type: ignore[arg-type]
     assert engine.lag == LAG
-    return endless_trainer(recipe, objective, engine, folder)
+    return trainer_without_data(recipe, objective, engine, folder)
 
 
 def make_recipe(objective: str, model: dict[str, Any], engine: str, optimizer: str) -> Recipe:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,14 +18,15 @@ from nml.curves import metrics_lines
 from nml.errors import UserError
 from nml.recipe import Optimizer, Recipe
 from pretrain import agreement
+from pretrain.engines import Tensors
 from pretrain.engines.ddp import DdpEngine
 from pretrain.loading import Batch
 from pretrain.noise_watch import NoiseWatch
-from pretrain.recording import Recorder
 from pretrain.run_state import RunState
 from pretrain.training import Trainer
 from pretrain.world import World
 from tests.pretrain.ranks import Ranks
+from tests.pretrain.small_engines import trainer_without_data
 from tests.pretrain.struck import STRUCK
 
 OnRanks = Callable[..., list[Any]]
@@ -120,10 +120,8 @@ class Scripted:
 
     def after_step(self, engine: DdpEngine, step: int) -> None: ...
 
-
-def make_state(recipe: Recipe, folder: Path, world: World, engine: DdpEngine, sampler: Any) -> RunState:
-    watch = NoiseWatch("class", 2, engine.device)
-    return RunState(recipe, folder, world, engine=engine, sampler=sampler, meta={}, watch=watch)
+    def tensors(self) -> Tensors:
+        return {}
 
 
 def make_trainer(folder: Path, steps: list[tuple[float, float]], *, clip: float, skip: int = 3) -> Trainer:
@@ -136,32 +134,10 @@ def make_trainer(folder: Path, steps: list[tuple[float, float]], *, clip: float,
     network = nn.Linear(2, 2, bias=False)
     nn.init.ones_(network.weight)
     engine = DdpEngine(network, recipe)
+    keys = SimpleNamespace(index=SimpleNamespace(place=lambda index: SimpleNamespace(key=f"image-{index}")))
     # One step more than is scripted: the learning rate never reaches 0.
-    sampler: Any = SimpleNamespace(steps_per_epoch=len(steps) + 1, state=lambda step: {"step": step})
-    recorder = Recorder(
-        folder,
-        is_main=True,
-        steps_per_epoch=sampler.steps_per_epoch,
-        global_batch=2,
-        device=engine.device,
-        started=time.perf_counter(),
-        observers=[],
-    )
-    recorder.open(0)
-    objective: Any = Scripted(steps)
-    keys: Any = SimpleNamespace(
-        index=SimpleNamespace(place=lambda index: SimpleNamespace(key=f"image-{index}"))
-    )
-    return Trainer(
-        recipe,
-        World(),
-        engine=engine,
-        objective=objective,
-        sampler=sampler,
-        shard_set=keys,
-        validation=None,
-        state=make_state(recipe, folder, World(), engine, sampler),
-        recorder=recorder,
+    return trainer_without_data(
+        recipe, Scripted(steps), engine, folder, steps_per_epoch=len(steps) + 1, shard_set=keys
     )
 
 
@@ -239,7 +215,8 @@ def test_nothing_else_that_is_not_finite_is_saved(on_ranks: OnRanks, tmp_path: P
         network.register_buffer("mask", torch.full((2,), -math.inf))
         recipe = Recipe(ema=0.9)
         engine = DdpEngine(network, recipe)
-        state = make_state(recipe, tmp_path, World(size), engine, Any)
+        watch = NoiseWatch("class", 2, engine.device)
+        state = RunState(recipe, tmp_path, World(size), engine=engine, sampler=Any, meta={}, watch=watch)
         network(torch.ones(2, 2, 1, 1)).sum().backward()
         engine.step(0.1)
         # Those of one rank are enough.

@@ -28,7 +28,7 @@ from pretrain.loading import Batch
 from pretrain.objective import Setting
 from pretrain.objectives.teacher import Teacher
 from pretrain.presentations import Presentations
-from tests.pretrain.small_engines import OPTIMIZERS, endless_trainer
+from tests.pretrain.small_engines import OPTIMIZERS, trainer_without_data
 
 GPU = torch.device("cuda", 0)
 STEPS = 2
@@ -150,7 +150,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(
     with FakeTensorMode(allow_non_fake_inputs=True), Waits() as waits:
         keep_on_gpu(trained)
         engine = build_engine("ddp", network, recipe, accumulation=case.parts)
-        trainer = endless_trainer(recipe, trained, engine, tmp_path, Presentations(4))
+        trainer = trainer_without_data(recipe, trained, engine, tmp_path, presentations=Presentations(4))
         for _ in range(LAG["cuda"]):
             trainer.train_step(trainer.upload(batch), 0.0)
         waits.found.clear()
