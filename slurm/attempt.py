@@ -127,6 +127,11 @@ def starts(record: Path, job: str) -> list[dict[str, Any]]:
     return found
 
 
+def newest_attempt(record: Path, job: str) -> Path | None:
+    """Return the folder of a job's newest attempt, None where it has none."""
+    return max(record.glob(f"{job}-*"), key=attempt_number, default=None)
+
+
 def attempt_number(folder: Path) -> int:
     """Return which attempt of its job a folder is of: clocks of nodes differ, and may be set."""
     number = re.search(r"\d+$", folder.name)

@@ -102,8 +102,8 @@ def _runs(
     cost: Mapping[str, Any],
 ) -> Iterator[str]:
     total, todo = len(study.runs()), 0
-    seconds, samples, disk, unknown = 0.0, 0, 0, set[str]()
-    unsized = False
+    seconds, samples, disk = 0.0, 0, 0
+    unsized, untimed = set[str](), set[str]()
     sources: dict[str, None] = {}
     for run, recipe in _recipes(study, commands):
         if f"pretrain {run.path.name}" not in left:
@@ -111,24 +111,23 @@ def _runs(
         todo += 1
         size = _set_samples(study, run, cost)
         if size is None:
-            unknown.add(f"samples of {run.shard_set} (cost.samples)")
-            unsized = True
+            unsized.add(f"samples of {run.shard_set} (cost.samples)")
             continue
         samples += size * recipe["epochs"]
         kept = _kept(recipe, size)
         disk += kept * _size(run.argv())["checkpoint_bytes"] + _size(run.argv())["export_bytes"]
         rate = _run_rate(study, run, cost)
         if rate is None:
-            unknown.add(f"seconds a sample of {run.recipe} (cost.seconds_per_sample)")
+            untimed.add(f"seconds a sample of {run.recipe} (cost.seconds_per_sample)")
             continue
         seconds += rate.seconds * size * recipe["epochs"]
         sources[f"{rate.seconds * 1e3:.3g} ms a sample of {Path(run.recipe).stem}, {rate.source}"] = None
     world = resources.nodes * resources.tasks
     unit = "GPU-hours" if resources.gpus_per_node else "CPU-hours"
-    hours = _known(seconds, f"{seconds * world / 3600:,.1f}", whole=not unknown)
+    hours = _known(seconds, f"{seconds * world / 3600:,.1f}", whole=not (unsized or untimed))
     seen = _known(samples, f"{samples / 1e6:,.1f} million", whole=not unsized)
     yield f"  runs         {todo} of {total}; {seen} samples"
-    yield f"               {hours} {unit}" + _why(sources, unknown)
+    yield f"               {hours} {unit}" + _why(sources, unsized | untimed)
     yield f"  checkpoints  {_known(disk, _bytes(disk), whole=not unsized)}, exports included"
 
 
@@ -143,8 +142,7 @@ def _probes(
     counts = _counts(study)
     recipes = {run.path: recipe for run, recipe in _recipes(study, commands)}
     rows, feature_bytes, seconds, todo = 0, 0, 0.0, 0
-    unknown: set[str] = set()
-    unsized = False
+    unsized: set[str] = set()
     sources: dict[str, None] = {}
     untold: dict[str, None] = {}
     seen: set[tuple[str, str]] = set()
@@ -162,8 +160,7 @@ def _probes(
                 steps = len(options["steps"]) if options["steps"] not in ([], ["all"]) else steps
                 dims = _size(subject.run.argv())["dim"] or 0
             if dims is None:
-                unknown.add(f"features of {subject.told} (cost.dims)")
-                unsized = True
+                unsized.add(f"features of {subject.told} (cost.dims)")
             for tasks in arm.task_groups:
                 part = next(one for one in probes if _is_of(one, arm.arm, subject, tasks))
                 heads = part.member.probe.heads if part.member.probe else ()
@@ -182,14 +179,12 @@ def _probes(
                         seen.add((subject.told, task))
                         images = sum(count or 0 for count in [counts[task]["train"], *tests])
                         if None in (counts[task]["train"], *tests):
-                            unknown.add(f"some samples of {task.partition(':')[0]}")
-                            unsized = True
+                            unsized.add(f"some samples of {task.partition(':')[0]}")
                         feature_bytes += images * steps * (dims or 0) * _FLOAT_BYTES
-    if untold:
-        unknown.add(f"seconds of a probe of {', '.join(untold)} (cost.probe_seconds)")
+    untimed = {f"seconds of a probe of {', '.join(untold)} (cost.probe_seconds)"} if untold else set[str]()
     yield f"  probes       {todo} of {len(probes)}"
-    hours = _known(seconds, f"{seconds / 3600:,.1f}", whole=not untold)
-    yield f"               {hours} CPU-hours" + _why(sources, unknown)
+    hours = _known(seconds, f"{seconds / 3600:,.1f}", whole=not untimed)
+    yield f"               {hours} CPU-hours" + _why(sources, unsized | untimed)
     yield f"  features     {_known(feature_bytes, _bytes(feature_bytes), whole=not unsized)}"
     along = _rows_along(study, left, recipes, counts)
     yield f"  result rows  {rows + along:,}" + (f", {along:,} of them while runs train" if along else "")

@@ -16,7 +16,7 @@ from nml.cli import USER_ERROR_STATUS
 from nml.errors import UserError
 from nml.files import write_json
 from nml.locking import LOCK_FILE, NoLocksError, byte_lock, is_free
-from slurm.attempt import CLOSE, OPEN, attempt_number
+from slurm.attempt import CLOSE, OPEN, attempt_number, newest_attempt
 from slurm.verdict import DONE, FAILED, REQUEUE
 
 LOCAL = "local"
@@ -33,7 +33,7 @@ def attempt_here(record: Path, run: Callable[[], int], *, cores: int = 0, gpus: 
         cores: How many of this machine's cores it has; 0 is all that this process may use.
         gpus: How many GPUs it has.
     """
-    before = newest_here(record)
+    before = newest_attempt(record, LOCAL)
     folder = record / f"{LOCAL}-{attempt_number(before) + 1 if before else 0:03d}"
     own = {"nodes": 1, "cores": cores or len(os.sched_getaffinity(0)), "gpus": gpus}
     began = {"job": LOCAL, "attempt": folder.name, "node": os.uname().nodename, "had": own}
@@ -57,11 +57,6 @@ def attempt_here(record: Path, run: Callable[[], int], *, cores: int = 0, gpus: 
         with contextlib.suppress(OSError):
             record.rmdir()
     return status
-
-
-def newest_here(record: Path) -> Path | None:
-    """Return the folder of the newest attempt on this machine, or on another one without Slurm."""
-    return max(record.glob(f"{LOCAL}-*"), key=attempt_number, default=None)
 
 
 def is_running(attempt: Path) -> bool:

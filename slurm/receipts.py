@@ -14,27 +14,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nml import layout
 from nml.files import sha256_file, write_bytes, write_json
 from nml.untrusted import parse_yaml, read_object
 from slurm.members import Probe
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 def read_ids(results: Path) -> set[str]:
     """Return the row ids of a results folder; damaged files hold nothing."""
-    return {row["row_id"] for row in _rows(results, "row_id")}
+    return {row_id for table in _tables(results, "row_id") for row_id in table["row_id"].to_pylist()}
 
 
-def _rows(results: Path, *columns: str) -> Iterator[dict[str, Any]]:
+def _tables(results: Path, *columns: str) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     from nml.parquet import read_parquet
 
     for file in sorted((results / "rows").glob("[!.]*.parquet")):
         try:
-            yield from read_parquet(file, list(columns)).select(columns).to_pylist()
+            yield read_parquet(file, columns).select(columns)
         except (OSError, ValueError, KeyError, pa.ArrowException):
             continue
 
@@ -48,21 +51,22 @@ def told_ids(receipts: str) -> Path:
 def write_receipts(probe: Probe) -> None:
     """Note which rows of the results folder a probe that has just ended stands for."""
     told = read_object(told_ids(probe.receipts))
+    note: dict[str, Any] = {"run": _run_version(probe)}
     config = Path(probe.run) / layout.CONFIG
-    along = _ids_along(probe, config) if config.exists() else []
-    for head in probe.heads:
-        own = {"rows": told.get(head, []), "run": _run_version(probe)}
-        write_json(_receipt(probe, head), own | ({"along": along} if along else {}))
     if config.exists():
         write_bytes(measured_command(probe.receipts), config.read_bytes())
+        if along := _ids_along(probe, parse_yaml(config.read_bytes())):
+            note["along"] = along
+    for head in probe.heads:
+        write_json(_receipt(probe, head), {**note, "rows": told.get(head, [])})
 
 
-def _ids_along(probe: Probe, config: Path) -> list[str]:
+def _ids_along(probe: Probe, command: Any) -> list[str]:
     """Return the rows that a run wrote while it trained, which nobody can measure once it is gone."""
-    asked = parse_yaml(config.read_bytes())
-    if not isinstance(asked, dict) or not asked.get("probe"):
+    if not isinstance(command, dict) or not command.get("probe"):
         return []
-    rows = [row for row in _rows(Path(probe.results), "row_id", "run_path", "step") if row["run_path"]]
+    tables = _tables(Path(probe.results), "row_id", "run_path", "step")
+    rows = [row for table in tables for row in table.to_pylist() if row["run_path"]]
     own = [row for row in rows if Path(row["run_path"]).resolve() == Path(probe.run).resolve()]
     last = max((row["step"] for row in own), default=0)
     return sorted(row["row_id"] for row in own if row["step"] < last)

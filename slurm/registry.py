@@ -25,7 +25,7 @@ from nml.files import write_bytes
 from nml.locking import LOCK_FILE, NoLocksError, held_alone, is_free
 from nml.untrusted import read_object
 from slurm import states
-from slurm.attempt import CLOSE, attempt_number
+from slurm.attempt import CLOSE, newest_attempt
 from slurm.controller import cancel_by_token, hides_jobs, jobs_by_token, waiting_jobs
 from slurm.invocation import FILE as COMMAND
 from slurm.journal import UNANSWERED, Job, Journal, own_user
@@ -280,9 +280,9 @@ def _has_ended(member: Member, job: Job) -> bool:
     """Whether a job that Slurm does not show is known to have ended."""
     if not hides_jobs():
         return True
-    attempts = sorted(Path(member.record).glob(f"{job.id}-*"), key=attempt_number)
+    newest = newest_attempt(Path(member.record), job.id)
     with contextlib.suppress(OSError, ValueError):
-        return bool(attempts) and read_object(attempts[-1] / CLOSE, outcome=str)["outcome"] != "requeue"
+        return newest is not None and read_object(newest / CLOSE, outcome=str)["outcome"] != "requeue"
     return False
 
 

@@ -18,12 +18,12 @@ from nml.errors import UserError
 from nml.text_table import in_columns
 from nml.untrusted import Untrusted, printable, read_object
 from slurm import states
-from slurm.attempt import CLOSE, OPEN, STALLED, attempt_number, starts
+from slurm.attempt import CLOSE, OPEN, STALLED, newest_attempt, starts
 from slurm.controller import TRIES, NoAnswer
 from slurm.invocation import FILE as COMMAND
 from slurm.invocation import command_line
 from slurm.journal import Job, Journal
-from slurm.local_attempt import LOCAL, is_running, newest_here
+from slurm.local_attempt import LOCAL, is_running
 from slurm.members import LAUNCH
 from slurm.plan import make_plan
 from slurm.pretraining import run_member
@@ -307,7 +307,7 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
     if member.complete:
         return "COMPLETED", ""
     if not member.job:
-        here = newest_here(member.record)
+        here = newest_attempt(member.record, LOCAL)
         if here and is_running(here):
             return "RUNNING", "with local processes"
         closed = last_close(member)
@@ -347,9 +347,9 @@ def last_close(member: Launched) -> dict[str, Any]:
 
     Without a job, that is the newest attempt with local processes.
     """
-    attempts = sorted(member.record.glob(f"{member.job or LOCAL}-*"), key=attempt_number)
+    newest = newest_attempt(member.record, member.job or LOCAL)
     try:
-        return read_object(attempts[-1] / CLOSE, outcome=str, reason=str) if attempts else {}
+        return read_object(newest / CLOSE, outcome=str, reason=str) if newest else {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -358,11 +358,11 @@ def last_close(member: Launched) -> dict[str, Any]:
 
 def _trouble(member: Launched) -> str:
     """Return which ranks of a running member give no sign of life, or why they had to start again."""
-    attempts = sorted(member.record.glob(f"{member.job}-*"), key=attempt_number)
-    if not attempts:
+    newest = newest_attempt(member.record, member.job)
+    if not newest:
         return ""
     with contextlib.suppress(OSError, ValueError):
-        ranks = read_object(attempts[-1] / STALLED, ranks=dict)["ranks"]
+        ranks = read_object(newest / STALLED, ranks=dict)["ranks"]
         rank, (node, since, doing) = next(iter(ranks.items()))
         more = f" and {len(ranks) - 1} more" if len(ranks) > 1 else ""
         seconds = describe_seconds(max(0.0, time.time() - since))
