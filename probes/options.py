@@ -183,7 +183,35 @@ def _checked(namespace: Any) -> Options:
     for name in options.heads:
         HEADS.find(name)
     check_tasks(options.tasks)
+    check_hyper(options)
     return options
+
+
+def check_hyper(options: Options) -> None:
+    """Check hyper-parameters as far as the heads that they are for can be asked here.
+
+    Where one of the heads does not load, another machine may have what it wants, and is the one to judge.
+
+    Raises:
+        UserError: If one is unknown, set twice, or has an impossible value.
+    """
+    if not options.hyper:
+        return
+    for name in options.heads:
+        try:
+            HEADS.load(name)
+        except UserError:
+            return
+    # Torch comes with it, which --help needs not wait for.
+    from probes.heads import choose_heads
+
+    try:
+        choose_heads(options.plugin, options.hyper, "image")
+    except UserError:
+        raise
+    except Exception:
+        # What a head of others lacks on this machine, such as a file or a GPU, is no fault of its options.
+        return
 
 
 def check_tasks(texts: Sequence[str]) -> None:

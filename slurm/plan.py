@@ -152,7 +152,10 @@ def _probe_part(
     lost = subject.run is not None and is_lost(subject.run.path)
     if parent is None or parent.complete or lost:
         probe = dataclasses.replace(probe, heads=missing_heads(probe, there, lost=lost))
-    argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(probe.heads)]
+    # A setting may be of any of the arm's heads: beside it all are asked for, and those measured stay.
+    hyper = any(word.partition("=")[0] == "--hyper" for word in arm.probe_options)
+    heads = arm.plugins if hyper else probe.heads
+    argv = [sys.executable, "-m", "probes.run", "--plugin", ",".join(heads)]
     argv += [*subject.words, "--task", *tasks, *arm.probe_options]
     # Last, so that a config file among the user's words does not send the rows elsewhere.
     argv += ["--results", probe.results, "--receipt", str(told_ids(probe.receipts))]

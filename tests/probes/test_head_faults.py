@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from nml.errors import UserError
+from plugins.lp import LinearProbe
 from plugins.registry import HEADS
 from probes import run as command
 from probes.encoders import open_checkpoint
@@ -125,3 +127,25 @@ def test_the_exit_status_says_that_a_head_of_a_batched_pass_diverged(
     assert {row.head for row in read_rows(tmp_path / "results")} == {"lp"}
     assert command.main(["--plugin", "lp", *words[:3], "epochs=1", *words[-2:]]) == 0
     assert command.main(["--plugin", "nmtune", *words]) == 1
+
+
+class OfAnotherMachine(LinearProbe):
+    """Wants a file that this one lacks."""
+
+    def __init__(self, *, file: str = "") -> None:
+        Path(file).read_text()
+
+
+def test_a_setting_is_not_refused_where_its_head_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = HEADS.find("lp")._replace(name="far", value=f"{__name__}:OfAnotherMachine")
+    gone = plugin._replace(name="gone", value="no_such_module:Head")
+    monkeypatch.setattr(HEADS, "discover", lambda: [plugin, gone])
+    for head in ("far", "gone"):
+        with pytest.raises(SystemExit) as ended:
+            command.main(["--plugin", head, "--hyper", "file=/on/the/nodes", "--print_config"])
+        assert ended.value.code == 0
+    assert "/on/the/nodes" in capsys.readouterr().out
+    with pytest.raises(UserError, match="unknown name 'fil'"):
+        command.main(["--plugin", "far", "--hyper", "fil=1", "--print_config"])

@@ -202,6 +202,7 @@ def test_data_that_changed_a_moment_ago_is_not_remembered(
         (["--task", "domainnet:train=clipart"], "train clipart; possible: real, sketch"),
         (["--fractions", "2"], "--fractions 2"),
         (["--plugin", "nmtun"], "did you mean nmtune"),
+        (["--hyper", "lr2=1"], "did you mean lr"),
     ],
 )
 def test_what_a_job_would_refuse_before_it_reads_data_is_not_printed_as_its_config(

@@ -221,6 +221,38 @@ def test_levels_recipes_seeds_and_tasks_are_multiplied(tmp_path: Path) -> None:
     assert len({one.member.record for one in parts}) == len(parts)
 
 
+def test_a_setting_of_a_head_that_is_measured_is_none_of_an_unknown_head(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    request = SweepRequest(
+        noise=("0",),
+        plugins=("lp", "mlp"),
+        probe_options=("--hyper", "mlp.layers=1"),
+        base=tmp_path,
+    )
+    (run,) = request.runs()
+    run.path.mkdir(parents=True)
+    (run.path / "DONE.json").write_text("{}")
+    rows = tmp_path / "results" / "rows"
+    rows.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([{"row_id": "id-mlp"}]), rows / "mlp.parquet")
+
+    def planned() -> Member:
+        plan = make_plan(Study(arms=(request,)), run_member)
+        return next(one.member for one in plan if one.stage == "probes")
+
+    probe = planned().probe
+    assert probe is not None
+    told_ids(probe.receipts).parent.mkdir(parents=True)
+    told_ids(probe.receipts).write_text(json.dumps({"mlp": ["id-mlp"]}))
+    write_receipts(probe)
+    left = planned()
+    assert left.probe is not None
+    assert left.probe.heads == ("lp",)
+    assert left.argv[left.argv.index("--plugin") + 1] == "lp,mlp"
+
+
 @pytest.fixture
 def measured(tmp_path: Path) -> Probe:
     import pyarrow as pa

@@ -114,6 +114,8 @@ def test_a_failed_run_leaves_its_children_out_and_the_others_go_on(project) -> N
             ("--", "--results", "other"),
             "-- --results: the sweep sets it for every probe; say sweep --results",
         ),
+        (("--plugins", "lp", "--", "--hyper", "nmtune.lr=1"), "head: unknown name 'nmtune'"),
+        (("--", "--hyper", "mlp.layers=0"), "--hyper: mlp: layers 0; possible: 1 or more"),
         (("--", "--task=dtd"), "-- --task: the sweep sets it for every probe; say sweep --tasks"),
     ],
 )
