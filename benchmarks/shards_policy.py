@@ -7,7 +7,8 @@ bytes that an accelerator normalises in passing. "by Pillow" is the same crop wi
 "in threads" has threads of one process take the place of the worker processes; what timm draws is the same from
 run to run in processes alone, since Python's and NumPy's random states are those of a process. "three views" has three
 views of each image behind each other, as the recipe asks for and a single process gets them: each image is decoded
-once for all of them, and an epoch shows a third of the images. "resized" reads a set of ``--resize 256``. Loaders run
+once for all of them, and an epoch shows a third of the images. "rank of eight" is one of eight ranks with the recipe's
+batch and ``repeats_on: rank``, which has all views of an image. "resized" reads a set of ``--resize 256``. Loaders run
 in turns, and medians count; what else runs on the machine slows the loaders of one turn alike.
 """  # noqa: E501 - a title
 
@@ -50,8 +51,8 @@ def _data() -> Any:
     return Data(**yaml.safe_load(find_recipe(RECIPE).read_text())["data"])
 
 
-def _parts(scratch: Path, name: str = "set", repeats: int = 1) -> tuple[Any, Any]:
-    """Return the dataset and the sampler of a run of the recipe."""
+def _parts(scratch: Path, name: str = "set", repeats: int = 1, ranks: int = 1) -> tuple[Any, Any]:
+    """Return the dataset and the sampler of a run of the recipe: the first rank's, for an epoch a rank."""
     from nml.recipe import Data, Recipe
     from pretrain.loading import StepSampler
     from pretrain.transforms import training_transform
@@ -60,8 +61,9 @@ def _parts(scratch: Path, name: str = "set", repeats: int = 1) -> tuple[Any, Any
     from shards.shardset import ShardSet
 
     shard_set = ShardSet.open(scratch / name)
-    recipe = Recipe(epochs=1, global_batch=BATCH, data=Data(repeats=repeats))
-    sampler = StepSampler(shard_set, recipe, World(), 0)
+    data = Data(repeats=repeats, repeats_on="ranks" if ranks == 1 else "rank")
+    recipe = Recipe(epochs=ranks, global_batch=BATCH if ranks == 1 else 2048, data=data)
+    sampler = StepSampler(shard_set, recipe, World(0, ranks), 0)
     return ShardDataset(shard_set, "n00", training_transform(_data())), sampler
 
 
@@ -77,6 +79,10 @@ def ours(scratch: Path, samples: int, **parts: Any) -> Iterable[Any]:  # noqa: A
 
 def three_views(scratch: Path, samples: int) -> Iterable[Any]:
     return ours(scratch, samples, repeats=3)
+
+
+def rank_of_eight(scratch: Path, samples: int) -> Iterable[Any]:
+    return ours(scratch, samples, repeats=3, ranks=8)
 
 
 def resized(scratch: Path, samples: int) -> Iterable[Any]:
@@ -126,6 +132,7 @@ def timm(scratch: Path, samples: int) -> Iterable[Any]:  # noqa: ARG001
 LOADERS: Loaders = {
     "ours": ours,
     "ours, three views": three_views,
+    "ours, rank of eight": rank_of_eight,
     "ours, resized": resized,
     "ours, by Pillow": by_pillow,
     "ours, in threads": in_threads,

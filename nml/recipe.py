@@ -74,6 +74,9 @@ class Data:
         auto_augment: timm's name of a policy, ``rand-m7-mstd0.5-inc1``; empty is off.
         erasing: Probability of random erasing.
         repeats: Augmented views of an image in a global batch (repeated augmentation).
+        repeats_on: ``ranks``: each view of an image lies on another rank, as with timm; ``rank``: all on one,
+            which reads and decodes the image once for them. Its batch, by which batch normalisation
+            computes, then holds as many times fewer different images.
         streams: Largest number of processes the order allows for; see shards.sampler.
         workers: Loader processes of each rank; 0 loads in the training process.
         skip_budget: Share of the set's samples that may be skipped because they are damaged.
@@ -97,6 +100,7 @@ class Data:
     auto_augment: str = ""
     erasing: float = 0.0
     repeats: int = 1
+    repeats_on: Literal["ranks", "rank"] = "ranks"
     streams: int = 64
     workers: int = field(default=4, metadata=MAY_DIFFER)
     skip_budget: float = field(default=1e-4, metadata=MAY_DIFFER)

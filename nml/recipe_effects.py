@@ -45,6 +45,8 @@ def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
     elif data.auto_augment and "3a" not in data.auto_augment:
         # timm leaves it out beside a policy that jitters colours itself.
         yield "data.color_jitter", f"beside recipe.data.auto_augment {data.auto_augment}"
+    if data.repeats == 1:
+        yield "data.repeats_on", "without recipe.data.repeats"
     if not data.color_jitter:
         yield "data.jitter_hue", "without recipe.data.color_jitter"
         yield "data.jitter_prob", "without recipe.data.color_jitter"

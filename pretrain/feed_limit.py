@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nml.recipe import Recipe
@@ -44,12 +45,16 @@ def feed_limits(
     data = recipe.data
     if device.type == "cpu" or not data.workers:
         return []
-    resizable = data.crop == "rrc" and not data.cache and not shard_set.info.resized
+    cheaper = []
+    if data.crop == "rrc" and not data.cache and not shard_set.info.resized:
+        cheaper.append("a set written with --resize 256")
+    if data.repeats > 1 and data.repeats_on == "ranks" and world > 1:
+        cheaper.append("a run with --recipe.data.repeats_on rank, which decodes an image once for its views")
     workers = data.workers * world
-    return [FeedLimit(sampler.steps_per_epoch, recipe.global_batch, workers=workers, resizable=resizable)]
+    return [FeedLimit(sampler.steps_per_epoch, recipe.global_batch, workers=workers, cheaper=cheaper)]
 
 
-def limit_in_words(pace: Pace, *, workers: int, resizable: bool) -> str:
+def limit_in_words(pace: Pace, *, workers: int, cheaper: Sequence[str]) -> str:
     """Return what limits a run whose network is on a GPU.
 
     Without data to wait for, steps would take the rest of the time or more: where the device works on while
@@ -58,7 +63,7 @@ def limit_in_words(pace: Pace, *, workers: int, resizable: bool) -> str:
     Args:
         pace: What was measured.
         workers: Loader processes of all ranks.
-        resizable: Whether a smaller copy of the set would be faster to read.
+        cheaper: Ways to spend less on an image.
     """
     delivered = pace.samples / pace.seconds
     if pace.waited < _NOTABLE * pace.seconds:
@@ -70,10 +75,9 @@ def limit_in_words(pace: Pace, *, workers: int, resizable: bool) -> str:
     taken = pace.samples / max(pace.seconds - pace.waited, 0.01 * pace.seconds)
     more = math.ceil(workers * (taken / delivered - 1))
     mends = [f"up to {more} more loader processes on cores of their own ({workers} are at work)"]
-    mends += ["a set written with --resize 256"] if resizable else []
     return (
         f"the loader sets the pace: it delivers {delivered:,.0f} images/s, the GPUs would take up to "
-        f"{taken:,.0f}: {', or '.join(mends)}"
+        f"{taken:,.0f}: {', or '.join([*mends, *cheaper])}"
     )
 
 
@@ -84,12 +88,14 @@ class FeedLimit:
         steps_per_epoch: Steps of an epoch.
         global_batch: Samples of a step.
         workers: Loader processes of all ranks, at least 1.
-        resizable: Whether a smaller copy of the set would be faster to read.
+        cheaper: Ways to spend less on an image.
     """
 
-    def __init__(self, steps_per_epoch: int, global_batch: int, *, workers: int, resizable: bool) -> None:
+    def __init__(
+        self, steps_per_epoch: int, global_batch: int, *, workers: int, cheaper: Sequence[str]
+    ) -> None:
         self._steps_per_epoch, self._global_batch = steps_per_epoch, global_batch
-        self._workers, self._resizable = workers, resizable
+        self._workers, self._cheaper = workers, cheaper
         self._heard = 0
         self._steps: list[Pace] = []
         self._said = ""
@@ -111,7 +117,7 @@ class FeedLimit:
     def _say(self, pace: Pace) -> None:
         from tqdm import tqdm
 
-        text = limit_in_words(pace, workers=self._workers, resizable=self._resizable)
+        text = limit_in_words(pace, workers=self._workers, cheaper=self._cheaper)
         limit = text.partition(":")[0]
         if limit != self._said:
             # Around a live line, if there is one.

@@ -6,6 +6,7 @@ resumes by starting to count elsewhere, and no worker is restarted between epoch
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from nml.lifeline import end_with
 from nml.recipe import Recipe
 from pretrain.world import TIMEOUT, World
 from shards.dataset import KnownSample, Sample, ShardDataset
+from shards.noise import Integers
 from shards.order import StreamOrder
 from shards.sampler import ElasticBatchSampler, SampleRef
 from shards.shardset import ShardSet
@@ -52,6 +54,9 @@ class StepSampler:
     With repeated augmentation (Hoffer et al. 2020) position q of an epoch is view q mod R of the
     sample at q div R, so the views of a sample lie on different ranks, a global batch holds
     ``global_batch`` views, and an epoch of equally many steps shows 1/R of the samples, as timm does.
+    Where the recipe has them on one rank, the order is cut into as many lanes as divide both the streams and
+    the batch. Sample p lies in lane p mod lanes, rank r of W has the lanes l with l mod W = r, and so reads
+    its own streams alone. Each step takes equally many views of every lane, whatever the world.
 
     An objective may ask for ``views`` of each sample beside each other: view v of what would be view r
     otherwise is then r ``views`` + v. Positions and steps stay the same.
@@ -69,6 +74,7 @@ class StepSampler:
             streams=recipe.data.streams,
         )
         self.repeats = recipe.data.repeats
+        self._places = self._on_one_rank if recipe.data.repeats_on == "rank" else self._on_all_ranks
         self.views = views
         self.start = 0
         self.stop = recipe.epochs * self.steps_per_epoch
@@ -99,11 +105,22 @@ class StepSampler:
     def _samples(self, epoch: int, step: int) -> list[SampleRef]:
         if self.repeats == 1:
             return self.elastic.batch(epoch, step)
-        batch, world = self.elastic.global_batch, self.elastic.world
-        places = np.arange(step * batch + self.elastic.rank, (step + 1) * batch, world, dtype=np.int64)
-        samples = self._order.samples(epoch, places // self.repeats).tolist()
-        views = (places % self.repeats).tolist()
-        return [SampleRef(sample, epoch, view) for sample, view in zip(samples, views, strict=True)]
+        positions, views = self._places(step)
+        samples = self._order.samples(epoch, positions).tolist()
+        return [SampleRef(sample, epoch, view) for sample, view in zip(samples, views.tolist(), strict=True)]
+
+    def _on_all_ranks(self, step: int) -> tuple[Integers, Integers]:
+        batch, rank, world = self.elastic.global_batch, self.elastic.rank, self.elastic.world
+        places = np.arange(step * batch + rank, (step + 1) * batch, world, dtype=np.int64)
+        return places // self.repeats, places % self.repeats
+
+    def _on_one_rank(self, step: int) -> tuple[Integers, Integers]:
+        batch, rank, world = self.elastic.global_batch, self.elastic.rank, self.elastic.world
+        lanes = math.gcd(batch, self.elastic.streams)
+        turns = np.arange(step * batch // lanes, (step + 1) * batch // lanes, dtype=np.int64)
+        own = np.arange(rank, lanes, world, dtype=np.int64)[:, None]
+        positions = turns // self.repeats * lanes + own
+        return positions.ravel(), np.broadcast_to(turns % self.repeats, positions.shape).ravel()
 
     def state(self, step: int) -> dict[str, Any]:
         """Return what the order of the samples depends on, and the position."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
-from pretrain.feed_limit import FeedLimit
+import pytest
+import torch
+
+from nml.recipe import Data, Recipe
+from pretrain.feed_limit import FeedLimit, feed_limits
 
 STEPS, BATCH = 30, 700
 
@@ -15,7 +20,7 @@ def epoch(watch: FeedLimit, number: int, *, seconds: float, waited: float) -> No
 
 
 def test_a_run_says_once_whether_its_loader_or_its_gpus_limit_it(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = FeedLimit(STEPS, BATCH, workers=70, resizable=True)
+    watch = FeedLimit(STEPS, BATCH, workers=70, cheaper=["a set written with --resize 256"])
     # Ten steps of the first epoch come after the warm-up: too few to tell.
     epoch(watch, 0, seconds=9.0, waited=9.0)
     assert capsys.readouterr().out == ""
@@ -32,10 +37,23 @@ def test_a_run_says_once_whether_its_loader_or_its_gpus_limit_it(capsys: pytest.
     assert capsys.readouterr().out == told
 
 
-def test_a_set_of_small_images_is_not_to_be_made_smaller(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = FeedLimit(STEPS, BATCH, workers=8, resizable=False)
+@pytest.mark.parametrize(
+    ("values", "world", "told"),
+    [
+        ({}, 2, ["a set written with --resize 256"]),
+        ({"crop": "pad"}, 2, []),
+        ({"cache": 256, "repeats": 3}, 2, ["a run with --recipe.data.repeats_on rank"]),
+        ({"cache": 256, "repeats": 3}, 1, []),
+        ({"cache": 256, "repeats": 3, "repeats_on": "rank"}, 2, []),
+    ],
+)
+def test_what_would_make_an_image_cheaper_is_told(
+    values: dict[str, Any], world: int, told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe(global_batch=BATCH, data=Data(workers=4, **values))
+    parts: Any = SimpleNamespace(info=SimpleNamespace(resized=None)), SimpleNamespace(steps_per_epoch=STEPS)
+    [watch] = feed_limits(recipe, *parts, torch.device("cuda"), world)
     for number in range(2):
         epoch(watch, number, seconds=0.2, waited=0.1)
-    assert capsys.readouterr().out.endswith(
-        "up to 8 more loader processes on cores of their own (8 are at work)\n"
-    )
+    _, _, mends = capsys.readouterr().out.partition("are at work)")
+    assert [mend.partition(", which")[0] for mend in mends.strip().split(", or ")[1:]] == told

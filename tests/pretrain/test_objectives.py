@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -271,6 +272,33 @@ def test_repeated_augmentation_spreads_the_views_of_a_sample_over_the_ranks(imag
         seen |= {view.index for view in batches[0]}
     # As in timm, an epoch of as many steps shows a third of the samples.
     assert len(seen) == samplers[0].steps_per_epoch * 16
+
+
+@pytest.mark.parametrize(("batch", "streams", "repeats"), [(48, 12, 3), (20, 12, 2), (32, 4, 5)])
+def test_views_on_one_rank_are_the_same_samples_at_any_world_size(
+    image_set: Path, batch: int, streams: int, repeats: int
+) -> None:
+    from pretrain.loading import StepSampler
+    from pretrain.world import World
+    from shards.shardset import ShardSet
+
+    shard_set = ShardSet.open(str(image_set))
+    data = Data(repeats=repeats, repeats_on="rank", streams=streams, size=32)
+    recipe = Recipe(epochs=1, global_batch=batch, data=data)
+    seen: dict[int, list[Counter[tuple[int, int]]]] = {}
+    for world in (1, 2, 4):
+        samplers = [StepSampler(shard_set, recipe, World(rank, world), seed=0) for rank in range(world)]
+        steps = [[sampler.batch(0, step) for sampler in samplers] for step in range(len(samplers[0]))]
+        assert {len(batch_of_rank) for step in steps for batch_of_rank in step} == {batch // world}
+        seen[world] = [Counter((ref.index, ref.view) for own in step for ref in own) for step in steps]
+        images = [{ref.index for step in steps for ref in step[rank]} for rank in range(world)]
+        assert sum(map(len, images)) == len(set().union(*images))
+    assert seen[1] == seen[2] == seen[4]
+    epoch = sum(seen[1], Counter())
+    # Each view once; but for a lane's last image, all of an image's views.
+    assert set(epoch.values()) == {1}
+    whole = Counter(index for index, _ in epoch)
+    assert sum(views < repeats for views in whole.values()) <= streams
 
 
 def test_randaugment_draws_from_the_seed_of_the_sample() -> None:

@@ -62,6 +62,7 @@ OTHERS: dict[str, tuple[Any, Any]] = {
     "data.auto_augment": ("rand-m9-n5", "rand-m3-n4"),
     "data.erasing": (1.0, 0.9),
     "data.repeats": (2, 4),
+    "data.repeats_on": ("rank", "ranks"),
     "data.streams": (8, 16),
     "loss.name": ("bce", "cross-entropy"),
     "loss.smoothing": (0.2, 0.3),
@@ -140,6 +141,10 @@ BCE = Loss(name="bce", mixup=0.2)
         ({"optimizer": Optimizer(name="lamb", momentum=0.5)}, "no effect with recipe.optimizer.name lamb"),
         ({"schedule": Schedule(name="constant", min_lr=0.1)}, "no effect with recipe.schedule.name constant"),
         ({"schedule": Schedule(warmup_lr=0.1)}, "no effect without recipe.schedule.warmup_epochs"),
+        (
+            {"data": Data(repeats_on="rank")},
+            "recipe.data.repeats_on rank: no effect without recipe.data.repeats",
+        ),
         ({"data": Data(crop="pad", scale=(0.5, 0.6))}, "no effect with recipe.data.crop pad"),
         ({"data": Data(auto_augment="rand-m7", color_jitter=0.4)}, "beside recipe.data.auto_augment rand-m7"),
     ],
@@ -309,8 +314,8 @@ def rates(rule: Optimizer, schedule: Schedule, epochs: int) -> list[float]:
     ]
 
 
-def order(epochs: int, global_batch: int, repeats: int, streams: int) -> Any:
-    data = Data(repeats=repeats, streams=streams)
+def order(epochs: int, global_batch: int, repeats: int, repeats_on: Any, streams: int) -> Any:
+    data = Data(repeats=repeats, repeats_on=repeats_on, streams=streams)
     samples: Any = SimpleNamespace(num_samples=9000, fingerprint="", info=SimpleNamespace(shards=[]))
     samples.info.shards = [SimpleNamespace(samples=1000)] * 9
     sampler = StepSampler(samples, Recipe(epochs=epochs, global_batch=global_batch, data=data), World(), 0)
@@ -338,7 +343,9 @@ class Trained:
                 min(recipe.global_batch, 16),
             ),
             self._once(rates, rule, recipe.schedule, recipe.epochs),
-            self._once(order, recipe.epochs, recipe.global_batch, data.repeats, data.streams),
+            self._once(
+                order, recipe.epochs, recipe.global_batch, data.repeats, data.repeats_on, data.streams
+            ),
         ]
 
     def _once(self, part: Callable[..., Any], *inputs: Any) -> Any:
