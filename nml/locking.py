@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,27 @@ def held_alone(folder: Path, *, busy: str) -> Iterator[None]:
         if not mine:
             raise UserError(f"{folder}: {busy}", mend="wait for it, or end it")
         yield
+
+
+@contextlib.contextmanager
+def made_beside(path: Path) -> Iterator[Path]:
+    """Yield where to make the folder ``path``, hidden beside it; the block ends by renaming it.
+
+    Nothing is left of what was not renamed, nor of what a process that was killed had begun.
+
+    Raises:
+        UserError: If another process makes it.
+    """
+    work = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    with held_alone(work, busy=f"another process is making {path}"):
+        shutil.rmtree(work / path.name, ignore_errors=True)
+        try:
+            yield work / path.name
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    # NFS keeps the name of a lock that is held.
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ Nothing is uploaded: ``hf upload ME/NAME OUT/NAME`` does that.
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,8 @@ from typing import Any, NamedTuple
 
 from nml import cli, layout
 from nml.errors import UserError
-from nml.files import fsync_folder, make_folder, sync_tree, temporary_beside, write_json
+from nml.files import fsync_folder, make_folder, sync_tree, write_json
+from nml.locking import made_beside
 from nml.signatures import sign, signer
 from nml.untrusted import read_json, shown
 from pretrain.checkpoints import newest_checkpoint, verify
@@ -131,8 +131,8 @@ def publish_runs(
         key: Private key to sign with.
 
     Raises:
-        UserError: If a run has no complete checkpoint, two runs have one name, ``out`` exists, or the licence
-            is no name of one.
+        UserError: If a run has no complete checkpoint, two runs have one name, ``out`` exists or another
+            process makes it, or the licence is no name of one.
     """
     from pretrain.cards import probes_of, write_ladder_card, write_model_card
     from pretrain.published_noise import write_noise
@@ -149,9 +149,8 @@ def publish_runs(
         if names.count(name) > 1:
             raise UserError(f"{name}: two runs of this name", mend="publish them into folders of their own")
     rows = probes_of(results) if results else {}
-    temporary = temporary_beside(out)
-    make_folder(temporary)
-    try:
+    with made_beside(out) as temporary:
+        make_folder(temporary)
         done = [_publish(run, temporary / name, steps) for run, name in zip(runs, names, strict=True)]
         noise = write_noise(done, temporary, license_name)
         for one in done:
@@ -167,9 +166,6 @@ def publish_runs(
             write_ladder_card(done, temporary, noise=noise, probes=rows)
         sync_tree(temporary)
         temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     fsync_folder(out.parent)
     return out
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nml.errors import UserError
-from nml.locking import held_alone
+from nml.locking import held_alone, made_beside
 
 HOLD = """
 import signal, sys
@@ -20,14 +20,45 @@ with held_alone(Path(sys.argv[1]), busy=""):
     print("held", flush=True)
     signal.pause()
 """
+MAKE = """
+import signal, sys
+from pathlib import Path
+from nml.locking import made_beside
+with made_beside(Path(sys.argv[1])) as folder:
+    folder.mkdir()
+    (folder / "half").touch()
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def holding(script: str, folder: Path) -> subprocess.Popen[str]:
+    holder = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed_and_not_what_a_living_one_makes(
+    tmp_path: Path,
+) -> None:
+    holder = holding(MAKE, tmp_path / "hub")
+    with pytest.raises(UserError, match="another process is making"), made_beside(tmp_path / "hub"):
+        raise AssertionError("made twice")
+    assert list(tmp_path.rglob("half"))
+    holder.kill()
+    holder.communicate()
+    with made_beside(tmp_path / "hub") as folder:
+        folder.mkdir()
+    assert not list(tmp_path.iterdir())
+    with made_beside(tmp_path / "hub") as folder:
+        folder.mkdir()
+        folder.rename(tmp_path / "hub")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "hub"]
 
 
 def test_a_folder_is_held_until_its_holder_dies(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "folder")], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    assert holder.stdout.readline() == "held\n"
+    holder = holding(HOLD, tmp_path / "folder")
     with (
         pytest.raises(UserError, match="folder: somebody cooks there; wait for it, or end it"),
         held_alone(tmp_path / "folder", busy="somebody cooks there"),
