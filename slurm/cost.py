@@ -66,8 +66,10 @@ def describe(
     study: Study,
     parts: Sequence[Part],
     commands: Mapping[tuple[str, str], str],
-    resources: Resources,
+    resources: Mapping[str, Resources],
     cost: Mapping[str, Any],
+    *,
+    gpus: bool,
 ) -> Iterator[str]:
     """Yield the lines that say what is left to do and what it takes.
 
@@ -75,14 +77,19 @@ def describe(
         study: The study.
         parts: Its plan.
         commands: The resolved command of each recipe of each arm, as YAML.
-        resources: What a run asks for.
+        resources: What each stage asks for.
         cost: The study file's ``cost``.
+        gpus: Whether this machine gives each part GPUs, asked for or not.
     """
+    units = {
+        stage: "GPU-hours" if gpus or asked.gpus_per_node else "CPU-hours"
+        for stage, asked in resources.items()
+    }
     left = {part.member.name for part in parts if not part.complete}
     yield "what is left to do:"
     yield from _sets(study, parts, cost)
-    yield from _runs(study, left, commands, resources, cost)
-    yield from _probes(study, parts, left, commands, cost)
+    yield from _runs(study, left, commands, resources["pretrain"], cost, units["pretrain"])
+    yield from _probes(study, parts, left, commands, cost, units["probes"])
 
 
 def _sets(study: Study, parts: Sequence[Part], cost: Mapping[str, Any]) -> Iterator[str]:
@@ -100,15 +107,19 @@ def _runs(
     commands: Mapping[tuple[str, str], str],
     resources: Resources,
     cost: Mapping[str, Any],
+    unit: str,
 ) -> Iterator[str]:
     total, todo = len(study.runs()), 0
     seconds, samples, disk = 0.0, 0, 0
     unsized, untimed = set[str](), set[str]()
     sources: dict[str, None] = {}
+    on_cpu: dict[str, None] = {}
     for run, recipe in _recipes(study, commands):
         if f"pretrain {run.path.name}" not in left:
             continue
         todo += 1
+        if unit == "CPU-hours" and recipe["engine"]["dtype"] != "fp32":
+            on_cpu["no GPU is asked for: --gpus-per-node N"] = None
         size = _set_samples(study, run, cost)
         if size is None:
             unsized.add(f"samples of {run.shard_set} (cost.samples)")
@@ -123,11 +134,10 @@ def _runs(
         seconds += rate.seconds * size * recipe["epochs"]
         sources[f"{rate.seconds * 1e3:.3g} ms a sample of {Path(run.recipe).stem}, {rate.source}"] = None
     world = resources.nodes * resources.tasks
-    unit = "GPU-hours" if resources.gpus_per_node else "CPU-hours"
     hours = _known(seconds, f"{seconds * world / 3600:,.1f}", whole=not (unsized or untimed))
     seen = _known(samples, f"{samples / 1e6:,.1f} million", whole=not unsized)
     yield f"  runs         {todo} of {total}; {seen} samples"
-    yield f"               {hours} {unit}" + _why(sources, unsized | untimed)
+    yield f"               {hours} {unit}" + _why([*sources, *on_cpu], unsized | untimed)
     yield f"  checkpoints  {_known(disk, _bytes(disk), whole=not unsized)}, exports included"
 
 
@@ -137,12 +147,13 @@ def _probes(
     left: set[str],
     commands: Mapping[tuple[str, str], str],
     cost: Mapping[str, Any],
+    unit: str,
 ) -> Iterator[str]:
     probes = [part for part in parts if part.stage == "probes"]
     counts = _counts(study)
     recipes = {run.path: recipe for run, recipe in _recipes(study, commands)}
     rows, feature_bytes, seconds, todo = 0, 0, 0.0, 0
-    unsized: set[str] = set()
+    unsized, uncounted = set[str](), set[str]()
     sources: dict[str, None] = {}
     untold: dict[str, None] = {}
     seen: set[tuple[str, str]] = set()
@@ -179,13 +190,16 @@ def _probes(
                         seen.add((subject.told, task))
                         images = sum(count or 0 for count in [counts[task]["train"], *tests])
                         if None in (counts[task]["train"], *tests):
-                            unsized.add(f"some samples of {task.partition(':')[0]}")
+                            uncounted.add(task.partition(":")[0])
                         feature_bytes += images * steps * (dims or 0) * _FLOAT_BYTES
     untimed = {f"seconds of a probe of {', '.join(untold)} (cost.probe_seconds)"} if untold else set[str]()
     yield f"  probes       {todo} of {len(probes)}"
     hours = _known(seconds, f"{seconds / 3600:,.1f}", whole=not untimed)
-    yield f"               {hours} CPU-hours" + _why(sources, unsized | untimed)
-    yield f"  features     {_known(feature_bytes, _bytes(feature_bytes), whole=not unsized)}"
+    yield f"               {hours} {unit}" + _why(sources, untimed)
+    if uncounted:
+        unsized.add(f"some samples of {', '.join(sorted(uncounted))}")
+    features = _known(feature_bytes, _bytes(feature_bytes), whole=not unsized)
+    yield f"  features     {features}" + _why((), unsized)
     along = _rows_along(study, left, recipes, counts)
     yield f"  result rows  {rows + along:,}" + (f", {along:,} of them while runs train" if along else "")
 
@@ -356,8 +370,9 @@ def _known(amount: float, told: str, *, whole: bool) -> str:
 
 
 def _why(sources: Iterable[str], unknown: Iterable[str]) -> str:
-    told = [*sources, *(f"unknown: {what}" for what in sorted(unknown))]
-    return f" ({'; '.join(told)})" if told else ""
+    lacking = f"lacks {', '.join(sorted(unknown))}" if unknown else ""
+    told = "; ".join(filter(None, [*sources, lacking]))
+    return f" ({told})" if told else ""
 
 
 def _bytes(count: float) -> str:

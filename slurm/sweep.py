@@ -138,7 +138,8 @@ def run(call: Invocation) -> int:
     say_lost(parts)
     if options.dry_run:
         status = show_plan(study, parts, resources, found, jobs=len(slots))
-        print(*describe(study, parts, resolved, resources["pretrain"], options.cost), sep="\n")
+        gpus = any(slot.gpus for slot in slots)
+        print(*describe(study, parts, resolved, resources, options.cost, gpus=gpus), sep="\n")
         return status
     launch = study.folder / LAUNCH
     with held_alone(launch, busy=BUSY):

@@ -46,13 +46,14 @@ COST = [
     "  sets         2 to write or to add to; 3.0 MB",
     # Four runs of one epoch of a hundred samples.
     "  runs         4 of 4; 0.0 million samples",
-    "               1.0 CPU-hours (9e+03 ms a sample of quickstart, as given)",
+    "               1.0 CPU-hours (9e+03 ms a sample of quickstart, as given; "
+    "no GPU is asked for: --gpus-per-node N)",
     # A checkpoint and an export of each.
     "  checkpoints  48.0 MB, exports included",
     "  probes       6 of 6",
     "               at least 1.2 CPU-hours (600 s a probe of symmetric, as given; "
     "1,200 s a probe of pairs, as given; 1,800 s a probe of more-seeds, as given; "
-    "unknown: seconds of a probe of given (cost.probe_seconds))",
+    "lacks seconds of a probe of given (cost.probe_seconds))",
     # Two tasks of 200 samples for three runs and one for the fourth, 50 numbers of four bytes each; and one
     # for the encoders, of 100 and 150 numbers.
     "  features     0.5 MB",
@@ -77,10 +78,13 @@ def computed(work: Path) -> list[str]:
 
 
 def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, study) -> None:
-    plan = project.launch(*study, "--dry-run")
+    plan = project.launch(*study, "--dry-run", CUDA_VISIBLE_DEVICES="")
     # What an arm says stands in place of what the study says, option by option.
     assert " --seeds 2 --tries 2 " in next(line for line in plan.splitlines() if "seed0 pairs:" in line)
     assert plan[plan.index("what is left to do:") :].splitlines() == COST
+    on_a_gpu = project.launch(*study, "--dry-run", CUDA_VISIBLE_DEVICES="0")
+    assert "CPU-hours" not in on_a_gpu
+    assert "1.0 GPU-hours (9e+03 ms a sample of quickstart, as given)" in on_a_gpu
     said = project.launch(*study)
     parts = [line.removeprefix("== ") for line in said.splitlines() if line.startswith("== ")]
     # A run is probed before the next one begins, so that what has ended early is a study, too.

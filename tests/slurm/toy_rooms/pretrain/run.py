@@ -115,7 +115,7 @@ def main() -> int:
     config = (
         f"recipe: {{epochs: {options.epochs}, steps: {options.steps}, global_batch: 10, "
         "checkpoints: {every_epochs: 1, every_steps: 0, keep_last: 2, keep_every: 0}, "
-        f"data: {{workers: {options.workers}}}}}\n"
+        f"data: {{workers: {options.workers}}}, engine: {{dtype: bf16}}}}\n"
         f"noise: '{options.noise}'\nseed: {options.seed}\nengine: {options.engine}\n"
         f"shards: {options.shards}\n"
     )
