@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nml import layout
 from slurm.members import LAUNCH, Member, Probe
-from slurm.receipts import missing_heads, read_ids, told_ids
+from slurm.receipts import missing_heads, missing_rows, read_ids, told_ids
 from slurm.request import PretrainRequest
 from slurm.study import PlannedSet, Study, Subject, SweepRequest
 
@@ -32,6 +32,8 @@ class Part:
         parents: Names of the members that have to be complete before.
         complete: Whether it is there already.
         by_rows: Whether it is, or heads of it are, because the rows are there of a run whose folder is gone.
+        gone: Ids of rows that were measured of such a run and are not there any more.
+        why: Of a run that is gone, why it is to be trained again.
     """
 
     stage: str
@@ -39,6 +41,8 @@ class Part:
     parents: tuple[str, ...] = ()
     complete: bool = False
     by_rows: bool = False
+    gone: frozenset[str] = frozenset()
+    why: str = ""
 
 
 def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> list[Part]:
@@ -84,6 +88,8 @@ def _from_rows(before: Sequence[Part], probes: Sequence[Part]) -> list[Part]:
         needing = followers[part.member.name]
         if not part.complete and needing and all(one.complete and one.by_rows for one in needing):
             part = dataclasses.replace(part, complete=True, by_rows=True)
+        elif part.stage == "pretrain" and not part.complete:
+            part = dataclasses.replace(part, why=_why_again(needing))
         for parent in part.parents:
             followers[parent].append(part)
         found.append(part)
@@ -96,10 +102,20 @@ def say_lost(parts: Sequence[Part]) -> None:
         runs, them = ("run is gone, and is", "it") if taken == 1 else ("runs are gone, and are", "them")
         print(f"{taken} {runs} taken as done: the rows that were measured of {them} are complete")
     for run in parts:
-        own = [part for part in parts if part.stage == "probes" and run.member.name in part.parents]
-        if not run.complete and any(part.by_rows for part in own):
-            wanted = next(part.member.name for part in own if not part.complete)
-            print(f"{run.member.name} is gone and is trained again: {wanted} needs its weights")
+        if run.why:
+            print(f"{run.member.name} is gone and is trained again: {run.why}")
+
+
+def _why_again(probes: Sequence[Part]) -> str:
+    """Return why a run is needed again of which something was measured; nothing of another."""
+    if not any(part.by_rows or part.gone for part in probes):
+        return ""
+    # The one whose rows can tell first.
+    wanted = min((part for part in probes if not part.complete), key=lambda part: not part.gone)
+    if not wanted.gone:
+        return f"{wanted.member.name} needs its weights"
+    rows = "1 row" if len(wanted.gone) == 1 else f"{len(wanted.gone)} rows"
+    return f"{wanted.member.name} lacks {rows}, first {min(wanted.gone)}"
 
 
 def _shard_parts(study: Study) -> list[Part]:
@@ -150,6 +166,7 @@ def _probe_part(
         receipts=str(arm.folder / LAUNCH / "receipts" / _receipts_name(arm, subject, tasks)),
     )
     lost = subject.run is not None and is_lost(subject.run.path)
+    gone = missing_rows(probe, there) if lost else set[str]()
     if parent is None or parent.complete or lost:
         probe = dataclasses.replace(probe, heads=missing_heads(probe, there, lost=lost))
     # A setting may be of any of the arm's heads: beside it all are asked for, and those measured stay.
@@ -173,6 +190,7 @@ def _probe_part(
         (parent.member.name,) if parent else (),
         complete=not probe.heads,
         by_rows=lost and len(probe.heads) < len(arm.plugins),
+        gone=frozenset(gone),
     )
 
 

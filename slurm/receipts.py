@@ -12,7 +12,7 @@ another one is not taken for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,17 +88,31 @@ def missing_heads(probe: Probe, there: set[str], *, lost: bool = False) -> tuple
     return tuple(head for head in probe.heads if not _is_complete(probe, head, there, lost=lost))
 
 
+def missing_rows(probe: Probe, there: set[str]) -> set[str]:
+    """Return the ids that receipts note of a run that is lost, and that are not there any more."""
+    notes = filter(None, (_noted(probe, head) for head in probe.heads))
+    return {row for note in notes for row in _rows(note, lost=True)} - there
+
+
 def _is_complete(probe: Probe, head: str, there: set[str], *, lost: bool) -> bool:
-    try:
-        receipt = read_object(_receipt(probe, head), rows=list, run=str)
-    except (OSError, ValueError):
+    note = _noted(probe, head)
+    if note is None:
         return False
-    own = set(map(str, receipt["rows"]))
     # A receipt for nothing says nothing.
-    same = bool(receipt["run"]) if lost else receipt["run"] == _run_version(probe)
-    along = receipt.get("along") if lost else None
-    wanted = own | set(map(str, along if isinstance(along, list) else ()))
-    return same and bool(own) and wanted <= there
+    same = bool(note["run"]) if lost else note["run"] == _run_version(probe)
+    return same and bool(note["rows"]) and _rows(note, lost=lost) <= there
+
+
+def _noted(probe: Probe, head: str) -> dict[str, Any] | None:
+    try:
+        return read_object(_receipt(probe, head), rows=list, run=str)
+    except (OSError, ValueError):
+        return None
+
+
+def _rows(note: Mapping[str, Any], *, lost: bool) -> set[str]:
+    along = note.get("along") if lost else None
+    return set(map(str, [*note["rows"], *(along if isinstance(along, list) else ())]))
 
 
 def _receipt(probe: Probe, head: str) -> Path:

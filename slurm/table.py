@@ -82,6 +82,7 @@ class Launched(NamedTuple):
         result: The file that is there once it has run, where that is one.
         parents: The members of the same sweep that have to be complete before, as ``STAGE NAME``.
         entry: Its newest job, whoever submitted it.
+        why: Why it is to be done again, where more is known than that its result is gone.
         sweep: The sweep that it is a part of, as ``status`` takes it, where several are told of.
     """
 
@@ -95,6 +96,7 @@ class Launched(NamedTuple):
     result: Path | None = None
     parents: tuple[str, ...] = ()
     entry: Job | None = None
+    why: str = ""
     sweep: str = ""
 
     @property
@@ -227,6 +229,7 @@ def _of_sweep(folder: Path) -> list[Launched]:
             result=Path(part.member.done) if part.member.done else None,
             parents=part.parents,
             entry=jobs.get(part.member.name),
+            why=part.why,
         )
         for part in parts
     ]
@@ -314,7 +317,7 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
         if closed.get("outcome") == "failed":
             return "FAILED", closed["reason"]
         progress = read_progress(member.run) if member.run else None
-        return ("STARTED", "with local processes") if progress and progress.step else ("TO DO", "")
+        return ("STARTED", "with local processes") if progress and progress.step else ("TO DO", member.why)
     closed = last_close(member)
     if job.state == "PREEMPTED":
         again = command_line("resume", member.logs.parent)
@@ -329,7 +332,7 @@ def _state(member: Launched, job: JobState) -> tuple[str, str]:
         if not member.has_result:
             return "COMPLETED", ""
         there = member.result is not None and member.result.exists()
-        return "TO DO", "parts are missing from it" if there else "its result is gone"
+        return "TO DO", member.why or ("parts are missing from it" if there else "its result is gone")
     return "UNKNOWN", closed.get("reason", "") or "Slurm has no word of it"
 
 

@@ -18,7 +18,7 @@ from slurm.dag import PlannedJob, group_by_dependency, max_array_size, plan_jobs
 from slurm.members import Member, Probe
 from slurm.plan import Part, make_plan
 from slurm.pretraining import run_member
-from slurm.receipts import missing_heads, read_ids, told_ids, write_receipts
+from slurm.receipts import missing_heads, missing_rows, read_ids, told_ids, write_receipts
 from slurm.study import Study, SweepRequest
 
 
@@ -319,3 +319,5 @@ def test_a_lost_run_is_wanted_again_for_rows_that_it_wrote_while_it_trained(meas
     # Its weights are there, but not those of that step: nobody can measure them.
     assert missing_heads(measured, there - {"run-3"}) == ()
     assert missing_heads(measured, there - {"run-3"}, lost=True) == ("lp", "mlp")
+    assert missing_rows(measured, there) == set()
+    assert missing_rows(measured, there - {"run-3"}) == {"run-3"}

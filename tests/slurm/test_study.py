@@ -131,6 +131,14 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
     assert said.startswith("4 runs are gone, and are taken as done")
     assert "== " not in said
     assert not (project.work / "runs").exists()
+    row = project.work / "results/rows/quickstart-n10-seed0-digits dtd-mlp.parquet"
+    kept = row.read_bytes()
+    row.unlink()
+    why = "probes quickstart-n10-seed0 symmetric lacks 1 row, first "
+    (line,) = (line for line in project.launch("status", "sweeps/arms").splitlines() if why in line)
+    assert line.split()[:4] == ["pretrain", "quickstart-n10-seed0", "TO", "DO"]
+    assert f"quickstart-n10-seed0 is gone and is trained again: {why}" in project.launch(*study, "--dry-run")
+    row.write_bytes(kept)
     file = project.work / "arms.yaml"
     file.write_text(STUDY.replace("recipe: {steps: 5}", "recipe: {steps: 6}"))
     assert "tells of a run with 5" in project.launch(*study, status=2)
