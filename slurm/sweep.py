@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +181,12 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
     """Check heads, tasks, sets and runs; return the resolved command of each recipe of each arm."""
     written = [one.out for one in study.sets]
     plan = make_plan(study, run_member)
+    for name, count in Counter(part.member.name for part in plan).items():
+        if count > 1:
+            raise UserError(
+                f"two parts of the sweep are called {name}",
+                mend="give one of the folders another last name, or describe one folder once",
+            )
     # Nothing is asked of what these were trained on.
     taken = {part.member.done for part in plan if part.stage == "pretrain" and part.by_rows}
     told: dict[str, list[Path]] = {}

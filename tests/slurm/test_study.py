@@ -179,6 +179,8 @@ def test_a_study_file_does_its_sets_runs_and_probes_and_is_continued(project, st
         ("name: arms", "name:", "--name None: not a possible value; possible: str"),
         ("probes: {seeds: 2}", "probes: {seeds: }", "arms.pairs.probes.seeds None: not a possible value"),
         ("  pairs: {", "  a/b: {", "arms: 'a/b' names no arm"),
+        ("sets:\n", "sets:\n  ./data/a: {source: digits}\n", "two parts of the sweep are called shards a"),
+        ("sets:\n", "sets:\n  more/a: {source: digits}\n", "two parts of the sweep are called shards a"),
         ("noise: [0], seeds: [1], tasks: [digits], tasks_together: false}", ALIKE, "ask for the same"),
     ],
 )
