@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slurm import requeue as requeueing
-from slurm.attempt import Attempt, starts
+from slurm.attempt import BEGAN, Attempt, starts
 from slurm.members import Member
 from slurm.requeue import requeue
 
@@ -97,6 +97,34 @@ def test_ranks_without_a_sign_of_life_are_written_down_when_they_change(at: Call
     assert file.stat().st_mtime_ns == before
     attempt.stall({})
     assert not file.exists()
+
+
+def test_what_an_attempt_had_of_the_cluster_is_told_as_it_begins(
+    at: Callable[..., Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    had = {
+        "SLURM_JOB_NUM_NODES": "3",
+        "SLURM_JOB_CPUS_PER_NODE": "72(x2),36",
+        "SLURM_GPUS_ON_NODE": "4",
+        BEGAN: "12.5",
+    }
+    for name, value in had.items():
+        monkeypatch.setenv(name, value)
+    opened = json.loads((at(0).folder / "open.json").read_text())
+    assert opened["had"] == {"nodes": 3, "cores": 180, "spare": 0, "gpus": 12, "began": 12.5}
+
+
+def test_the_room_for_the_record_of_an_end_is_kept_until_the_job_has_ended(
+    at: Callable[..., Attempt],
+) -> None:
+    attempt = at(0, step=4)
+    room = attempt.folder / "reserve"
+    attempt.close("requeue", "stopped by SIGUSR2", 75)
+    assert room.exists()
+    attempt.close("failed", "requeue refused", 75)
+    assert not room.exists()
+    closed = json.loads((attempt.folder / "close.json").read_text())
+    assert (closed["outcome"], closed["status"], closed["step"]) == ("failed", 75, 4)
 
 
 def test_the_record_of_an_end_fits_on_a_full_disk(

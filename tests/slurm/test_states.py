@@ -9,7 +9,7 @@ import pytest
 
 from slurm import states
 from slurm.controller import NoAnswer, jobs_by_token
-from slurm.journal import Job
+from slurm.journal import Job, own_user
 from slurm.states import JobState, is_active, job_states
 
 
@@ -66,6 +66,7 @@ def test_accounting_is_asked_for_what_the_queue_has_forgotten(answers) -> None:
     assert [state.state for state in found.values()] == [
         *("CANCELLED", "NODE_FAIL", "PREEMPTED", "UNKNOWN"),
     ]
+    assert found[job("7")] == JobState("CANCELLED", "", "n1")
     assert not any(state.active for state in found.values())
 
 
@@ -134,8 +135,11 @@ def test_the_queue_is_asked_for_every_element_in_every_state_and_as_often_as_tol
     (tmp_path / "squeue").chmod(0o755)
     with pytest.raises(NoAnswer):
         job_states([job("1")], tries=1)
-    [asked] = (tmp_path / "asked").read_text().splitlines()
-    assert {"--me", "--states=all", "--array", "--format=%F|%K|%T|%r|%N|%k"} <= set(asked.split())
+    with pytest.raises(NoAnswer):
+        job_states([job("1"), job("2")._replace(user="ada")], tries=1)
+    own, others = (set(line.split()) for line in (tmp_path / "asked").read_text().splitlines())
+    assert {"--me", "--states=all", "--array", "--format=%F|%K|%T|%r|%N|%k"} <= own
+    assert others - own == {f"--user={','.join(sorted(['ada', own_user()]))}"}
 
 
 def test_accounting_that_does_not_answer_in_time_knows_nothing(

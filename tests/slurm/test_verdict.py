@@ -58,7 +58,7 @@ FROZEN = {"frozen": {1: ("n1", "no sign of life for 40 s (saving)")}}
         (seen(75, 75, 75), False, "requeue", "told to stop, and saved"),
         # The signal came as the last step was saved.
         (seen(0, 0, 0, stops=(TERM,)), True, "done", "complete"),
-        (seen(1, 1, 1), False, "failed", "rank 0 on n0: exit status 1"),
+        (seen(1, 1, 1, words="first\n last"), False, "failed", "rank 0 on n0: exit status 1: last"),
         (seen(1, None, 1, **LOST), False, "restart", "lost node n1: its agent is gone"),
         (
             seen(1, None, None, **FROZEN),
@@ -132,9 +132,14 @@ def beat(rank: int, **more: Any) -> Beat:
     return Beat(rank, f"n{rank}", **{"pace": 0.0, "phase": "computing", "quiet": 0.0, "still": 0.0, **more})
 
 
+def test_what_an_agent_tells_of_a_rank_is_taken_at_its_word() -> None:
+    told = {"rank": 3, "pace": 1.5, "phase": "saving", "quiet": 2, "still": 4.5}
+    assert Beat.read("n1", told) == Beat(3, "n1", 1.5, "saving", 2.0, 4.5)
+
+
 def test_a_rank_is_frozen_after_its_silence_and_three_steps_of_the_slowest() -> None:
     slow = beat(0, pace=4.0)
-    assert frozen([slow, beat(1, quiet=31.9)], 20) == {}
+    assert frozen([slow, beat(1, quiet=32.0)], 20) == {}
     assert frozen([slow, beat(1, quiet=32.1)], 20) == {1: ("n1", "no sign of life for 32 s (computing)")}
     assert frozen([], 20) == {}
 
