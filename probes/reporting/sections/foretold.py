@@ -13,7 +13,7 @@ from probes.reporting.records import Cell, Section, Table, cells
 from probes.reporting.wording import NONE, several
 from probes.results.row import Row
 
-FORMAT = "nml-foretold/2"
+FORMAT = "nml-foretold/3"
 _DOMAINS = {"id": "in-domain", "ood": "out-of-domain"}
 
 
@@ -57,13 +57,19 @@ class Document:
 
     format: str
     at: float
-    rows: str
+    rows: dict[str, str]
     families: tuple[OfFamily, ...]
 
 
-def told_from(rows: Iterable[Row]) -> str:
-    """Return what tells the rows of a results folder from others: a hash of their ids."""
-    return hashlib.sha256("\n".join(sorted(row.row_id for row in rows)).encode()).hexdigest()
+def told_from(rows: Iterable[Row]) -> dict[str, str]:
+    """Return what tells the rows of a results folder from others: of each encoder a hash of their ids."""
+    ids: dict[str, list[str]] = {}
+    for row in rows:
+        ids.setdefault(row.encoder, []).append(row.row_id)
+    return {
+        encoder: hashlib.sha256("\n".join(sorted(own)).encode()).hexdigest()
+        for encoder, own in sorted(ids.items())
+    }
 
 
 def read_foretold(path: Path, rows: Iterable[Row]) -> Document:
@@ -86,9 +92,12 @@ def read_foretold(path: Path, rows: Iterable[Row]) -> Document:
         raise UserError(f"--foretold {path}: cannot be read: {error.strerror or error}") from error
     except Untrusted as error:
         raise UserError(f"--foretold {path}: {error}", possible="a file of probes.predict_noise") from error
-    if document.rows != told_from(rows):
+    others = {encoder for encoder, _ in document.rows.items() ^ told_from(rows).items()}
+    if others:
         raise UserError(
-            f"--foretold {path}: it was foretold from other rows than these results have", mend=again
+            f"--foretold {path}: it was foretold from other rows of {several(sorted(others))} than these "
+            "results have",
+            mend=again,
         )
     return document
 

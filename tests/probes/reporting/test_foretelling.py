@@ -140,10 +140,12 @@ def test_the_command_tells_what_the_spectra_tell(tmp_path: Path, capsys: pytest.
     told_of = {(row[1].text, row[2].text): row[-1].text for row in table.rows}
     assert told_of["out-of-domain", "SVE"] == BETTER
     assert told_of["out-of-domain", "LSVR"] == NO_BETTER
-    with pytest.raises(UserError, match="json: it was foretold from other rows than these results have; py"):
-        foretold.read_foretold(tmp_path / "foretold.json", rows[1:])
-    (tmp_path / "foretold.json").write_text(json.dumps(record | {"format": "nml-foretold/1"}))
-    with pytest.raises(UserError, match="json: format 'nml-foretold/1'; possible: 'nml-foretold/2'; python"):
+    added = dataclasses.replace(rows[0], encoder="another-seed3@40", row_id="0" * 64)
+    for found, of in ((rows[1:], rows[0].encoder), ([*rows, added], "another-seed3@40")):
+        with pytest.raises(UserError, match=f"json: it was foretold from other rows of {of} than these "):
+            foretold.read_foretold(tmp_path / "foretold.json", found)
+    (tmp_path / "foretold.json").write_text(json.dumps(record | {"format": "nml-foretold/2"}))
+    with pytest.raises(UserError, match="json: format 'nml-foretold/2'; possible: 'nml-foretold/3'; python"):
         foretold.read_foretold(tmp_path / "foretold.json", rows)
     (tmp_path / "foretold.json").write_text(json.dumps(record | {"at": "half"}))
     with pytest.raises(UserError, match="at is 'half'; possible: a file of"):
