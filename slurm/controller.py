@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nml.errors import UserError
@@ -31,6 +31,25 @@ _ENDED = re.compile(r"Invalid job id specified|already completing or completed",
 
 class NoAnswer(UserError):
     """Slurm did not answer, or refused; what was asked is not known, what was ordered not done."""
+
+
+def answer(
+    argv: Sequence[str], *, seconds: float = 60, more: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Return how a client command of Slurm ended, and what it said; one that does not run has failed.
+
+    Args:
+        argv: The command.
+        seconds: How long it may take.
+        more: Environment variables on top of one's own.
+    """
+    own = os.environ | (more or {})
+    try:
+        return subprocess.run(argv, env=own, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(argv, 1, "", f"{argv[0]} timed out")
+    except OSError as error:
+        return subprocess.CompletedProcess(argv, 1, "", f"{argv[0]} does not run here: {error}")
 
 
 def pause(attempt: int) -> None:
@@ -135,7 +154,7 @@ def cancel(jobs: Iterable[str]) -> None:
 
 def hides_jobs() -> bool:
     """Whether this cluster shows nobody the jobs of others: ``PrivateData`` of its configuration."""
-    shown = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False).stdout
+    shown = answer(["scontrol", "show", "config"]).stdout
     return re.search(r"^PrivateData\s*=.*\bjobs\b", shown, re.MULTILINE) is not None
 
 

@@ -8,15 +8,14 @@ follow the cores where those are fewer.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from nml.untrusted import parse_yaml
 from slurm.cluster import Resources
+from slurm.controller import answer
 
 WORKERS = "recipe.data.workers"
-_ANSWER_SECONDS = 60
 
 
 class Fit(NamedTuple):
@@ -112,15 +111,7 @@ def fit_loaders(
 def _node_cores(partition: str) -> int | None:
     """Return the cores of the largest node of a partition, or of the default one."""
     named = [f"--partition={partition}"] if partition else []
-    try:
-        shown = subprocess.run(
-            ["sinfo", "--noheader", "--Node", "--format=%P %c", *named],
-            capture_output=True,
-            text=True,
-            timeout=_ANSWER_SECONDS,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    shown = answer(["sinfo", "--noheader", "--Node", "--format=%P %c", *named]).stdout
     nodes = [line.split() for line in shown.splitlines()]
     # The default partition has an asterisk.
     counts = [

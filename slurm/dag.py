@@ -12,13 +12,13 @@ stands for the id that its second job will have. A dry run shows the same plan.
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 from slurm.cluster import STAGES, Resources
+from slurm.controller import answer
 from slurm.journal import Job
 from slurm.members import Submission
 from slurm.plan import Part
@@ -222,12 +222,7 @@ def resolved(dependency: str, ids: Mapping[str, str]) -> str:
 
 def max_array_size() -> int:
     """Return how many members the cluster allows in an array."""
-    try:
-        shown = subprocess.run(
-            ["scontrol", "show", "config"], capture_output=True, text=True, timeout=60
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        shown = ""
+    shown = answer(["scontrol", "show", "config"]).stdout
     limits = re.findall(r"(?:MaxArraySize\s*=\s*|\bmax_array_tasks=)(\d+)", shown)
     # Where arrays are switched off, every member is a job of its own.
     return max(1, min(map(int, limits), default=_DEFAULT_ARRAY_SIZE))

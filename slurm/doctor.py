@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -24,7 +23,7 @@ from nml.text_table import in_columns
 from nml.untrusted import printable, read_object
 from slurm import executor, states
 from slurm.cluster import Resources
-from slurm.controller import cancel
+from slurm.controller import answer, cancel
 from slurm.invocation import PROG, Invocation
 from slurm.journal import Journal
 from slurm.machine import gpus_of_ranks
@@ -41,7 +40,6 @@ EXAMPLE = f"{PROG} doctor --nodes 2 --gpus-per-node 8"
 _DISTRIBUTION = "noisy-model-learning"
 _LIMIT = "10"
 _POLL_SECONDS = 1.0
-_ANSWER_SECONDS = 60
 # Of the environment that was launched from, what trainings heed.
 _HEEDED = re.compile(r"(NCCL|GLOO|CUDA|HF|TORCH|OMP|MKL|UCX|FI|WANDB)_\w+|LD_LIBRARY_PATH")
 
@@ -184,7 +182,7 @@ def _checks_here(resources: Resources, *, slurm: bool) -> Iterator[Check]:
     for name in ("srun", "sbatch", "squeue", "scontrol", "scancel"):
         if shutil.which(name) is None:
             yield Check("tools", WRONG, f"{name} is not on the PATH")
-    if not _accounting_answers():
+    if answer(["sacct", "--jobs=1"]).returncode:
         yield Check("accounting", NOTE, "there is none; states and hours are told by the runs' own records")
     for partition in show_partitions():
         chosen = partition.name in resources.partition.split(",") or (
@@ -193,15 +191,6 @@ def _checks_here(resources: Resources, *, slurm: bool) -> Iterator[Check]:
         if chosen and partition.cancels:
             text = f"partition {partition.name} cancels jobs for others: resume submits them again"
             yield Check("preemption", NOTE, text)
-
-
-def _accounting_answers() -> bool:
-    try:
-        return not subprocess.run(
-            ["sacct", "--jobs=1"], capture_output=True, timeout=_ANSWER_SECONDS
-        ).returncode
-    except (OSError, subprocess.TimeoutExpired):
-        return False
 
 
 def _run_job(member: Member, resources: Resources, launch: Path, minutes: float) -> tuple[str, str]:

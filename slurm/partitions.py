@@ -5,14 +5,12 @@ sbatch accepts much that can never start, and such a job waits for ever.
 
 from __future__ import annotations
 
-import subprocess
 from typing import NamedTuple
 
 from nml.errors import UserError, unknown_name
 from slurm.cluster import Resources
+from slurm.controller import answer
 from slurm.sbatch_words import parse_minutes
-
-_ANSWER_SECONDS = 60
 
 
 class Partition(NamedTuple):
@@ -70,16 +68,7 @@ def check_fits(resources: Resources) -> None:
 
 def show_partitions() -> list[Partition]:
     """Return the cluster's partitions; none where it does not answer."""
-    try:
-        shown = subprocess.run(
-            ["scontrol", "show", "partition", "--oneliner"],
-            capture_output=True,
-            text=True,
-            timeout=_ANSWER_SECONDS,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return read_partitions(shown)
+    return read_partitions(answer(["scontrol", "show", "partition", "--oneliner"]).stdout)
 
 
 def read_partitions(shown: str) -> list[Partition]:

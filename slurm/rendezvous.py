@@ -12,8 +12,9 @@ import os
 import random
 import socket
 import struct
-import subprocess
 from pathlib import Path
+
+from slurm.controller import answer
 
 # Below every sane ephemeral range: no outgoing connection can have taken such a port.
 _LOWEST_PORT = 12000
@@ -27,12 +28,7 @@ def node_address(node: str) -> str:
 
     Falls back to the node's name, and to this machine's own address where that does not resolve.
     """
-    try:
-        shown = subprocess.run(
-            ["scontrol", "show", "node", node, "--oneliner"], capture_output=True, text=True, timeout=60
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        shown = ""
+    shown = answer(["scontrol", "show", "node", node, "--oneliner"]).stdout
     words = dict(word.split("=", 1) for word in shown.split() if "=" in word)
     for candidate in (words.get("NodeAddr"), node):
         if candidate and _resolves(candidate):

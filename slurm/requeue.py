@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Collection
 
-from slurm.controller import BUSY
+from slurm.controller import BUSY, answer
 from slurm.members import own_job
 from slurm.words import say
 
@@ -54,8 +54,9 @@ def _leave_out(job: str, nodes: Collection[str], shown: str) -> None:
     before = "" if before == "(null)" else before
     out = set(scontrol("show", "hostnames", before).stdout.split()) if before else set()
     partition = f"--partition={_field('Partition', shown)}"
-    listed = _ask("sinfo", "--noheader", "--Node", "--format=%N %T", partition).stdout.splitlines()
-    usable = {line.split()[0] for line in listed if not re.search("down|drain|fail|maint", line)}
+    argv = ["sinfo", "--noheader", "--Node", "--format=%N %T", partition]
+    listed = answer(argv, seconds=_ANSWER_SECONDS).stdout
+    usable = {line.split()[0] for line in listed.splitlines() if not re.search("down|drain|fail|maint", line)}
     if len(usable - out - set(nodes)) < wanted:
         say(f"{', '.join(nodes)} cannot be left out: the partition has no other nodes")
         return
@@ -70,13 +71,4 @@ def _field(name: str, shown: str) -> str:
 
 def scontrol(*words: str) -> subprocess.CompletedProcess[str]:
     """Return what scontrol answers, also where it does not run."""
-    return _ask("scontrol", *words)
-
-
-def _ask(program: str, *words: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run([program, *words], capture_output=True, text=True, timeout=_ANSWER_SECONDS)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(words, 1, "", f"{program} timed out")
-    except OSError as error:
-        return subprocess.CompletedProcess(words, 1, "", f"{program} does not run here: {error}")
+    return answer(["scontrol", *words], seconds=_ANSWER_SECONDS)

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import os
 import re
-import subprocess
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nml.untrusted import read_object
 from slurm.attempt import CLOSE, OPEN
+from slurm.controller import answer
 from slurm.local_attempt import is_running
 from slurm.states import is_below
 from slurm.verdict import DONE, FAILED, REQUEUE
@@ -132,16 +131,8 @@ def accounted_spans(jobs: Mapping[str, Path], since: float) -> dict[str, list[Sp
     start = datetime.datetime.fromtimestamp(max(0.0, since - _SKEW_SECONDS)).strftime("%Y-%m-%dT%H:%M:%S")
     argv = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--starttime={start}"]
     form = "--format=JobID,State,Start,ElapsedRaw,AllocNodes,AllocCPUS,AllocTRES,WorkDir"
-    try:
-        listed = subprocess.run(
-            [*argv, form, "--jobs", ",".join(arrays)],
-            env=os.environ | {"SLURM_TIME_FORMAT": "standard"},
-            capture_output=True,
-            text=True,
-            timeout=_ANSWER_SECONDS,
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
+    argv += [form, "--jobs", ",".join(arrays)]
+    listed = answer(argv, seconds=_ANSWER_SECONDS, more={"SLURM_TIME_FORMAT": "standard"}).stdout
     found: dict[str, list[Span]] = {}
     for line in listed.splitlines():
         span, place = read_span(line), line.split("|", 7)[-1]

@@ -8,12 +8,11 @@ own markers have to tell.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from slurm.controller import TRIES, show_queue
+from slurm.controller import TRIES, answer, show_queue
 from slurm.journal import Job, own_user
 
 # Of the manuals of squeue from 20.11 on; the last three are of 24.05 and later.
@@ -91,13 +90,6 @@ def is_active(job: Job) -> bool:
     return job_states([job])[job].active
 
 
-def _output(argv: list[str]) -> str:
-    try:
-        return subprocess.run(argv, capture_output=True, text=True, timeout=_ANSWER_SECONDS).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 def _by_id(jobs: Iterable[Job]) -> dict[str, list[Job]]:
     found: dict[str, list[Job]] = {}
     for job in jobs:
@@ -123,17 +115,9 @@ def _from_squeue(jobs: list[Job], tries: int) -> dict[Job, JobState]:
 
 def _from_sacct(jobs: list[Job]) -> dict[Job, JobState]:
     parents = ",".join(dict.fromkeys(job.array for job in jobs))
-    listed = _output(
-        [
-            "sacct",
-            "--noheader",
-            "--parsable2",
-            "--allocations",
-            "--format=JobID,State,NodeList,WorkDir",
-            "--jobs",
-            parents,
-        ]
-    )
+    form = "--format=JobID,State,NodeList,WorkDir"
+    argv = ["sacct", "--noheader", "--parsable2", "--allocations", form, "--jobs", parents]
+    listed = answer(argv, seconds=_ANSWER_SECONDS).stdout
     found = {}
     wanted = _by_id(jobs)
     for line in filter(None, listed.splitlines()):
