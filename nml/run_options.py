@@ -24,6 +24,7 @@ EngineName = Literal["ddp", "fsdp", "deepspeed"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 # The numerical reference; models of 25 to 100 million parameters fit a GPU and need no sharding.
 DEFAULT_ENGINE: EngineName = "ddp"
+_DEFAULT_HEAD = "knn"
 Resume = Literal["auto", "must", "never"]
 IMAGENET_NAMES = "imagenet"
 OPENAI_TEMPLATES = "openai"
@@ -295,13 +296,16 @@ def check_resume(run: Path, resume: Resume) -> None:
 
 
 def task_and_heads(probe: str, known: Collection[str]) -> tuple[str, list[str]]:
-    """Return the task and the heads of ``TASK,HEAD,...``: what ends it and is a known head is one."""
+    """Return the task and the heads of ``TASK,HEAD,...``: what ends it and is a known head is one.
+
+    Without a head it is one that trains nothing.
+    """
     *parts, last = probe.split(",")
     heads: list[str] = []
     while parts and last in known:
         heads.insert(0, last)
         *parts, last = parts
-    return ",".join([*parts, last]), heads
+    return ",".join([*parts, last]), heads or [_DEFAULT_HEAD]
 
 
 def duration(flag: str, text: str) -> timedelta:

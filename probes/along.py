@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from probes.samples import SampleSet
     from probes.tasks.task import Task
 
-DEFAULT_HEAD = "knn"
 # Samples of a split, where the task is not told how many. What is forward passes of an epoch, backward ones
 # counted as two, is three times its samples: this times train, test and four shifts is 2 % of CIFAR-10's.
 LIMIT = 500
@@ -227,7 +226,7 @@ def split_probe(text: str) -> tuple[str, str]:
     kind, colon, _ = task.partition(":")
     if not colon and "," in kind:
         HEADS.find(kind.partition(",")[2])
-    return task, ",".join(heads) or DEFAULT_HEAD
+    return task, ",".join(heads)
 
 
 def _of_some_samples(text: str, root: Path) -> tuple[str, Task]:

@@ -213,7 +213,7 @@ def _rows_along(
         if f"pretrain {run.path.name}" in left:
             measured = -(-recipes[run.path]["epochs"] // run.options.probe_every)
             for task, heads in map(probed, run.options.probe):
-                rows += measured * heads * len(counts[task]["tests"])
+                rows += measured * len(heads) * len(counts[task]["tests"])
     # The options of probes.run are at their defaults.
     return rows * _fits(_probe_options(())) if rows else 0
 

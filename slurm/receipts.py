@@ -20,6 +20,7 @@ from nml import layout
 from nml.files import sha256_file, write_bytes, write_json
 from nml.untrusted import parse_yaml, read_object
 from slurm.members import Probe
+from slurm.rooms import probed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,11 +66,12 @@ def _ids_along(probe: Probe, command: Any) -> list[str]:
     """Return the rows that a run wrote while it trained, which nobody can measure once it is gone."""
     if not isinstance(command, dict) or not command.get("probe"):
         return []
-    tables = _tables(Path(probe.results), "row_id", "run_path", "step")
-    rows = [row for table in tables for row in table.to_pylist() if row["run_path"]]
-    own = [row for row in rows if Path(row["run_path"]).resolve() == Path(probe.run).resolve()]
-    last = max((row["step"] for row in own), default=0)
-    return sorted(row["row_id"] for row in own if row["step"] < last)
+    heads = {head for text in command["probe"] for head in probed(str(text))[1]}
+    tables = _tables(Path(probe.results), "row_id", "run_path", "head")
+    rows = [row for table in tables for row in table.to_pylist() if row["run_path"] and row["head"] in heads]
+    return sorted(
+        row["row_id"] for row in rows if Path(row["run_path"]).resolve() == Path(probe.run).resolve()
+    )
 
 
 def measured_command(receipts: str) -> Path:

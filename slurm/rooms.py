@@ -147,10 +147,9 @@ def check_probes(
     check_command([sys.executable, "-m", "probes.run", *given, "--task", *tasks, *words])
 
 
-def probed(text: str) -> tuple[str, int]:
-    """Return the task of what ``--probe`` names, and how many heads; one where it names none."""
-    task, heads = task_and_heads(text, _HEADS.names())
-    return task, len(heads) or 1
+def probed(text: str) -> tuple[str, list[str]]:
+    """Return the task and the heads of what ``--probe`` names."""
+    return task_and_heads(text, _HEADS.names())
 
 
 def check_encoders(texts: Sequence[str]) -> None:

@@ -309,8 +309,8 @@ def test_a_lost_run_is_wanted_again_for_rows_that_it_wrote_while_it_trained(meas
 
     (Path(measured.run) / "config.yaml").write_text("probe: [digits]")
     rows = Path(measured.results) / "rows"
-    for run, step in ((measured.run, 3), (measured.run, 6), ("another", 3)):
-        row = {"run_path": run, "row_id": f"{Path(run).name}-{step}", "step": step}
+    for run, step, head in ((measured.run, 3, "knn"), (measured.run, 6, "nmtune"), ("another", 3, "knn")):
+        row = {"run_path": run, "row_id": f"{Path(run).name}-{step}", "head": head}
         pq.write_table(pa.Table.from_pylist([row]), rows / f"{row['row_id']}.parquet")
     write_receipts(measured)
     (rows / "another-3.parquet").unlink()
