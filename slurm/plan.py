@@ -16,10 +16,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nml import layout
+from nml.run_config import read_command
 from slurm.members import LAUNCH, Member, Probe
-from slurm.receipts import missing_heads, missing_rows, read_ids, told_ids
+from slurm.receipts import measured_command, missing_heads, missing_rows, read_ids, told_ids
 from slurm.request import PretrainRequest
 from slurm.study import PlannedSet, Study, Subject, SweepRequest
+
+_WHILE_IT_TRAINS = {
+    "probe": "; checkpoints that were kept are probed with -- --steps all",
+    "memorisation": "",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +69,8 @@ def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> 
             writers.get(str(run.set_file), ""): None,
             **{_writers(one)[-1]: None for one in (planned, validation) if one},
         }
-        member = run_member(run)
-        complete = Path(str(member.done)).exists()
-        runs[run.path] = Part("pretrain", member, tuple(filter(None, parents)), complete)
+        waits_for = tuple(filter(None, parents))
+        runs[run.path] = Part("pretrain", run_member(run), waits_for, run.is_complete())
     there = read_ids(study.results)
     probes = [
         # One task after the other, each in the order of the runs: arrays then fit each other.
@@ -74,7 +79,15 @@ def make_plan(study: Study, run_member: Callable[[PretrainRequest], Member]) -> 
         for tasks in arm.task_groups
         for subject in arm.subjects()
     ]
-    return [*_from_rows([*parts, *runs.values()], probes), *probes, _report_part(study, probes)]
+    before = _from_rows([*parts, *runs.values()], probes)
+    waiting = {name for part in probes if not part.complete for name in part.parents}
+    # Runs that lack nothing but rows of their own.
+    along = [
+        part
+        for part in before
+        if part.stage == "pretrain" and not part.complete and part.member.name not in waiting
+    ]
+    return [*before, *probes, _report_part(study, [*probes, *along])]
 
 
 def _from_rows(before: Sequence[Part], probes: Sequence[Part]) -> list[Part]:
@@ -104,6 +117,23 @@ def say_lost(parts: Sequence[Part]) -> None:
     for run in parts:
         if run.why:
             print(f"{run.member.name} is gone and is trained again: {run.why}")
+
+
+def say_too_late(study: Study, parts: Sequence[Part]) -> None:
+    """Print what is asked of runs while they train that runs which are done were trained without."""
+    complete = {part.member.done for part in parts if part.complete}
+    probes = [part.member.probe for part in parts if part.member.probe]
+    told = {probe.run: measured_command(probe.receipts) for probe in probes}
+    for name, mend in _WHILE_IT_TRAINS.items():
+        late = 0
+        for run in study.runs():
+            if getattr(run.options, name) and str(run.path / layout.DONE) in complete:
+                kept = run.path / layout.CONFIG
+                before = read_command(kept if kept.exists() else told.get(str(run.path), kept), mend="")
+                late += before is not None and not before.get(name)
+        if late:
+            runs = "1 run that is" if late == 1 else f"{late} runs that are"
+            print(f"--{name} comes too late for {runs} done{mend}")
 
 
 def _why_again(probes: Sequence[Part]) -> str:
@@ -167,7 +197,7 @@ def _probe_part(
     )
     lost = subject.run is not None and is_lost(subject.run.path)
     gone = missing_rows(probe, there) if lost else set[str]()
-    if parent is None or parent.complete or lost:
+    if subject.run is None or layout.is_done(subject.run.path) or lost:
         probe = dataclasses.replace(probe, heads=missing_heads(probe, there, lost=lost))
     # A setting may be of any of the arm's heads: beside it all are asked for, and those measured stay.
     hyper = any(word.partition("=")[0] == "--hyper" for word in arm.probe_options)
@@ -199,7 +229,7 @@ def is_lost(run: Path) -> bool:
     return not (run / layout.CONFIG).exists() and not (run / layout.DONE).exists()
 
 
-def _report_part(study: Study, probes: Sequence[Part]) -> Part:
+def _report_part(study: Study, measuring: Sequence[Part]) -> Part:
     out = study.folder / "report"
     member = Member(
         name="report",
@@ -209,8 +239,8 @@ def _report_part(study: Study, probes: Sequence[Part]) -> Part:
         cwd=str(study.base),
         ends=str(study.folder),
     )
-    complete = all(part.complete for part in probes) and (out / "report.html").exists()
-    return Part("report", member, tuple(part.member.name for part in probes), complete)
+    complete = all(part.complete for part in measuring) and (out / "report.html").exists()
+    return Part("report", member, tuple(part.member.name for part in measuring), complete)
 
 
 def _receipts_name(arm: SweepRequest, subject: Subject, tasks: tuple[str, ...]) -> str:

@@ -280,7 +280,7 @@ def submit_run(request: PretrainRequest, resources: Resources) -> int:
     member = run_member(request)
     if job := registry.active([member]).get(member.name):
         print(f"already submitted as job {job.id}" if job.is_own else f"runs as job {job.id} of {job.user}")
-    elif _finished(registry, member):
+    elif request.is_complete() and _as_asked(registry, member):
         print("already finished")
     else:
         submitted = _submit(request, resources, folder, registry)
@@ -299,10 +299,8 @@ def _submit(request: PretrainRequest, resources: Resources, folder: Path, journa
     return job
 
 
-def _finished(registry: Registry, member: Member) -> bool:
-    """Whether the run is complete, as it is asked for now."""
-    if not Path(member.done or "").exists():
-        return False
+def _as_asked(registry: Registry, member: Member) -> bool:
+    """Whether the run was submitted as it is asked for now."""
     job = registry.jobs_for([member]).get(member.name)
     before = None if job is None else submitted_member(job, member.name)
     # Otherwise it was run with local processes.

@@ -98,6 +98,10 @@ class PretrainRequest:
         """The shard set's folder, absolute, or URL; the bundled digits' where none was named."""
         return str(self.resolved.shards)
 
+    def is_complete(self) -> bool:
+        """Return whether the run is done, and has measured what it was to measure while it trained."""
+        return layout.is_done(self.path) and not (self.options.probe and layout.marked_steps(self.path))
+
     def writes_shards(self) -> bool:
         """Return whether the bundled digits are wanted and not written yet."""
         return self.set_file is not None and not self.set_file.exists()

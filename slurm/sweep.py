@@ -25,7 +25,7 @@ from slurm.local_attempt import attempt_here
 from slurm.machine import Detection
 from slurm.members import LAUNCH
 from slurm.partitions import check_fits
-from slurm.plan import Part, make_plan, say_lost
+from slurm.plan import Part, make_plan, say_lost, say_too_late
 from slurm.pool import Slot, depth_first, run_parts, slots_of
 from slurm.pretraining import (
     add_resource_options,
@@ -137,6 +137,7 @@ def run(call: Invocation) -> int:
     if not study.named_data:
         print(NOTICE, flush=True)
     say_lost(parts)
+    say_too_late(study, parts)
     if options.dry_run:
         status = show_plan(study, parts, resources, found, jobs=len(slots))
         gpus = any(slot.gpus for slot in slots)

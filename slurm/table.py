@@ -280,6 +280,8 @@ def _row(member: Launched, job: JobState, failed: Sequence[str]) -> Row:
     if failed and state in _NOT_STARTED and member.stage != "report":
         # Slurm took it out of the queue, and may have forgotten why.
         state, why = "CANCELLED", failed[0]
+    elif failed and state == "TO DO" and member.stage != "report":
+        why = why or failed[0]
     progress = read_progress(member.run) if member.run else None
     step = ""
     if progress and (progress.step or progress.total):

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nml.run_options import RunOptions
 from slurm.cluster import Resources
 from slurm.dag import PlannedJob, group_by_dependency, max_array_size, plan_jobs
 from slurm.members import Member, Probe
-from slurm.plan import Part, make_plan
+from slurm.plan import Part, make_plan, say_too_late
 from slurm.pretraining import run_member
 from slurm.receipts import missing_heads, missing_rows, read_ids, told_ids, write_receipts
 from slurm.study import Study, SweepRequest
@@ -321,3 +322,34 @@ def test_a_lost_run_is_wanted_again_for_rows_that_it_wrote_while_it_trained(meas
     assert missing_heads(measured, there - {"run-3"}, lost=True) == ("lp", "mlp")
     assert missing_rows(measured, there) == set()
     assert missing_rows(measured, there - {"run-3"}) == {"run-3"}
+
+
+def test_a_run_that_is_done_is_wanted_for_what_it_has_not_measured_yet(tmp_path: Path) -> None:
+    asked = SweepRequest(noise=("0",), plugins=("lp",), options=RunOptions(probe=("digits",)), base=tmp_path)
+    (run,) = asked.runs()
+    mark = run.path / "probing" / "step-00000057"
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    (run.path / "DONE.json").write_text("{}")
+
+    def parts(request: SweepRequest) -> dict[str, Part]:
+        return {one.stage: one for one in make_plan(Study(arms=(request,)), run_member)}
+
+    assert not parts(asked)["pretrain"].complete
+    # Without --probe it would stay as it is.
+    assert parts(dataclasses.replace(asked, options=RunOptions()))["pretrain"].complete
+    mark.unlink()
+    assert parts(asked)["pretrain"].complete
+
+
+def test_what_comes_too_late_for_a_run_that_is_done_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = SweepRequest(noise=("0", "0.2"), options=RunOptions(probe=("digits",)), base=tmp_path)
+    for run, before in zip(asked.runs(), ("[digits]", "[]"), strict=True):
+        run.path.mkdir(parents=True)
+        (run.path / "DONE.json").write_text("{}")
+        (run.path / "config.yaml").write_text(f"{{recipe: {{}}, probe: {before}}}")
+    study = Study(arms=(asked,))
+    say_too_late(study, make_plan(study, run_member))
+    assert capsys.readouterr().out.startswith("--probe comes too late for 1 run that is done")

@@ -183,6 +183,19 @@ def test_what_waited_for_a_step_of_a_set_that_failed_says_which(
     assert rows[3].why == "shards a pack 1/2 was cancelled"
 
 
+def test_what_waits_here_for_a_part_that_failed_says_which(tmp_path: Path) -> None:
+    close = tmp_path / "local-000" / "close.json"
+    close.parent.mkdir()
+    close.write_text('{"outcome": "failed", "reason": "exit status 1"}')
+    run = table.Launched("pretrain", "a", tmp_path, None, complete=False, logs=tmp_path)
+    probe = run._replace(stage="probes", name="a digits", record=tmp_path / "no", parents=("pretrain a",))
+    rows = table.make_rows([run, probe])
+    assert [(row.state, row.why) for row in rows] == [
+        ("FAILED", "exit status 1"),
+        ("TO DO", "pretrain a failed"),
+    ]
+
+
 def test_a_sweep_of_a_thousand_members_is_asked_for_one_in_a_line_that_can_be_read(tmp_path: Path) -> None:
     names = [f"pretrain r{number}" for number in range(1006)]
     submission = {"stage": "pretrain", "members": names, "jobs": [f"7_{number}" for number in range(1006)]}
