@@ -6,8 +6,9 @@ from pathlib import Path
 
 from nml import cli, layout
 from nml.errors import UserError
-from nml.files import make_folder
+from nml.files import fsync_folder
 from nml.layout import step_folders
+from nml.locking import made_beside
 from nml.signatures import sign, signer
 from pretrain.checkpoints import newest_checkpoint, verify
 from pretrain.encoder_files import publish
@@ -70,8 +71,13 @@ def export_run(run: Path, step: int | None, out: str | None) -> Path:
     target = Path(out) if out else run / default
     if out and target.exists():
         raise UserError(f"--out {out}: exists", mend="name a folder that does not exist")
-    make_folder(target.parent)
-    publish(checkpoint.export, target)
+    if out is None:
+        publish(checkpoint.export, target)
+        return target
+    with made_beside(target) as temporary:
+        publish(checkpoint.export, temporary)
+        temporary.rename(target)
+    fsync_folder(target.parent)
     return target
 
 

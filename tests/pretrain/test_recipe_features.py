@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 
 from nml.errors import UserError
 from nml.run_options import check_extras
+from pretrain import encoder_files
 from pretrain.export import export_run
 from pretrain.options import parse_options
 from pretrain.transforms import normalised
@@ -213,7 +216,17 @@ def test_an_extra_that_is_missing_is_one_line(monkeypatch: pytest.MonkeyPatch, e
         check_extras(options)
 
 
-def test_an_encoder_is_taken_out_of_a_checkpoint(runs: Path, tmp_path: Path) -> None:
+def test_an_encoder_is_taken_out_of_a_checkpoint(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(encoder_files, "sync_tree", full)
+        with pytest.raises(OSError, match="No space"):
+            export_run(runs / "fp16", 10, str(tmp_path / "encoder"))
+    assert not list(tmp_path.iterdir())
     out = export_run(runs / "fp16", 10, str(tmp_path / "encoder"))
     assert json.loads((out / "meta.json").read_text())["step"] == 10
     with pytest.raises(UserError, match="--step 11: no such checkpoint; possible: 10"):
