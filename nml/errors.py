@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MOST_NAMES = 60
@@ -54,6 +54,12 @@ def import_extra(module: str, extra: str, what: str) -> Any:
             f"{what}: the package {module} is not installed",
             mend=f"pip install 'noisy-model-learning[{extra}]'",
         ) from error
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """Return the first ``most`` names as text, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def unknown_name(what: str, found: str, known: Iterable[str], *, mend: str = "") -> UserError:

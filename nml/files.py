@@ -42,6 +42,12 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def user_cache(name: str) -> Path:
+    """Return the folder ``name`` of the project in the user's cache; it may not exist yet."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "noisy-model-learning" / name
+
+
 def temporary_beside(path: Path) -> Path:
     """Return a fresh hidden name in the folder of ``path``, so that a rename stays on one file system."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")

@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 import torch.distributed as dist
 
-from nml.errors import UserError
+from nml.errors import UserError, some
 from nml.recipe import Recipe
 from pretrain import batchnorm
 from pretrain.agreement import Agreement, Outcome, Taken
@@ -241,10 +241,9 @@ class Trainer:
         dist.all_gather_object(found, [self.shard_set.index.place(int(index)).key for index in taken.indices])
         keys = sorted(chain(*found))
         note = self.recorder.note("not-finite.json", {"step": taken.number, "why": why, "samples": keys})
-        more = f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else ""
         raise UserError(
             f"step {taken.number}: {why}, {self.state.skipped} steps in a row are not finite; "
-            f"samples: {', '.join(keys[:_NAMED])}{more}, all in {note}",
+            f"samples: {some(keys, _NAMED)}, all in {note}",
             mend="lower --recipe.optimizer.lr, clip with --recipe.optimizer.clip, or look at those samples",
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nml.errors import UserError
+from nml.errors import UserError, some
 from nml.files import sha256_file
 from nml.initial_weights import InitialWeights
 
@@ -43,7 +43,7 @@ class Taken:
             (self.left_over, "in it alone"),
         ):
             if names:
-                told += f"; {what}: {_some(names)}"
+                told += f"; {what}: {some(names, _NAMED)}"
         return told
 
 
@@ -76,7 +76,9 @@ def begin_from(network: nn.Module, weights: InitialWeights) -> Taken:
     _check_enough(network, taken, classes, found, where)
     bad = sorted(name for name in taken if not bool(found[name].isfinite().all()))
     if bad:
-        raise UserError(f"{where}: holds infinite or NaN values: {_some(bad)}", mend="name other weights")
+        raise UserError(
+            f"{where}: holds infinite or NaN values: {some(bad, _NAMED)}", mend="name other weights"
+        )
     with torch.no_grad():
         for name in taken:
             own[name].copy_(found[name])
@@ -119,7 +121,8 @@ def _check_enough(
     if share < _LEAST:
         raise UserError(
             f"{where}: holds {share:.0%} of the recipe's network; it lacks "
-            f"{_some(sorted(sizes.keys() - found.keys()))}, and holds {_some(sorted(found)) or 'no tensor'}",
+            f"{some(sorted(sizes.keys() - found.keys()), _NAMED)}, "
+            f"and holds {some(sorted(found), _NAMED) or 'no tensor'}",
             mend="name weights of the recipe's library and model",
         )
 
@@ -128,8 +131,3 @@ def _is_classifier(network: nn.Module, name: str) -> bool:
     told = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or ()
     modules = (told,) if isinstance(told, str) else told
     return any(name.startswith(f"{module}.") for module in modules)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more

@@ -51,10 +51,6 @@ class Wanted(NamedTuple):
     offset: int
     size: int
 
-    def in_table(self) -> tuple[str, str, int]:
-        """Return the table, the column and the row."""
-        return self.path, self.leaf, self.offset
-
 
 class Gathered(NamedTuple):
     """Where a shard's images lie now.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,7 @@ from nml.files import atomic_writer
 from nml.image_forms import unusual_forms
 from nml.images import BadImage, image_extension
 from shards import tar
+from shards.open_files import OpenFiles
 from shards.resize import Resize
 
 BUFFER = 4 << 20
@@ -83,7 +84,7 @@ class ImageReader:
     def __init__(self, staging: Path, unnamed: IO[bytes] | None = None) -> None:
         self._unnamed = unnamed
         self.restart = f"remove {staging} and run the same command again to plan without it"
-        self._open: OrderedDict[str, int] = OrderedDict()
+        self._files = OpenFiles(self.LIMIT, str)
 
     def __enter__(self) -> ImageReader:
         return self
@@ -91,8 +92,7 @@ class ImageReader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
+        self._files.close()
 
     def read_into(self, target: memoryview, path: str, offset: int) -> None:
         """Fill ``target`` from ``offset`` of a file.
@@ -101,7 +101,8 @@ class ImageReader:
             UserError: If the file cannot be read, or ends early.
         """
         try:
-            count = os.preadv(self._descriptor(path), [target], offset)
+            unnamed = None if path else self._unnamed
+            count = os.preadv(unnamed.fileno() if unnamed else self._files[path], [target], offset)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read: {error.strerror}",
@@ -113,16 +114,6 @@ class ImageReader:
                 f"{path}: has {count} bytes at offset {offset} where {len(target)} were found at first",
                 mend="the source changed under the writer; start again with a new --out",
             )
-
-    def _descriptor(self, path: str) -> int:
-        if not path and self._unnamed is not None:
-            return self._unnamed.fileno()
-        descriptor = self._open.get(path)
-        if descriptor is None:
-            if len(self._open) >= self.LIMIT:
-                os.close(self._open.popitem(last=False)[1])
-            descriptor = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
 
 
 def pack_shard(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from nml.errors import UserError
 from nml.files import make_folder
 from nml.untrusted import parse_json
 from shards.index_table import Place
+from shards.open_files import OpenFiles
 from shards.shardset import ShardSet
 
 OPEN_SHARDS = 256
@@ -59,14 +59,7 @@ class ShardReader:
     def __init__(self, shard_set: ShardSet, *, verify: bool = True) -> None:
         self._set = shard_set
         self._verify = verify
-        self._open: OrderedDict[int, int] = OrderedDict()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict()}
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+        self._files = OpenFiles(OPEN_SHARDS, shard_set.storage.local)
 
     def image(self, sample: int) -> tuple[Place, bytes]:
         """Return where a sample lies and its encoded image.
@@ -77,7 +70,7 @@ class ShardReader:
         place = self._set.index.place(sample)
         shard = self._set.info.shards[place.shard]
         try:
-            data = os.pread(self._descriptor(place.shard, shard.name), place.size, place.offset)
+            data = os.pread(self._files[shard.name], place.size, place.offset)
         except OSError as error:
             raise DamagedSample(place.key, shard.name, str(error.strerror)) from error
         if len(data) != place.size:
@@ -87,15 +80,6 @@ class ShardReader:
         if self._verify and hashlib.sha256(data).digest() != place.sha256:
             raise DamagedSample(place.key, shard.name, "the image does not match its SHA-256 in the index")
         return place, data
-
-    def _descriptor(self, number: int, name: str) -> int:
-        descriptor = self._open.get(number)
-        if descriptor is None:
-            if len(self._open) >= OPEN_SHARDS:
-                os.close(self._open.popitem(last=False)[1])
-            path = self._set.storage.local(name)
-            descriptor = self._open[number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
 
 
 class SkipLedger:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from nml.errors import UserError
-from nml.files import atomic_writer, make_folder
+from nml.files import atomic_writer, make_folder, user_cache
 from nml.locking import open_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE, open_file_system, read_set_bytes
 from nml.urls import access_error, take_secret, with_secret
@@ -41,9 +41,7 @@ class RemoteStorage:
     ) -> None:
         self.location = take_secret(location)
         self._urls = urls or {}
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        default = os.environ.get(CACHE_VARIABLE) or Path(base) / "noisy-model-learning" / "shards"
-        self._cache = Path(cache or default)
+        self._cache = Path(cache or os.environ.get(CACHE_VARIABLE) or user_cache("shards"))
         self._folder = self._cache
         self._sizes: dict[str, int] = {}
         self._file_system: Any = None

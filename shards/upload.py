@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from nml.errors import UserError
-from nml.files import write_json
+from nml.files import user_cache, write_json
 from nml.set_file import SET_FILE
 from nml.set_file import WORK_FOLDER as WORK
 from nml.untrusted import parse_json
@@ -29,8 +28,7 @@ class RemoteDestination:
 
     def __init__(self, url: str, staging: str | Path | None = None) -> None:
         self._url = self.shown = take_secret(url).rstrip("/")
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        base = Path(staging).expanduser() if staging else Path(cache) / "noisy-model-learning" / "writing"
+        base = Path(staging).expanduser() if staging else user_cache("writing")
         # One folder a URL, so that the same command finds what it left.
         self.staging = base / hashlib.sha256(self._url.encode()).hexdigest()[:16]
         self.in_process = urlsplit(self._url).scheme == "memory"

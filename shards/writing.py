@@ -15,7 +15,6 @@ the same bytes as an undisturbed one.
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 
 from nml.errors import UserError
-from nml.files import TEMPORARY_SUFFIX, make_folder
+from nml.files import TEMPORARY_SUFFIX, is_full, make_folder
 from nml.locking import NoLocksError, byte_lock
 from nml.set_file import MANIFEST_FILE, SET_FILE
 from shards.destination import Destination, open_destination
@@ -399,7 +398,7 @@ def _full_disk_told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise UserError(
                 f"{folder}: no space left",
                 mend="free some and run the same command again; finished shards are kept",

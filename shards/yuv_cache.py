@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections import OrderedDict
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from nml.errors import UserError
 from nml.set_file import local_folder
 from nml.untrusted import Untrusted, read_object
 from shards.decode import ImageSize
+from shards.open_files import OpenFiles
 from shards.reader import OPEN_SHARDS, DamagedSample
 from shards.shardset import ShardSet
 from shards.yuv import Planes, planes_from, planes_size
@@ -88,7 +88,7 @@ class YuvCache:
         self._mend = f"python -m shards.cache {shard_set.path} --size {side}"
         self._first = [0, *accumulate(shard.samples for shard in shard_set.info.shards)]
         self._stored = self._read(side)
-        self._open: OrderedDict[int, int] = OrderedDict()
+        self._files = OpenFiles(OPEN_SHARDS, self.folder.joinpath)
         self._rows: dict[int, npt.NDArray[Any]] = {}
 
     def _read(self, side: int) -> list[dict[str, Any]]:
@@ -116,11 +116,7 @@ class YuvCache:
         return shards
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": OrderedDict(), "_rows": {}}
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_open", {}).values():
-            os.close(descriptor)
+        return {**self.__dict__, "_rows": {}}
 
     def planes(self, sample: int, shard: int, key: str) -> Planes:
         """Return a sample's planes.
@@ -139,7 +135,7 @@ class YuvCache:
         content = bytearray(planes_size(*size))
         name = planes_name(shard)
         try:
-            count = os.preadv(self._descriptor(shard), [content], int(row["offset"]))
+            count = os.preadv(self._files[name], [content], int(row["offset"]))
         except OSError as error:
             raise DamagedSample(key, f"{self.folder}/{name}", str(error.strerror)) from error
         if count != len(content) or zlib.crc32(content) != row["crc32"]:
@@ -160,15 +156,6 @@ class YuvCache:
                 raise self._damaged(str(error)) from error
             self._rows[shard] = rows
         return rows
-
-    def _descriptor(self, shard: int) -> int:
-        descriptor = self._open.get(shard)
-        if descriptor is None:
-            if len(self._open) >= OPEN_SHARDS:
-                os.close(self._open.popitem(last=False)[1])
-            path = self.folder / planes_name(shard)
-            descriptor = self._open[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
 
     def _damaged(self, what: str) -> UserError:
         return UserError(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nml import cli
-from nml.errors import UserError
+from nml.errors import UserError, some
 from nml.files import write_json
 from nml.locking import look_again
 from nml.text_table import in_columns
@@ -96,7 +96,7 @@ def run(call: Invocation) -> int:
         told = [{"check": name, "state": state, "where": at, "text": text} for name, state, at, text in lines]
         print(json.dumps({"ok": not wrong, "job": job, "checks": told}, indent=1))
     else:
-        print("\n".join(in_columns([[state, name, _names(at), text] for name, state, at, text in lines])))
+        print("\n".join(in_columns([[state, name, some(at, 4), text] for name, state, at, text in lines])))
     if job and not wrong:
         _remove(folder)
     elif job and not options.json:
@@ -249,8 +249,3 @@ def _gathered(where: Iterable[tuple[str, Check]]) -> list[tuple[str, str, list[s
     order = {name: index for index, name in enumerate(dict.fromkeys(check.name for check in found))}
     rows = sorted(found.items(), key=lambda item: order[item[0].name])
     return [(check.name, check.state, nodes, check.text) for check, nodes in rows]
-
-
-def _names(nodes: list[str]) -> str:
-    most = 4
-    return ", ".join(nodes[:most]) + (f" and {len(nodes) - most} more" if len(nodes) > most else "")

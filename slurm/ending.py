@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from nml.errors import some
 from slurm.members import LAUNCH
 
 ENDED = "ended.txt"
@@ -57,6 +58,5 @@ def _outcome(sweep: Path) -> str:
     told = f"; report: {report}" if report.exists() else "; no report"
     if not missing:
         return f"complete, {len(parts)} parts{told}"
-    named = ", ".join(missing[:_MOST_NAMED])
-    more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
-    return f"{len(parts) - len(missing)} of {len(parts)} parts are complete, not {named}{more}{told}"
+    named = some(missing, _MOST_NAMED)
+    return f"{len(parts) - len(missing)} of {len(parts)} parts are complete, not {named}{told}"

@@ -11,8 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
@@ -23,8 +22,8 @@ from nml.lifeline import end_with
 from slurm.machine import gpus_of_ranks, visible_gpus
 from slurm.plan import Part
 from slurm.progress import describe_seconds
+from slurm.standin import STOP_SIGNALS, stops_noted
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOK_SECONDS = 0.5
 INTERRUPTED_STATUS = 128 + signal.SIGINT
 _LEFT_OUT_STATUS = 1
@@ -71,7 +70,7 @@ def run_parts(
     waiting = [part for part in parts if not part.complete]
     running: list[_Running] = []
     free = list(slots)
-    with _stop_noted() as stopped:
+    with stops_noted() as stopped:
         try:
             while waiting or running:
                 for part in _without_parents(waiting, failed):
@@ -181,7 +180,7 @@ def _run_alone(
 
     def main() -> int:
         try:
-            for number in _STOPS:
+            for number in STOP_SIGNALS:
                 signal.signal(number, signal.default_int_handler)
             return run(part, slot)
         except KeyboardInterrupt:
@@ -217,15 +216,3 @@ def _end(running: Sequence[_Running]) -> None:
             one.process.terminate()
     for one in running:
         one.process.join()
-
-
-@contextmanager
-def _stop_noted() -> Iterator[list[int]]:
-    """Note stop signals while the block runs; a forked part begins with them as they were before."""
-    noted: list[int] = []
-    before = {number: signal.signal(number, lambda found, _: noted.append(found)) for number in _STOPS}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nml.errors import UserError
+from nml.errors import UserError, some
 from nml.files import fsync_folder, make_folder, sha256_file, sync_tree, temporary_beside, write_json
 from nml.untrusted import read_json
 from slurm.code_files import ROOMS, CodeFiles, code_files, run_git
@@ -45,7 +45,7 @@ def take_snapshot(folder: Path, code: Path = CODE) -> Path:
     target = folder / digest[:16]
     there = (target / RECORD).exists()
     if changed := snapshot_changes(target) if there else ():
-        print(f"code: {target} is made anew, as it was changed: {_some(changed)}", flush=True)
+        print(f"code: {target} is made anew, as it was changed: {some(changed, _SHOWN)}", flush=True)
     if changed or not there:
         temporary = temporary_beside(target)
         try:
@@ -76,8 +76,8 @@ def check_snapshot(snapshot: Path) -> None:
     """
     if changed := snapshot_changes(snapshot):
         raise RuntimeError(
-            f"the code in {snapshot} is not what was submitted: {_some(changed)}; the launch command, said "
-            "again, submits the code anew"
+            f"the code in {snapshot} is not what was submitted: {some(changed, _SHOWN)}; "
+            "the launch command, said again, submits the code anew"
         )
 
 
@@ -156,14 +156,11 @@ def _tell(code: Path, found: CodeFiles, target: Path) -> None:
         line += f"; the largest is {largest} ({sizes[largest] / 1e6:.1f} MB)"
     print(line, flush=True)
     if found.left_out:
-        print(f"code: left out, as by their names they hold secrets: {_some(found.left_out)}", flush=True)
+        print(
+            f"code: left out, as by their names they hold secrets: {some(found.left_out, _SHOWN)}", flush=True
+        )
     for warning in found.warnings:
         print(f"code: {warning}", flush=True)
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _revision(code: Path) -> dict[str, object]:

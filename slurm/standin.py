@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 from nml.cli import USER_ERROR_STATUS
@@ -36,7 +35,7 @@ FAILURE_SECONDS = 5.0
 ECHO_SECONDS = 0.3
 TAIL_LINES = 15
 _STOPPED_STATUS = os.EX_TEMPFAIL
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +84,7 @@ def run_ranks(
     name = secrets.token_hex(8)
     port = choose_port(name)
     # What a killed launcher leaves behind has the time to save that a stopped rank has.
-    with _stop_requests() as stop, warden(STOP_SECONDS) as guard:
+    with stops_noted() as stopped, warden(STOP_SECONDS) as guard:
         try:
             for rank in range(nodes * tasks):
                 environment = rank_environment(rank, nodes=nodes, tasks=tasks, port=port)
@@ -95,7 +94,7 @@ def run_ranks(
                 own = argv(rank) if callable(argv) else argv
                 ranks.append(_start(own, rank, environment, logs))
                 guard.watch(ranks[-1].process.pid)
-            return _supervise(ranks, stop)
+            return _supervise(ranks, stopped)
         finally:
             _end(ranks, seconds=FAILURE_SECONDS)
 
@@ -106,12 +105,12 @@ def run_command(argv: Sequence[str]) -> int:
     Raises:
         KeyboardInterrupt: After Ctrl-C, once it has ended.
     """
-    with _stop_requests() as stop, warden(STOP_SECONDS) as guard:
+    with stops_noted() as stopped, warden(STOP_SECONDS) as guard:
         alone = Rank(0, _popen(argv, code_environment()), None)
         guard.watch(alone.process.pid)
         try:
             while (status := alone.process.poll()) is None:
-                if stop.signal is not None:
+                if stopped:
                     raise KeyboardInterrupt
                 time.sleep(POLL_SECONDS)
             return status if status >= 0 else 128 - status
@@ -139,23 +138,13 @@ def rank_environment(rank: int, *, nodes: int, tasks: int, port: int) -> dict[st
     return {name: str(value) for name, value in own.items()}
 
 
-class _Stop:
-    """Which stop signal has arrived, if any."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def request(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler's signature
-        self.signal = number
-
-
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[_Stop]:
+def stops_noted() -> Iterator[list[int]]:
     """Note stop signals instead of raising while the block runs: nothing is left half started."""
-    stop = _Stop()
-    before = {number: signal.signal(number, stop.request) for number in _STOP_SIGNALS}
+    noted: list[int] = []
+    before = {number: signal.signal(number, lambda found, _: noted.append(found)) for number in STOP_SIGNALS}
     try:
-        yield stop
+        yield noted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -184,9 +173,9 @@ def _popen(
     )
 
 
-def _supervise(ranks: Sequence[Rank], stop: _Stop) -> int:
+def _supervise(ranks: Sequence[Rank], told: Sequence[int]) -> int:
     while True:
-        if stop.signal is not None:
+        if told:
             _end(ranks, seconds=STOP_SECONDS)
             raise KeyboardInterrupt
         failed = [rank for rank in ranks if rank.process.poll() not in (None, 0)]

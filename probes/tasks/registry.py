@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nml.errors import UserError
+from nml.errors import UserError, some
 from nml.labels import Target, check_numbers
 from nml.registry import Registry
 from nml.sources import SOURCES, find_task
@@ -90,8 +90,7 @@ def check_task(task: Task) -> None:
     missing = [task.classes[label] for label in np.flatnonzero(present == 0)]
     if missing:
         raise UserError(
-            f"task {task.name}: no training sample of class {', '.join(missing[:5])}"
-            + (f" and {len(missing) - 5} more" if len(missing) > 5 else ""),
+            f"task {task.name}: no training sample of class {some(missing, 5)}",
             mend=("number classes from 0, or name them; " if missing[0] == "0" else "")
             + "every class that is tested must occur in the training data",
         )

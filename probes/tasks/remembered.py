@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nml.errors import UserError
-from nml.files import write_bytes
+from nml.files import user_cache, write_bytes
 
 # Data below this is hashed in well under a second.
 WORTH_REMEMBERING = 1 << 28
@@ -80,5 +80,4 @@ def _state(files: Iterable[Path], layout: str) -> _State:
 
 def cache_folder() -> Path:
     """Return the folder of what is remembered, in the user's cache; it may not exist yet."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "noisy-model-learning" / "hashes"
+    return user_cache("hashes")
