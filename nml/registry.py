@@ -15,13 +15,14 @@ import contextlib
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from typing import Any, NamedTuple
 
 from nml.errors import UserError, unknown_name
 from nml.text_table import in_columns
+from nml.untrusted import Untrusted
 
 UNKNOWN = "unknown"
 
@@ -57,6 +58,7 @@ class Registry:
         kind: What one plugin is called in messages, for example ``head``.
         where: The flag or field a user names a plugin in, for example ``--plugin``.
         listing: The command that lists the plugins, named as the mend for an unknown name.
+        check: The command that holds one to its contract.
         fault: Says what keeps a loaded object from being such a plugin, or None; asked on loading.
     """
 
@@ -67,12 +69,14 @@ class Registry:
         kind: str,
         where: str,
         listing: str,
+        check: str = "",
         fault: Callable[[Any], str | None] | None = None,
     ) -> None:
         self.group = group
         self.kind = kind
         self.where = where
         self.listing = listing
+        self.check = check
         self.fault = fault
 
     def discover(self) -> list[Plugin]:
@@ -199,6 +203,28 @@ class Registry:
                 mend=mend,
             )
         return loaded
+
+    @contextlib.contextmanager
+    def blaming(self, name: str, *, where: str = "") -> Iterator[None]:
+        """Tell in one line whose plugin it is that raises in a block; what is the user's to mend stays.
+
+        Args:
+            name: The plugin.
+            where: What named it; the registry's own option without it.
+
+        Raises:
+            UserError: Instead of what the plugin raises, sys.exit() among it.
+        """
+        try:
+            yield
+        except (UserError, Untrusted, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise UserError(
+                f"{where or self.where} {name}: the {self.kind} of {self.find(name).owner} raised "
+                f"{type(error).__name__}: {error}",
+                mend=f"see: {self.check} {name}" if self.check else "",
+            ) from error
 
 
 def _missing_module(name: str) -> str | None:

@@ -42,7 +42,8 @@ def open_model(text: str) -> NoiseModel:
             f"--downstream-model {text}: is noise of {make.kind}s", possible="noise of class labels"
         )
     try:
-        model: NoiseModel = make(file or None)
+        with NOISE_MODELS.blaming(name):
+            model: NoiseModel = make(file or None)
     except UserError as error:
         raise _ours(text, error) from error
     return model
@@ -90,6 +91,7 @@ def flip(
     if not ratio:
         return labels.copy()
     from shards.hashing import hash_keys
+    from shards.ladder import plan
     from shards.noise import Population
 
     opened = open_model(model)
@@ -102,10 +104,10 @@ def flip(
             "class", hash_keys(named), labels[rows], num_classes, np.empty(0, np.uint64), keys=named
         )
         try:
-            [plan] = opened.plan(population, [ratio], seed)
+            [flips] = plan(opened, model.partition(":")[0], population, [ratio], seed)
         except UserError as error:
             raise _ours(model, error) from error
-        flipped[rows[plan.rows]] = plan.values
+        flipped[rows[flips.rows]] = flips.values
     if opened.own_ratio:
         outside = np.setdiff1d(everything, np.concatenate(parts))
         flipped[outside] = labels[outside]
@@ -115,7 +117,9 @@ def flip(
 def _ours(text: str, error: UserError) -> UserError:
     """Return an error of a model that names the options of this room."""
     told = [
-        part.replace("--model-file", "--downstream-model").replace("--noise", "--downstream-noise")
+        part.removeprefix(f"--model {text.partition(':')[0]}: ")
+        .replace("--model-file", "--downstream-model")
+        .replace("--noise", "--downstream-noise")
         for part in (error.what, error.possible, error.mend)
     ]
     return UserError(f"--downstream-model {text}: {told[0]}", possible=told[1], mend=told[2])

@@ -11,13 +11,15 @@ import numpy as np
 
 from nml.errors import UserError
 from nml.levels import CLEAN_LEVEL, OWN_RATE, check_level_name, decimal_text, level_name
-from shards.noise import NOISE_MODELS, Flips, Integers, Kind, NoiseModel, Population
+from shards.noise import NOISE_MODELS, Flips, Integers, Kind, NoiseModel, Population, exact_count
 
 DEFAULT_MODEL: dict[Kind, str] = {
     "class": "symmetric",
     "caption": "caption-swap",
     "captions": "caption-swap",
 }
+MISSES_ITS_RATIO = "paper-released"
+"""The one model that is not held to its ratio: what it misses is what it is there to show."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,11 @@ def load_model(name: str | None, kind: Kind, model_file: str | None) -> tuple[st
         UserError: If it is unknown, cannot be made, or alters the other kind of supervision.
     """
     name = name or DEFAULT_MODEL[kind]
-    model = NOISE_MODELS.load(name)(model_file)
+    make = NOISE_MODELS.load(name)
+    with NOISE_MODELS.blaming(name):
+        model: NoiseModel = make(model_file)
+        # Asked here, so that one that does not say them is told before anything is read.
+        _ = model.kind, model.nested, model.own_ratio
     if model.kind != altered_kind(kind):
         raise UserError(
             f"--model {name}: alters a {model.kind}, and this source has a {altered_kind(kind)} a sample",
@@ -130,18 +136,17 @@ def plan_ladder(
         names: Names of the levels, one each; where there are none, the ratios name them.
 
     Raises:
-        UserError: If the model cannot realise a ratio on this population, or two ratios share a name.
-        RuntimeError: If a model breaks the contract; a third party's bug must not reach a label.
+        UserError: If the model cannot realise a ratio on this population or breaks the contract, or two
+            ratios share a name.
     """
     noisy = [ratio for ratio in ratios if ratio]
-    planned = model.plan(population, noisy, seed) if noisy or model.own_ratio else []
+    planned = plan(model, name, population, noisy, seed) if noisy or model.own_ratio else []
     if names and len(names) != len(planned):
         raise UserError(
             f"--name: {len(names)} names for {len(planned)} levels", mend="give each level above 0 one name"
         )
     levels = []
     for position, flips in enumerate(planned):
-        _check(name, population, flips)
         if model.own_ratio and not len(flips.rows):
             raise UserError(
                 f"--model {name}: every label of the file is the clean one: there is no noise to add",
@@ -199,18 +204,42 @@ def _describe(
     )
 
 
-def _check(name: str, population: Population, flips: Flips) -> None:
-    """Hold every model, built in or foreign, to what a plan promises."""
+def plan(
+    model: NoiseModel, name: str, population: Population, ratios: Sequence[Fraction], seed: int
+) -> list[Flips]:
+    """Return what a model plans, held to what a plan promises: a third party's bug must not reach a label.
+
+    Raises:
+        UserError: If the model cannot realise a ratio, raises, or breaks a promise.
+    """
+    with NOISE_MODELS.blaming(name):
+        planned = [Flips(*map(np.asarray, level)) for level in model.plan(population, ratios, seed)]
+        if len(planned) != (len(ratios) or 1):
+            raise ValueError(f"planned {len(planned)} levels of {len(ratios) or 1}")
+        for flips in planned:
+            _check(population, flips)
+        if name != MISSES_ITS_RATIO and not model.own_ratio:
+            for ratio, flips in zip(ratios, planned, strict=True):
+                count = exact_count(ratio, len(population))
+                if len(flips.rows) != count:
+                    raise ValueError(
+                        f"alters {len(flips.rows)} samples at {decimal_text(ratio)}, not {count}"
+                    )
+    return planned
+
+
+def _check(population: Population, flips: Flips) -> None:
     rows, values = flips
+    if {rows.dtype.kind, values.dtype.kind} != {"i"}:
+        raise ValueError(f"plans rows of {rows.dtype} and values of {values.dtype}, not int64")
     bound = population.num_classes if population.kind == "class" else len(population)
-    altered = np.zeros(len(population), bool)
-    altered[rows] = True
-    if len(rows) != len(values) or np.count_nonzero(altered) != len(rows):
-        raise RuntimeError(f"noise model {name}: plans a sample twice, or without a value")
-    if len(values) and not (values.min() >= 0 and values.max() < bound):
-        raise RuntimeError(f"noise model {name}: plans a value outside 0..{bound - 1}")
+    if len(rows) != len(values) or len(np.unique(rows)) != len(rows):
+        raise ValueError("plans a sample twice, or without a value")
+    for what, numbers, end in (("sample", rows, len(population)), ("value", values, bound)):
+        if len(numbers) and not (numbers.min() >= 0 and numbers.max() < end):
+            raise ValueError(f"plans a {what} outside 0..{end - 1}")
     if population.kind == "class" and np.any(population.labels[rows] == values):
-        raise RuntimeError(f"noise model {name}: flips a label to itself")
+        raise ValueError("flips a label to itself")
 
 
 def apply_flips(clean: Integers, flips: Flips) -> Integers:

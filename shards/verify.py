@@ -25,7 +25,7 @@ from shards.certified import Finding, check_files, check_statistics
 from shards.finishing import supervision_digest
 from shards.image_checks import too_large, undecodable
 from shards.index_table import IndexTable
-from shards.ladder import Level, clean_column
+from shards.ladder import MISSES_ITS_RATIO, Level, clean_column
 from shards.manifest import MUST_HAVE, iter_manifest, manifest_schema
 from shards.noise import NOISE_MODELS, exact_count
 from shards.packing import ORIGINAL_SHA256, TreeHash
@@ -36,9 +36,6 @@ from shards.storage import refuse_url
 from shards.tarwalk import tar_samples, walk
 
 PROGRAM = "python -m shards.verify"
-
-# The one model of the project that misses its ratio, as the released script does.
-_MISSES = "paper-released"
 
 
 def verify(
@@ -216,7 +213,7 @@ def _is_nested(model: str) -> bool:
 
 def _is_exact(model: str) -> bool:
     """Whether a model is held to its ratio: all are that are installed here and do not decide it."""
-    known = model in NOISE_MODELS.names() and model != _MISSES
+    known = model in NOISE_MODELS.names() and model != MISSES_ITS_RATIO
     return known and not getattr(NOISE_MODELS.load(model), "own_ratio", False)
 
 

@@ -26,7 +26,11 @@ Integers = npt.NDArray[np.int64]
 """int64, of any shape."""
 
 NOISE_MODELS = Registry(
-    "nml.noise", kind="noise model", where="--model", listing="python -m shards.write --help"
+    "nml.noise",
+    kind="noise model",
+    where="--model",
+    listing="python -m shards.noise list",
+    check="python -m shards.noise check",
 )
 """The registered noise models."""
 

@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("check: no noise model named", mend="see: python -m shards.noise list")
     model = NOISE_MODELS.load(arguments.name, where="noise model")
     # What the model says of a file that it lacks is the user's to read, not a promise broken.
-    model(arguments.model_file)
+    with NOISE_MODELS.blaming(arguments.name):
+        model(arguments.model_file)
     owner = NOISE_MODELS.find(arguments.name).owner
     return show(outcomes(CHECKS, Subject(model, arguments.model_file)), f"{arguments.name} of {owner}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -225,15 +227,42 @@ def test_a_hostile_label_file_runs_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "unpickled").exists()
 
 
-def test_a_model_that_breaks_its_contract_is_stopped() -> None:
-    class Wrong:
-        kind, nested, own_ratio = "class", True, False
+class Broken:
+    """A model whose plans, or whose own words, another function spoils."""
 
-        def plan(self, people: Population, ratios: list[Fraction], seed: int) -> list[Flips]:
-            return [Flips(np.array([0]), people.labels[:1])]
+    kind, nested, own_ratio = "class", True, False
 
-    with pytest.raises(RuntimeError, match="flips a label to itself"):
-        plan_ladder(Wrong(), "wrong", population(), [Fraction(1, 5)], 0)
+    def __init__(self, spoil: Callable[[Flips, Population], list[Flips]]) -> None:
+        self.spoil = spoil
+
+    def plan(self, people: Population, ratios: list[Fraction], seed: int) -> list[Flips]:
+        return self.spoil(Symmetric().plan(people, ratios, seed)[0], people)
+
+
+def exits(flips: Flips, people: Population) -> list[Flips]:
+    sys.exit(0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda flips, people: [Flips(flips.rows, people.labels[flips.rows])], "flips a label to itself"),
+        (lambda flips, people: [Flips(flips.rows[1:], flips.values[1:])], "alters .* at 0.2, not"),
+        (lambda flips, people: [Flips(flips.rows, flips.values[1:])], "a sample twice, or without a value"),
+        (lambda flips, people: [Flips(flips.rows - len(people), flips.values)], "a sample outside 0"),
+        (lambda flips, people: [Flips(flips.rows, flips.values + 0.0)], "values of float64, not int64"),
+        (lambda flips, people: [], "planned 0 levels of 1"),
+        (lambda flips, people: people.owners[0], "raised TypeError"),
+        (exits, "raised SystemExit: 0"),
+    ],
+)
+def test_a_model_that_breaks_its_contract_is_stopped_by_its_name(
+    spoil: Callable[[Flips, Population], list[Flips]], told: str
+) -> None:
+    with pytest.raises(
+        UserError, match=rf"--model symmetric: the noise model of noisy-model-learning .*{told}"
+    ):
+        plan_ladder(Broken(spoil), "symmetric", population(), [Fraction(1, 5)], 0)
 
 
 def test_no_ratio_is_no_level(tmp_path: Path) -> None:
