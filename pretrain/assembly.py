@@ -289,7 +289,7 @@ def idle_in_run(
     if engine != "deepspeed" and config.zero_stage != default_of(recipe, "engine.zero_stage"):
         yield f"recipe.engine.zero_stage {config.zero_stage}: no effect with --engine {engine}"
     if config.shard_group >= world_size and config.shard_group:
-        yield f"recipe.engine.shard_group {config.shard_group}: no effect, there are {world_size} processes"
+        yield f"recipe.engine.shard_group {config.shard_group}: no effect, all processes are {world_size}"
     if config.micro_batch >= recipe.global_batch // world_size:
         yield (
             f"recipe.engine.micro_batch {config.micro_batch}: no effect, a process has "

@@ -70,14 +70,18 @@ class FsdpEngine(NativeEngine):
 
 
 def _mesh(device: torch.device, group: int) -> DeviceMesh:
-    """Return all ranks in a row, or in rows of ``group`` that each share one copy of the weights."""
+    """Return all ranks in a row, or in rows of ``group`` that each share one copy of the weights.
+
+    A run goes on where there are fewer processes than a group had.
+    """
     size = dist.get_world_size()
-    if group in (0, size):
+    if not 0 < group < size:
         return init_device_mesh(device.type, (size,))
     if size % group:
         raise UserError(
             f"recipe.engine.shard_group {group}: {size} processes cannot be divided into groups of it",
             possible="a divisor of the number of processes",
+            mend="name one; --recipe.engine.shard_group 0 is one group of all, also where a run goes on",
         )
     return init_device_mesh(device.type, (size // group, group), mesh_dim_names=("copies", "shards"))
 

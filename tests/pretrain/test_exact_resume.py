@@ -19,7 +19,15 @@ STEPS = 20
 # those of the others, whose checkpoints alone differ, in the second.
 THIRDS = ((1, 3), (5, 11), (12, 17))
 ELASTIC_STEPS = 6
-ELASTIC = ["ddp", "fsdp", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
+AVERAGED, SAVED_OFTEN = ["--recipe.ema", "0.5"], ["--recipe.checkpoints.every_steps", "1"]
+# fsdp in groups of two: all of 2 ranks, two groups of 4, and a process that is alone.
+ELASTIC = {
+    "ddp": AVERAGED,
+    "fsdp": [*AVERAGED, *SAVED_OFTEN, "--recipe.engine.shard_group", "2"],
+    "deepspeed-1": AVERAGED,
+    "deepspeed-2": AVERAGED,
+    "deepspeed-3": [],
+}
 # Engines on more ranks add in another order. In float64 that is below this; a state not restored is not.
 ELASTIC_BOUND = 1e-9
 # What a line says of a step, but for times and memory.
@@ -120,7 +128,10 @@ def elastic(
     run_ranks: Callable[..., str],
     tiny_resnet: dict[str, Any],
 ) -> tuple[Path, str]:
-    """A run on 2 ranks, and what 4 made of its second half, every engine and ZeRO stage, in float64."""
+    """A run on 2 ranks, and what 4 made of its second half, every engine and ZeRO stage, in float64.
+
+    Under fsdp also what one process made of the last step of those 4.
+    """
     # Statistics of a rank's own batch differ by definition: synchronised ones leave the rest to compare.
     recipe = make_recipe(
         "elastic",
@@ -133,35 +144,39 @@ def elastic(
     )
     folder = work / "elastic"
     small, large = [], []
-    for engine in ELASTIC:
+    for engine, more in ELASTIC.items():
         name, _, stage = engine.partition("-")
-        words = ["--engine", name, *(["--recipe.engine.zero_stage", stage] if stage else [])]
+        words = ["--engine", name, *(["--recipe.engine.zero_stage", stage] if stage else []), *more]
         small.append(command(recipe, few_images, folder / f"{engine}-2", *words))
         large.append(
             ["rewind", str(folder / f"{engine}-2"), str(folder / f"{engine}-4"), str(ELASTIC_STEPS // 2)]
         )
         large.append(command(recipe, few_images, folder / f"{engine}-4", *words))
+    words = command(recipe, few_images, folder / "fsdp-1", "--engine", "fsdp", *ELASTIC["fsdp"])
+    last = ["rewind", str(folder / "fsdp-4"), str(folder / "fsdp-1"), str(ELASTIC_STEPS - 1)]
     run_ranks(2, *small, cwd=work, double=True)
-    return folder, run_ranks(4, *large, cwd=work, double=True)
+    out = run_ranks(4, *large, cwd=work, double=True)
+    return folder, out + run_ranks(1, last, words, cwd=work, double=True)
 
 
-@pytest.mark.parametrize("engine", ELASTIC)
+@pytest.mark.parametrize("resumed", [*(f"{engine}-4" for engine in ELASTIC), "fsdp-1"])
 def test_another_world_size_continues_with_the_same_samples(
-    engine: str, elastic: tuple[Path, str], losses: Callable[..., Any], weights: Callable[..., Any]
+    resumed: str, elastic: tuple[Path, str], losses: Callable[..., Any], weights: Callable[..., Any]
 ) -> None:
     folder, out = elastic
     half = ELASTIC_STEPS // 2
     assert out.count(f"resuming at step {half} of") == len(ELASTIC)
-    large, small = folder / f"{engine}-4", folder / f"{engine}-2"
+    assert out.count(f"resuming at step {ELASTIC_STEPS - 1} of") == 1
+    run, small = folder / resumed, folder / f"{resumed[:-2]}-2"
     assert len(losses(small)) == ELASTIC_STEPS
-    np.testing.assert_allclose(losses(large), losses(small), rtol=ELASTIC_BOUND)
-    one, other = weights(large), weights(small)
+    np.testing.assert_allclose(losses(run), losses(small), rtol=ELASTIC_BOUND)
+    one, other = weights(run), weights(small)
     assert one["conv1.weight"].dtype == np.float64
     for name in other:
         np.testing.assert_allclose(
             one[name], other[name], rtol=ELASTIC_BOUND, atol=ELASTIC_BOUND, err_msg=name
         )
     # What the conversion wrote is gone again; the checkpoint is as it was saved.
-    saved = large / "checkpoints" / f"step-{half:08d}"
+    saved = run / "checkpoints" / f"step-{half:08d}"
     assert verify(saved).step == half
     assert not list(saved.rglob("*universal*"))
