@@ -89,9 +89,11 @@ class Probing:
         if "ready" not in answer:
             raise UserError(answer.get("refused", f"--probe {' '.join(self._options.probe)}: {_DIED}"))
         every = self._options.probe_every
+        epochs = f"every {every} epochs" if every > 1 else "every epoch"
+        # As is exported.
+        weights = "averaged weights " if self._options.recipe.ema else ""
         for text in answer["ready"]:
-            epochs = f"every {every} epochs" if every > 1 else "every epoch"
-            print(f"probing {epochs} on {self._device}: {text}", flush=True)
+            print(f"probing {weights}{epochs} on {self._device}: {text}", flush=True)
 
     def resume(self, step: int) -> None:
         """Measure what an earlier attempt has left marked, up to the step that the run goes on from."""
