@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from shards.cache import main as make_cache
 from tests.crossings import Crossings, Refusal, Row, label
 from tests.pretrain.ranks import Ranks
 
@@ -75,6 +76,8 @@ def stages_of(
     optimizer = {"lr": 1e-3, "weight_decay": 0.1, "clip": 1.0}
     sizes = {"epochs": STEPS, "global_batch": SAMPLES, "optimizer": optimizer}
     recipes = {name: make_recipe(f"crossing-{name}", **sizes, **values) for name, values in over.items()}
+    for shards in (few_images, few_captions):
+        make_cache([str(shards), "--size", "24", "--workers", "1"])
 
     def command(row: Row, run: Path, world: int) -> list[str]:
         shards = few_images if row["objective"] in ("classify", "mixed") else few_captions

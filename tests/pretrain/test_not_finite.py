@@ -33,10 +33,16 @@ OnRanks = Callable[..., list[Any]]
 
 STEPS = 6
 ENGINES = ["ddp", "fsdp", "deepspeed-0", "deepspeed-1", "deepspeed-2", "deepspeed-3"]
+PARTS = ["--recipe.engine.micro_batch", "8"]
 CASES = {
     **{engine: [] for engine in ENGINES},
     "ddp, synchronised": ["--recipe.model.batch_norm", "sync"],
-    **{f"{engine}, in parts": ["--recipe.engine.micro_batch", "8"] for engine in ("fsdp", "deepspeed-2")},
+    "deepspeed-2, in parts": PARTS,
+    # On two ranks each has a copy of all weights.
+    "fsdp, in groups and parts": [
+        *PARTS,
+        *("--recipe.engine.shard_group", "1", "--recipe.engine.checkpoint_activations", "true"),
+    ],
     # Heard of two steps later, as on a GPU. torch's fused rules do not know what float64 is called here.
     **{f"{engine}, late": ["--recipe.optimizer.name", "lamb"] for engine in ("ddp", "fsdp")},
 }
