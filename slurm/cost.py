@@ -22,7 +22,7 @@ from slurm.cluster import Resources
 from slurm.plan import Part
 from slurm.request import PretrainRequest
 from slurm.rooms import answer_of, probed
-from slurm.study import PlannedSet, Study, Subject, SweepRequest
+from slurm.study import PlannedSet, Study, Subject
 from slurm.verdict import DONE
 
 KEYS = {
@@ -157,9 +157,9 @@ def _probes(
     sources: dict[str, None] = {}
     untold: dict[str, None] = {}
     seen: set[tuple[str, str]] = set()
-    told = {words: _probe_options(words) for words in {_probe_words(arm) for arm in study.arms}}
+    told = {words: _probe_options(words) for words in {arm.probe_words for arm in study.arms}}
     for arm in study.arms:
-        options = told[_probe_words(arm)]
+        options = told[arm.probe_words]
         own = {f"probes {name}" for name in _names(arm.arm, probes)}
         rate = _probe_rate(arm.arm or arm.name, [part for part in probes if part.member.name in own], cost)
         fits = _fits(options)
@@ -344,11 +344,6 @@ def _counts(study: Study) -> dict[str, Any]:
     tasks = dict.fromkeys(task for arm in study.arms for task in arm.tasks)
     along = dict.fromkeys(probed(text)[0] for run in study.runs() for text in run.options.probe)
     return _ask("probes.tasks", "count", *(tasks | along))
-
-
-def _probe_words(arm: SweepRequest) -> tuple[str, ...]:
-    """Return the options of an arm's probes; those of a head are of the heads that are asked for."""
-    return ("--plugin", ",".join(arm.plugins), *arm.probe_options)
 
 
 def _probe_options(words: Sequence[str]) -> dict[str, Any]:

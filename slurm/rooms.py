@@ -130,21 +130,13 @@ def check_probed(texts: Sequence[str]) -> None:
         find_task(_PROBED, text.partition(":")[0].partition(",")[0])
 
 
-def check_probes(
-    tasks: Sequence[str],
-    words: Sequence[str] = (),
-    *,
-    encoders: Sequence[str] = (),
-    heads: Sequence[str] = (),
-) -> None:
+def check_probes(tasks: Sequence[str], words: Sequence[str] = ()) -> None:
     """Check the options of probes, and of their tasks and heads as far as that needs no data.
 
     Raises:
         UserError: In the words of ``probes.run``.
     """
-    given = ["--encoder", *encoders] if encoders else []
-    given += ["--plugin", ",".join(heads)] if heads else []
-    check_command([sys.executable, "-m", "probes.run", *given, "--task", *tasks, *words])
+    check_command([sys.executable, "-m", "probes.run", *words, "--task", *tasks])
 
 
 def probed(text: str) -> tuple[str, list[str]]:

@@ -134,6 +134,15 @@ class SweepRequest:
         """The tasks that one probe measures, for each probe of a run."""
         return [self.tasks] if self.tasks_together else [(task,) for task in self.tasks]
 
+    @property
+    def probe_words(self) -> tuple[str, ...]:
+        """What all of its probes are given but for the task; whichever run it is stands as ``RUN``.
+
+        Left out, ``probes.run`` would refuse options that only a run can have.
+        """
+        given = ("--encoder", *self.encoders) if self.encoders else ("--checkpoint", "RUN")
+        return (*given, "--plugin", ",".join(self.plugins), *self.probe_options)
+
     def runs(self) -> list[PretrainRequest]:
         """Return the pre-training runs, levels within seeds within recipes."""
         if self.encoders:

@@ -229,12 +229,12 @@ def _check(study: Study) -> dict[tuple[str, str], str]:
             resolved[one.recipe, arm.arm] = known[alike]
             mend = "sweep in another folder, or move that run out of runs/"
             check_same_run(one, known[alike], mend=mend, measured=told.get(str(one.path), ()))
-    asked = [(arm.encoders, arm.tasks, arm.probe_options, arm.plugins) for arm in study.arms]
+    asked = [(arm.tasks, arm.probe_words) for arm in study.arms]
     # And what runs measure while they train.
-    asked += [((), tuple(probed(text)[0] for text in arm.options.probe), (), ()) for arm in study.arms]
-    for encoders, tasks, words, heads in dict.fromkeys(asked):
+    asked += [(tuple(probed(text)[0] for text in arm.options.probe), ()) for arm in study.arms]
+    for tasks, words in dict.fromkeys(asked):
         if tasks:
-            check_probes(tasks, words, encoders=encoders, heads=heads)
+            check_probes(tasks, words)
     return resolved
 
 

@@ -55,8 +55,8 @@ def test_every_study_is_resolved_and_planned(
     assert all(names.issuperset(part.parents) for part in parts)
     for command in {(one.recipe, one.overrides): one for one in study.runs()}.values():
         pretrain_options(command.argv()[3:])
-    for heads, words in {(arm.plugins, arm.tasks + arm.probe_options) for arm in study.arms}:
-        probe_options(["--checkpoint", "run", "--plugin", ",".join(heads), "--task", *words])
+    for words, tasks in {(arm.probe_words, arm.tasks) for arm in study.arms}:
+        probe_options([*words, "--task", *tasks])
     # Every run is measured, and every encoder that is given.
     measured = Counter(part.member.probe.run for part in parts if part.member.probe)
     given = {encoder for arm in study.arms for encoder in arm.encoders}
