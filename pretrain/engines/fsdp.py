@@ -81,7 +81,7 @@ def _mesh(device: torch.device, group: int) -> DeviceMesh:
         raise UserError(
             f"recipe.engine.shard_group {group}: {size} processes cannot be divided into groups of it",
             possible="a divisor of the number of processes",
-            mend="name one; --recipe.engine.shard_group 0 is one group of all, also where a run goes on",
+            mend="--recipe.engine.shard_group 0, one group of all, which a run that has begun takes too",
         )
     return init_device_mesh(device.type, (size // group, group), mesh_dim_names=("copies", "shards"))
 

@@ -273,6 +273,12 @@ def test_weights_that_travel_in_bf16_leave_batch_normalisation_and_scalars_in_fp
     assert told == pytest.approx(train(make("fsdp", dtype="bf16"), range(3)), rel=0.02)
 
 
+def test_processes_that_make_no_whole_groups_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda *_: 3)
+    with pytest.raises(UserError, match="3 processes cannot be divided into groups"):
+        make("fsdp", shard_group=2)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_channels_last_changes_the_layout_and_nothing_else(engine: str) -> None:
     trained = make(engine, channels_last=True)
