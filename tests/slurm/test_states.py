@@ -70,6 +70,17 @@ def test_accounting_is_asked_for_what_the_queue_has_forgotten(answers) -> None:
     assert not any(state.active for state in found.values())
 
 
+def test_accounting_is_asked_for_allocations_alone_and_in_the_columns_that_are_read(
+    tmp_path: Path, answers
+) -> None:
+    # Steps of a job would be told as jobs of their own.
+    (tmp_path / "sacct").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    job_states([job("7"), job("8_2"), job("8_3")])
+    asked = (tmp_path / "asked").read_text().split()
+    assert {"--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList,WorkDir"} <= {*asked}
+    assert asked[asked.index("--jobs") + 1] == "7,8"
+
+
 def test_a_preempted_job_is_not_coming_back(answers) -> None:
     # One that is requeued is in no such state, but waits again.
     answers("squeue", "9|N/A|PREEMPTED|None||nml-ab")
