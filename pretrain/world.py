@@ -126,13 +126,15 @@ def _meeting_place(world: World, run: str) -> Any:
         store = local_store(world)
         if store is None:
             store, *_ = next(rendezvous("env://", world.rank, world.size, timeout=world.timeout))
-    except (OSError, dist.DistNetworkError) as error:
-        # A launcher chooses another one itself.
-        if not (by_hand and world.is_main and "address already in use" in str(error).lower()):
-            raise
-        raise UserError(
-            f"environment: MASTER_PORT {port}: another process listens there", mend="choose another port"
-        ) from error
+    except (OSError, dist.DistError) as error:
+        # A launcher chooses another port itself, and knows which rank did not come.
+        if by_hand and world.is_main and "address already in use" in str(error).lower():
+            raise UserError(
+                f"environment: MASTER_PORT {port}: another process listens there", mend="choose another port"
+            ) from error
+        if by_hand and "timed out" in str(error).lower():
+            raise _not_all_came(world, "some ranks" if world.is_main else "rank 0") from error
+        raise
     if by_hand:
         name = f"{world.size} processes of {run}"
         if world.is_main:
@@ -142,7 +144,37 @@ def _meeting_place(world: World, run: str) -> Any:
                 f"environment: MASTER_PORT {port}: {printable(there)} meet there, and this is one of {name}",
                 mend="give each job a port of its own, and all its ranks the same WORLD_SIZE and run folder",
             )
+        _wait_for_all(world, store)
     return dist.PrefixStore(f"ranks {name}", store)
+
+
+def _wait_for_all(world: World, store: Any) -> None:
+    """Wait until each rank has come, and come once, which the group itself would not tell."""
+    import torch.distributed as dist
+
+    places = [f"came {rank}" for rank in range(world.size)]
+    if store.add(places[world.rank], 1) > 1:
+        raise UserError(
+            f"environment: RANK {world.rank}: a process with that one has come already",
+            mend="give each process a RANK of its own",
+        )
+    try:
+        store.wait(places, world.timeout)
+    except dist.DistError as error:
+        # Rank 0 has the store; without it the others cannot look.
+        absent = [
+            str(rank) for rank, place in enumerate(places) if world.is_main and not store.check([place])
+        ]
+        raise _not_all_came(world, f"RANK {', '.join(absent)}" if absent else "some ranks") from error
+
+
+def _not_all_came(world: World, who: str) -> UserError:
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return UserError(
+        f"environment: {who} of WORLD_SIZE {world.size} did not come to {place} within "
+        f"{world.timeout.total_seconds():.0f} s (--timeout)",
+        mend=f"start a process for each RANK, 0 to {world.size - 1}",
+    )
 
 
 def _is_torchruns() -> bool:

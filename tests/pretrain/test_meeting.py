@@ -105,7 +105,9 @@ def test_a_rank_of_another_job_is_not_taken_for_one_of_the_run() -> None:
             process.join()
 
 
-def be_rank_by_hand(rank: int, size: int, run: str, port: int, told: Any) -> None:
+def be_rank_by_hand(
+    rank: int, size: int, run: str, port: int, told: Any, seconds: float = WAIT_SECONDS
+) -> None:
     """Join as a rank that no launcher has started; tell what is said against it, or nothing."""
     import torch
 
@@ -113,7 +115,7 @@ def be_rank_by_hand(rank: int, size: int, run: str, port: int, told: Any) -> Non
     os.environ.pop("NML_MEETING", None)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     try:
-        join(World(rank, size, rank, timedelta(seconds=WAIT_SECONDS)), run)
+        join(World(rank, size, rank, timedelta(seconds=seconds)), run)
         told.send((run, rank, ""))
         leave()
     except UserError as error:
@@ -151,6 +153,32 @@ def test_ranks_by_hand_refuse_the_port_of_another_job_and_leave_that_alone() -> 
         rank(1, 2, "ours")
         assert hears.poll(WAIT_SECONDS), "the ranks of the first job do not meet"
         assert hears.recv()[::2] == ("ours", "")
+    finally:
+        for process in started:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "seconds", "said"),
+    [
+        ([0], 0.5, "of WORLD_SIZE 3 did not come to 127.0.0.1:{} within 0 s (--timeout)"),
+        ([0, 1, 1], WAIT_SECONDS, "RANK 1: a process with that one has come already"),
+    ],
+)
+def test_ranks_by_hand_say_in_a_line_who_is_missing_or_there_twice(
+    ranks: list[int], seconds: float, said: str
+) -> None:
+    hears, told = WARM.Pipe(duplex=False)
+    port = choose_port(f"{os.getpid()} {ranks}")
+    started = [
+        WARM.Process(target=be_rank_by_hand, args=(rank, 3, "ours", port, told, seconds)) for rank in ranks
+    ]
+    try:
+        for process in started:
+            process.start()
+        assert hears.poll(WAIT_SECONDS), "nobody says anything"
+        assert said.format(port) in hears.recv()[2]
     finally:
         for process in started:
             process.kill()
