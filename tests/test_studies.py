@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -83,11 +84,12 @@ def test_the_published_report_is_what_the_published_rows_give(
     assert not [place for place in places if Path(place).is_absolute()]
 
 
-@pytest.mark.parametrize("page", ["README.md", "studies/cifar100_ladder/README.md"])
-def test_what_is_said_of_the_ladder_is_what_its_report_says(page: str) -> None:
-    root = STUDIES[0].parents[1]
-    text = (root / page).read_text()
-    report = (root / "studies/cifar100_ladder/results/report/report.md").read_text()
+LADDER = STUDIES[0].parent / "cifar100_ladder"
+
+
+def test_what_is_said_of_the_ladder_is_what_its_report_says() -> None:
+    text = (LADDER / "README.md").read_text()
+    report = (LADDER / "results/report/report.md").read_text()
     claims = report.partition("### Claims\n")[2].partition("\n\n\n")[0].strip().splitlines()
     assert len(claims) > 10
     assert "\n".join(claims) in text
@@ -96,4 +98,29 @@ def test_what_is_said_of_the_ladder_is_what_its_report_says(page: str) -> None:
     assert {line for line in found.splitlines() if line.startswith("|")} <= {*report.splitlines()}
     pictures = re.findall(r"!\[[^]]*\]\(([^)]*results/report/figures/[^)]*)\)", text)
     assert pictures
-    assert all((root / page).parent.joinpath(picture).exists() for picture in pictures)
+    assert all((LADDER / picture).exists() for picture in pictures)
+
+
+def test_the_first_page_says_of_the_ladder_what_its_report_says() -> None:
+    section = (LADDER.parents[1] / "README.md").read_text().partition("## What it has found so far")[2]
+    section = section.partition("\n## ")[0]
+    told = json.loads((LADDER / "results/report/claims.json").read_text())["claims"]
+    found: dict[str, list[str]] = {}
+    for claim in told:
+        if claim["runs"]:
+            digits = 1 if claim["unit"] == "points" else 2
+            values = [f"{claim[name]:+.{digits}f}".replace("-", "−") for name in ("estimate", "low", "high")]
+            estimate, low, high = values
+            verdict = (
+                claim["verdict"]
+                .replace("supported", "**supported**")
+                .replace("contradicted", "**contradicted**")
+            )
+            cell = f"{verdict}: {estimate} \\[{low}, {high}\\] {claim['unit']}"
+            found.setdefault(claim["text"], []).append(cell)
+    lines = [f"| {text} | {' | '.join(cells)} |" for text, cells in found.items()]
+    assert len(lines) == 10
+    assert [line for line in section.splitlines() if line.startswith("|")][2:] == lines
+    assert re.findall(r"!\[[^]]*\]\(([^)]*)\)", section) == [
+        "studies/cifar100_ladder/results/report/figures/accuracy-noise.png"
+    ]
