@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,14 @@ def append_json_line(path: Path, value: Any) -> None:
         os.fsync(file.fileno())
     if new:
         fsync_folder(path.parent)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Put a file under a second name; nothing may write to it any more."""
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def check_regular(path: Path) -> None:

@@ -82,7 +82,16 @@ def read_set_bytes(location: str | Path, name: str = SET_FILE, *, file_system: A
 
 
 def open_file_system(url: str) -> Any:
-    """Return the fsspec file system of a URL.
+    """Return the fsspec file system of a URL, as :func:`connected` does."""
+    return connected(url)[0]
+
+
+def connected(url: str, option: str = "") -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and its path in that.
+
+    Args:
+        url: The URL.
+        option: What named it, for the error.
 
     Raises:
         UserError: If it needs a package that is not there, is of no kind known here, or cannot be reached.
@@ -90,16 +99,17 @@ def open_file_system(url: str) -> Any:
     import fsspec
 
     url = take_secret(url)
+    shown = f"{option} {url}".strip()
     try:
-        found, _ = fsspec.core.url_to_fs(with_secret(url))
+        found: tuple[Any, str] = fsspec.core.url_to_fs(with_secret(url))
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"{url}: {redacted(str(error))}",
+            f"{shown}: {redacted(str(error))}",
             mend="install fsspec's package for this kind of URL; for http and s3: "
             "pip install 'noisy-model-learning[remote]'",
         ) from None
     except Exception as error:
-        raise access_error(f"{url}: cannot be reached", error, "check the URL and the network") from None
+        raise access_error(f"{shown}: cannot be reached", error, "check the URL and the network") from None
     return found
 
 

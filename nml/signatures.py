@@ -10,14 +10,13 @@ from __future__ import annotations
 import base64
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from nml.errors import UserError, import_extra
-from nml.files import write_bytes
+from nml.files import link_or_copy, write_bytes
 from nml.untrusted import parse_json, read_file
 
 PASSWORD_VARIABLE = "NML_SIGNING_PASSWORD"  # noqa: S105 - the name of a variable
@@ -50,7 +49,7 @@ def sign(folder: Path, names: Collection[str], signature: str, key: str | Path) 
         covered = Path(place, "covered", folder.resolve().name or "set")
         covered.mkdir(parents=True)
         for name in names:
-            _link_or_copy(folder / name, covered / name)
+            link_or_copy(folder / name, covered / name)
         made = Path(place, "signature")
         signer(key).sign(covered, made)
         write_bytes(folder / signature, made.read_bytes())
@@ -148,13 +147,6 @@ def _covered(signature: Path) -> list[str]:
     bundle = parse_json(read_file(signature, _MOST_BYTES))
     statement = parse_json(base64.b64decode(bundle["dsseEnvelope"]["payload"], validate=True))
     return [str(resource["name"]) for resource in statement["predicate"]["resources"]]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _module(name: str) -> Any:

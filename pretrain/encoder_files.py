@@ -21,7 +21,15 @@ import torch
 from safetensors.torch import save_file
 
 from nml import layout
-from nml.files import fsync_folder, make_folder, sha256_file, sync_tree, temporary_beside, write_json
+from nml.files import (
+    fsync_folder,
+    link_or_copy,
+    make_folder,
+    sha256_file,
+    sync_tree,
+    temporary_beside,
+    write_json,
+)
 from nml.initial_weights import InitialWeights
 from pretrain.models import Architecture
 from pretrain.options import Options
@@ -52,15 +60,6 @@ def publish(source: Path, target: Path) -> None:
     temporary.rename(target)
     fsync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Put a file under a second name; nothing may write to it any more."""
-    # Exports are never written to again, so one copy on disk serves both names.
-    try:
-        Path(target).hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def describe_run(

@@ -29,12 +29,11 @@ from typing import Any, NamedTuple
 
 from nml import cli, layout
 from nml.errors import UserError
-from nml.files import fsync_folder, make_folder, sync_tree, write_json
+from nml.files import fsync_folder, link_or_copy, make_folder, sync_tree, write_json
 from nml.locking import made_beside
 from nml.signatures import sign, signer
 from nml.untrusted import read_json, shown
 from pretrain.checkpoints import newest_checkpoint, verify
-from pretrain.encoder_files import link_or_copy
 
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 STEPS = "steps"

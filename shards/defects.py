@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -16,6 +17,7 @@ from nml.files import write_bytes
 from nml.images import BadImage, image_extension
 from nml.sources import ByteRange, Defect, Example, content_of
 from shards.decode import decode_pixels
+from shards.open_files import OpenFiles
 
 # Bytes that tell an image's format.
 _HEAD = 16
@@ -54,13 +56,13 @@ def image_defects(examples: Sequence[Example], *, decode: bool) -> list[Defect |
 def _defects(examples: Sequence[Example], decode: bool) -> list[Defect | None]:
     found = []
     # Many images may lie in one file.
-    with _LastFile() as file:
+    with closing(OpenFiles(1, str)) as files:
         for example in examples:
-            found.append(_image_defect(example, decode, file))
+            found.append(_image_defect(example, decode, files))
     return found
 
 
-def _image_defect(example: Example, decode: bool, file: _LastFile) -> Defect | None:
+def _image_defect(example: Example, decode: bool, files: OpenFiles) -> Defect | None:
     image, where = example.image, "--source"
     try:
         if (content := content_of(image)) is not None:
@@ -69,7 +71,7 @@ def _image_defect(example: Example, decode: bool, file: _LastFile) -> Defect | N
             # A source that is read from start to end gives bytes or ranges of them, no cells.
             where, offset, size = cast("ByteRange", image)
             # Nothing is opened for nothing: a pipe that is called an image would be waited for.
-            data = file.read(where, offset, size if decode else min(size, _HEAD)) if size else b""
+            data = os.pread(files[where], size if decode else min(size, _HEAD), offset) if size else b""
         if not size:
             return _defect(example, "empty image", where, "has an image of 0 bytes")
         if image_extension(data[:_HEAD]) is None:
@@ -81,29 +83,6 @@ def _image_defect(example: Example, decode: bool, file: _LastFile) -> Defect | N
     except BadImage as error:
         return _defect(example, "undecodable image", where, f"cannot be decoded: {error}")
     return None
-
-
-class _LastFile:
-    """Reads ranges of files, the last of which stays open."""
-
-    def __init__(self) -> None:
-        self._path = ""
-        self._descriptor = -1
-
-    def __enter__(self) -> _LastFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._path, self._descriptor = "", -1
-
-    def read(self, path: str, offset: int, size: int) -> bytes:
-        if path != self._path:
-            self.__exit__()
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._path = path
-        return os.pread(self._descriptor, size, offset)
 
 
 def _defect(example: Example, kind: str, where: str, what: str) -> Defect:

@@ -20,6 +20,8 @@ from tqdm import tqdm
 from nml.cli import is_interactive
 from nml.errors import UserError
 from nml.files import json_bytes, sha256_file
+from nml.hub import unreachable
+from nml.weight_files import load_weights
 from shards.decode import BadImage, decode_rgb
 
 FOR_MODEL = "instance-dependent"
@@ -194,7 +196,7 @@ def _load(spec: EncoderSpec) -> Any:
     import timm
 
     if spec.weights is None:
-        _ask_the_hub_once()
+        unreachable()
         try:
             return timm.create_model(spec.model, pretrained=True, num_classes=0)
         # The hub, urllib and timm each raise their own types when there is no network.
@@ -204,44 +206,8 @@ def _load(spec: EncoderSpec) -> Any:
                 mend="download them on a machine with network and add weights=FILE",
             ) from error
     model = timm.create_model(spec.model, pretrained=False, num_classes=0)
-    try:
-        state = _read_state(spec.weights)
-    # safetensors, pickle and zipfile raise types of their own.
-    except Exception as error:
-        raise UserError(f"--encoder {spec.text}: cannot read {spec.weights}: {error}") from error
-    try:
-        # What is left over is the classifier.
-        missing, _ = model.load_state_dict(state, strict=False)
-    except RuntimeError:
-        missing = ["those of the right shape"]
-    if missing:
-        raise UserError(
-            f"--encoder {spec.text}: the file lacks parameters of {spec.model}: {missing[0]}",
-            mend="the file belongs to another architecture",
-        )
+    load_weights(model, spec.weights, f"--encoder {spec.text}")
     return model
-
-
-def _ask_the_hub_once() -> None:
-    """Without network, go on with what is cached, instead of asking for every file five times."""
-    from huggingface_hub import constants, get_session
-
-    try:
-        get_session().head(constants.ENDPOINT, timeout=5.0)
-    # Which library sends the request, and what it raises, differs between versions of the hub's client.
-    except Exception:
-        constants.HF_HUB_OFFLINE = True
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    import torch
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def _hash(model: Any) -> str:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from nml.errors import UserError
 from nml.files import check_regular
 from shards.arrow_blocks import is_packed
-from shards.manifest import INDEX_BATCH, column_digest, index_schema, schema_fingerprint
+from shards.manifest import INDEX_BATCH, RESTORE, column_digest, index_schema, schema_fingerprint
 from shards.set_info import SetInfo
 
 
@@ -58,13 +58,13 @@ class IndexTable:
             self._bytes = memoryview(mapped.read_buffer())
             self._reader = pa.ipc.open_file(mapped)
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: damaged or missing: {error}", mend=_MEND) from error
+            raise UserError(f"{path}: damaged or missing: {error}", mend=RESTORE) from error
         schema = self._reader.schema
         try:
             self._check(schema, info)
             self._columns = {name: number for number, name in enumerate(schema.names)}
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}: damaged: {error}", mend=_MEND) from error
+            raise UserError(f"{path}: damaged: {error}", mend=RESTORE) from error
         self._batches: dict[int, pa.RecordBatch] = {}
         self._arrays: dict[tuple[int, str], Any] = {}
 
@@ -74,7 +74,7 @@ class IndexTable:
             raise UserError(
                 f"{self._path}: belongs to another set ({found[:12] or 'none named'}, set.json says "
                 f"{info.fingerprint[:12]})",
-                mend=_MEND,
+                mend=RESTORE,
             )
         types = {field.name: field.type for field in index_schema(info.kind, _level_columns(info), "")}
         for field in schema:
@@ -82,7 +82,7 @@ class IndexTable:
                 raise UserError(
                     f"{self._path}: damaged: {field.name} is {field.type}",
                     possible=str(types[field.name]),
-                    mend=_MEND,
+                    mend=RESTORE,
                 )
         missing = [name for name in types if name not in schema.names]
         batches = self._reader.num_record_batches
@@ -90,7 +90,7 @@ class IndexTable:
         if missing or rows != info.num_samples:
             what = f"lacks {', '.join(missing)}" if missing else f"has {rows} rows"
             raise UserError(
-                f"{self._path}: {what}, and set.json names {info.num_samples} samples", mend=_MEND
+                f"{self._path}: {what}, and set.json names {info.num_samples} samples", mend=RESTORE
             )
 
     @property
@@ -109,7 +109,7 @@ class IndexTable:
                 raise UserError(f"{self._path}: a batch of it is compressed", possible="as it was written")
             return self._reader.get_batch(number)
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise UserError(f"{self._path}: damaged: {error}", mend=_MEND) from error
+            raise UserError(f"{self._path}: damaged: {error}", mend=RESTORE) from error
 
     def _column(self, batch: int, name: str) -> Any:
         """Return a column of a batch: a NumPy view of the file for numbers, else the Arrow array."""
@@ -154,7 +154,7 @@ class IndexTable:
 
     def _damaged(self, batch: int, name: str, what: str) -> UserError:
         return UserError(
-            f"{self._path}: damaged: {name} of rows from {batch * INDEX_BATCH:,} {what}", mend=_MEND
+            f"{self._path}: damaged: {name} of rows from {batch * INDEX_BATCH:,} {what}", mend=RESTORE
         )
 
     def place(self, sample: int) -> Place:
@@ -191,6 +191,3 @@ class IndexTable:
 
 def _level_columns(info: SetInfo) -> list[str]:
     return [level.column for level in info.all_levels().values()]
-
-
-_MEND = "restore the file from where the set was written, or write the set again"

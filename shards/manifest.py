@@ -25,6 +25,8 @@ from shards.noise import Integers, Kind
 from shards.packing import ORIGINAL_SHA256
 from shards.set_info import SetInfo
 
+RESTORE = "restore the file from where the set was written, or write the set again"
+
 # Rows of one record batch of the index: sample i lies in batch i // INDEX_BATCH.
 INDEX_BATCH = 65_536
 _METADATA_FINGERPRINT = b"nml.fingerprint"
@@ -153,15 +155,14 @@ def read_source_rows(path: Path) -> Integers | None:
     Raises:
         UserError: If the manifest cannot be read, or does not name each place once.
     """
-    mend = "restore the file from where the set was written, or write the set again"
     try:
         if SOURCE_ROW not in pq.read_schema(path).names:
             return None
         rows = _integers(read_parquet(path, [SOURCE_ROW])[SOURCE_ROW])
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path}: damaged or missing: {error}", mend=mend) from error
+        raise UserError(f"{path}: damaged or missing: {error}", mend=RESTORE) from error
     if not np.array_equal(np.sort(rows), np.arange(len(rows))):
-        raise UserError(f"{path}: damaged: {SOURCE_ROW} does not name each place once", mend=mend)
+        raise UserError(f"{path}: damaged: {SOURCE_ROW} does not name each place once", mend=RESTORE)
     return rows
 
 

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from nml.errors import UserError
 from nml.files import user_cache, write_json
-from nml.set_file import SET_FILE
+from nml.set_file import SET_FILE, connected
 from nml.set_file import WORK_FOLDER as WORK
 from nml.untrusted import parse_json
-from nml.urls import access_error, redacted, take_secret, with_secret
+from nml.urls import access_error, take_secret
 from shards.catalogue import SPOOL
 from shards.planning import refuse_other_request
 from shards.request import WriteRequest
@@ -177,20 +177,7 @@ class RemoteDestination:
     def _remote(self) -> tuple[Any, str]:
         """Return the file system, and the set's path in it."""
         if self._connected is None:
-            import fsspec
-
-            try:
-                self._connected = fsspec.core.url_to_fs(with_secret(self._url))
-            except (ImportError, ValueError) as error:
-                raise UserError(
-                    f"--out {self.shown}: {redacted(str(error))}",
-                    mend="install fsspec's package for this kind of URL; for s3: "
-                    "pip install 'noisy-model-learning[remote]'",
-                ) from None
-            except Exception as error:
-                raise access_error(
-                    f"--out {self.shown}: cannot be reached", error, "check the URL and the network"
-                ) from None
+            self._connected = connected(self._url, "--out")
         return self._connected
 
 

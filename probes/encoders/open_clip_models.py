@@ -9,18 +9,18 @@ from importlib import metadata
 from typing import Any
 
 from nml.errors import UserError, unknown_name
+from nml.hub import unreachable
+from nml.weight_files import load_weights
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.text_tower import TwoTowerEncoder
 from probes.encoders.torch_images import image_transform, resolved
 from probes.encoders.weights import (
     Weights,
     hash_model,
-    load_weights,
     not_loaded,
     random_weights,
     weights_to_come,
 )
-from probes.hub import unreachable
 from probes.spec import Spec, check_options
 
 # No tag has open_clip's third, "longest", whose padding has another colour than timm's.
@@ -99,10 +99,10 @@ def _create(name: str, tag: str, weights: Weights, spec: Spec, **options: Any) -
     if weights.source == "random":
         with random_weights(spec.text):
             return open_clip.create_model(name, pretrained=None, **options)
-    if weights.source == "file":
+    if weights.path is not None:
         with weights_to_come():
             model = open_clip.create_model(name, pretrained=None, **options)
-        load_weights(model, weights, spec.text)
+        load_weights(model, weights.path, f"--encoder {spec.text}")
         return model
     unreachable()
     # open_clip logs what it raises, too.

@@ -6,10 +6,11 @@ from importlib import metadata
 from typing import Any
 
 from nml.errors import UserError, unknown_name
+from nml.hub import unreachable
+from nml.weight_files import load_weights
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.torch_images import TorchImageEncoder, image_transform, resolved
-from probes.encoders.weights import Weights, hash_model, load_weights, not_loaded, random_weights
-from probes.hub import unreachable
+from probes.encoders.weights import Weights, hash_model, not_loaded, random_weights
 from probes.spec import Spec, check_options
 
 
@@ -56,9 +57,9 @@ def _create(name: str, weights: Weights, spec: Spec) -> Any:
     if weights.source == "random":
         with random_weights(spec.text):
             return timm.create_model(name, pretrained=False, num_classes=0)
-    if weights.source == "file":
+    if weights.path is not None:
         model = timm.create_model(name, pretrained=False, num_classes=0)
-        load_weights(model, weights, spec.text)
+        load_weights(model, weights.path, f"--encoder {spec.text}")
         return model
     unreachable()
     try:

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from nml.errors import UserError
 from nml.files import sha256_file
+from nml.hub import unreachable
 from probes.encoders.encoder import Encoder, EncoderInfo, Settings
 from probes.encoders.transformer_images import image_tower, open_image_tower
 from probes.encoders.weights import RANDOM_SEED, hash_model, not_loaded
-from probes.hub import unreachable
 from probes.samples import Content
 from probes.spec import Spec, check_options
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from nml.errors import UserError
+from nml.hub import unreachable
 from probes.hashing import hash_arrays
-from probes.hub import unreachable
 
 RANDOM_SEED = 0
 DOWNLOAD_ELSEWHERE = (
@@ -72,36 +72,6 @@ def weights_to_come() -> Iterator[None]:
         logging.disable(before)
 
 
-def load_weights(model: Any, weights: Weights, where: str) -> None:
-    """Load a local safetensors or PyTorch file into ``model``; a classifier in it may be left over.
-
-    Raises:
-        UserError: If the file cannot be read or lacks a parameter.
-    """
-    import torch
-    from safetensors.torch import load_file
-
-    file = weights.path
-    if file is None:
-        raise ValueError("weights from a file need a path")
-    state: Any
-    try:
-        if file.suffix == ".safetensors":
-            state = load_file(file)
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    # safetensors, pickle and zipfile raise types of their own.
-    except Exception as error:
-        raise UserError(f"--encoder {where}: cannot read {file}: {error}") from error
-    state = state.get("state_dict", state)
-    missing, _ = model.load_state_dict({name.removeprefix("module."): t for name, t in state.items()}, False)
-    if missing:
-        raise UserError(
-            f"--encoder {where}: {file} lacks {len(missing)} parameters, for example {missing[0]}",
-            mend="the file belongs to another architecture",
-        )
-
-
 def hash_model(model: Any) -> str:
     """Return the hex SHA-256 of all parameters and buffers, names, types and shapes included."""
     import torch
@@ -117,7 +87,7 @@ def hash_model(model: Any) -> str:
 def not_loaded(where: str, error: Exception, *, mend: str = DOWNLOAD_ELSEWHERE) -> UserError:
     """Say that weights could not be downloaded, why, and what to do.
 
-    Call :func:`probes.hub.unreachable` before the library is asked, so that it does not try for a minute.
+    Call :func:`nml.hub.unreachable` before the library is asked, so that it does not try for a minute.
     """
     reason = unreachable()
     if not reason:

@@ -10,7 +10,7 @@ from typing import Any
 
 from nml.cli import is_interactive
 from nml.errors import UserError, import_extra
-from probes.hub import unreachable
+from nml.hub import unreachable
 
 MAIN = "main"
 # Where the hub keeps the Parquet form of data sets that are a loading script, which datasets >= 4 refuses.

@@ -211,6 +211,9 @@ def test_local_weights_of_timm_are_used_and_random_ones_said_loudly(
     assert features(local, [image, image]).shape[0] == 2
     with pytest.raises(UserError, match="another architecture"):
         open_encoder(f"timm:test_vit,weights={tmp_path / 'w.pth'}", SETTINGS)
+    torch.save({name: torch.zeros(3) for name in model.state_dict()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="another shape; the file belongs to another architecture"):
+        open_encoder(f"timm:test_resnet,weights={tmp_path / 'w.pth'}", SETTINGS)
 
 
 def test_the_image_tower_of_open_clip(tiny_clip: str) -> None:
