@@ -16,9 +16,8 @@ from typing import ClassVar
 import numpy as np
 
 from nml.errors import UserError
-from shards.hashing import mix
 from shards.noise import Flips, Integers, Kind, Population, exact_count
-from shards.quota import picks_by_rank, quota_sequence
+from shards.noise.symmetric import balanced_rows
 
 
 class PairFlip:
@@ -43,11 +42,7 @@ class PairFlip:
                 f"{sizes.sum():,} samples",
                 mend="lower the ratio, or map more classes",
             )
-        ties = mix(np.arange(population.num_classes, dtype=np.uint64), seed, "class turn")
-        sequence = quota_sequence(sizes, largest, ties)
-        rows = picks_by_rank(
-            population.labels, population.order(seed, "select"), sequence, population.num_classes
-        )
+        rows = balanced_rows(population, largest, seed, sizes)
         values = targets[population.labels[rows]]
         return [Flips(rows[:count], values[:count]) for count in counts]
 

@@ -43,14 +43,15 @@ class Symmetric:
         return [Flips(rows[:count], values[:count]) for count in counts]
 
 
-def balanced_rows(population: Population, count: int, seed: int) -> Integers:
+def balanced_rows(population: Population, count: int, seed: int, weights: Integers | None = None) -> Integers:
     """Return ``count`` samples to flip, int64 [count], in an order whose every prefix is balanced.
 
     Within a class the samples with the smallest keyed hash come first; how the classes take turns
-    is :func:`shards.quota.quota_sequence`.
+    is :func:`shards.quota.quota_sequence`, by their sizes unless by ``weights``, int64 [K].
     """
     classes = np.arange(population.num_classes, dtype=np.uint64)
-    sequence = quota_sequence(population.class_sizes, count, mix(classes, seed, "class turn"))
+    weights = population.class_sizes if weights is None else weights
+    sequence = quota_sequence(weights, count, mix(classes, seed, "class turn"))
     order = population.order(seed, "select")
     return picks_by_rank(population.labels, order, sequence, population.num_classes)
 

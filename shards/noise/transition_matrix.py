@@ -20,7 +20,8 @@ from nml.errors import UserError
 from shards.hashing import mix
 from shards.noise import Flips, Integers, Kind, Population, exact_count
 from shards.noise.matrix_file import read_array
-from shards.quota import picks_by_rank, quota_sequence
+from shards.noise.symmetric import balanced_rows
+from shards.quota import quota_sequence
 
 _TOLERANCE = 1e-6
 # Real weights become integers with this many parts a unit: 30 bits, so that products stay in 64.
@@ -50,11 +51,7 @@ class TransitionMatrix:
         counts = [exact_count(ratio, len(population)) for ratio in ratios]
         weights = _integer_weights(population.class_sizes * leave)
         self._check_reachable(population, leave, max(counts, default=0), ratios)
-        ties = mix(np.arange(population.num_classes, dtype=np.uint64), seed, "class turn")
-        sequence = quota_sequence(weights, max(counts, default=0), ties)
-        rows = picks_by_rank(
-            population.labels, population.order(seed, "select"), sequence, population.num_classes
-        )
+        rows = balanced_rows(population, max(counts, default=0), seed, weights)
         values = _targets(population.labels[rows], off_diagonal, seed)
         return [Flips(rows[:count], values[:count]) for count in counts]
 
