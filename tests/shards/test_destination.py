@@ -209,7 +209,8 @@ def test_a_killed_upload_is_continued_by_the_same_command(tmp_path: Path, elsewh
     assert (reader.returncode, len(reader.stderr.splitlines())) == (2, 1)
     assert "interrupted" in reader.stderr
     done = subprocess.run([*command, url], check=True, capture_output=True, text=True, env=elsewhere)
-    assert "kept from an interrupted write" in done.stdout
+    # On a busy machine the last shard may be there before the kill is: then there is nothing left to write.
+    assert "kept from an interrupted write" in done.stdout or "written in" not in done.stdout
     hashes = [
         {p.name: sha256_file(p) for p in folder.rglob("*") if p.is_file()} for folder in (whole, remote)
     ]
