@@ -99,8 +99,8 @@ def outcomes(
             function(subject)
         except unittest.SkipTest as reason:
             yield Outcome(name, "skip", str(reason))
-        # What is checked is foreign code: whatever it raises is the finding.
-        except Exception as error:
+        # What is checked is foreign code: whatever it raises, sys.exit() among it, is the finding.
+        except (Exception, SystemExit) as error:
             found = str(error) if isinstance(error, CheckFailed) else f"{type(error).__name__}: {error}"
             yield Outcome(name, "xfail" if name in expected else "FAIL", expected.get(name, found))
         else:

@@ -23,7 +23,8 @@ def asked(method: str, call: Callable[[], Any]) -> Any:
     """
     try:
         return call()
-    except Exception as error:
+    # sys.exit() in a head would end the command without a word.
+    except (Exception, SystemExit) as error:
         reason = next(iter(str(error).splitlines()), "")
         raise HeadFault(f"{method} raised {type(error).__name__}: {reason}") from error
 

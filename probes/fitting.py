@@ -140,6 +140,7 @@ def fit_points(
         fit = fits[mine[best]]
         try:
             logits = predict(fit.head, fit.labelling.validation[0], data.num_classes)
+            outcome = asked("outcome", functools.partial(_outcome, fit.head))
         except HeadFault as fault:
             chosen.append(Failed(point, str(fault)))
             continue
@@ -154,7 +155,7 @@ def fit_points(
                         "metric": metric,
                         "validation": scores,
                         "tries": choice.tries,
-                        **_outcome(fit.head),
+                        **outcome,
                     }
                 ),
                 n_train=len(fit.rows),

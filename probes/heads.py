@@ -7,9 +7,10 @@ TRIES settings of each head by default (``sweep`` of :class:`plugins.head.Head`)
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from nml.errors import UserError, unknown_name
@@ -17,6 +18,7 @@ from nml.registry import Plugin
 from nml.untrusted import parse_json
 from plugins.head import Head, hyper_parameters
 from plugins.registry import HEADS
+from probes.answers import HeadFault, asked
 from probes.head_code import head_code
 
 # Settings that a head is tried with. Four are what a learning rate and a weight decay beside its own make.
@@ -194,7 +196,8 @@ def _candidates(
             values[setting.name] = setting.values
     grid = [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
     heads = [_built(name, make, point) for point in grid]
-    budget = max(1, tries // sum(map(own_tries, heads)))
+    compared = sum(_said(name, "tries", functools.partial(own_tries, head), _counts) for head in heads)
+    budget = max(1, tries // compared)
     swept = [
         changed
         for point, head in zip(grid, heads, strict=True)
@@ -208,15 +211,40 @@ def _sweep(
     name: str, make: type[Head], point: Mapping[str, Any], head: Head, given: Collection[str]
 ) -> list[Head]:
     """Return what a head wants tried beside its own settings, as far as the user left it open."""
-    changes: list[Mapping[str, Any]] = head.sweep() if hasattr(head, "sweep") else []
-    return [_built(name, make, {**point, **change}) for change in changes if not change.keys() & set(given)]
+    changes = _said(name, "sweep()", head.sweep, _are_changes) if hasattr(head, "sweep") else []
+    return [
+        _built(name, make, {**point, **change}, where="its sweep()")
+        for change in changes
+        if not change.keys() & set(given)
+    ]
 
 
-def _built(name: str, make: type[Head], point: Mapping[str, Any]) -> Head:
+def _said(name: str, what: str, ask: Callable[[], Any], wanted: Callable[[Any], str]) -> Any:
+    """Return what a head says of itself before it is fitted: it is foreign code, and may say anything."""
+    mend = f"see: python -m plugins check {name}"
+    try:
+        said = asked(what, ask)
+    except HeadFault as error:
+        raise UserError(f"--plugin {name}: {error}", mend=mend) from error
+    if possible := wanted(said):
+        raise UserError(f"--plugin {name}: {what} is {said!r}", possible=possible, mend=mend)
+    return said
+
+
+def _counts(said: Any) -> str:
+    return "" if isinstance(said, int) and said > 0 else "a whole number from 1"
+
+
+def _are_changes(said: Any) -> str:
+    fits = isinstance(said, list) and all(isinstance(change, Mapping) for change in said)
+    return "" if fits else "a list of changes of hyper-parameters, each a dict"
+
+
+def _built(name: str, make: type[Head], point: Mapping[str, Any], *, where: str = "--hyper") -> Head:
     try:
         return make(**point)
     except UserError as error:
-        raise UserError(f"--hyper: {name}: {error.what}", possible=error.possible, mend=error.mend) from error
+        raise UserError(f"{where}: {name}: {error.what}", possible=error.possible, mend=error.mend) from error
     except (TypeError, ValueError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in point.items())
-        raise UserError(f"--hyper: {name} cannot take {given}: {error}") from error
+        given = ", ".join(f"{key}={value!r}" for key, value in point.items()) or "its defaults"
+        raise UserError(f"{where}: {name} cannot take {given}: {type(error).__name__}: {error}") from error

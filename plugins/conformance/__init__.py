@@ -28,6 +28,7 @@ from nml.conformance import CheckFailed, Outcome, checks_of, outcomes
 from nml.labels import Target
 from plugins.conformance import answers, data, declaration, reproducibility, targets
 from plugins.conformance.subject import Subject, separable
+from plugins.gradient_head import GradientHead
 from plugins.head import targets_of
 
 __all__ = ["CHECKS", "CheckFailed", "Outcome", "Subject", "reason_to_skip", "run_checks", "separable"]
@@ -77,6 +78,8 @@ def reason_to_skip(name: str, subject: Subject) -> str | None:
         return "needs a second device: --device cuda:0"
     if name == "unit_of_features" and "rescale" not in inspect.signature(subject.head).parameters:
         return "the class has no rescale"
+    if name == "trained_together_as_alone" and not _in_one_pass(subject.head):
+        return "copies of it are fitted one after another"
     target = _OF_TARGET.get(name, "classification")
     if target not in targets_of(subject.head):
         return f"the class does not say that it takes {target}"
@@ -89,3 +92,7 @@ def reason_to_skip(name: str, subject: Subject) -> str | None:
     if name == "validation_only_chooses" and not chooses:
         return "the class does not say uses_validation = True"
     return None
+
+
+def _in_one_pass(head: type[Any]) -> bool:
+    return issubclass(head, GradientHead) and head.fit is GradientHead.fit and head.stackable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -54,3 +55,21 @@ def hyper_parameters_unchanged(subject: Subject) -> None:
     before = hyper_parameters(head)
     subject.fit(head=head)
     promise(hyper_parameters(head) == before, f"fit changed {before} to {hyper_parameters(head)}")
+
+
+def settings_to_try(subject: Subject) -> None:
+    """``sweep()`` lists changes that the class takes and ``tries`` is a number, where it has them."""
+    head = subject.head()
+    tries = getattr(head, "tries", 1)
+    promise(isinstance(tries, int) and tries > 0, f"tries is {tries!r}; expected a whole number from 1")
+    changes = head.sweep() if hasattr(head, "sweep") else []
+    promise(
+        isinstance(changes, list) and all(isinstance(change, Mapping) for change in changes),
+        f"sweep() returned {changes!r}; expected a list of changes of hyper-parameters, each a dict",
+    )
+    own = hyper_parameters(head)
+    for change in changes:
+        promise(
+            hyper_parameters(subject.head(**{**own, **change})) != own,
+            f"sweep() names {dict(change)}, the head's own settings, which are tried anyway",
+        )

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import json
+
 import safetensors.torch
 import torch
 
-from nml.conformance import promise, untouched_randomness
+from nml.conformance import CheckFailed, promise, untouched_randomness
 from nml.randomness import scrambled_randomness
 from plugins.conformance.subject import CLASSES, TOLERANCE, Subject, same
+from plugins.head import Labelled, hyper_parameters
+
+# Batched products round otherwise, at every step of a fit.
+TOGETHER = 1e-2
 
 
 def inputs_unchanged(subject: Subject) -> None:
     """Features and labels are read, never written."""
     features, labels = (part.clone() for part in subject.train)
+    held = Labelled(*(part.clone() for part in subject.test))
     head = subject.fresh()
-    asked = subject.asked(features)
-    head.fit(features, labels, num_classes=CLASSES, seed=0, device=subject.device, **asked)
+    more = {"validation": held, **subject.asked(features)}
+    head.fit(features, labels, num_classes=CLASSES, seed=0, device=subject.device, **more)
     head.transform(features)
     head.predict_logits(features)
     promise(torch.equal(features, subject.train.features), "the features were changed")
     promise(torch.equal(labels, subject.train.labels), "the labels were changed")
+    unchanged = all(map(torch.equal, held, subject.test))
+    promise(unchanged, "the validation data were changed")
 
 
 def refit_gives_the_same(subject: Subject) -> None:
@@ -57,9 +66,46 @@ def state_round_trip(subject: Subject) -> None:
 
 
 def state_is_a_copy(subject: Subject) -> None:
-    """What is done to a returned state does not reach the head."""
+    """What is done to a state does not reach the head that returned it, nor the one that took it."""
     head = subject.fit()
     before = subject.logits(head)
     for value in head.state_dict().values():
         value.zero_()
     promise(same(before, subject.logits(head)), "zeroing the returned state changed the head")
+    restored, state = subject.fresh(), head.state_dict()
+    restored.load_state_dict(state)
+    for value in state.values():
+        value.zero_()
+    promise(
+        same(before, subject.logits(restored), TOLERANCE), "zeroing the state changed the head that took it"
+    )
+
+
+def outcome_is_plain(subject: Subject) -> None:
+    """What ``outcome`` tells of a fit can be written into a result as JSON, where the class has it."""
+    found = getattr(subject.fitted, "outcome", None)
+    try:
+        json.dumps(dict(found or {}))
+    except TypeError as error:
+        raise CheckFailed(f"outcome {found!r} is no dict of JSON-like values: {error}") from error
+
+
+def trained_together_as_alone(subject: Subject) -> None:
+    """Copies of two learning rates that train in one pass become what each becomes alone."""
+    from plugins.trainer import Copy, fit_many
+
+    rate = subject.fresh().schedule().lr
+    # A few steps tell.
+    plain = hyper_parameters(subject.fresh()) | {"epochs": 5, "least_steps": 0}
+    settings = [{**plain, "lr": rate}, {**plain, "lr": rate * 3}]
+    heads = [subject.head(**setting) for setting in settings]
+    copies = [Copy(head, seed=seed) for seed, head in enumerate(heads)]
+    features, labels = (part.clone() for part in subject.train)
+    fit_many(copies, features, labels, num_classes=CLASSES, device=subject.device)
+    for seed, (setting, head) in enumerate(zip(settings, heads, strict=True)):
+        alone = subject.fit(head=subject.head(**setting), seed=seed)
+        promise(
+            same(subject.logits(alone), subject.logits(head), TOGETHER),
+            f"at a learning rate of {setting['lr']:g} it becomes another beside a copy at another rate; "
+            "terms are computed by one head for all copies, which differ in lr and weight_decay",
+        )

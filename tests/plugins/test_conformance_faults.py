@@ -158,6 +158,7 @@ FAULTS: dict[str, type[Any]] = {
     "hyper_parameters_unchanged": head(
         fit=fit_then(lambda self, *_: setattr(self, "lr", self.schedule().lr))
     ),
+    "settings_to_try": head(sweep=lambda self: [{"no_such_hyper_parameter": 1}]),
     "beats_chance": head(predict_logits=scores_then(lambda scores, *_: scores.roll(1, dims=1))),
     "logits_shape": head(predict_logits=scores_then(lambda scores, *_: scores.double())),
     "transform_shape": head(transform=lambda self, features: features.mean(dim=1)),
@@ -187,6 +188,12 @@ FAULTS: dict[str, type[Any]] = {
     "leaves_global_randomness_alone": head(fit=fit_then(lambda *_: torch.rand(1))),
     "state_round_trip": head(state_dict=_forgets_bias),
     "state_is_a_copy": head(state_dict=_shares_weights),
+    "outcome_is_plain": head(outcome=property(lambda self: {"weights": self.state_dict()})),
+    "trained_together_as_alone": head(
+        terms=lambda self, batch: (
+            Probe.terms(self, batch) | {"rate": self.schedule().lr * batch.logits.square().mean()}
+        )
+    ),
     "validation_is_not_peeked_at": head(fit=replaced(features=_peeks, labels=_peeks_labels)),
     "validation_only_chooses": head(fit=_trains_on_validation, uses_validation=True),
     "refuses_to_do_without_class_embeddings": Careless,

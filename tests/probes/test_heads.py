@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import pytest
 
 from nml.errors import UserError
+from plugins.lp import LinearProbe
 from plugins.registry import HEADS
 from probes.heads import TRIES, choose_heads
 from probes.reporting.sections.tries import statement, table
@@ -50,6 +54,27 @@ def test_what_a_user_names_is_not_swept_and_counts_as_tries(
 def test_a_swept_setting_that_a_head_refuses_is_told_as_the_users() -> None:
     with pytest.raises(UserError, match="--hyper: lp: batch_size 0"):
         choose_heads("lp", ["batch_size=0"], "image")
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [
+        (
+            {"sweep": lambda self: {}["none"]},
+            r"--plugin lp: sweep\(\) raised KeyError: 'none'; see: .*check lp",
+        ),
+        ({"sweep": lambda self: None}, r"--plugin lp: sweep\(\) is None; possible: a list of changes"),
+        ({"sweep": lambda self: [{"rate": 1}]}, r"its sweep\(\): lp cannot take .*rate=1: TypeError"),
+        ({"tries": 0}, "--plugin lp: tries is 0; possible: a whole number from 1"),
+        ({"tries": property(lambda self: sys.exit(0))}, "--plugin lp: tries raised SystemExit: 0"),
+    ],
+)
+def test_what_a_head_says_of_itself_that_cannot_be_is_told_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, says: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr(HEADS, "load", lambda name: type("Odd", (LinearProbe,), says))
+    with pytest.raises(UserError, match=told):
+        choose_heads("lp", [], "image")
 
 
 def test_a_setting_that_is_given_twice_is_refused_but_one_of_a_head_goes_before_one_of_all() -> None:
