@@ -50,6 +50,7 @@ _FORCED = {
     "force_quick_gelu": ("", "quick_gelu"),
     "force_custom_text": ("", "custom_text"),
 }
+_HUB_NAME = re.compile(r"(?!.*(--|\.\.|\.git$))\w([\w.-]{0,94}\w)?", re.ASCII)
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 EPILOG = """examples:
   python -m pretrain.publish runs/quickstart-n20-seed0 --out hub
@@ -154,6 +155,10 @@ def publish_runs(
         noise = write_noise(done, temporary, license_name)
         for one in done:
             folder = temporary / one.name
+            if not _HUB_NAME.fullmatch(one.name):
+                print(
+                    f"{shown(one.name)}: no name that the Hub takes; upload it under another", file=sys.stderr
+                )
             if not one.done:
                 print(f"{one.name} had not ended: published as it is at step {one.step:,}", file=sys.stderr)
             if results and one.name not in rows:

@@ -175,9 +175,13 @@ def test_a_run_that_had_not_ended_or_was_not_measured_is_published_as_such(
     run = tmp_path / "stopped"
     shutil.copytree(runs["clean"], run)
     (run / "DONE.json").unlink()
+    badly_named = tmp_path / "no name: ü"
+    shutil.copytree(runs["clean"], badly_named)
     (tmp_path / "probes.csv").write_text(PROBES)
-    main([str(run), "--out", str(tmp_path / "hub"), "--results", str(tmp_path / "probes.csv")])
+    named = [str(run), str(badly_named)]
+    main([*named, "--out", str(tmp_path / "hub"), "--results", str(tmp_path / "probes.csv")])
     said = capsys.readouterr().err
+    assert said.count("no name that the Hub takes") == 1
     assert "stopped had not ended: published as it is at step" in said
     assert "without accuracies of stopped: " in said
     assert "steps, and it had not ended." in (tmp_path / "hub" / "stopped" / "README.md").read_text()
