@@ -338,7 +338,9 @@ def _one_line(message: str, flags: list[str]) -> str:
     expected = expected.replace("Expected a ", "").replace("Expected an ", "").strip().rstrip(".")
     literal = _LITERAL.search(expected)
     possible = literal["values"].replace("'", "") if literal else _CLASS.sub(r"\g<name>", expected)
-    return f"{flag} {value.strip()}: not a possible value; possible: {possible}"
+    # Of `--recipe NAME`, where it is a table of a config file and `--recipes` takes names.
+    hint = f"; did you mean {flag}s?" if possible.startswith("dict") and flag + "s" in flags else ""
+    return f"{flag} {value.strip()}: not a possible value; possible: {possible}{hint}"
 
 
 def _near(word: str, flags: list[str]) -> list[str]:

@@ -27,6 +27,8 @@ def main():
     parser.add_argument("--form", type=str, choices=["csv", "text"], default="csv", help="form")
     parser.add_argument("--recipe.lr", type=float, default=0.1, help="learning rate")
     parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs")
+    parser.add_argument("--model", type=dict, default={}, help="of a config file")
+    parser.add_argument("--models", type=str, nargs="+", default=[], help="names")
     parser.add_argument("--fail", type=str, default="", help="how to fail")
     arguments = parser.parse_args()
     if arguments.fail == "user":
@@ -67,6 +69,7 @@ def call(file: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (["--engine", "foo"], "--engine foo: not a possible value; possible: ddp, fsdp"),
         (["--noise", "0.1", "much"], "--noise much: not a possible value; possible: float"),
         (["--gpus-per-node", "two"], "--gpus-per-node two: not a possible value; possible: int"),
+        (["--model", "vit"], "--model vit: not a possible value; possible: dict; did you mean --models?"),
         (["--nois", "0.1"], "did you mean --noise?"),
         (["--config", "absent.yaml"], "absent.yaml"),
         (["--fail", "denied"], "; name a place that you may read and write"),
