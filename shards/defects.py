@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -71,7 +70,7 @@ def _image_defect(example: Example, decode: bool, files: OpenFiles) -> Defect | 
             # A source that is read from start to end gives bytes or ranges of them, no cells.
             where, offset, size = cast("ByteRange", image)
             # Nothing is opened for nothing: a pipe that is called an image would be waited for.
-            data = os.pread(files[where], size if decode else min(size, _HEAD), offset) if size else b""
+            data = files[where].read(size if decode else min(size, _HEAD), offset) if size else b""
         if not size:
             return _defect(example, "empty image", where, "has an image of 0 bytes")
         if image_extension(data[:_HEAD]) is None:

@@ -101,8 +101,10 @@ class ImageReader:
             UserError: If the file cannot be read, or ends early.
         """
         try:
-            unnamed = None if path else self._unnamed
-            count = os.preadv(unnamed.fileno() if unnamed else self._files[path], [target], offset)
+            if path or self._unnamed is None:
+                count = self._files[path].read_into(target, offset)
+            else:
+                count = os.preadv(self._unnamed.fileno(), [target], offset)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read: {error.strerror}",

@@ -70,7 +70,7 @@ class ShardReader:
         place = self._set.index.place(sample)
         shard = self._set.info.shards[place.shard]
         try:
-            data = os.pread(self._files[shard.name], place.size, place.offset)
+            data = self._files[shard.name].read(place.size, place.offset)
         except OSError as error:
             raise DamagedSample(place.key, shard.name, str(error.strerror)) from error
         if len(data) != place.size:

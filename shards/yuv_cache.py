@@ -13,7 +13,6 @@ It is a copy that can be made again: a set without it reads as before, and it is
 from __future__ import annotations
 
 import hashlib
-import os
 import zlib
 from itertools import accumulate
 from pathlib import Path
@@ -135,7 +134,7 @@ class YuvCache:
         content = bytearray(planes_size(*size))
         name = planes_name(shard)
         try:
-            count = os.preadv(self._files[name], [content], int(row["offset"]))
+            count = self._files[name].read_into(content, int(row["offset"]))
         except OSError as error:
             raise DamagedSample(key, f"{self.folder}/{name}", str(error.strerror)) from error
         if count != len(content) or zlib.crc32(content) != row["crc32"]:

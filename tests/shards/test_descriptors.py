@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import random
 import resource
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -86,6 +89,25 @@ def test_more_shards_than_a_process_may_open_are_read_and_all_are_closed(
     assert len(list(Path("/proc/self/fd").iterdir())) - before <= OPEN_SHARDS
     del reader
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_threads_share_a_reader_of_more_shards_than_it_has_open(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard_set = ShardSet.open(copied)
+    assert len(shard_set.info.shards) > 2
+    monkeypatch.setattr("shards.reader.OPEN_SHARDS", 2)
+    reader = ShardReader(shard_set)
+    expected = [reader.image(sample) for sample in range(shard_set.num_samples)]
+    # So often in turn that one is stopped between finding a file and reading it.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            samples = random.Random(0).choices(range(shard_set.num_samples), k=8000)
+            assert list(threads.map(reader.image, samples)) == [expected[sample] for sample in samples]
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_set_is_locked_whenever_a_file_of_it_is_replaced_by_a_relabel(
