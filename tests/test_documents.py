@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,10 @@ def test_the_site_is_built_and_says_something_of_every_public_name(tmp_path: Pat
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "GradientHead" in (site / "reference" / "plugins" / "index.html").read_text()
+
+
+def test_changes_that_nothing_can_notice_are_of_lines_that_are_there() -> None:
+    listed = tomllib.loads((ROOT / "tests/equivalent_mutants.toml").read_text())["equivalent"]
+    texts = {one["file"]: (ROOT / one["file"]).read_text() for one in listed}
+    joined = {file: " ".join(line.strip() for line in text.splitlines()) for file, text in texts.items()}
+    assert [one["was"] for one in listed if one["was"] not in joined[one["file"]]] == []
