@@ -95,4 +95,5 @@ def reason_to_skip(name: str, subject: Subject) -> str | None:
 
 
 def _in_one_pass(head: type[Any]) -> bool:
-    return issubclass(head, GradientHead) and head.fit is GradientHead.fit and head.stackable
+    trained = issubclass(head, GradientHead) and head.fit is GradientHead.fit and head.stackable
+    return trained and "lr" in inspect.signature(head).parameters

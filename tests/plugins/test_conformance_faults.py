@@ -74,7 +74,14 @@ class Incomplete:
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
-class Misspelt(Probe):
+class Bare(Probe):
+    """Takes no learning rate, and so has none to try."""
+
+    def sweep(self) -> list[dict[str, Any]]:
+        return []
+
+
+class Misspelt(Bare):
     """Takes what it does not know without saying ``**``."""
 
     def __init__(self, epochs: int = 6, no_such_hyper_parameter: int = 0) -> None:
@@ -82,7 +89,7 @@ class Misspelt(Probe):
         self.no_such_hyper_parameter = no_such_hyper_parameter
 
 
-class Eager(Probe):
+class Eager(Bare):
     def __init__(self, *, width: int = 12) -> None:
         super().__init__()
         self.width = width
@@ -99,7 +106,7 @@ class Careless(LPPlusPlus):
         )
 
 
-class Complicated(Probe):
+class Complicated(Bare):
     def __init__(self, *, activation: Any = nn.ReLU) -> None:
         super().__init__()
         self.activation = activation

@@ -117,7 +117,7 @@ def test_killed_between_a_checkpoint_and_its_probe_every_row_is_there_once(
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str = STAND_IN) -> Probing:
     monkeypatch.setattr(probing, "_START", program)
     recipe: Any = SimpleNamespace(
-        objective="classify", epochs=9, checkpoints=SimpleNamespace(keep_last=1, keep_every=0)
+        objective="classify", epochs=9, ema=0.0, checkpoints=SimpleNamespace(keep_last=1, keep_every=0)
     )
     options: Any = SimpleNamespace(
         recipe=recipe,
