@@ -103,8 +103,6 @@ class StepSampler:
         ]
 
     def _samples(self, epoch: int, step: int) -> list[SampleRef]:
-        if self.repeats == 1:
-            return self.elastic.batch(epoch, step)
         positions, views = self._places(step)
         samples = self._order.samples(epoch, positions).tolist()
         return [SampleRef(sample, epoch, view) for sample, view in zip(samples, views.tolist(), strict=True)]
